@@ -1,0 +1,80 @@
+"""Everything this project is asked to do, one session each: `nox -l` lists them, `nox -s NAME` runs one.
+
+What follows `--` goes to the command underneath: `nox -s tests -- -k parity`.
+"""
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["tests", "lint", "types"]
+
+CONSTRAINTS = ("-c", "constraints.txt")
+
+
+@nox.session
+def environment(session: nox.Session) -> None:
+    """Install the project and all it is tested with, once for the sessions that share it.
+
+    One environment, because PyTorch is large. It is brought up to date when pyproject.toml or constraints.txt
+    changed since the last time, and left alone otherwise, so that a second run needs no network.
+    """
+    wanted = hashlib.sha256(Path("pyproject.toml").read_bytes() + Path("constraints.txt").read_bytes())
+    installed = Path(session.virtualenv.location, "installed.sha256")
+    if installed.is_file() and installed.read_text() == wanted.hexdigest():
+        session.log("up to date")
+        return
+    installed.unlink(missing_ok=True)
+    # Without isolation the build uses the setuptools that is pinned here, not the newest of the day.
+    session.install(*CONSTRAINTS, "setuptools")
+    project = ".[parity,tests,types]"
+    session.install(*CONSTRAINTS, "--no-build-isolation", "-e", project, silent=False)
+    installed.write_text(wanted.hexdigest())
+
+
+def run_python(session: nox.Session, *arguments: str) -> None:
+    """Run the shared environment's python, with the environment's programs first on PATH."""
+    programs = session.cache_dir.parent / "environment" / ("Scripts" if sys.platform == "win32" else "bin")
+    path = os.pathsep.join([str(programs), os.environ.get("PATH", os.defpath)])
+    session.run(str(programs / "python"), *arguments, external=True, env={"PATH": path})
+
+
+@nox.session(venv_backend="none", requires=["environment"])
+def tests(session: nox.Session) -> None:
+    """Run the tests, less what is marked slow, multiproc or net. `-- -k parity` runs only the proofs."""
+    run_python(session, "-m", "pytest", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
+def slow(session: nox.Session) -> None:
+    """Run the tests that take long or start several processes."""
+    run_python(session, "-m", "pytest", "-m", "slow or multiproc", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
+def compare(session: nox.Session) -> None:
+    """Put the models side by side: how far apart they are, then how fast. `-- --help` lists the options."""
+    run_python(session, "-m", "bench", "compare", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, formatting, the direction of imports and the workflows. `-- --fix` mends what ruff can."""
+    project = nox.project.load_toml("pyproject.toml")["project"]
+    session.install(*CONSTRAINTS, *project["optional-dependencies"]["lint"])
+    session.run("ruff", "check", *session.posargs)
+    session.run("ruff", "format", "--check")
+    session.run("lint-imports", "--no-logo")
+    session.run("actionlint", *map(str, sorted(Path(".github/workflows").glob("*.yml"))))
+
+
+@nox.session(venv_backend="none", requires=["environment"])
+def types(session: nox.Session) -> None:
+    """Check the annotations of the packages with mypy, strictly."""
+    run_python(session, "-m", "mypy", *session.posargs)

@@ -1,0 +1,126 @@
+"""From logits to tokens: greedy, temperature, top-k, top-p, one token after another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reference.functional import softmax
+
+
+def keep_top_k(logits: Tensor, k: int) -> Tensor:
+    """Everything below the k-th largest logit of a row becomes -inf; ties with the k-th stay.
+
+    Args:
+        logits: (..., V)
+        k: at least 1; k >= V keeps all
+    """
+    kth = logits.topk(min(k, logits.shape[-1]), dim=-1).values[..., -1:]
+    return logits.masked_fill(logits < kth, -math.inf)
+
+
+def keep_top_p(logits: Tensor, p: float) -> Tensor:
+    """The most probable tokens whose probabilities first reach p stay, at least one; the rest becomes -inf.
+
+    Holtzman et al. 2020, https://arxiv.org/abs/1904.09751, section 3.1. Sorted from the smallest upwards and cut
+    at 1 - p, so that equal probabilities fall on the same side as in transformers.
+
+    Args:
+        logits: (..., V)
+        p: above 0, at most 1; 1 keeps all
+    """
+    if p == 1.0:
+        return logits  # not even a token that rounding would cut from the tail
+    ascending, order = logits.sort(dim=-1)
+    dropped = softmax(ascending).cumsum(dim=-1) <= 1.0 - p
+    dropped[..., -1] = False
+    return logits.masked_fill(dropped.scatter(-1, order, dropped), -math.inf)
+
+
+def next_token_probabilities(
+    logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
+) -> Tensor:
+    """What the next token is drawn from: logits (B, V) -> probabilities (B, V).
+
+    Temperature first, then top-k, then top-p on what is left, the order of transformers. A temperature of 0 puts
+    all probability on the largest logit (the first of equals).
+    """
+    check_sampling(temperature, top_k, top_p)
+    if temperature == 0.0:
+        return torch.zeros_like(logits).scatter(-1, logits.argmax(dim=-1, keepdim=True), 1.0)
+    logits = logits / temperature
+    if top_k is not None:
+        logits = keep_top_k(logits, top_k)
+    if top_p is not None:
+        logits = keep_top_p(logits, top_p)
+    return softmax(logits)
+
+
+@torch.no_grad()
+def stream(
+    model: Any,
+    ids: Tensor,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Iterator[Tensor]:
+    """Yield one (B, 1) tensor of new ids at a time; arguments as for `generate`.
+
+    Beyond the block size the model sees the last block_size tokens, numbered from position 0 again.
+    """
+    check_sampling(temperature, top_k, top_p)
+    if max_new_tokens < 0:
+        raise ValueError(f"{max_new_tokens} new tokens: give 0 or more")
+    if ids.dim() != 2 or ids.shape[1] == 0:
+        raise ValueError(f"ids of shape {tuple(ids.shape)}: give (batch, time) with at least one token to go on from")
+    for _ in range(max_new_tokens):
+        logits = model(ids[:, -model.config.block_size :])[:, -1]  # (B, V)
+        if temperature == 0.0:
+            new = logits.argmax(dim=-1, keepdim=True)  # (B, 1), the first of equals; no random number is used
+        else:
+            probabilities = next_token_probabilities(logits, temperature, top_k, top_p)
+            new = torch.multinomial(probabilities, num_samples=1, generator=generator)
+        ids = torch.cat([ids, new], dim=1)
+        yield new
+
+
+def generate(
+    model: Any,
+    ids: Tensor,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Extend each row of `ids` by sampled tokens.
+
+    Args:
+        model: `model(ids) -> logits`, with `model.config.block_size`; in eval mode, or its dropout takes part
+        ids: (B, T) int64, T at least 1
+        max_new_tokens: how many to append
+        temperature: divides the logits; 0 takes the most probable token, without randomness
+        top_k: draw only from the k largest logits (and ties with the k-th); None for all
+        top_p: draw only from the most probable tokens that together reach p; None for all
+        generator: source of randomness, on the model's device; None for torch's global one
+
+    Returns (B, T + max_new_tokens): the prompt and what follows. The same generator state gives the same tokens as
+    `generate` of transformers with the same settings. Raises ValueError for settings that cannot be.
+    """
+    return torch.cat([ids, *stream(model, ids, max_new_tokens, temperature, top_k, top_p, generator)], dim=1)
+
+
+def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
+    """Raise a ValueError, one line, for sampling settings that cannot be."""
+    if not 0.0 <= temperature < math.inf:
+        raise ValueError(f"temperature {temperature}: give 0 (greedy) or more")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top-k {top_k}: give 1 or more, or leave it out to draw from all tokens")
+    if top_p is not None and not 0.0 < top_p <= 1.0:
+        raise ValueError(f"top-p {top_p}: give a number above 0, at most 1, or leave it out")

@@ -1,0 +1,77 @@
+"""What holds for every test: which are left out and why, no network, how hypothesis looks for examples."""
+
+import os
+import re
+import socket
+from typing import Any
+
+import hypothesis
+import pytest
+
+OPT_IN = {
+    "slow": "takes long",
+    "multiproc": "starts several processes",
+    "net": "needs a network beyond this machine",
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not asks_for(config, "net"):
+        # For the processes that tests start; tests themselves are held back by `no_network` below.
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    # No deadline: how long one example takes says more about the machine than about the code. Derandomized on
+    # CI, where a failure has to belong to the change being tested; elsewhere each run tries new examples.
+    hypothesis.settings.register_profile("paritygpt", deadline=None, derandomize="CI" in os.environ)
+    hypothesis.settings.load_profile("paritygpt")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip, with the reason, what has to be asked for by `-m` and was not, and what has no device here."""
+    for item in items:
+        marks = [mark for mark in OPT_IN if item.get_closest_marker(mark)]
+        missing = [mark for mark in marks if not asks_for(config, mark)]
+        if missing:
+            why = ", ".join(f"{mark} ({OPT_IN[mark]})" for mark in missing)
+            item.add_marker(pytest.mark.skip(reason=f'{why}: run it with -m "{" or ".join(marks)}"'))
+        if item.get_closest_marker("gpu") and not cuda_is_available():
+            item.add_marker(pytest.mark.skip(reason="gpu: needs a CUDA device, and torch sees none here"))
+
+
+def asks_for(config: pytest.Config, mark: str) -> bool:
+    """Whether the expression after `-m` names this mark."""
+    return mark in re.findall(r"\w+", config.option.markexpr)
+
+
+def cuda_is_available() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@pytest.fixture(autouse=True)
+def no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the network look unplugged to every test that is not marked `net`, whatever the machine has.
+
+    So a download in a test fails the same way everywhere, and at once. Loopback and local sockets work.
+    """
+    if request.node.get_closest_marker("net"):
+        return
+    connect, getaddrinfo = socket.socket.connect, socket.getaddrinfo
+
+    def connect_locally(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not is_local(address[0]):
+            raise OSError(f"no network in tests: connection to {address[0]} refused; mark the test `net`")
+        connect(self, address)
+
+    def resolve_locally(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if host is not None and not is_local(host):
+            raise socket.gaierror(f"no network in tests: {host} not resolved; mark the test `net`")
+        return getaddrinfo(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_locally)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve_locally)
+
+
+def is_local(host: str | bytes) -> bool:
+    name = host.decode() if isinstance(host, bytes) else host
+    return name in ("", "localhost", "::1", "0.0.0.0", "::", socket.gethostname()) or name.startswith("127.")

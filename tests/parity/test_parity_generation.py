@@ -1,0 +1,108 @@
+"""Generated tokens are those of transformers' `generate`, token for token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from bench.hot import hot_state_dict
+from bench.huggingface import HuggingFaceGPT
+from reference import GPT, GPTConfig, generate
+
+CONFIG = GPTConfig(block_size=64, vocab_size=211, n_layer=2, n_head=3, n_embd=24)
+NEW = 12
+
+
+@pytest.fixture(scope="module")
+def models() -> tuple[GPT, HuggingFaceGPT]:
+    weights = hot_state_dict(CONFIG, seed=3)
+    ours, theirs = GPT(CONFIG).double().eval(), HuggingFaceGPT(CONFIG).double().eval()
+    ours.load_state_dict(weights)
+    theirs.load_state_dict(weights)
+    return ours, theirs
+
+
+def hf_generate(theirs: HuggingFaceGPT, ids: Tensor, **settings: Any) -> Tensor:
+    """transformers' generate with its cache and without the defaults that it would add by itself (top_k = 50)."""
+    out: Tensor = theirs.model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=NEW,
+        min_new_tokens=NEW,
+        past_key_values=DynamicCache(config=theirs.model.config),
+        pad_token_id=0,
+        eos_token_id=None,
+        **settings,
+    )
+    return out
+
+
+def prompts(count: int) -> dict[int, Tensor]:
+    """`count` prompts of 1 to 52 tokens, those of one length together."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, CONFIG.block_size - NEW + 1, (count,), generator=generator).bincount()
+    return {T: torch.randint(CONFIG.vocab_size, (int(n), T), generator=generator) for T, n in enumerate(lengths) if n}
+
+
+def test_greedy_tokens_equal_those_of_transformers_over_1000_prompts(
+    models: tuple[GPT, HuggingFaceGPT],
+) -> None:
+    ours, theirs = models
+    compared = 0
+    for T, ids in prompts(1000).items():
+        mine, expected = generate(ours, ids, NEW, temperature=0.0), hf_generate(theirs, ids, do_sample=False)
+        rows = (mine != expected).any(dim=1).nonzero().flatten().tolist()
+        assert not rows, f"prompts {rows} of length {T} go on differently"
+        assert mine.shape == (len(ids), T + NEW)
+        compared += len(ids)
+    assert compared == 1000
+    assert len(prompts(1000)) > 40, "the prompts are not of mixed lengths"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"top_k": 50},
+        {"top_k": 50, "temperature": 0.7},
+        {"top_k": 1},
+        {"top_p": 0.9},
+        {"top_p": 0.05},
+        {"top_k": 20, "top_p": 0.8, "temperature": 1.7},
+        {},
+    ],
+    ids=str,
+)
+def test_sampled_tokens_equal_those_of_transformers_from_the_same_random_stream(
+    models: tuple[GPT, HuggingFaceGPT], settings: dict[str, Any]
+) -> None:
+    ours, theirs = models
+    ids = torch.randint(CONFIG.vocab_size, (8, 9), generator=torch.Generator().manual_seed(1))
+    theirs_settings = {"top_k": 0, "top_p": 1.0, "temperature": 1.0, **settings}
+    for seed in range(5):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # transformers draws from the global generator
+            expected = hf_generate(theirs, ids, do_sample=True, **theirs_settings)
+        mine = generate(ours, ids, NEW, generator=torch.Generator().manual_seed(seed), **settings)
+        assert torch.equal(mine, expected), f"seed {seed}: {(mine != expected).sum()} tokens differ"
+
+
+def test_other_seeds_give_other_tokens(models: tuple[GPT, HuggingFaceGPT]) -> None:
+    ids = torch.zeros(4, 3, dtype=torch.int64)
+    a, b = (generate(models[0], ids, NEW, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    assert not torch.equal(a, b)
+
+
+def test_beyond_the_block_size_the_last_block_is_read_from_position_zero(
+    models: tuple[GPT, HuggingFaceGPT],
+) -> None:
+    ours = models[0]
+    ids = torch.randint(CONFIG.vocab_size, (2, CONFIG.block_size - 3), generator=torch.Generator().manual_seed(2))
+    out = generate(ours, ids, 10, temperature=0.0)
+    for t in range(ids.shape[1], out.shape[1]):
+        seen = out[:, max(0, t - CONFIG.block_size) : t]
+        expected = ours(seen)[:, -1].argmax(-1)
+        assert torch.equal(out[:, t], expected), f"token {t}"
