@@ -1,0 +1,91 @@
+"""A reader that is overtaken by a writer begins again, and never mixes two checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reference import checkpoint as module
+from reference import manifest
+from reference.checkpoint import CheckpointError, load, load_newest, open_path, save
+from reference.durable import REPLACED
+from tests.reliability.state import assert_equal, checkpoint_at
+
+OLD = checkpoint_at(2, flavour="old")
+NEW = dataclasses.replace(checkpoint_at(2, flavour="new"), model=checkpoint_at(7).model)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    save(tmp_path / "run", checkpoint_at(1))
+    save(tmp_path / "run", OLD)
+    return tmp_path / "run"
+
+
+def once_after(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, write: Callable[[], object]) -> list[str]:
+    """Let a writer come in after the next call of `owner.name`; the list returned is no longer empty then."""
+    real, written = getattr(owner, name), []
+
+    def overtaken(*args: Any, **kwargs: Any) -> Any:
+        result = real(*args, **kwargs)
+        if not written:
+            written.append(name)
+            write()
+        return result
+
+    monkeypatch.setattr(owner, name, overtaken)
+    return written
+
+
+@pytest.mark.parametrize("opened", [lambda run: load_newest(run)[0], lambda run: load(run / "step-000002")])
+@pytest.mark.parametrize(
+    "owner, name", [(manifest, "read_manifest"), (manifest, "sha256"), (module, "verify"), (module, "load_file")]
+)
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_again(
+    run: Path, owner: Any, name: str, opened: Callable[[Path], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = once_after(monkeypatch, owner, name, lambda: save(run, NEW))
+    assert_equal(opened(run), NEW)
+    assert written
+
+
+@pytest.mark.parametrize("owner, name", [(module, "step_folders"), (manifest, "read_manifest"), (module, "verify")])
+def test_a_checkpoint_that_is_pruned_while_it_is_read_gives_way_to_the_newest(
+    run: Path, owner: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = once_after(monkeypatch, owner, name, lambda: save(run, checkpoint_at(3), keep=1))
+    checkpoint, reports = load_newest(run)
+    assert_equal(checkpoint, checkpoint_at(3))
+    assert reports == []
+    assert written
+
+
+def test_a_run_that_is_removed_while_it_is_read_is_one_error(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    once_after(monkeypatch, module, "step_folders", lambda: shutil.rmtree(run))
+    with pytest.raises(CheckpointError, match=r"no such folder"):
+        load_newest(run)
+
+
+def test_a_checkpoint_whose_replacement_was_cut_short_is_read_under_its_name(run: Path) -> None:
+    folder = run / "step-000002"
+    folder.rename(run / f"step-000002{REPLACED}")
+    assert_equal(load(folder), OLD)
+    assert_equal(open_path(folder)[0], OLD)
+    assert_equal(load_newest(run)[0], OLD)
+
+
+def test_of_two_for_one_step_the_one_that_was_being_replaced_comes_second(run: Path) -> None:
+    folder = run / "step-000002"
+    folder.rename(run / f"step-000002{REPLACED}")
+    (run / "aside").mkdir()
+    save(run / "aside", NEW).rename(folder)
+    assert_equal(load_newest(run)[0], NEW)
+    (folder / "run.json").unlink()
+    checkpoint, reports = load_newest(run)
+    assert_equal(checkpoint, OLD)
+    assert reports == [f"step-000002: run.json: missing; using step-000002{REPLACED}"]
