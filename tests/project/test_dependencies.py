@@ -37,9 +37,7 @@ def pins() -> dict[str, Version]:
 
 @pytest.mark.parametrize("requirement", LINES)
 def test_every_requirement_states_its_reason_beside_it(requirement: str) -> None:
-    beside = re.findall(
-        rf'^    "{re.escape(requirement)}",(.*)$', (ROOT / "pyproject.toml").read_text(), re.M
-    )
+    beside = re.findall(rf'^    "{re.escape(requirement)}",(.*)$', (ROOT / "pyproject.toml").read_text(), re.M)
     assert len(beside) == 1, f"{requirement} stands on {len(beside)} lines of its own in pyproject.toml"
     assert re.search(r"# \w.{10,}", beside[0]), f"no reason beside {requirement} in pyproject.toml"
 
@@ -58,9 +56,7 @@ def test_every_range_is_open_to_patches_and_closed_to_the_next_break(requirement
     assert "==" not in operators, f"{requirement} is pinned: exact versions belong in constraints.txt"
 
 
-@pytest.mark.parametrize(
-    "name,version", [("torch", "2.11.0"), ("torch", "2.13.0"), ("transformers", "5.17.0")]
-)
+@pytest.mark.parametrize("name,version", [("torch", "2.11.0"), ("torch", "2.13.0"), ("transformers", "5.17.0")])
 def test_the_ranges_admit_the_releases_that_must_work(name: str, version: str) -> None:
     (requirement,) = [requirement for requirement in DIRECT if requirement.name == name]
     assert version in requirement.specifier, f"{requirement} leaves out {version}"
@@ -78,9 +74,7 @@ def test_torch_is_pinned_to_the_release_that_the_published_numbers_come_from() -
 
 def test_what_the_packages_import_is_a_declared_requirement() -> None:
     """Not merely something that another requirement happens to bring."""
-    declared = {
-        canonicalize_name(Requirement(line).name) for line in (*PROJECT["dependencies"], *EXTRAS["parity"])
-    }
+    declared = {canonicalize_name(Requirement(line).name) for line in (*PROJECT["dependencies"], *EXTRAS["parity"])}
     ours = {"reference", "optimized", "bench"}
     distributions = packages_distributions()
     strays = []

@@ -31,9 +31,7 @@ def test_the_sessions_that_the_documents_promise_exist() -> None:
 def test_every_session_says_what_it_does_in_one_line_of_nox_l(name: str) -> None:
     docstring = ast.get_docstring(sessions()[name])
     assert docstring, f"session {name} has no docstring"
-    assert len(docstring.splitlines()[0]) >= 30, (
-        f"session {name}: {docstring.splitlines()[0]!r} says too little"
-    )
+    assert len(docstring.splitlines()[0]) >= 30, f"session {name}: {docstring.splitlines()[0]!r} says too little"
 
 
 @pytest.mark.parametrize("name", sorted(set(sessions()) - {"environment"}))
@@ -45,9 +43,7 @@ def test_every_session_passes_on_what_follows_the_dashes(name: str) -> None:
 def test_every_install_is_held_to_the_constraints(name: str) -> None:
     installs = re.findall(r"session\.install\(([^\n]*)\)", ast.unparse(sessions()[name]))
     for arguments in installs:
-        assert arguments.startswith("*CONSTRAINTS, "), (
-            f"session {name} installs {arguments} without constraints"
-        )
+        assert arguments.startswith("*CONSTRAINTS, "), f"session {name} installs {arguments} without constraints"
     needs_environment = any(
         "requires=['environment']" in ast.unparse(decorator) for decorator in sessions()[name].decorator_list
     )
@@ -112,6 +108,4 @@ def test_ci_fails_when_any_step_does_and_runs_the_others_all_the_same(tmp_path: 
     assert done.returncode == 1, done.stdout + done.stderr
     steps = re.findall(r"^==> (.*)$", done.stdout, re.M)
     outcomes = re.findall(r"^(passed|FAILED) +\d+ s  (.*)$", done.stdout, re.M)
-    assert outcomes == [
-        ("FAILED" if step.endswith(f"nox -s {failing}") else "passed", step) for step in steps
-    ]
+    assert outcomes == [("FAILED" if step.endswith(f"nox -s {failing}") else "passed", step) for step in steps]

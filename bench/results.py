@@ -1,0 +1,75 @@
+"""The file that a comparison leaves behind.
+
+JSON, an object with these keys. Times are in seconds, memory in bytes, errors relative (see bench/proof.py). A number
+that is not finite is null, so that any reader of JSON can read it.
+
+    kind            "compare"
+    version         VERSION; a reader refuses another
+    started         local time, ISO 8601
+    seconds         how long everything took
+    arguments       the command's options, complete
+    environment     see bench/environment.py
+    workload        size, config, parameters, batch, time, precision, device,
+                    flops: of the matrix products of one {forward, training_step}
+    proof           a list of parts: question, precision, weights, shape [B, T], gradient_shape [B, T], steps, oracle
+    contenders      a list, in the order they were timed:
+      name, description
+      proof         passed; parts: a list like the one above, of
+                      top1      share of positions where the most probable token is the oracle's
+                      over      largest error / budget
+                      worst     for each quantity (logits, loss, gradient, trajectory, update) that was measured, the
+                                measurement furthest beyond or nearest to its budget:
+                                name, error, largest (absolute difference), allowed (null: not judged)
+                      failures  what is beyond its budget, furthest first: quantity, name, error, largest, allowed
+      speed         ONLY for a contender whose proof passed: for each of forward and training_step
+                      tokens_per_second (from the median), spread (half the distance between the quartiles, of the
+                      median), seconds (every sample; entry i of all contenders is from round i),
+                      ratio: how many times as fast as the contender `to`: median, and low and high of its 95 % interval
+      memory        ONLY where it was measured: peak and baseline of a training step, method: resident or device; or
+                    error, the reason why there is none
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+VERSION = 1
+HOME = Path("runs", "compare")  # in the current directory
+
+Result = dict[str, Any]
+
+
+def path_for(started: datetime, asked: Path | None) -> Path:
+    """Where a result goes: where the user wants it, or to a file named by its time.
+
+    Makes the folder, before any work is done; a ValueError that says why if it cannot be.
+    """
+    path = HOME / f"{started:%Y%m%d-%H%M%S}.json" if asked is None else asked
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot make the folder {str(path.parent)!r}: {error.strerror}") from None
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"cannot write into the folder {str(path.parent)!r}: give another --json")
+    return path
+
+
+def write(path: Path, result: Result) -> None:
+    """Write a result file."""
+    path.write_text(json.dumps(finite(result), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def finite(value: Any) -> Any:
+    """The same with None for every number that JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(one) for one in value]
+    return value

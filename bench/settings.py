@@ -1,0 +1,62 @@
+"""What can be said on the command line of `python -m bench`: every option with its help and default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import arg
+
+
+def shown(metavar: str, default: str) -> Any:
+    """How --help shows an option whose default is worked out later: as METAVAR, with the rule in words."""
+    return arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Put models side by side: prove them equal first, then time them in turn.
+
+    With no options: GPT-2 at its real size on one short sequence, in less than three minutes on two CPU cores.
+    """
+
+    size: str = "gpt2"
+    """Shape of the model: gpt2, gpt2-medium, gpt2-large, gpt2-xl, or small: tiny, small, counting, characters, mini"""
+    batch: int = 1
+    """Sequences in a batch"""
+    time: Annotated[int | None, shown("INT", "128, or the size's block")] = None
+    """Tokens of each sequence"""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda, cuda:1, mps; auto takes an accelerator if there is one"""
+    precision: str = "float32"
+    """float64, float32, or bfloat16: torch's autocast over float32 weights"""
+    contenders: Annotated[tuple[str, ...], shown("NAME", "all")] = ()
+    """Who takes part; ratios are against the first that is proven"""
+    seconds: float = 40.0
+    """About how long to time, a third of it forward passes, the rest training steps; at least 5 rounds of each"""
+    rounds: Annotated[int | None, shown("INT", "what fits in --seconds")] = None
+    """Time each contender so often instead"""
+    steps: Annotated[int | None, shown("INT", "2 to 20, by the size")] = None
+    """AdamW steps to take in the proof; 0 leaves them out"""
+    memory: bool = True
+    """Measure peak memory too, each contender in a process of its own"""
+    threads: Annotated[int | None, shown("INT", "torch's choice, one per core")] = None
+    """CPU threads"""
+    seed: int = 0
+    """Decides weights and tokens"""
+    json: Annotated[Path | None, shown("FILE", "runs/compare/DATE-TIME.json")] = None
+    """Where to write everything that was measured"""
+
+    def check(self) -> None:
+        """Raise a ValueError, one line, for the first value that cannot be on any machine."""
+        for name, least in (("threads", 1), ("rounds", 1), ("steps", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"--{name} {value}: give a whole number of at least {least}")
+        if self.seed >= 2**63:
+            raise ValueError(f"--seed {self.seed}: give a number below 2^63 = {2**63}")
+        if not 0.0 <= self.seconds < float("inf"):
+            raise ValueError(f"--seconds {self.seconds}: give a number of at least 0")
+        if self.json is not None and self.json.is_dir():
+            raise ValueError(f"--json {self.json}: is a folder; give the name of a file")

@@ -1,0 +1,196 @@
+"""A result of `bench compare` on the terminal: tables that fit into 100 columns, and every number explained."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from bench.results import Result
+
+WIDTH = 100
+
+
+def show(result: Result) -> None:
+    """Print a result, as `bench.results` describes it."""
+    from rich.console import Console
+
+    # a file or a pipe has no width: 100 columns; a wide terminal gets no wider table
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    if console.width > WIDTH:
+        console = Console(highlight=False, width=WIDTH)
+    console.print()
+    for line in heading(result):
+        console.print(line, markup=False)
+    for number, part in enumerate(result["proof"]):
+        console.print()
+        question = "Is it the same function?" if part["question"] == "function" else "Does it only round?"
+        console.print(f"{question} In {part['precision']}, against {part['oracle']}", markup=False, style="bold")
+        console.print(proof_table(result, number))
+        console.print(proof_note(part), markup=False, style="dim")
+    proven = [contender for contender in result["contenders"] if "speed" in contender]
+    console.print()
+    console.print("How fast is it, and how much memory does it take?", style="bold")
+    if proven:
+        console.print(speed_table(proven))
+    for contender in result["contenders"]:
+        if "speed" not in contender:
+            console.print(f" {contender['name']:<17}  failed: {failure(contender)}", markup=False, style="bold red")
+    if proven:
+        console.print(speed_note(proven), markup=False, style="dim")
+    console.print()
+
+
+def heading(result: Result) -> list[str]:
+    """What was compared, where, with what."""
+    work, where = result["workload"], result["environment"]
+    packages = ", ".join(f"{name} {version}" for name, version in where["packages"].items() if version)
+    on = f"{where['device']}, " + (
+        f"{where['threads']} thread{'s' if where['threads'] > 1 else ''} of {where['cores']['logical']} cores"
+        if where["device_kind"] == "cpu"
+        else f"{where['device_memory'] / 1e9:.0f} GB"
+    )
+    lines = [
+        f"{work['size']}: {work['parameters']:,} parameters, batch {work['batch']} x time {work['time']}, "
+        f"{work['precision']}",
+        f"on {on}; {packages}",
+    ]
+    return lines + warnings(result)
+
+
+def warnings(result: Result) -> list[str]:
+    """What makes these numbers less than they could be."""
+    work, where = result["workload"], result["environment"]
+    lines = []
+    if work["precision"] == "bfloat16" and where["computes_bfloat16"] is False:
+        lines.append("note: this device has no bfloat16 instructions and emulates them: expect it to be slower")
+    cores = where["cores"]["logical"] or 1
+    if where["device_kind"] == "cpu" and where["load"] is not None and where["load"] > 0.25 * cores:
+        lines.append(
+            f"note: the machine was busy before this began (load {where['load']} on {cores} cores): "
+            "trust ratios, not rates"
+        )
+    return lines
+
+
+def proof_table(result: Result, number: int) -> Any:
+    """One part of the proof: how far each contender is from the oracle."""
+    part = result["proof"][number]
+    table = plain_table()
+    table.add_column("contender", no_wrap=True)
+    for name in ("logits", "loss"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("worst gradient", no_wrap=True)
+    steps = part["steps"]
+    if steps:
+        table.add_column(f"{steps} step{'s' if steps > 1 else ''}", justify="right", no_wrap=True)
+    table.add_column("top-1", justify="right", no_wrap=True)
+    table.add_column("error/budget", justify="right", no_wrap=True)
+    for contender in result["contenders"]:
+        found = contender["proof"]["parts"][number]
+        worst = found["worst"]
+        failed = bool(found["failures"])
+        table.add_row(
+            contender["name"],
+            scientific(worst["logits"]["error"]),
+            scientific(worst["loss"]["error"]),
+            f"{scientific(worst['gradient']['error'])} {worst['gradient']['name']}",
+            *([scientific(worst["trajectory"]["error"])] if steps else []),
+            f"{100 * found['top1']:.1f} %",
+            f"{found['over']:.3g} FAILED" if failed else f"{found['over']:.2f}",
+            style="red" if failed else "",
+        )
+    return table
+
+
+def plain_table() -> Any:
+    """A table with a line under its head, and two spaces between columns."""
+    from rich import box
+    from rich.table import Table
+
+    return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+
+
+def proof_note(part: dict[str, Any]) -> str:
+    """On what the part was proven."""
+    shape, small = part["shape"], part["gradient_shape"]
+    steps = f"{part['steps']} AdamW steps" if part["steps"] > 1 else "1 AdamW step" if part["steps"] else "no steps"
+    where = (
+        f"at batch {shape[0]} x time {shape[1]}"
+        if shape == small
+        else f"(logits, loss: batch {shape[0]} x time {shape[1]}; the rest: batch {small[0]} x time {small[1]})"
+    )
+    return (
+        f"relative L2 distances, with {part['weights']} random weights, {where}; {steps}.\n"
+        "error/budget: the largest of all, above 1 fails; top-1: same most probable token."
+    )
+
+
+def speed_table(proven: list[dict[str, Any]]) -> Any:
+    """Speed and memory of the contenders that were proven."""
+    base = proven[0]["speed"]["forward"]["ratio"]["to"]
+    table = plain_table()
+    table.add_column("\ncontender", no_wrap=True)
+    for what in ("forward", "training step"):
+        table.add_column(f"{what}\ntokens/s", justify="right", no_wrap=True)
+        table.add_column(f"times\n{base}", justify="right", no_wrap=True)
+    if any("memory" in contender for contender in proven):
+        table.add_column("peak\nmemory", justify="right", no_wrap=True)
+    for contender in proven:
+        cells = []
+        for what in ("forward", "training_step"):
+            speed = contender["speed"][what]
+            ratio = speed["ratio"]
+            cells.append(f"{significant(speed['tokens_per_second'])} ±{100 * speed['spread']:.0f} %")
+            cells.append(
+                "1" if contender["name"] == base else f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+            )
+        if "memory" in contender:
+            cells.append(size(contender["memory"].get("peak")))
+        table.add_row(contender["name"], *cells)
+    return table
+
+
+def speed_note(proven: list[dict[str, Any]]) -> str:
+    """How the times were taken and what the memory holds."""
+    forward, step = (len(proven[0]["speed"][what]["seconds"]) for what in ("forward", "training_step"))
+    lines = [
+        f"in turn, {forward} rounds of forward passes and {step} of training steps (forward, backward, clip, AdamW);",
+        "median ± half the distance between the quartiles; [95 % interval of the ratio].",
+    ]
+    methods = {c["memory"]["method"] for c in proven if "method" in c.get("memory", {})}
+    if "resident" in methods:
+        lines.append("peak memory: of two training steps in a process of their own, without interpreter and libraries.")
+    if "device" in methods:
+        lines.append("peak memory: on the device, of two training steps in a process of their own.")
+    lines += [f"peak memory of {c['name']}: {c['memory']['error']}" for c in proven if "error" in c.get("memory", {})]
+    return "\n".join(lines)
+
+
+def failure(contender: dict[str, Any]) -> str:
+    """The failure furthest beyond its budget, in words."""
+    for part in contender["proof"]["parts"]:
+        for found in part["failures"]:
+            name = found["name"] if found["name"] != found["quantity"] else ""
+            return (
+                f"{found['quantity']} {name}{' ' if name else ''}{scientific(found['error'])}, "
+                f"allowed {scientific(found['allowed'])}"
+            )
+    raise AssertionError("a contender that failed nothing has a speed")
+
+
+def scientific(value: float) -> str:
+    """An error: 3.1e-12, or 0."""
+    return "0" if value == 0.0 else f"{value:.1e}"
+
+
+def significant(value: float) -> str:
+    """Four significant digits, with commas: 12,340."""
+    digits = max(0, 3 - len(str(int(value))) + 1) if value < 1000 else 0
+    return f"{value:,.{digits}f}"
+
+
+def size(count: int | None) -> str:
+    """Bytes for people, in powers of 1000."""
+    if count is None:
+        return "n/a"
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -1,0 +1,24 @@
+"""`python -m reference train|sample|eval|plot`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from reference.cli import Package, main
+
+if TYPE_CHECKING:
+    from reference.parts import Parts
+
+
+def parts(options: Any) -> Parts:
+    """The readable parts, imported when they are needed."""
+    from reference.parts import reference_parts
+
+    return reference_parts(options)
+
+
+PACKAGE = Package("reference", "A GPT-2 to read: train it, let it write, measure it, look inside.", parts)
+
+if __name__ == "__main__":
+    sys.exit(main(PACKAGE))

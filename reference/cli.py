@@ -1,0 +1,96 @@
+"""The command line of a package: read the options, run the command, turn a user's mistake into one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Union
+
+import tyro
+
+from reference.settings import Eval, Plot, Sample, Train
+
+if TYPE_CHECKING:
+    from reference.parts import Parts
+
+
+@dataclass(frozen=True)
+class Package:
+    """What a package's __main__ says about itself: which options its commands have, and which parts they mean."""
+
+    name: str  # "reference"
+    description: str
+    parts: Callable[[Any], Parts]  # from the options of a command, already read
+    train: type[Train] = Train
+    sample: type[Sample] = Sample
+    eval: type[Eval] = Eval
+    plot: type[Plot] = Plot
+
+
+def main(package: Package, arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status.
+
+    0 done; 1 something failed that is nobody's mistake; 2 the user asked for what cannot be; 130 Ctrl-C. Options that
+    cannot even be read end the process with 2, as tyro does it.
+    """
+    try:
+        return run(package, sys.argv[1:] if arguments is None else list(arguments))
+    except ValueError as error:
+        return complain(error, status=2)
+    except (ArithmeticError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it exits
+            return 1
+        return complain(error, status=1)
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+
+
+def complain(error: Exception, status: int) -> int:
+    """Print an error as one line."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return status
+
+
+def run(package: Package, arguments: list[str]) -> int:
+    """Read the options and hand them to their command."""
+    options = read_options(package, arguments)
+    parts = package.parts(options)
+    # torch and what else a command needs is imported only now, so that --help and a typing error are quick
+    match options:
+        case Train():
+            from reference.commands.train import train
+
+            return train(options, parts)
+        case Sample():
+            from reference.commands.sample import sample
+
+            return sample(options, parts)
+        case Eval():
+            from reference.commands.eval import evaluate
+
+            return evaluate(options, parts)
+        case _:
+            from reference.commands.plot import plot
+
+            return plot(options, parts)
+
+
+def read_options(package: Package, arguments: list[str]) -> Train | Sample | Eval | Plot:
+    """The options of the command that was asked for; for a resumed run, its own settings are the defaults."""
+    commands = {"train": package.train, "sample": package.sample, "eval": package.eval, "plot": package.plot}
+    kinds: list[Any] = [Annotated[kind, tyro.conf.subcommand(name)] for name, kind in commands.items()]
+    any_command: Any = Union[*kinds]
+    program = f"python -m {package.name}"
+    options: Train | Sample | Eval | Plot = tyro.cli(
+        any_command, args=arguments, prog=program, description=package.description
+    )
+    if isinstance(options, Train) and options.resume is not None:
+        from reference.commands.train import saved_settings
+
+        saved = saved_settings(options.resume, type(options))
+        options = tyro.cli(type(options), args=arguments[1:], default=saved, prog=f"{program} train")
+    return options

@@ -1,0 +1,40 @@
+"""`eval`: how well a trained model predicts a text."""
+
+from __future__ import annotations
+
+from reference.batches import windows
+from reference.commands.opening import open_trained
+from reference.datasets import load_dataset, take
+from reference.evaluation import Score, mean_loss, windows_at_once
+from reference.parts import Parts
+from reference.settings import Eval
+
+
+def evaluate(options: Eval, parts: Parts) -> int:
+    """Print loss, perplexity and bits for each split that was asked for."""
+    options.check()
+    trained = open_trained(options.run, options.init_from)
+    corpus = options.corpus or trained.settings.get("corpus")
+    if corpus is None:
+        raise ValueError(f"{trained.name} has no text of its own: say what to measure on by --corpus")
+    data = load_dataset(corpus, trained.tokenizer)
+    splits = {"validation": data.validation, "train": data.train}
+    chosen = splits if options.split == "both" else {options.split: splits[options.split]}
+    block, vocabulary = trained.config.block_size, trained.config.vocab_size
+    at_once = options.batch_size or windows_at_once(block, vocabulary)
+    passes = {  # made before the model, because they complain about a split that is too short
+        name: (tokens := take(whole, options.windows, block), windows(tokens, block, at_once))
+        for name, whole in chosen.items()
+    }
+    model = trained.model(parts, options.device)
+    print(trained.name)
+    for name, (tokens, batches) in passes.items():
+        loss, count = mean_loss(model, batches)
+        text = trained.tokenizer.decode(tokens[1:].numpy())  # the first token is given, not predicted
+        score = Score(loss, count, len(text), len(text.encode(errors="surrogatepass")))
+        print(
+            f"{corpus}, {name}: loss {score.loss:.4f} per token, perplexity {score.perplexity:,.2f}, "
+            f"{score.bits_per_character:.4f} bits per character, {score.bits_per_byte:.4f} bits per byte; "
+            f"{score.tokens:,} tokens"
+        )
+    return 0

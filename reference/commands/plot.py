@@ -1,0 +1,78 @@
+"""`plot`: pictures of runs and of trained models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from reference.attention_maps import attention_maps
+from reference.charts import check_picture, draw_attention, draw_losses
+from reference.commands.opening import Trained, open_trained
+from reference.datasets import load_dataset
+from reference.devices import choose_device
+from reference.gpt import GPT
+from reference.parts import Parts
+from reference.runs import is_run, newest_run
+from reference.settings import Plot, PlotAttention, PlotLoss
+
+UNASKED = 24  # tokens that are read when no prompt is given
+
+
+def plot(options: Plot, parts: Parts) -> int:
+    """Draw the picture that was asked for."""
+    if isinstance(options.picture, PlotLoss):
+        return plot_loss(options.picture)
+    return plot_attention(options.picture)
+
+
+def plot_loss(options: PlotLoss) -> int:
+    """Draw the loss of runs, the newest one if none is named."""
+    runs = list(options.runs) or [newest_run()]
+    for run in runs:
+        if not is_run(run):
+            raise ValueError(f"{str(run)!r} is not the folder of a training run: it has no settings.json")
+    out = options.out or (runs[0] / "loss.png" if len(runs) == 1 else Path("loss.png"))
+    print(draw_losses(runs, out))
+    return 0
+
+
+def plot_attention(options: PlotAttention) -> int:
+    """Draw what the heads of a model look at over a prompt.
+
+    The weights are read into the readable model, whichever package trained them: it is the one whose attention
+    matrix exists.
+    """
+    options.check()
+    if options.out is not None:
+        check_picture(options.out)
+    trained = open_trained(options.run, options.init_from)
+    config = trained.config
+    for flag, value, count in (("layer", options.layer, config.n_layer), ("head", options.head, config.n_head)):
+        if value is not None and not 0 <= value < count:
+            raise ValueError(f"--{flag} {value}: this model has the {flag}s 0 to {count - 1}")
+    ids = prompt_ids(options.prompt, trained)
+    dtype = trained.weights["wte.weight"].dtype
+    model = GPT(config).to(choose_device(options.device), dtype)
+    model.load_state_dict(trained.weights)
+    maps = attention_maps(model, torch.tensor([ids], device=model.wte.weight.device)).cpu()
+    layers = range(config.n_layer) if options.layer is None else [options.layer]
+    heads = range(config.n_head) if options.head is None else [options.head]
+    out = options.out or (trained.folder or Path()) / "attention.png"
+    labels = [trained.tokenizer.decode([one]) for one in ids]
+    print(draw_attention(maps.double().numpy(), labels, layers, heads, trained.name, out))
+    return 0
+
+
+def prompt_ids(prompt: str | None, trained: Trained) -> list[int]:
+    """The tokens that look at each other: those of the prompt, else some that the run was validated on."""
+    if prompt is not None:
+        ids = trained.tokenizer.encode(prompt)
+        if not ids:
+            raise ValueError(f"empty prompt {prompt!r}: give some text whose tokens look at each other")
+        return ids
+    if "corpus" not in trained.settings:
+        raise ValueError(f"{trained.name} has no text of its own: say what it is to read by --prompt")
+    validation = load_dataset(trained.settings["corpus"], trained.tokenizer).validation
+    ids = validation[: min(UNASKED, trained.config.block_size)].numpy().tolist()
+    return [int(one) for one in ids]

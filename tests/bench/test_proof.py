@@ -1,0 +1,192 @@
+"""The proof before the timing: it agrees with the parity harness, and it turns away what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+
+import bench.proof
+from bench.contenders import CONTENDERS, Autocast, Contender, build_in, chosen, import_what_is_needed
+from bench.hot import hot_state_dict, random_batch
+from bench.huggingface import HuggingFaceGPT, build_library_step
+from bench.parity import Measurement, Report, compare
+from bench.proof import (
+    BF16_CAPS,
+    BF16_ULP,
+    ORACLE,
+    Part,
+    Verdict,
+    hold_against,
+    observe,
+    parts_of,
+    prove,
+    rounding_allowance,
+    weights_of,
+)
+from bench.workloads import workload
+from reference import GPT, GPTConfig, build_step
+from tests.bench.wrong import ERF, NAN, NO_DECAY
+
+CONFIG = GPTConfig(block_size=32, vocab_size=61, n_layer=3, n_head=2, n_embd=32)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def verdicts(precision: str, *names: str, config: GPTConfig = CONFIG, steps: int = 3) -> dict[str, list[Verdict]]:
+    """Every part of a precision's proof, put to contenders."""
+    work = replace(workload("tiny", 2, 24), config=config)
+    found: dict[str, list[Verdict]] = {name: [] for name in names}
+    for part in parts_of(work, precision, steps):
+        weights = weights_of(part, config, 0)
+        for name, verdict in prove(part, config, weights, names, CPU, 0, lambda what: None):
+            found[name].append(verdict)
+    return found
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, bias=False)], ids=["bias", "no bias"])
+def test_every_contender_of_the_table_passes(precision: str, config: GPTConfig) -> None:
+    for name, found in verdicts(precision, *CONTENDERS, config=config).items():
+        for verdict in found:
+            assert not verdict.failures(), f"{name}: {verdict.failures()[0]}, {verdict.worst_over():.2f} of the budget"
+            assert verdict.report.top1 > 0.95
+        assert len(found) == (2 if precision == "bfloat16" else 1)
+
+
+def test_the_oracle_itself_differs_by_exactly_nothing_in_float64() -> None:
+    (verdict,) = verdicts("float64", ORACLE)[ORACLE]
+    assert {m.error for m in verdict.report.measurements} == {0.0}
+    assert verdict.worst_over() == 0.0
+
+
+def test_the_proof_measures_what_the_parity_harness_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.proof, "LEARNING_RATE", 1e-4)  # that of the harness
+    weights, batch = hot_state_dict(CONFIG, dtype=torch.float32), random_batch(CONFIG, 2, 24)
+
+    def models() -> tuple[GPT, HuggingFaceGPT]:
+        ours, theirs = GPT(CONFIG), HuggingFaceGPT(CONFIG).double()
+        ours.load_state_dict(weights)
+        theirs.load_state_dict(weights)
+        return ours, theirs
+
+    expected = compare(*models(), *batch, steps=4, oracle_build=build_library_step)
+    ours, theirs = models()
+    actual = hold_against(
+        observe(ours, build_step, weights, batch, batch, 4, True),
+        observe(theirs, build_library_step, weights, batch, batch, 4, True),
+    )
+    assert actual.top1 == expected.top1
+    assert [(m.quantity, m.name) for m in actual.measurements] == [(m.quantity, m.name) for m in expected.measurements]
+    for ours_, theirs_ in zip(actual.measurements, expected.measurements, strict=True):
+        assert ours_.error == pytest.approx(theirs_.error, rel=1e-3, abs=1e-12), f"{ours_} against {theirs_}"
+
+
+def test_logits_and_loss_are_proven_on_the_timed_batch_and_gradients_on_the_small_one() -> None:
+    weights = hot_state_dict(CONFIG, dtype=torch.float32)
+    large, small = random_batch(CONFIG, 3, 20), random_batch(CONFIG, 1, 9)
+
+    def model() -> GPT:
+        model = GPT(CONFIG)
+        model.load_state_dict(weights)
+        return model
+
+    found = observe(model(), build_step, weights, large, small, 1, False)
+    whole = observe(model(), build_step, weights, large, large, 1, False)
+    part = observe(model(), build_step, weights, small, small, 1, False)
+    assert found.logits.shape == (3, 20, CONFIG.vocab_size)
+    assert torch.equal(found.logits, whole.logits)
+    torch.testing.assert_close(found.loss, whole.loss)
+    assert all(torch.equal(found.gradients[name], part.gradients[name]) for name in weights)
+    assert torch.equal(found.losses[0], part.losses[0])
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("wrong", [ERF, NAN], ids=lambda wrong: wrong.description)
+def test_a_wrong_model_fails_in_every_precision(
+    wrong: Contender, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CONTENDERS, "wrong", wrong)
+    first, *others = verdicts(precision, "wrong")["wrong"]
+    assert first.failures(), f"{wrong.description} went unnoticed in {precision}"
+    assert first.part.question == "function"
+    if wrong is ERF and others:
+        # what bfloat16 cannot see, and why it takes two proofs
+        assert not others[0].failures(), "the rounding rule alone sees the erf GELU: one proof would do"
+
+
+def test_a_forgotten_weight_decay_fails_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CONTENDERS, "wrong", NO_DECAY)
+    (verdict,) = verdicts("float64", "wrong")["wrong"]
+    assert {m.quantity for m in verdict.failures()} == {"trajectory", "update"}
+    (verdict,) = verdicts("float64", "wrong", steps=0)["wrong"]
+    assert not verdict.failures(), "without steps there is nothing to see it by"
+
+
+def test_bfloat16_may_be_off_by_a_multiple_of_what_plain_code_is_off_by() -> None:
+    plain = Report([Measurement("logits", "logits", 1e-3, 0.0), Measurement("gradient", "a", 2e-3, 0.0)])
+    plain.measurements.append(Measurement("gradient", "b", 4e-2, 0.0))
+    allowed = rounding_allowance(plain)
+    assert allowed(Measurement("logits", "logits", 0.0, 0.0)) == 2 * 1e-3 + BF16_ULP
+    assert allowed(Measurement("gradient", "a", 0.0, 0.0)) == 3 * 2e-3 + BF16_ULP, "each tensor by its own"
+    assert allowed(Measurement("gradient", "b", 0.0, 0.0)) == BF16_CAPS["gradient"], "never more than the cap"
+    assert allowed(Measurement("trajectory", "step 0", 0.0, 0.0)) == 1e-2
+    assert allowed(Measurement("update", "a", 0.0, 0.0)) is None
+
+
+def test_plain_code_beyond_a_cap_fails_too() -> None:
+    bad = Report([Measurement("logits", "logits", 3e-2, 0.0)])
+    part = Part("rounding", "bfloat16", "warm", (1, 1), (1, 1), 0)
+    (failure,) = Verdict(part, bad, rounding_allowance(bad)).failures()
+    assert failure.quantity == "logits"
+
+
+def test_what_is_not_judged_neither_fails_nor_counts() -> None:
+    part = Part("function", "float32", "hot", (1, 1), (1, 1), 1)
+    report = Report([Measurement("update", "a", 0.5, 0.5), Measurement("loss", "loss", 1e-6, 0.0)])
+    verdict = Verdict(part, report, bench.proof.budget_allowance("float32"))
+    assert not verdict.failures()
+    assert verdict.worst_over() == pytest.approx(0.2)
+
+
+def test_bfloat16_contenders_compute_in_bfloat16_and_keep_their_weights_in_float32() -> None:
+    weights = hot_state_dict(CONFIG, dtype=torch.float32)
+    for name in CONTENDERS:
+        model = build_in("bfloat16", name, CONFIG, weights, CPU)
+        ids, targets = random_batch(CONFIG, 2, 8)
+        assert model(ids).dtype == torch.bfloat16, name
+        assert {p.dtype for p in model.parameters()} == {torch.float32}, name
+        assert all(torch.equal(tensor, weights[key]) for key, tensor in model.state_dict().items()), name
+        assert isinstance(model, Autocast)
+        assert model.loss(ids, targets).dtype == torch.float32, name
+
+
+def test_autocast_sees_the_weights_that_the_optimizer_has_just_changed() -> None:
+    model = build_in("bfloat16", "reference", CONFIG, None, CPU)
+    ids, targets = random_batch(CONFIG, 2, 8)
+    step = build_step(model, learning_rate=0.1)
+    before = [float(step(ids, targets)) for _ in range(3)]
+    assert len(set(before)) == 3, f"the losses {before} stand still: stale copies of the weights are used"
+
+
+def test_all_are_compared_unless_some_are_named() -> None:
+    assert chosen([]) == list(CONTENDERS)
+    assert chosen(["huggingface-sdpa", "reference"]) == ["huggingface-sdpa", "reference"]
+
+
+def test_a_contender_whose_package_is_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CONTENDERS, "peer", replace(CONTENDERS["reference"], module="no_such_package.gpt2"))
+    with pytest.raises(
+        ValueError,
+        match=r"^'peer' needs the package 'no_such_package', which is not installed: pip install no_such_package$",
+    ):
+        import_what_is_needed("peer")

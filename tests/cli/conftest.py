@@ -1,0 +1,71 @@
+"""The command line, run inside the test's process in an empty directory."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from reference.__main__ import PACKAGE
+from reference.cli import main
+
+# a run of a second: one layer, 16 wide, reading a nursery rhyme
+TINY = ["--corpus", "nursery", "--layers", "1", "--heads", "2", "--width", "16", "--block", "8", "--batch-size", "4"]
+SHORT = ["--steps", "12", "--log-interval", "2", "--eval-interval", "5", "--checkpoint-interval", "4"]
+HERE = ["--device", "cpu", "--threads", "1"]
+TRAIN = ["train", *TINY, *SHORT, *HERE]
+
+
+@dataclass(frozen=True)
+class Result:
+    status: int
+    out: str
+    err: str
+
+    @property
+    def message(self) -> str:
+        """The one line of an error."""
+        assert self.err.startswith("error: "), f"status {self.status}, standard error: {self.err!r}"
+        assert self.err.count("\n") == 1, f"more than one line: {self.err!r}"
+        assert self.err.endswith("\n")
+        return self.err.removeprefix("error: ").rstrip("\n")
+
+
+class Cli:
+    """Runs `python -m reference ARGUMENTS` in this process."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+
+    def __call__(self, *arguments: object) -> Result:
+        self.capsys.readouterr()
+        try:
+            status = main(PACKAGE, [str(argument) for argument in arguments])
+        except SystemExit as stopped:  # tyro's way to end
+            status = int(stopped.code or 0)
+        printed = self.capsys.readouterr()
+        return Result(status, printed.out, printed.err)
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    yield Cli(capsys)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run; read it, do not change it."""
+    run = tmp_path_factory.mktemp("trained") / "run"
+    threads = torch.get_num_threads()
+    assert main(PACKAGE, [*TRAIN, "--dropout", "0.2", "--out", str(run)]) == 0
+    torch.set_num_threads(threads)
+    return run
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, with its content."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

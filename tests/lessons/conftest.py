@@ -1,0 +1,35 @@
+"""What the tests of the lessons share: a text, and a lesson run as a person runs it."""
+
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SHAKESPEARE = Path(__file__).parents[3] / "shared" / "data" / "tinyshakespeare.txt"
+
+
+@pytest.fixture(scope="session")
+def shakespeare() -> str:
+    if not SHAKESPEARE.exists():
+        pytest.skip("needs tinyshakespeare.txt beside the repository, in ../shared/data")
+    return SHAKESPEARE.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a lesson like `python -m`, expect it to refuse its arguments, and return its one line."""
+
+    def run(lesson: str, *arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", [lesson, *arguments])
+        monkeypatch.delitem(sys.modules, lesson, raising=False)  # or runpy warns that it runs a second copy
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_module(lesson, run_name="__main__", alter_sys=True)
+        out, err = capsys.readouterr()
+        assert stopped.value.code == 2, f"exit status {stopped.value.code}, expected 2"
+        assert out == "", "something was done before the mistake was found"
+        assert err.count("\n") == 1, f"more than one line: {err!r}"
+        return err.rstrip("\n")
+
+    return run
