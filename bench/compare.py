@@ -206,7 +206,7 @@ def timed(
     device: torch.device,
     tell: Callable[[int], None],
 ) -> dict[str, list[float]]:
-    """Time calls in turn for about so many seconds, or for so many rounds; the first round says how many fit."""
+    """Time calls in turn for about so many seconds, or for so many rounds; the first says how many fit."""
     sync, number = synchronise(device), 0
 
     def count() -> None:
@@ -214,10 +214,11 @@ def timed(
         number += 1
         tell(number)
 
-    one_round = sum(t for times in interleave(calls, 1, 1, sync, after_round=count).values() for t in times)
+    first = interleave(calls, rounds=1, warmup=1, sync=sync, after_round=count)
     if rounds is None:
-        rounds = rounds_within(seconds, one_round, LEAST_ROUNDS, MOST_ROUNDS)
-    return interleave(calls, rounds, 0, sync, after_round=count)
+        rounds = rounds_within(seconds, sum(times[0] for times in first.values()), LEAST_ROUNDS, MOST_ROUNDS)
+    others = interleave(calls, rounds - 1, warmup=0, sync=sync, after_round=count)
+    return {name: [*first[name], *others[name]] for name in calls}
 
 
 def speed(samples: dict[str, list[float]], name: str, base: str, tokens: int) -> dict[str, Any]:
@@ -235,17 +236,21 @@ def speed(samples: dict[str, list[float]], name: str, base: str, tokens: int) ->
 def peak_memories(
     what: Workload, precision: str, names: Sequence[str], device: torch.device
 ) -> dict[str, dict[str, Any]]:
-    """Peak memory of each contender's training step; all at once where they fit, to wait for their imports once."""
+    """Peak memory of each contender's training step; all at once where they fit, to wait for their imports once.
+
+    They then share the threads: two processes with two threads each on two cores would mostly wait for each other.
+    """
     width = 8 if precision == "float64" else 4
     together = len(names) * (4 * width * what.config.parameter_count() + activation_bytes(what, width))
     free = available_bytes(device)
     at_once = len(names) if device.type == "cpu" and free is not None and together < 0.8 * free else 1
+    shared = max(1, torch.get_num_threads() // at_once)
     found: dict[str, dict[str, Any]] = {}
     for begin in range(0, len(names), at_once):
         running = {}
         try:
             for name in names[begin : begin + at_once]:
-                running[name] = start_measuring(name, what, precision, device)
+                running[name] = start_measuring(name, what, precision, device, shared)
             for name, measurement in running.items():
                 try:
                     peak = measurement.result()

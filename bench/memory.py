@@ -19,7 +19,7 @@ from reference.config import GPTConfig
 STEPS = 2
 
 
-def start_measuring(name: str, workload: Workload, precision: str, device: torch.device) -> Measurement:
+def start_measuring(name: str, workload: Workload, precision: str, device: torch.device, threads: int) -> Measurement:
     """Start measuring the peak memory of a contender's training step, in a process of its own.
 
     What counts: weights, gradients, both moments, activations and logits, temporary tensors, what allocators keep, and
@@ -33,7 +33,7 @@ def start_measuring(name: str, workload: Workload, precision: str, device: torch
         "time": workload.time,
         "precision": precision,
         "device": str(device),
-        "threads": torch.get_num_threads(),
+        "threads": threads,
     }
     return Measurement("bench.memory:training_steps", argument)
 

@@ -63,7 +63,7 @@ class Train:
     """Sequences in a step, each of --block tokens"""
     order: Literal["random", "sequential"] = "random"
     """Where sequences begin: anywhere, or one after another through the text"""
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float | None, shown("FLOAT", "0.5 / width, at most 4e-3; 3e-5 with --init-from")] = None
     """Highest learning rate"""
     lowest_learning_rate: Annotated[float | None, shown("FLOAT", "a tenth of --learning-rate")] = None
     """Learning rate at the last step; a cosine leads down to it"""
@@ -124,7 +124,7 @@ class Train:
             self.shape(vocab_size=1)  # heads that do not divide the width, and the like
         if self.learning_rate == math.inf:
             raise ValueError("--learning-rate inf: give a number above 0 that is not infinite")
-        check_schedule(peak=self.learning_rate, warmup=self.warmup_steps(), total=self.steps, floor=self.floor())
+        check_schedule(peak=self.peak(), warmup=self.warmup_steps(), total=self.steps, floor=self.floor())
         check_adamw(self.weight_decay, self.betas, eps=1e-8)
         if not self.clip > 0.0:
             raise ValueError(f"--clip {self.clip}: give a number above 0; inf switches clipping off")
@@ -158,15 +158,29 @@ class Train:
             block=config.block_size,
             dropout=config.dropout,
             bias=config.bias,
+            learning_rate=self.peak(),
             lowest_learning_rate=self.floor(),
             warmup=self.warmup_steps(),
             resume=None,
             out=None,
         )
 
+    def peak(self) -> float:
+        """The highest learning rate.
+
+        What suits a model from scratch falls about as one over its width (Yang and Hu 2021,
+        https://arxiv.org/abs/2011.14522); 0.5 / width is 4e-3 for the small size and 6.5e-4 for gpt2. Published weights
+        are to be kept, and moved gently.
+        """
+        if self.learning_rate is not None:
+            return self.learning_rate
+        if self.init_from is not None:
+            return 3e-5
+        return min(0.5 / (self.width or SIZES[self.size or DEFAULT_SIZE].n_embd), 4e-3)
+
     def floor(self) -> float:
         """The lowest learning rate."""
-        return self.learning_rate / 10 if self.lowest_learning_rate is None else self.lowest_learning_rate
+        return self.peak() / 10 if self.lowest_learning_rate is None else self.lowest_learning_rate
 
     def warmup_steps(self) -> int:
         """Steps of warm-up."""

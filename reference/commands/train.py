@@ -71,7 +71,7 @@ def train(options: Train, parts: Parts) -> int:
 
     rate = partial(
         learning_rate,
-        peak=settings.learning_rate,
+        peak=settings.peak(),
         warmup=settings.warmup_steps(),
         total=settings.steps,
         floor=settings.floor(),
@@ -137,7 +137,7 @@ def train(options: Train, parts: Parts) -> int:
         raise NonFiniteError(
             f"{error}; stopped. The last good checkpoint is in {folder}; a lower --learning-rate, a longer --warmup or "
             f"a smaller --clip may help: {parts.program} train --resume {quoted(folder)} --learning-rate "
-            f"{settings.learning_rate / 3:.1g}"
+            f"{settings.peak() / 3:.1g}"
         ) from None
     finally:
         log.close()

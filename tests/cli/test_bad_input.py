@@ -57,7 +57,7 @@ TRAINING = [
     ("--learning-rate 0", "learning rate 0.0: give a number above 0"),
     ("--learning-rate nan", "learning rate nan: give a number above 0"),
     ("--learning-rate inf", "--learning-rate inf: give a number above 0"),
-    ("--lowest-learning-rate 0.5", "lowest learning rate 0.5: give a number from 0 to the learning rate, 0.001"),
+    ("--lowest-learning-rate 0.5", "lowest learning rate 0.5: give a number from 0 to the learning rate, 0.004"),
     ("--warmup 13", "13 warm-up steps: give a number from 0 to the number of steps, 12"),
     ("--weight-decay -1", "weight decay -1.0: give 0 or more"),
     ("--betas 0.9 1.0", "beta2 = 1.0: give a number from 0 up to, not including, 1"),

@@ -49,11 +49,13 @@ def test_the_cpu_settings_of_nanogpt_reach_its_published_loss(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PARITYGPT_SHAKESPEARE", str(SHAKESPEARE))
-    result = cli("train", "--corpus", "shakespeare", "--device", "cpu")
+    model = ["--layers", "4", "--heads", "4", "--width", "128", "--block", "64", "--dropout", "0"]
+    amount = ["--batch-size", "12", "--steps", "2000"]
+    result = cli("train", "--corpus", "shakespeare", *model, *amount, "--device", "cpu")
     assert result.status == 0, result.err
     (run,) = Path("runs").iterdir()
     loss = last_validation(run)
-    assert loss < 1.885, f"validation loss {loss:.4f} over the whole split; nanoGPT publishes 1.88"
+    assert loss <= 1.88, f"validation loss {loss:.4f} over the whole split; nanoGPT publishes 1.88"
 
 
 @pytest.mark.gpu

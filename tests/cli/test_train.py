@@ -64,7 +64,8 @@ def test_a_run_leaves_settings_log_picture_and_the_newest_checkpoints(cli: Cli, 
     assert settings["corpus"] == "nursery"
     assert settings["width"] == 16
     assert settings["warmup"] == 0
-    assert settings["lowest_learning_rate"] == 1e-4
+    assert settings["learning_rate"] == 4e-3
+    assert settings["lowest_learning_rate"] == 4e-4
     assert None not in (settings[name] for name in ("tokenizer", "size", "block", "dropout", "bias"))
     checkpoint, problems = load_newest(run)
     assert problems == []

@@ -18,6 +18,15 @@ from reference.tokenizers import build_tokenizer
 NUMBERS = range(50)  # "Number 0 comes before 1. " to "Number 49 comes before 50. "
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """The number of threads changes the last bits of gradients, and with them which number is learned last."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def corpus():
     text = load_text("counting")
@@ -84,9 +93,10 @@ def test_a_small_model_learns_to_complete_number_7_comes_before(corpus):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)  # three minutes of a free core, many on a busy one
 def test_the_model_of_the_stated_shape_learns_to_complete_number_7_comes_before(corpus):
     tokenizer, tokens = corpus
-    model = trained(SIZES["counting"], tokens, steps=500, peak=3e-3, seed=1)
+    model = trained(SIZES["counting"], tokens, steps=450, peak=3e-3, seed=1)
     assert [what_comes_next(model, tokenizer, number) for number in (7, 12, 25)] == [" 8", " 13", " 26"]
     wrong = mistakes(model, tokenizer)
     assert len(wrong) <= 10, f"{len(wrong)} of 50 are wrong: {wrong}"

@@ -55,7 +55,7 @@ def gpt2_pair() -> tuple[GPT, HuggingFaceGPT]:
     return pair(SIZES["gpt2"], "eager", "float64")
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("attention", ["sdpa", pytest.param("eager", marks=pytest.mark.slow)])
 def test_reference_equals_hugging_face_at_the_real_gpt2_size(
     gpt2_pair: tuple[GPT, HuggingFaceGPT], attention: str
 ) -> None:
@@ -73,7 +73,7 @@ def test_reference_equals_hugging_face_at_the_real_gpt2_size_and_full_length(pre
     ours, theirs = pair(config, "sdpa", precision)
     ids, targets = random_batch(config, 1, config.block_size)
     torch.set_num_threads(2)
-    assert_same(ours, theirs, ids, targets, precision, steps=2, oracle_build=build_library_step)
+    assert_same(ours, theirs, ids, targets, precision, steps=0)
 
 
 @pytest.mark.gpu

@@ -122,6 +122,22 @@ def test_completed_settings_leave_nothing_to_be_worked_out_and_stay_the_same_whe
     assert complete.shape(65) == settings.shape(65)
 
 
+@pytest.mark.parametrize(
+    "settings, rate",
+    [
+        (Train(), 0.5 / 128),
+        (Train(size="gpt2"), 0.5 / 768),
+        (Train(size="gpt2", width=1536), 0.5 / 1536),
+        (Train(width=16), 4e-3),
+        (Train(init_from="gpt2"), 3e-5),
+        (Train(init_from="gpt2", learning_rate=1e-4), 1e-4),
+    ],
+)
+def test_the_learning_rate_suits_the_width_unless_it_is_given(settings: Train, rate: float) -> None:
+    assert settings.peak() == rate
+    assert settings.floor() == rate / 10
+
+
 def test_what_may_change_in_a_resumed_run_changes() -> None:
     settings = Train()
     saved = settings.completed(settings.shape(65), "char")
