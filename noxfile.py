@@ -42,7 +42,10 @@ def run_python(session: nox.Session, *arguments: str) -> None:
     """Run the shared environment's python, with the environment's programs first on PATH."""
     programs = session.cache_dir.parent / "environment" / ("Scripts" if sys.platform == "win32" else "bin")
     path = os.pathsep.join([str(programs), os.environ.get("PATH", os.defpath)])
-    session.run(str(programs / "python"), *arguments, external=True, env={"PATH": path})
+    # Waiting threads sleep soon instead of spinning: where other work shares the cores, spinning takes the time that
+    # the thread waited for needs, and small models become many times slower. What the user has set stays.
+    spinning = {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000")}
+    session.run(str(programs / "python"), *arguments, external=True, env={"PATH": path, **spinning})
 
 
 @nox.session(venv_backend="none", requires=["environment"])

@@ -33,10 +33,10 @@ class Compare:
     """float64, float32, or bfloat16: torch's autocast over float32 weights"""
     contenders: Annotated[tuple[str, ...], shown("NAME", "all")] = ()
     """Who takes part; ratios are against the first that is proven"""
-    seconds: float = 40.0
+    seconds: float = 30.0
     """About how long to time, a third of it forward passes, the rest training steps; at least 5 rounds of each"""
     rounds: Annotated[int | None, shown("INT", "what fits in --seconds")] = None
-    """Time each contender so often instead"""
+    """Time each contender so often instead, at least 3 times"""
     steps: Annotated[int | None, shown("INT", "2 to 20, by the size")] = None
     """AdamW steps to take in the proof; 0 leaves them out"""
     memory: bool = True
@@ -50,7 +50,7 @@ class Compare:
 
     def check(self) -> None:
         """Raise a ValueError, one line, for the first value that cannot be on any machine."""
-        for name, least in (("threads", 1), ("rounds", 1), ("steps", 0), ("seed", 0)):
+        for name, least in (("threads", 1), ("rounds", 3), ("steps", 0), ("seed", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"--{name} {value}: give a whole number of at least {least}")

@@ -34,7 +34,7 @@ def show(result: Result) -> None:
         console.print(speed_table(proven))
     for contender in result["contenders"]:
         if "speed" not in contender:
-            console.print(f" {contender['name']:<17}  failed: {failure(contender)}", markup=False, style="bold red")
+            console.print(f"{contender['name']:<17}  failed: {failure(contender)}", markup=False, style="bold red")
     if proven:
         console.print(speed_note(proven), markup=False, style="dim")
     console.print()

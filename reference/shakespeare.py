@@ -39,6 +39,7 @@ def shakespeare(copy: str | Path | None = None, data_dir: str | Path | None = No
             f"run `pip install pooch`, or let {COPY_VARIABLE} name a copy of the file"
         ) from None
     data_dir = Path(data_dir or os.environ.get(DATA_VARIABLE) or pooch.os_cache("paritygpt"))
+    pooch.get_logger().setLevel("WARNING")  # a failure is told once, below
     try:
         # pooch downloads to a temporary file and moves it into place once the hash is right.
         path = pooch.retrieve(

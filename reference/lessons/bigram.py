@@ -176,6 +176,7 @@ def main(corpus: str = "pydocs", steps: int = 10_000) -> None:
 
     from reference.corpora import load_text
 
+    torch.set_num_threads(1)  # with tensors this small, several threads mostly wait for each other
     alphabet, ids = read(load_text(corpus))
     V = len(alphabet)
     if len(ids) < 100:

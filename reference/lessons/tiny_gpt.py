@@ -195,6 +195,7 @@ def main(start: str = "", steps: int = 1500, seed: int = 1337) -> None:
 
     from reference.corpora import load_text
 
+    torch.set_num_threads(1)  # with tensors this small, several threads mostly wait for each other
     text = load_text("nursery")
     vocabulary = Vocabulary(text)
     starts = [start] if start else ["mary", "the", "it", "little", "lamb"]

@@ -211,7 +211,7 @@ MISTAKES = {
     "--precision float8": r"unknown precision 'float8': give one of float64, float32, bfloat16",
     "--contenders reference gpt4all": r"unknown contender 'gpt4all': give some of reference, huggingface-eager, .*",
     "--contenders reference reference": r"contender 'reference' is named twice: give each once",
-    "--rounds 0": r"--rounds 0: give a whole number of at least 1",
+    "--rounds 0": r"--rounds 0: give a whole number of at least 3",
     "--steps -1": r"--steps -1: give a whole number of at least 0",
     "--threads 0": r"--threads 0: give a whole number of at least 1",
     "--seed -1": r"--seed -1: give a whole number of at least 0",

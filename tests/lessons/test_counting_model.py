@@ -18,15 +18,6 @@ from reference.tokenizers import build_tokenizer
 NUMBERS = range(50)  # "Number 0 comes before 1. " to "Number 49 comes before 50. "
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The number of threads changes the last bits of gradients, and with them which number is learned last."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def corpus():
     text = load_text("counting")
