@@ -9,7 +9,7 @@ from typing import Any
 import tyro
 
 from bench.settings import Compare
-from reference.cli import complain
+from reference.cli import complain, wait_briefly
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,4 +43,5 @@ def read_options(arguments: list[str]) -> Compare:
 
 
 if __name__ == "__main__":
+    wait_briefly()
     sys.exit(main())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from reference.cli import Package, main
+from reference.cli import Package, main, wait_briefly
 
 if TYPE_CHECKING:
     from reference.parts import Parts
@@ -20,5 +20,7 @@ def parts(options: Any) -> Parts:
 
 PACKAGE = Package("reference", "A GPT-2 to read: train it, let it write, measure it, look inside.", parts)
 
+
 if __name__ == "__main__":
+    wait_briefly()
     sys.exit(main(PACKAGE))

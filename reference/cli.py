@@ -49,6 +49,16 @@ def main(package: Package, arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def wait_briefly() -> None:
+    """Have torch's threads sleep soon when they wait for each other, instead of keeping the processor busy.
+
+    On a machine that has other work to do, a waiting thread burns the time that the one it waits for needs. Read once,
+    when torch is first imported; what the user has set stays.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
 def complain(error: Exception, status: int) -> int:
     """Print an error as one line."""
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -57,7 +57,7 @@ class Train:
     bias: Annotated[bool | None, shown("{True,False}", "the size's")] = None
     """Whether linear layers and norms have biases"""
 
-    steps: int = 2000
+    steps: int = 1750
     """Optimizer steps in all"""
     batch_size: int = 12
     """Sequences in a step, each of --block tokens"""
