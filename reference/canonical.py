@@ -36,6 +36,37 @@ def to_canonical(model: nn.Module, tensors: dict[str, Tensor | None]) -> dict[st
             parameter.data = kept[name]
 
 
+@torch.no_grad()
+def from_canonical(model: nn.Module, tensors: dict[str, Tensor], what: str = "") -> dict[str, Tensor]:
+    """The way back: canonical tensors -> copies by the names of `model.named_parameters()`.
+
+    Args:
+        model: left as it was
+        tensors: one for each entry of the model's state dict
+        what: put before a name in messages
+
+    A name that is missing or unknown, or a shape that does not fit, is a ValueError.
+    """
+    wanted = model.state_dict()
+    for name in sorted(wanted.keys() ^ tensors.keys()):
+        raise ValueError(f"{what}{name}: " + ("missing" if name in wanted else "unknown to this model"))
+    for name, tensor in tensors.items():
+        if tensor.shape != wanted[name].shape:
+            raise ValueError(
+                f"{what}{name} has shape {tuple(tensor.shape)}, this model needs {tuple(wanted[name].shape)}"
+            )
+    parameters = dict(model.named_parameters())
+    kept = {name: parameter.data for name, parameter in parameters.items()}
+    try:
+        for name, parameter in parameters.items():
+            parameter.data = torch.zeros_like(kept[name])
+        model.load_state_dict(tensors)
+        return {name: parameter.data for name, parameter in parameters.items()}
+    finally:
+        for name, parameter in parameters.items():
+            parameter.data = kept[name]
+
+
 def canonical_gradients(model: nn.Module) -> dict[str, Tensor]:
     """The gradients that the last backward left, under the canonical names; a missing one counts as zero."""
     return to_canonical(model, {name: parameter.grad for name, parameter in model.named_parameters()})

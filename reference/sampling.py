@@ -60,6 +60,16 @@ def next_token_probabilities(
     return softmax(logits)
 
 
+def next_token(
+    logits: Tensor, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator | None
+) -> Tensor:
+    """Draw one token for each row: logits (B, V) -> ids (B, 1)."""
+    if temperature == 0.0:
+        return logits.argmax(dim=-1, keepdim=True)  # the first of equals; no random number is used
+    probabilities = next_token_probabilities(logits, temperature, top_k, top_p)
+    return torch.multinomial(probabilities, num_samples=1, generator=generator)
+
+
 @torch.no_grad()
 def stream(
     model: Any,
@@ -74,18 +84,10 @@ def stream(
 
     Beyond the block size the model sees the last block_size tokens, numbered from position 0 again.
     """
-    check_sampling(temperature, top_k, top_p)
-    if max_new_tokens < 0:
-        raise ValueError(f"{max_new_tokens} new tokens: give 0 or more")
-    if ids.dim() != 2 or ids.shape[1] == 0:
-        raise ValueError(f"ids of shape {tuple(ids.shape)}: give (batch, time) with at least one token to go on from")
+    check_prompt(ids, max_new_tokens, temperature, top_k, top_p)
     for _ in range(max_new_tokens):
         logits = model(ids[:, -model.config.block_size :])[:, -1]  # (B, V)
-        if temperature == 0.0:
-            new = logits.argmax(dim=-1, keepdim=True)  # (B, 1), the first of equals; no random number is used
-        else:
-            probabilities = next_token_probabilities(logits, temperature, top_k, top_p)
-            new = torch.multinomial(probabilities, num_samples=1, generator=generator)
+        new = next_token(logits, temperature, top_k, top_p, generator)
         ids = torch.cat([ids, new], dim=1)
         yield new
 
@@ -114,6 +116,15 @@ def generate(
     `generate` of transformers with the same settings. Raises ValueError for settings that cannot be.
     """
     return torch.cat([ids, *stream(model, ids, max_new_tokens, temperature, top_k, top_p, generator)], dim=1)
+
+
+def check_prompt(ids: Tensor, max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None) -> None:
+    """Raise a ValueError, one line, for a prompt or settings from which nothing can be generated."""
+    check_sampling(temperature, top_k, top_p)
+    if max_new_tokens < 0:
+        raise ValueError(f"{max_new_tokens} new tokens: give 0 or more")
+    if ids.dim() != 2 or ids.shape[1] == 0:
+        raise ValueError(f"ids of shape {tuple(ids.shape)}: give (batch, time) with at least one token to go on from")
 
 
 def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:

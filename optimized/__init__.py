@@ -1,0 +1,22 @@
+"""GPT-2 to run: the function of `reference`, from faster parts. A recipe says which; gpt.py is the file to read."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from optimized.builder import build, build_step
+    from optimized.generation import generate
+    from optimized.recipe import FULL, PLAIN, RUNGS, Recipe, only, upto, without
+
+__all__ = ["FULL", "PLAIN", "RUNGS", "Recipe", "build", "build_step", "generate", "only", "upto", "without"]
+
+# Each name's module is imported when the name is first used: torch takes a second or two, and `--help` needs none.
+HOMES = {"build": "builder", "build_step": "builder", "generate": "generation"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'optimized' has no attribute {name!r}")
+    return getattr(import_module(f"optimized.{HOMES.get(name, 'recipe')}"), name)

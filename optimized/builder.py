@@ -1,0 +1,118 @@
+"""The one place where a recipe becomes objects: each seam's value is looked up here and nowhere else."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from optimized.attend import ExplicitAttention, FlashAttention
+from optimized.compilation import block_runner, eager
+from optimized.distributed import Alone, DataParallel
+from optimized.generation import cached_stream
+from optimized.gpt import GPT, Parts
+from optimized.kernels import FusedLayerNorm, FusedMLP
+from optimized.loss import fused_loss, plain_loss
+from optimized.optimizer import CanonicalAdamW, FusedAdamW
+from optimized.precision import TF32, BFloat16, Exact, cpu_has_bfloat16
+from optimized.qkv import FusedQKV, SeparateQKV
+from optimized.recipe import FULL, Recipe
+from optimized.step import TrainingStep
+from optimized.vocab import ExactTable, PaddedTable
+from reference.config import GPTConfig
+from reference.gpt import GPT as ReferenceGPT
+from reference.gpt import MLP, LayerNorm
+from reference.sampling import stream
+
+
+def choose_parts(recipe: Recipe, device: torch.device) -> Parts:
+    """One value for each seam of the model."""
+    return Parts(
+        qkv=FusedQKV if "fused_qkv" in recipe else SeparateQKV,
+        attend=FlashAttention if "sdpa" in recipe else ExplicitAttention,
+        norm=FusedLayerNorm if "fused_kernels" in recipe else LayerNorm,
+        mlp=FusedMLP if "fused_kernels" in recipe else MLP,
+        table=PaddedTable if "padded_vocab" in recipe else ExactTable,
+        loss=fused_loss if "fused_loss" in recipe else plain_loss,
+        precision=choose_precision(recipe, device),
+        run=block_runner() if "compile" in recipe else eager,
+        stream=cached_stream if "kv_cache" in recipe else stream,
+    )
+
+
+def choose_precision(recipe: Recipe, device: torch.device) -> Exact:
+    """What products are computed in; a warning where that will be slow."""
+    inner = BFloat16(device) if "bf16" in recipe else Exact()
+    if "bf16" in recipe and device.type == "cpu" and not cpu_has_bfloat16():
+        warnings.warn(
+            "bf16: this CPU has no bfloat16 instructions and emulates them, which is slow; leave the rung out of the "
+            "recipe for speed",
+            stacklevel=3,
+        )
+    return TF32(inner) if "tf32" in recipe else inner
+
+
+def build(
+    config: GPTConfig,
+    recipe: Recipe = FULL,
+    state_dict: Mapping[str, Tensor] | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> GPT:
+    """The fast GPT of a recipe, in train mode.
+
+    Args:
+        config: the shape
+        recipe: which rungs are on
+        state_dict: canonical weights; None draws those that `reference.GPT` would draw from torch's global generator
+        device: the CPU if None
+        dtype: of the weights; float32 if None
+
+    Raises ValueError for a recipe that cannot be on this device or in this precision, saying which two clash, and
+    torch's RuntimeError for a state dict that does not fit.
+    """
+    device, dtype = torch.device(device or "cpu"), dtype or torch.float32
+    recipe.check(device.type, str(dtype).removeprefix("torch."))
+    weights = ReferenceGPT(config).state_dict() if state_dict is None else dict(state_dict)
+    with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten
+        model = GPT(config, choose_parts(recipe, device)).to(device, dtype)
+    model.load_state_dict(weights)
+    return model
+
+
+def build_step(
+    model: nn.Module,
+    recipe: Recipe = FULL,
+    learning_rate: float | Callable[[int], float] = 3e-4,
+    weight_decay: float = 0.1,
+    betas: tuple[float, float] = (0.9, 0.95),
+    clip: float = 1.0,
+    micro_batch: int | None = None,
+) -> TrainingStep:
+    """A training step for a model that `build` made.
+
+    Args:
+        model: trained in place, in whatever mode (train or eval) it is in when called
+        recipe: the model's; it says which AdamW, and whether processes share the batch
+        learning_rate: a number, or a function of the step number counted from 0
+        weight_decay, betas: see `reference.adamw.AdamW`
+        clip: largest joint L2 norm of the gradients of the whole batch; infinity switches clipping off
+        micro_batch: rows of a batch at a time; None for all of them at once
+
+    With the rung ddp, in a process group of several processes, each calls the step with its share of the batch.
+    Without a process group, or with one process in it, the rung changes nothing.
+
+    Raises ValueError for settings that cannot be.
+    """
+    if not clip > 0.0:
+        raise ValueError(f"clip = {clip}: give a number above 0; inf switches clipping off")
+    if micro_batch is not None and micro_batch < 1:
+        raise ValueError(f"micro-batch {micro_batch}: give 1 or more rows")
+    optimizer = (FusedAdamW if "fused_adamw" in recipe else CanonicalAdamW)(model, weight_decay, betas)
+    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    exchange = DataParallel(model) if several and "ddp" in recipe else Alone(model)
+    precision: Exact = model.precision if isinstance(model, GPT) else Exact()
+    return TrainingStep(model, optimizer, learning_rate, clip, precision, exchange, micro_batch)

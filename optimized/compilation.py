@@ -1,0 +1,95 @@
+"""The seam of running a block: as Python, or compiled by torch.compile.
+
+One block's code serves every layer: the blocks differ only in their weights, which are inputs of the compiled code.
+So a model of any depth compiles one block, once for each shape.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import types
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+RunBlock = Callable[[nn.Module, Tensor], Tensor]
+
+MOST_SHAPES = 8  # to compile; a run that goes on meeting new ones would do nothing else
+
+
+def eager(block: nn.Module, x: Tensor) -> Tensor:
+    """The block as Python runs it."""
+    out: Tensor = block(x)
+    return out
+
+
+class CompiledBlocks:
+    """Runs blocks through torch.compile where gradients are wanted, and as Python where they are not.
+
+    Training sees one shape, or a few, again and again. Generation and evaluation see many lengths, few times each:
+    compiling one takes longer than running it.
+    """
+
+    def __init__(self) -> None:
+        self.compiled: dict[object, RunBlock] = {}  # by what a graph is made for
+        self.graphs = 0  # compiled so far
+        self.seconds = 0.0  # that they took
+
+    def __call__(self, block: nn.Module, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling():  # or a user compiles the whole model
+            return eager(block, x)
+        kind = x.device.type
+        autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        key = (tuple(x.shape), x.dtype, x.device, block.training, autocast)
+        if key not in self.compiled:
+            self.compiled[key] = self.compile(key)
+        return self.compiled[key](block, x)
+
+    def compile(self, key: object) -> RunBlock:
+        """Code for one kind of input."""
+        if len(self.compiled) == MOST_SHAPES:
+            warnings.warn(
+                f"compile: {MOST_SHAPES} shapes are compiled, further ones run as Python; train on batches of one "
+                "shape to have all of them compiled",
+                stacklevel=2,
+            )
+        if len(self.compiled) >= MOST_SHAPES:
+            return eager
+        # A code object of its own: torch keeps compiled code by code object, and gives up on one that was compiled
+        # for too many shapes, counted over all models that share it.
+        code = eager.__code__.replace(co_name="compiled_block")
+        run = types.FunctionType(code, eager.__globals__, "compiled_block")
+        compiled: RunBlock = torch.compile(run, backend=self.backend, fullgraph=True, dynamic=False)
+        return compiled
+
+    def backend(self, graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        """torch's own backend, counted and timed."""
+        from torch._inductor.compile_fx import compile_fx
+
+        start = time.perf_counter()
+        compiled = compile_fx(graph, inputs)
+        self.graphs += 1
+        self.seconds += time.perf_counter() - start
+        return compiled
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CompiledBlocks:
+        return self  # compiled code belongs to no model
+
+
+def block_runner() -> RunBlock:
+    """Compiled blocks, or eager ones and one line that says so where there is no C++ compiler."""
+    wanted = os.environ.get("CXX")
+    names = (wanted,) if wanted else ("g++", "clang++", "c++")
+    if not any(map(shutil.which, names)):
+        warnings.warn(
+            f"compile: no C++ compiler ({', '.join(names)}) on this machine, so blocks run as Python; install g++, or "
+            "leave the rung out of the recipe",
+            stacklevel=2,
+        )
+        return eager
+    return CompiledBlocks()

@@ -1,0 +1,72 @@
+"""The seam of the launch: one process, or several that share every batch (torch's DistributedDataParallel).
+
+torchrun starts the processes and tells each its rank by environment variables.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+class Alone:
+    """One process has the whole batch."""
+
+    world = 1
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
+        """The model's loss."""
+        out: Tensor = self.model.loss(ids, targets)  # type: ignore[operator]  # nn.Module hides its methods
+        return out
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The tensor itself."""
+        return tensor
+
+    def accumulating(self) -> AbstractContextManager[object]:
+        """Nothing to hold back."""
+        return nullcontext()
+
+
+class Loss(nn.Module):
+    """A model's loss as a forward pass, which is what DistributedDataParallel prepares its exchange in."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
+        out: Tensor = self.model.loss(ids, targets)  # type: ignore[operator]  # nn.Module hides its methods
+        return out
+
+
+class DataParallel:
+    """Each process has the same model and its share of the batch; gradients are averaged in the backward pass.
+
+    The process group is there already. All processes begin with the weights of rank 0.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.world = dist.get_world_size()
+        self.replica = DistributedDataParallel(Loss(model), gradient_as_bucket_view=True)
+
+    def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
+        """The loss of this process's share; its backward pass waits for the others."""
+        out: Tensor = self.replica(ids, targets)
+        return out
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum of all processes' tensors."""
+        out = tensor.clone()
+        dist.all_reduce(out)
+        return out
+
+    def accumulating(self) -> AbstractContextManager[object]:
+        """DistributedDataParallel's no_sync, to be entered before the forward pass."""
+        return self.replica.no_sync()

@@ -1,0 +1,104 @@
+"""The fast GPT-2, top to bottom. It takes its parts from builder.py and has no choice of its own.
+
+B batch, T time, C width, H heads, D head width, V vocabulary, as in reference/gpt.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from optimized.precision import Exact
+from optimized.qkv import translate
+from optimized.vocab import ExactTable
+from reference.config import GPTConfig
+from reference.gpt import check_ids
+
+
+@dataclass(frozen=True)
+class Parts:
+    """One value for each seam of the model."""
+
+    qkv: Callable[[GPTConfig], nn.Module]
+    attend: Callable[[GPTConfig], nn.Module]
+    norm: Callable[[GPTConfig], nn.Module]
+    mlp: Callable[[GPTConfig], nn.Module]
+    table: Callable[[GPTConfig], ExactTable]
+    loss: Callable[[Tensor, ExactTable, Tensor], Tensor]
+    run: Callable[[nn.Module, Tensor], Tensor]  # block, x -> block(x)
+    precision: Exact
+    stream: Callable[..., Iterator[Tensor]]  # as reference.sampling.stream
+
+
+class Attention(nn.Module):
+    """Project, attend, project back."""
+
+    def __init__(self, config: GPTConfig, parts: Parts) -> None:
+        super().__init__()
+        self.qkv = parts.qkv(config)
+        self.attend = parts.attend(config)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+        translate(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.merge(self.attend(*self.qkv(x)))
+
+    def merge(self, y: Tensor) -> Tensor:
+        """The heads side by side again, through the output projection: (B, H, T, D) -> (B, T, C)."""
+        return self.dropout(self.c_proj(y.transpose(1, 2).flatten(2)))
+
+
+class Block(nn.Module):
+    """Attention and MLP, each on a normalised copy of the stream."""
+
+    def __init__(self, config: GPTConfig, parts: Parts) -> None:
+        super().__init__()
+        self.ln_1 = parts.norm(config)
+        self.attn = Attention(config, parts)
+        self.ln_2 = parts.norm(config)
+        self.mlp = parts.mlp(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.ln_1(x))
+        x = x + self.mlp(self.ln_2(x))
+        return x
+
+
+class GPT(nn.Module):
+    """GPT-2 from the parts of a recipe; made by `optimized.build`, which also gives it its weights.
+
+    The state dict is that of `reference.GPT`, whatever the parts.
+    """
+
+    def __init__(self, config: GPTConfig, parts: Parts) -> None:
+        super().__init__()
+        self.config = config
+        self.wte = parts.table(config)
+        self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        self.dropout = nn.Dropout(config.dropout)
+        self.h = nn.ModuleList(Block(config, parts) for _ in range(config.n_layer))
+        self.ln_f = parts.norm(config)
+        self.run, self.head_loss, self.precision, self.stream = parts.run, parts.loss, parts.precision, parts.stream
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        """The stream after the final norm: ids (B, T) -> (B, T, C)."""
+        check_ids(ids, self.config)
+        positions = torch.arange(ids.shape[1], device=ids.device)
+        x = self.dropout(self.wte(ids) + self.wpe(positions))
+        for block in self.h:
+            x = self.run(block, x)
+        return self.ln_f(x)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Logits of the next token: ids (B, T) int64 -> (B, T, V), in the precision of the products."""
+        with self.precision.forward():
+            return self.wte.logits(self.hidden(ids))
+
+    def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy in nats over the targets (B, T) that are not -1, a scalar, in float32 at least."""
+        with self.precision.forward():
+            return self.head_loss(self.hidden(ids), self.wte, targets)

@@ -1,0 +1,189 @@
+"""Which optimizations are on: one table of rungs, and recipes made from it.
+
+No torch here, so that the command line can list the rungs before it is imported; devices and precisions go by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+# The seams that are inside the model; the others are around it, in the training step, in generation, in the launch.
+MODEL_SEAMS = ("qkv", "attend", "norm_and_mlp", "table", "loss", "precision", "matmul", "run")
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One optimization: what it claims, when it loses, and where it can be."""
+
+    name: str
+    seam: str  # the choice in builder.py that it makes
+    claim: str
+    loses: str  # where it does not pay
+    devices: tuple[str, ...] = ()  # device types that have it; empty for all
+    dtypes: tuple[str, ...] = ()  # weights that it works on; empty for all
+    in_full: bool = True
+
+    @property
+    def in_model(self) -> bool:
+        """Whether it changes what model(ids) or model.loss(ids, targets) runs."""
+        return self.seam in MODEL_SEAMS
+
+    def clash(self, device: str, dtype: str) -> str | None:
+        """What keeps it from being on this device in this precision, in words; None if nothing does."""
+        if self.devices and device not in self.devices:
+            return f"the device {device}"
+        if self.dtypes and dtype not in self.dtypes:
+            return f"{dtype} weights"
+        return None
+
+
+# In ladder order. Tests and benchmarks read this table too: a new row is proven and measured everywhere.
+RUNGS: dict[str, Rung] = {
+    rung.name: rung
+    for rung in (
+        Rung(
+            "fused_qkv",
+            "qkv",
+            claim="one projection for q, k and v: the same numbers, and the same checkpoint bit for bit",
+            loses="where the product is so small that splitting its output costs more than two calls",
+        ),
+        Rung(
+            "sdpa",
+            "attend",
+            claim="scaled_dot_product_attention: the same numbers and gradients, no T x T matrix kept",
+            loses="at a few tokens, where there is nothing to save",
+        ),
+        Rung(
+            "fused_kernels",
+            "norm_and_mlp",
+            claim="layer norm and GELU as one library kernel each: the same numbers and gradients",
+            loses="beside compile, which fuses the written-out forms as well",
+        ),
+        Rung(
+            "padded_vocab",
+            "table",
+            claim="a table of a multiple of 128 rows: padding has exactly zero probability, gradient and movement",
+            loses="where products do not care about alignment, and at tiny vocabularies",
+        ),
+        Rung(
+            "fused_loss",
+            "loss",
+            claim="head and cross-entropy in chunks: the same loss and gradients, the B x T x V logits never exist",
+            loses="where all the logits are small anyway",
+        ),
+        Rung(
+            "bf16",
+            "precision",
+            claim="products in bfloat16 over float32 weights: no more error than plain code has in bfloat16",
+            loses="on a CPU without bfloat16 instructions",
+            dtypes=("float32",),
+        ),
+        Rung(
+            "tf32",
+            "matmul",
+            claim="float32 products of 10-bit inputs: no more error than that rounding gives plain code",
+            loses="beside bf16, which leaves it nothing to do",
+            devices=("cuda",),
+            dtypes=("float32",),
+            in_full=False,
+        ),
+        Rung(
+            "compile",
+            "run",
+            claim="torch.compile of one block's code for all blocks, once per shape: as eager within rounding",
+            loses="in short runs, which end before the compile time is won back",
+        ),
+        Rung(
+            "fused_adamw",
+            "optimizer",
+            claim="the library's one-kernel AdamW: the same parameters after n steps",
+            loses="for a handful of small parameters",
+            devices=("cpu", "cuda", "mps", "xpu"),
+        ),
+        Rung(
+            "kv_cache",
+            "generate",
+            claim="keys and values kept while generating: the same logits, whatever the chunks",
+            loses="for a single token, and beyond the block size, where every position changes",
+        ),
+        Rung(
+            "ddp",
+            "launch",
+            claim="the batch shared by several processes: the gradient of the whole batch",
+            loses="where exchanging gradients takes longer than the work that is saved",
+            devices=("cpu", "cuda"),
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A set of rungs, in ladder order whatever order they are given in. An unknown one is a ValueError."""
+
+    rungs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_names(self.rungs)
+        object.__setattr__(self, "rungs", tuple(name for name in RUNGS if name in self.rungs))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.rungs
+
+    def __str__(self) -> str:
+        return {PLAIN: "plain", FULL: "full"}.get(self) or "+".join(self.rungs)
+
+    def plus(self, *names: str) -> Recipe:
+        """This recipe and some rungs more."""
+        return Recipe((*self.rungs, *names))
+
+    def without(self, *names: str) -> Recipe:
+        """This recipe less some rungs."""
+        check_names(names)
+        return Recipe(tuple(name for name in self.rungs if name not in names))
+
+    def possible(self, device: str, dtype: str) -> Recipe:
+        """This recipe less the rungs that cannot be on a device ("cuda") in a precision ("float32")."""
+        return Recipe(tuple(name for name in self.rungs if RUNGS[name].clash(device, dtype) is None))
+
+    def check(self, device: str, dtype: str) -> None:
+        """Raise a ValueError, for the first rung that cannot be, that names the two that clash and what to choose."""
+        for name in self.rungs:
+            rung = RUNGS[name]
+            clash = rung.clash(device, dtype)
+            if clash is not None:
+                wanted = f"the device {' or '.join(rung.devices)}" if clash.startswith("the device") else rung.dtypes[0]
+                raise ValueError(
+                    f"the rung {name} and {clash} do not go together: leave {name} out of the recipe, "
+                    f"or choose {wanted}"
+                )
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise a ValueError for the first name that is no rung."""
+    for name in names:
+        if name not in RUNGS:
+            raise ValueError(f"unknown rung {name!r}: give some of {', '.join(RUNGS)}")
+
+
+PLAIN = Recipe()
+FULL = Recipe(tuple(name for name, rung in RUNGS.items() if rung.in_full))
+
+
+def only(*names: str) -> Recipe:
+    """PLAIN with these rungs."""
+    return Recipe(names)
+
+
+def without(*names: str) -> Recipe:
+    """FULL less these rungs."""
+    return FULL.without(*names)
+
+
+def upto(name: str) -> Recipe:
+    """The rungs of FULL from the first up to this one, which is in it even if FULL does without."""
+    check_names([name])
+    ladder = list(RUNGS)
+    before = ladder[: ladder.index(name)]
+    return Recipe((*(rung for rung in before if rung in FULL), name))

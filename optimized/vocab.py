@@ -1,0 +1,73 @@
+"""The seam of the vocabulary: one table that reads tokens and scores them.
+
+    ExactTable    V rows
+    PaddedTable   V rounded up to a multiple of 128, 50257 -> 50304: products whose edges fall on tile boundaries
+
+Rows beyond V are zero and stay zero: no id selects them, and no logit of theirs leaves the model or takes part in
+a softmax, so their gradient is exactly zero; without a gradient, AdamW has nothing to move and nothing to decay.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from reference.config import GPTConfig
+
+MULTIPLE = 128
+
+
+class ExactTable(nn.Module):
+    """The tied table as it is."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.vocab_size = config.vocab_size
+        self.weight = nn.Parameter(torch.zeros(self.rows(config.vocab_size), config.n_embd))
+        self.head: Tensor | None = None  # what scores instead of `weight`, in a working copy of precision.py
+
+    def rows(self, vocab_size: int) -> int:
+        """Rows in memory for so many tokens."""
+        return vocab_size
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids (...) -> embeddings (..., C)."""
+        return F.embedding(ids, self.weight)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """x (..., C) -> scores of the V tokens (..., V)."""
+        return F.linear(x, self.weight if self.head is None else self.head)
+
+
+class PaddedTable(ExactTable):
+    """The table with zero rows below it.
+
+    It loses where the kernels do not care about alignment: then it is 0.1 % more work at GPT-2's vocabulary, and a
+    noticeable share at a tiny one.
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__(config)
+        self.register_state_dict_post_hook(cut)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(pad)  # type: ignore[no-untyped-call]
+
+    def rows(self, vocab_size: int) -> int:
+        return -(-vocab_size // MULTIPLE) * MULTIPLE
+
+    def logits(self, x: Tensor) -> Tensor:
+        return super().logits(x)[..., : self.vocab_size]
+
+
+def cut(module: PaddedTable, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
+    """Leave the padding out of the state dict, in place."""
+    state[f"{prefix}weight"] = state[f"{prefix}weight"][: module.vocab_size]
+
+
+def pad(module: PaddedTable, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Add it when loading, in place; a table of another height is left for strict loading to name."""
+    weight = state.get(f"{prefix}weight")
+    if weight is not None and weight.shape[0] == module.vocab_size:
+        state[f"{prefix}weight"] = F.pad(weight, (0, 0, 0, module.weight.shape[0] - module.vocab_size))
