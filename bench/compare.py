@@ -5,31 +5,33 @@ from __future__ import annotations
 import dataclasses
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from bench.contenders import CONTENDERS, Weights, build_in, chosen, import_what_is_needed
+from bench.contenders import CONTENDERS, chosen, import_what_is_needed, own_precision
 from bench.environment import environment
-from bench.hot import random_batch
-from bench.memory import activation_bytes, available_bytes, check_memory, needed_bytes, start_measuring
+from bench.memory import activation_bytes, available_bytes, check_memory, needed_bytes
 from bench.parity import Measurement
 from bench.progress import Progress
-from bench.proof import ORACLE, Part, Verdict, parts_of, prove, stages, weights_of
+from bench.proof import ORACLE, Part, Verdict, asked_of, parts_of, prove, stages, weights_of
 from bench.results import VERSION, Result, path_for, write
 from bench.settings import Compare
 from bench.tables import show
-from bench.throughput import interleave, ratio, rounds_within, spread, synchronise
+from bench.throughput import ratio, rounds_within, spread
+from bench.workers import TASKS, Worker, crew, job, take_turns
 from bench.workloads import PRECISIONS, Workload, workload
 from reference.devices import choose_device
 
-LEAST_ROUNDS, MOST_ROUNDS = 5, 200  # fewer make no interval; more make no better one
-FORWARD_SHARE = 1 / 3  # of the time for timing
+LEAST_ROUNDS = {"forward": 5, "training_step": 5, "generation": 3}  # fewer make no interval
+MOST_ROUNDS = 200  # more make no better one
+SHARES = {"forward": 0.25, "training_step": 0.5, "generation": 0.25}  # of the time for timing
+TITLES = {"forward": "forward passes", "training_step": "training steps", "generation": "generation"}
+LIBRARIES = 600_000_000  # bytes that a process takes for the interpreter, torch and transformers
 
 
 def compare(options: Compare) -> int:
@@ -46,9 +48,10 @@ def compare(options: Compare) -> int:
     device = device_for(options)
     for name in dict.fromkeys([ORACLE, *names]):
         import_what_is_needed(name)
-    parts = parts_of(what, options.precision, options.steps)
+    rounding = any(CONTENDERS[name].rounds for name in names)
+    parts = parts_of(what, options.precision, options.steps, rounding)
     check_memory(
-        needed_bytes(what, options.precision, len(names), parts[0].steps),
+        needed_bytes(what, options.precision, min(2, len(names)), parts[0].steps),
         available_bytes(device),
         f"comparing {len(names)} contender{'s' if len(names) > 1 else ''} at size {what.size}, "
         f"batch {what.batch}, time {what.time} in {options.precision}",
@@ -72,6 +75,7 @@ def compare(options: Compare) -> int:
             "time": what.time,
             "precision": options.precision,
             "device": str(device),
+            "new_tokens": options.new_tokens,
             "flops": {"forward": what.forward_flops(), "training_step": what.step_flops()},
         },
         "proof": [{**dataclasses.asdict(part), "oracle": f"{ORACLE} in float64"} for part in parts],
@@ -106,29 +110,36 @@ def measure(
     what: Workload, options: Compare, names: list[str], parts: list[Part], device: torch.device
 ) -> list[dict[str, Any]]:
     """Proofs, times and memory of every contender, as `bench.results` describes them."""
-    verdicts: dict[str, list[Verdict]] = {name: [] for name in names}
-    with Progress(sum(stages(part, names) for part in parts) + (3 if options.memory else 2)) as progress:
-        for part in parts:
+    verdicts: dict[str, list[Verdict | None]] = {name: [] for name in names}
+    asked = [asked_of(part, options.precision, names) for part in parts]
+    timings = 1 + len(tasks_of(options))
+    with Progress(sum(stages(part, who) for part, who in zip(parts, asked, strict=True)) + timings) as progress:
+        for part, who in zip(parts, asked, strict=True):
             weights = weights_of(part, what.config, options.seed)
-            for name, verdict in prove(part, what.config, weights, names, device, options.seed, progress.stage):
-                verdicts[name].append(verdict)
-        proven = [name for name in names if not any(verdict.failures() for verdict in verdicts[name])]
-        speeds = time_in_turn(what, options, proven, weights, device, progress) if proven else {}
+            found = dict(prove(part, what.config, weights, who, device, options.seed, progress.stage))
+            for name in names:
+                verdicts[name].append(found.get(name))
         del weights
-        memory = {}
-        if proven and options.memory:
-            progress.stage(f"peak memory of {', '.join(proven)}")
-            memory = peak_memories(what, options.precision, proven, device)
+        proven = [n for n in names if not any(verdict.failures() for verdict in verdicts[n] if verdict is not None)]
+        timed = time_in_turn(what, options, proven, device, progress) if proven else {}
     return [
         {
             "name": name,
             "description": CONTENDERS[name].description,
-            "proof": {"passed": name in proven, "parts": [describe(verdict) for verdict in verdicts[name]]},
-            **({"speed": speeds[name]} if name in speeds else {}),
-            **({"memory": memory[name]} if name in memory else {}),
+            "precision": own_precision(options.precision, name),
+            "proof": {
+                "passed": name in proven,
+                "parts": [None if verdict is None else describe(verdict) for verdict in verdicts[name]],
+            },
+            **timed.get(name, {}),
         }
         for name in names
     ]
+
+
+def tasks_of(options: Compare) -> list[str]:
+    """What is timed."""
+    return [task for task in TASKS if task != "generation" or options.new_tokens]
 
 
 def describe(verdict: Verdict) -> dict[str, Any]:
@@ -156,69 +167,80 @@ def describe(verdict: Verdict) -> dict[str, Any]:
 
 
 def time_in_turn(
-    what: Workload,
-    options: Compare,
-    names: Sequence[str],
-    weights: Weights,
-    device: torch.device,
-    progress: Progress,
+    what: Workload, options: Compare, names: Sequence[str], device: torch.device, progress: Progress
 ) -> dict[str, dict[str, Any]]:
-    """Forward passes and training steps of all contenders, in one process, in turn."""
-    progress.stage(f"timing forward passes of {', '.join(names)}")
-    ids, targets = (t.to(device) for t in random_batch(what.config, what.batch, what.time, options.seed))
-    models = {name: build_in(options.precision, name, what.config, weights, device).eval() for name in names}
-    with torch.no_grad():
-        forward = timed(
-            {name: lambda model=model: model(ids) for name, model in models.items()},  # type: ignore[misc]
-            options.seconds * FORWARD_SHARE,
-            options.rounds,
-            device,
-            lambda number: progress.within(f"timing forward passes, round {number}"),
-        )
-    progress.stage(f"timing training steps of {', '.join(names)}")
-    steps: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-        name: CONTENDERS[name].build_step(model.train()) for name, model in models.items()
-    }
-    training = timed(
-        {name: lambda step=step: step(ids, targets) for name, step in steps.items()},  # type: ignore[misc]
-        options.seconds * (1 - FORWARD_SHARE),
-        options.rounds,
-        device,
-        lambda number: progress.within(f"timing training steps, round {number}"),
-    )
-    del models, steps
+    """Speed and peak memory of contenders, each in a process of its own, in turn.
+
+    Where memory does not hold all of them at once they come in groups, the first of all in every group.
+    """
+    found: dict[str, dict[str, Any]] = {}
     gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    return {
-        name: {
-            "forward": speed(forward, name, names[0], what.tokens),
-            "training_step": speed(training, name, names[0], what.tokens),
-        }
-        for name in names
-    }
+    base, others = names[0], list(names[1:])
+    together = max(1, fitting(what, options.precision, device) - 1)
+    groups = [others[i : i + together] for i in range(0, len(others), together)] or [[]]
+    progress.stage(f"building {', '.join(names)}")
+    rounds: dict[str, int] = {}
+    for number, group in enumerate(groups, start=1):
+        where = f" (group {number} of {len(groups)})" if len(groups) > 1 else ""
+        precisions = {name: own_precision(options.precision, name) for name in (base, *group)}
+        threads = torch.get_num_threads()
+        jobs = [job(name, what, precisions[name], device, threads, options.new_tokens) for name in precisions]
+        with crew(jobs) as workers:
+            samples = {}
+            for task in tasks_of(options):
+                title = f"timing {TITLES[task]} of {', '.join(workers)}{where}"
+                progress.stage(title) if number == 1 else progress.within(title)
+                samples[task] = timed(workers, task, options, rounds, len(groups), progress)
+            for name, worker in workers.items():
+                if name in found:
+                    continue
+                peak = worker.peak()
+                found[name] = {
+                    "speed": {task: speed(samples[task], name, base, amount(task, what, options)) for task in samples},
+                    "memory": {"peak": peak.bytes, "baseline": peak.baseline, "method": peak.method},
+                }
+    return found
+
+
+def fitting(what: Workload, precision: str, device: torch.device) -> int:
+    """How many contenders can be trained side by side in the memory that is free; 2 at least are tried."""
+    free = available_bytes(device)
+    if free is None:
+        return len(CONTENDERS)
+    width = 8 if precision == "float64" else 4
+    each = 5 * width * what.config.parameter_count() + activation_bytes(what, width) + LIBRARIES
+    return max(2, int(0.9 * free / each))
 
 
 def timed(
-    calls: dict[str, Callable[[], object]],
-    seconds: float,
-    rounds: int | None,
-    device: torch.device,
-    tell: Callable[[int], None],
+    workers: dict[str, Worker],
+    task: str,
+    options: Compare,
+    rounds: dict[str, int],
+    groups: int,
+    progress: Progress,
 ) -> dict[str, list[float]]:
-    """Time calls in turn for about so many seconds, or for so many rounds; the first says how many fit."""
-    sync, number = synchronise(device), 0
+    """Time a task in turn for its share of the time, or for so many rounds; the first round says how many fit."""
+    number = 0
 
     def count() -> None:
         nonlocal number
         number += 1
-        tell(number)
+        progress.within(f"timing {TITLES[task]}, round {number}")
 
-    first = interleave(calls, rounds=1, warmup=1, sync=sync, after_round=count)
-    if rounds is None:
-        rounds = rounds_within(seconds, sum(times[0] for times in first.values()), LEAST_ROUNDS, MOST_ROUNDS)
-    others = interleave(calls, rounds - 1, warmup=0, sync=sync, after_round=count)
-    return {name: [*first[name], *others[name]] for name in calls}
+    take_turns(workers, task, 1, count)  # compiles, allocates, warms up
+    first = take_turns(workers, task, 1, count)
+    if task not in rounds:
+        seconds = options.seconds * SHARES[task] / groups
+        fit = rounds_within(seconds, sum(times[0] for times in first.values()), LEAST_ROUNDS[task], MOST_ROUNDS)
+        rounds[task] = options.rounds or fit
+    others = take_turns(workers, task, rounds[task] - 1, count)
+    return {name: [*first[name], *others[name]] for name in workers}
+
+
+def amount(task: str, what: Workload, options: Compare) -> int:
+    """Tokens of a task."""
+    return options.new_tokens if task == "generation" else what.tokens
 
 
 def speed(samples: dict[str, list[float]], name: str, base: str, tokens: int) -> dict[str, Any]:
@@ -231,33 +253,3 @@ def speed(samples: dict[str, list[float]], name: str, base: str, tokens: int) ->
         "seconds": seconds,
         "ratio": {"to": base, **dataclasses.asdict(times)},
     }
-
-
-def peak_memories(
-    what: Workload, precision: str, names: Sequence[str], device: torch.device
-) -> dict[str, dict[str, Any]]:
-    """Peak memory of each contender's training step; all at once where they fit, to wait for their imports once.
-
-    They then share the threads: two processes with two threads each on two cores would mostly wait for each other.
-    """
-    width = 8 if precision == "float64" else 4
-    together = len(names) * (4 * width * what.config.parameter_count() + activation_bytes(what, width))
-    free = available_bytes(device)
-    at_once = len(names) if device.type == "cpu" and free is not None and together < 0.8 * free else 1
-    shared = max(1, torch.get_num_threads() // at_once)
-    found: dict[str, dict[str, Any]] = {}
-    for begin in range(0, len(names), at_once):
-        running = {}
-        try:
-            for name in names[begin : begin + at_once]:
-                running[name] = start_measuring(name, what, precision, device, shared)
-            for name, measurement in running.items():
-                try:
-                    peak = measurement.result()
-                    found[name] = {"peak": peak.bytes, "baseline": peak.baseline, "method": peak.method}
-                except RuntimeError as error:
-                    found[name] = {"error": str(error)}
-        finally:
-            for measurement in running.values():
-                measurement.stop()
-    return found

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 
 from reference.config import GPTConfig
 from reference.hf import PREFIX, from_hf, hf_config, to_hf
@@ -38,6 +40,10 @@ class HuggingFaceGPT(nn.Module):
         """ids (B, T) int64 -> logits (B, T, V)."""
         logits: Tensor = self.model(input_ids=ids, use_cache=False).logits
         return logits
+
+    def compile_forward(self) -> None:
+        """Have torch.compile run the model, the head included; the loss stays as it is."""
+        self.model.forward = torch.compile(self.model.forward)
 
     def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy over the targets that are not -1, by torch, in the precision of the logits.
@@ -95,6 +101,7 @@ def build_library_step(
     weight_decay: float = 0.1,
     betas: tuple[float, float] = (0.9, 0.95),
     clip: float = 1.0,
+    fused: bool = False,
 ) -> LibraryStep:
     """The step that `reference.build_step` writes by hand, from `torch.optim.AdamW` and `clip_grad_norm_`."""
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
@@ -102,5 +109,31 @@ def build_library_step(
     decayed = [p for name, p in trained if not (name.endswith("bias") or "ln_" in name)]
     others = [p for name, p in trained if name.endswith("bias") or "ln_" in name]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=3e-4, betas=betas, eps=1e-8)
+    optimizer = torch.optim.AdamW(groups, lr=3e-4, betas=betas, eps=1e-8, fused=fused)
     return LibraryStep(model, optimizer, learning_rate, clip)
+
+
+def greedy(model: Any, ids: Tensor, new: int) -> Tensor:
+    """The most probable `new` tokens after ids (B, T), by transformers' generate with its cache: (B, T + new).
+
+    A model under autocast is taken for one whose weights are bfloat16: autocast would convert them for each token.
+    """
+    inner = model if isinstance(model, HuggingFaceGPT) else bfloat16_copy(model)
+    out: Tensor = inner.model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=new,
+        min_new_tokens=new,
+        do_sample=False,
+        past_key_values=DynamicCache(config=inner.model.config),
+        pad_token_id=0,
+        eos_token_id=None,
+    )
+    return out
+
+
+@lru_cache(maxsize=1)
+def bfloat16_copy(model: Any) -> HuggingFaceGPT:
+    """The model inside an autocast one, with bfloat16 weights; made once."""
+    inner: HuggingFaceGPT = copy.deepcopy(model.model)
+    return inner.bfloat16()

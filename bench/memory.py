@@ -1,64 +1,11 @@
-"""How much memory a comparison needs, how much there is, and how much each contender's training step takes."""
+"""How much memory a comparison needs, and how much there is."""
 
 from __future__ import annotations
-
-from dataclasses import asdict
-from typing import Any
 
 import psutil
 import torch
 
-from bench.contenders import CONTENDERS, build_in, import_what_is_needed
-from bench.hot import random_batch
-from bench.peak import Measurement, Run
-from bench.throughput import synchronise
 from bench.workloads import Workload
-from reference.config import GPTConfig
-
-# Two steps: only in the second do weights, moments, activations and gradients all exist at once.
-STEPS = 2
-
-
-def start_measuring(name: str, workload: Workload, precision: str, device: torch.device, threads: int) -> Measurement:
-    """Start measuring the peak memory of a contender's training step, in a process of its own.
-
-    What counts: weights, gradients, both moments, activations and logits, temporary tensors, what allocators keep, and
-    on the CPU what libraries set up on first use. What does not: the interpreter and imported libraries, the token ids.
-    On a CUDA device it is `torch.cuda.max_memory_allocated`, on MPS what the driver has given to the process.
-    """
-    argument = {
-        "name": name,
-        "config": asdict(workload.config),
-        "batch": workload.batch,
-        "time": workload.time,
-        "precision": precision,
-        "device": str(device),
-        "threads": threads,
-    }
-    return Measurement("bench.memory:training_steps", argument)
-
-
-def training_steps(argument: dict[str, Any]) -> Run:
-    """In the process of its own: everything imported, and the function that builds a contender and trains it."""
-    torch.set_num_threads(argument["threads"])
-    device = torch.device(argument["device"])
-    config = GPTConfig.from_dict(argument["config"])
-    import_what_is_needed(argument["name"])
-    ids, targets = (t.to(device) for t in random_batch(config, argument["batch"], argument["time"]))
-
-    def run() -> int | None:
-        model = build_in(argument["precision"], argument["name"], config, None, device)
-        step = CONTENDERS[argument["name"]].build_step(model)
-        for _ in range(STEPS):
-            step(ids, targets)
-        synchronise(device)()
-        if device.type == "cuda":
-            return torch.cuda.max_memory_allocated(device)
-        if device.type == "mps":
-            return torch.mps.driver_allocated_memory()
-        return None
-
-    return run
 
 
 def needed_bytes(workload: Workload, precision: str, contenders: int, steps: int) -> int:

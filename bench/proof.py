@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.budgets import BUDGETS
-from bench.contenders import CONTENDERS, Weights, build_in
+from bench.contenders import CONTENDERS, Weights, build_in, own_precision
 from bench.hot import hot_state_dict, random_batch
 from bench.parity import BuildStep, Measurement, Report, distance, gradients, measure_all
 from bench.workloads import Workload
@@ -86,15 +86,16 @@ class Verdict:
         return sorted((m for m in self.report.measurements if not self.over(m) <= 1.0), key=lambda m: -self.over(m))
 
 
-def parts_of(workload: Workload, precision: str, steps: int | None = None) -> list[Part]:
+def parts_of(workload: Workload, precision: str, steps: int | None = None, rounding: bool = False) -> list[Part]:
     """The proofs that a precision needs.
 
     Args:
+        rounding: whether some contender computes in bfloat16 although float32 is asked for
         steps: length of the trajectory; None for as long as the size affords, at most 20; 0 for none
     """
     shape, small = (workload.batch, workload.time), workload.proof_shape()
     steps = workload.proof_steps() if steps is None else steps
-    if precision == "bfloat16":
+    if precision == "bfloat16" or (precision == "float32" and rounding):
         return [
             Part("function", "float32", "hot", shape, small, steps),
             Part("rounding", "bfloat16", "warm", shape, small, steps),
@@ -112,6 +113,11 @@ def warm_state_dict(config: GPTConfig, seed: int = 0) -> Weights:
         elif name.endswith("c_proj.weight"):
             tensor.mul_(narrower)
     return weights
+
+
+def asked_of(part: Part, precision: str, names: Sequence[str]) -> list[str]:
+    """Who has to give a proof: of rounding, only those that compute in bfloat16."""
+    return [n for n in names if part.question == "function" or own_precision(precision, n) == "bfloat16"]
 
 
 def weights_of(part: Part, config: GPTConfig, seed: int) -> Weights:

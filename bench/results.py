@@ -9,24 +9,24 @@ that is not finite is null, so that any reader of JSON can read it.
     seconds         how long everything took
     arguments       the command's options, complete
     environment     see bench/environment.py
-    workload        size, config, parameters, batch, time, precision, device,
+    workload        size, config, parameters, batch, time, precision, device, new_tokens,
                     flops: of the matrix products of one {forward, training_step}
     proof           a list of parts: question, precision, weights, shape [B, T], gradient_shape [B, T], steps, oracle
     contenders      a list, in the order they were timed:
-      name, description
-      proof         passed; parts: a list like the one above, of
+      name, description, precision (bfloat16 for one that computes in it although float32 is asked for)
+      proof         passed; parts: a list like the one above, null where the part was not asked of it, of
                       top1      share of positions where the most probable token is the oracle's
                       over      largest error / budget
                       worst     for each quantity (logits, loss, gradient, trajectory, update) that was measured, the
                                 measurement furthest beyond or nearest to its budget:
                                 name, error, largest (absolute difference), allowed (null: not judged)
                       failures  what is beyond its budget, furthest first: quantity, name, error, largest, allowed
-      speed         ONLY for a contender whose proof passed: for each of forward and training_step
+      speed         ONLY for a contender whose proof passed: for each of forward, training_step and generation
                       tokens_per_second (from the median), spread (half the distance between the quartiles, of the
                       median), seconds (every sample; entry i of all contenders is from round i),
                       ratio: how many times as fast as the contender `to`: median, and low and high of its 95 % interval
-      memory        ONLY where it was measured: peak and baseline of a training step, method: resident or device; or
-                    error, the reason why there is none
+      memory        ONLY with speed: peak of its process above baseline (interpreter and libraries), method: resident
+                    or device
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-VERSION = 1
+VERSION = 2
 HOME = Path("runs", "compare")  # in the current directory
 
 Result = dict[str, Any]

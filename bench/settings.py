@@ -31,16 +31,18 @@ class Compare:
     """Where to compute: auto, cpu, cuda, cuda:1, mps; auto takes an accelerator if there is one"""
     precision: str = "float32"
     """float64, float32, or bfloat16: torch's autocast over float32 weights"""
-    contenders: Annotated[tuple[str, ...], shown("NAME", "all")] = ()
-    """Who takes part; ratios are against the first that is proven"""
+    contenders: Annotated[tuple[str, ...], shown("NAME", "reference, huggingface-eager, huggingface-sdpa, full")] = ()
+    """Who takes part: reference, huggingface-eager, huggingface-sdpa, huggingface-best, plain, full, or a rung by its
+    name (plain with that rung); all for everybody. Ratios are against the first that is proven."""
     seconds: float = 30.0
-    """About how long to time, a third of it forward passes, the rest training steps; at least 5 rounds of each"""
+    """About how long to time: a quarter of it forward passes, half training steps, a quarter generation; at least 5
+    rounds of the first two, 3 of the last"""
     rounds: Annotated[int | None, shown("INT", "what fits in --seconds")] = None
     """Time each contender so often instead, at least 3 times"""
+    new_tokens: int = 32
+    """Tokens to generate, one after another, after a prompt of 32 or what the block has room for; 0 leaves it out"""
     steps: Annotated[int | None, shown("INT", "2 to 20, by the size")] = None
     """AdamW steps to take in the proof; 0 leaves them out"""
-    memory: bool = True
-    """Measure peak memory too, each contender in a process of its own"""
     threads: Annotated[int | None, shown("INT", "torch's choice, one per core")] = None
     """CPU threads"""
     seed: int = 0
@@ -50,10 +52,10 @@ class Compare:
 
     def check(self) -> None:
         """Raise a ValueError, one line, for the first value that cannot be on any machine."""
-        for name, least in (("threads", 1), ("rounds", 3), ("steps", 0), ("seed", 0)):
+        for name, least in (("threads", 1), ("rounds", 3), ("steps", 0), ("seed", 0), ("new_tokens", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise ValueError(f"--{name} {value}: give a whole number of at least {least}")
+                raise ValueError(f"--{name.replace('_', '-')} {value}: give a whole number of at least {least}")
         if self.seed >= 2**63:
             raise ValueError(f"--seed {self.seed}: give a number below 2^63 = {2**63}")
         if not 0.0 <= self.seconds < float("inf"):

@@ -37,6 +37,11 @@ def show(result: Result) -> None:
             console.print(f"{contender['name']:<17}  failed: {failure(contender)}", markup=False, style="bold red")
     if proven:
         console.print(speed_note(proven), markup=False, style="dim")
+    if proven and "generation" in proven[0]["speed"]:
+        console.print()
+        console.print("How fast does it write?", style="bold")
+        console.print(speed_table(proven, ("generation",), memory=False))
+        console.print(generation_note(result, proven), markup=False, style="dim")
     console.print()
 
 
@@ -87,6 +92,8 @@ def proof_table(result: Result, number: int) -> Any:
     table.add_column("error/budget", justify="right", no_wrap=True)
     for contender in result["contenders"]:
         found = contender["proof"]["parts"][number]
+        if found is None:
+            continue
         worst = found["worst"]
         failed = bool(found["failures"])
         table.add_row(
@@ -125,27 +132,29 @@ def proof_note(part: dict[str, Any]) -> str:
     )
 
 
-def speed_table(proven: list[dict[str, Any]]) -> Any:
+def speed_table(
+    proven: list[dict[str, Any]], tasks: tuple[str, ...] = ("forward", "training_step"), memory: bool = True
+) -> Any:
     """Speed and memory of the contenders that were proven."""
     base = proven[0]["speed"]["forward"]["ratio"]["to"]
     table = plain_table()
     table.add_column("\ncontender", no_wrap=True)
-    for what in ("forward", "training step"):
-        table.add_column(f"{what}\ntokens/s", justify="right", no_wrap=True)
+    for what in tasks:
+        table.add_column(f"{what.replace('_', ' ')}\ntokens/s", justify="right", no_wrap=True)
         table.add_column(f"times\n{base}", justify="right", no_wrap=True)
-    if any("memory" in contender for contender in proven):
+    if memory:
         table.add_column("peak\nmemory", justify="right", no_wrap=True)
     for contender in proven:
         cells = []
-        for what in ("forward", "training_step"):
+        for what in tasks:
             speed = contender["speed"][what]
             ratio = speed["ratio"]
             cells.append(f"{significant(speed['tokens_per_second'])} ±{100 * speed['spread']:.0f} %")
             cells.append(
                 "1" if contender["name"] == base else f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
             )
-        if "memory" in contender:
-            cells.append(size(contender["memory"].get("peak")))
+        if memory:
+            cells.append(size(contender["memory"]["peak"]))
         table.add_row(contender["name"], *cells)
     return table
 
@@ -157,18 +166,28 @@ def speed_note(proven: list[dict[str, Any]]) -> str:
         f"in turn, {forward} rounds of forward passes and {step} of training steps (forward, backward, clip, AdamW);",
         "median ± half the distance between the quartiles; [95 % interval of the ratio].",
     ]
-    methods = {c["memory"]["method"] for c in proven if "method" in c.get("memory", {})}
-    if "resident" in methods:
-        lines.append("peak memory: of two training steps in a process of their own, without interpreter and libraries.")
-    if "device" in methods:
-        lines.append("peak memory: on the device, of two training steps in a process of their own.")
-    lines += [f"peak memory of {c['name']}: {c['memory']['error']}" for c in proven if "error" in c.get("memory", {})]
+    where = (
+        "on the device"
+        if proven[0]["memory"]["method"] == "device"
+        else "without interpreter and libraries; a compiler's included"
+    )
+    lines.append(f"peak memory: of its process, {where}.")
+    coarse = [c["name"] for c in proven if c["precision"] == "bfloat16"]
+    if coarse and len(coarse) < len(proven):
+        lines.append(f"computing in bfloat16: {', '.join(coarse)}; the others do not.")
     return "\n".join(lines)
+
+
+def generation_note(result: Result, proven: list[dict[str, Any]]) -> str:
+    """What was generated."""
+    rounds = len(proven[0]["speed"]["generation"]["seconds"])
+    new = result["workload"]["new_tokens"]
+    return f"one text, {new} tokens one after another, the most probable each time; {rounds} rounds."
 
 
 def failure(contender: dict[str, Any]) -> str:
     """The failure furthest beyond its budget, in words."""
-    for part in contender["proof"]["parts"]:
+    for part in filter(None, contender["proof"]["parts"]):
         for found in part["failures"]:
             name = found["name"] if found["name"] != found["quantity"] else ""
             return (

@@ -16,6 +16,7 @@ from optimized.generation import cached_stream
 from optimized.gpt import GPT, Parts
 from optimized.kernels import FusedLayerNorm, FusedMLP
 from optimized.loss import fused_loss, plain_loss
+from optimized.memory import keep_freed_memory
 from optimized.optimizer import CanonicalAdamW, FusedAdamW
 from optimized.precision import TF32, BFloat16, Exact, cpu_has_bfloat16
 from optimized.qkv import FusedQKV, SeparateQKV
@@ -76,6 +77,8 @@ def build(
     """
     device, dtype = torch.device(device or "cpu"), dtype or torch.float32
     recipe.check(device.type, str(dtype).removeprefix("torch."))
+    if "kept_memory" in recipe:
+        keep_freed_memory()
     weights = ReferenceGPT(config).state_dict() if state_dict is None else dict(state_dict)
     with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten
         model = GPT(config, choose_parts(recipe, device)).to(device, dtype)

@@ -10,7 +10,6 @@ first chunk. The backward pass only scales it. Hsu et al. 2024, https://arxiv.or
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor
 from optimized.vocab import ExactTable
 from reference.functional import IGNORED, cross_entropy
 
-CHUNK_BYTES = 128 * 2**20  # of a chunk's logits in float32
+CHUNK_BYTES = 64 * 2**20  # of a chunk's logits, in the precision of the products
 
 
 def plain_loss(x: Tensor, table: ExactTable, targets: Tensor) -> Tensor:
@@ -30,11 +29,10 @@ def plain_loss(x: Tensor, table: ExactTable, targets: Tensor) -> Tensor:
 
 def fused_loss(x: Tensor, table: ExactTable, targets: Tensor) -> Tensor:
     """The same in chunks of rows; products in the precision of autocast, if it is on, else in that of x."""
-    rows = max(1, CHUNK_BYTES // (4 * table.weight.shape[0]))
-    return chunked_loss(x.flatten(0, -2), table.weight, targets.flatten(), table.vocab_size, rows)
+    return chunked_loss(x.flatten(0, -2), table.weight, targets.flatten(), table.vocab_size)
 
 
-def chunked_loss(x: Tensor, weight: Tensor, targets: Tensor, vocab_size: int, rows: int) -> Tensor:
+def chunked_loss(x: Tensor, weight: Tensor, targets: Tensor, vocab_size: int, rows: int | None = None) -> Tensor:
     """Mean cross-entropy of x weight^T against targets, `rows` rows at a time.
 
     Args:
@@ -42,12 +40,14 @@ def chunked_loss(x: Tensor, weight: Tensor, targets: Tensor, vocab_size: int, ro
         weight: (V or more, C); rows from V on take no part
         targets: (N,) int64, below V; -1 does not count
         vocab_size: V
-        rows: at least 1; the last chunk has what is left
+        rows: at least 1; the last chunk has what is left. None for as many as make `CHUNK_BYTES`.
 
     Returns a scalar, in float32 at least; not a number if nothing counts.
     """
     kind = x.device.type
     compute = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    if rows is None:
+        rows = max(1, CHUNK_BYTES // (len(weight) * compute.itemsize))
     loss: Tensor = HeadAndLoss.apply(x, weight, targets, vocab_size, rows, compute)  # type: ignore[no-untyped-call]
     return loss
 
@@ -64,7 +64,7 @@ class HeadAndLoss(torch.autograd.Function):
         counted = targets != IGNORED  # (N,)
         share = counted.to(exact) / counted.sum()  # of each row in the mean; 0 / 0 if nothing counts
         index = targets.masked_fill(~counted, 0).unsqueeze(-1)  # (N, 1)
-        total = torch.zeros((), dtype=exact, device=x.device)
+        loss = torch.zeros((), dtype=exact, device=x.device)
         dx = torch.empty_like(x) if wants_x else None
         dweight = torch.zeros_like(weight, dtype=exact) if wants_weight else None
         with torch.autocast(x.device.type, enabled=False):
@@ -72,21 +72,18 @@ class HeadAndLoss(torch.autograd.Function):
             for start in range(0, len(x), rows):
                 part = slice(start, start + rows)
                 logits = x[part] @ table.T  # (rows, V or more)
-                logits[:, vocab_size:] = -math.inf
-                log_p = logits.log_softmax(dim=-1, dtype=exact)
-                total -= log_p.gather(-1, index[part]).squeeze(-1) @ share[part]
-                if dx is None and dweight is None:
-                    continue
-                dlogits = log_p.exp_()
-                dlogits.scatter_add_(-1, index[part], dlogits.new_full((1, 1), -1.0).expand_as(index[part]))
-                dlogits = torch.mul(dlogits, share[part, None], out=logits)  # rounds to the precision of the products
+                loss += to_gradient(logits, index[part], share[part, None], vocab_size)
                 if dx is not None:
-                    dx[part] = dlogits @ table
-                if dweight is not None:
-                    dweight += dlogits.T @ x[part]
+                    dx[part] = logits @ table
+                if dweight is None:
+                    continue
+                if compute == exact:
+                    dweight.addmm_(logits.T, x[part])
+                else:
+                    dweight += logits.T @ x[part]
         ctx.save_for_backward(dx, dweight)
         ctx.weight_dtype = weight.dtype
-        return total
+        return loss
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -96,3 +93,21 @@ class HeadAndLoss(torch.autograd.Function):
             None if dweight is None else (dweight * grad).to(ctx.weight_dtype),
             *(None,) * 4,
         )
+
+
+def to_gradient(logits: Tensor, index: Tensor, share: Tensor, vocab_size: int) -> Tensor:
+    """Turn logits into the loss's gradient with respect to them, in place; returns their share of the loss.
+
+    Args:
+        logits: (rows, V or more), in the precision of the products
+        index: (rows, 1), the target
+        share: (rows, 1), what a row weighs, in the precision of the softmax
+        vocab_size: V
+    """
+    log_p = logits[:, :vocab_size].to(share.dtype).log_softmax(dim=-1)
+    loss = -(log_p.gather(-1, index) * share).sum()
+    gradient = log_p.exp_()
+    gradient.scatter_add_(-1, index, torch.full_like(index, -1, dtype=share.dtype))
+    torch.mul(gradient, share, out=logits[:, :vocab_size])  # rounds to the precision of the products
+    logits[:, vocab_size:] = 0.0
+    return loss

@@ -95,6 +95,12 @@ RUNGS: dict[str, Rung] = {
             loses="in short runs, which end before the compile time is won back",
         ),
         Rung(
+            "kept_memory",
+            "memory",
+            claim="what a CPU step frees is kept for the next one, which then need not ask for it: nothing is computed",
+            loses="where other programs want the memory, and where the C library is not glibc, which has the setting",
+        ),
+        Rung(
             "fused_adamw",
             "optimizer",
             claim="the library's one-kernel AdamW: the same parameters after n steps",
@@ -125,8 +131,9 @@ class Recipe:
     rungs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_names(self.rungs)
-        object.__setattr__(self, "rungs", tuple(name for name in RUNGS if name in self.rungs))
+        given = tuple(self.rungs)
+        check_names(given)
+        object.__setattr__(self, "rungs", tuple(name for name in RUNGS if name in given))
 
     def __contains__(self, name: str) -> bool:
         return name in self.rungs

@@ -17,13 +17,16 @@ import torch
 
 import bench.compare
 from bench.__main__ import main
-from bench.contenders import CONTENDERS
+from bench.contenders import CONTENDERS, USUAL
 from bench.results import VERSION, finite
 from bench.tables import significant, size, warnings
 from tests.bench.wrong import ERF, NAN
 
 ROOT = Path(__file__).parents[2]
-QUICK = ("compare", "--size", "tiny", "--time", "16", "--rounds", "3", "--steps", "2", "--threads", "1")
+QUICK = (
+    *("compare", "--size", "tiny", "--time", "16", "--rounds", "3", "--steps", "2", "--threads", "1"),
+    *("--new-tokens", "4"),
+)
 HUGGING = ("huggingface-eager", "huggingface-sdpa")
 
 
@@ -47,7 +50,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The real command, with all contenders and all it measures, in a folder of its own and without a terminal."""
+    """The real command, with its usual contenders and all it measures, in its own folder and without a terminal."""
     folder = tmp_path_factory.mktemp("compare")
     command = [sys.executable, "-m", "bench", *QUICK, "--batch", "2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -58,11 +61,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
-    """The same in this process, without measuring memory, so that contenders can be planted."""
+    """The same in this process, so that contenders can be planted."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> Run:
-        status = main([*QUICK, "--no-memory", "--json", "result.json", *arguments])
+        status = main([*QUICK, "--json", "result.json", *arguments])
         captured = capsys.readouterr()
         return Run(status, captured.out, captured.err, json.loads(Path("result.json").read_text()))
 
@@ -71,24 +74,26 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 def test_all_contenders_are_proven_timed_and_weighed(whole: Run) -> None:
     assert whole.status == 0, whole.errors
-    assert [one["name"] for one in whole.result["contenders"]] == list(CONTENDERS)
+    assert [one["name"] for one in whole.result["contenders"]] == list(USUAL)
     for one in whole.result["contenders"]:
         assert one["proof"]["passed"]
-        (part,) = one["proof"]["parts"]
+        part, rounding = one["proof"]["parts"]
         assert part["failures"] == []
         assert 0.0 < part["over"] <= 1.0
         assert part["top1"] == 1.0
+        assert (rounding is None) == (one["name"] != "full"), "only what computes in bfloat16 has to prove its rounding"
+        assert one["precision"] == ("bfloat16" if one["name"] == "full" else "float32")
         assert {"logits", "loss", "gradient", "trajectory"} == part["worst"].keys()
         assert part["worst"]["gradient"]["name"].endswith((".weight", ".bias"))
-        for what in ("forward", "training_step"):
+        for what, tokens in {"forward": 2 * 16, "training_step": 2 * 16, "generation": 4}.items():
             speed = one["speed"][what]
             middle = sorted(speed["seconds"])[1]
             assert len(speed["seconds"]) == 3
-            assert speed["tokens_per_second"] == pytest.approx(2 * 16 / middle)
+            assert speed["tokens_per_second"] == pytest.approx(tokens / middle)
             assert speed["ratio"]["to"] == "reference"
             assert speed["ratio"]["low"] <= speed["ratio"]["median"] <= speed["ratio"]["high"]
         weights = 4 * 4 * whole.result["workload"]["parameters"]
-        assert 0.5 * weights < one["memory"]["peak"] < 200e6
+        assert 0.5 * weights < one["memory"]["peak"] < (200e6 if one["name"] != "full" else 2e9)
         assert one["memory"]["method"] == "resident"
     assert whole.contender("reference")["speed"]["forward"]["ratio"]["median"] == 1.0
 
@@ -109,7 +114,8 @@ def test_the_file_says_what_was_measured_and_where(whole: Run) -> None:
     assert result["arguments"]["threads"] == 1
     assert result["environment"]["threads"] == 1
     assert result["environment"]["packages"]["torch"] == torch.__version__
-    (part,) = result["proof"]
+    part, rounding = result["proof"]
+    assert (part["question"], rounding["question"]) == ("function", "rounding")
     assert part["oracle"] == "huggingface-eager in float64"
     assert (part["shape"], part["gradient_shape"], part["steps"]) == ([2, 16], [2, 16], 2)
 
@@ -119,8 +125,10 @@ def test_the_tables_have_a_row_for_each_and_fit_into_100_columns(whole: Run) -> 
     assert max(map(len, lines)) <= 100, max(lines, key=len)
     assert "…" not in whole.output, "something is cut off"
     assert "\x1b" not in whole.output, "colours although this is no terminal"
-    for name in CONTENDERS:
-        proof, speed = whole.rows(name)
+    for name in USUAL:
+        proof, *rounding, speed, written = whole.rows(name)
+        assert len(rounding) == (name == "full")
+        assert significant(whole.contender(name)["speed"]["generation"]["tokens_per_second"]) in written
         gradient = whole.contender(name)["proof"]["parts"][0]["worst"]["gradient"]
         assert f"{gradient['error']:.1e} {gradient['name']}" in proof
         tokens = whole.contender(name)["speed"]["training_step"]["tokens_per_second"]
@@ -134,8 +142,8 @@ def test_the_tables_have_a_row_for_each_and_fit_into_100_columns(whole: Run) -> 
 def test_every_stage_is_a_line_on_standard_error_where_there_is_no_terminal(whole: Run) -> None:
     stages = [re.fullmatch(r"(\d+)/(\d+) (\w.*) \(\d+ s\)", line) for line in whole.errors.splitlines()]
     assert all(stages), whole.errors
-    assert [int(one[1]) for one in stages if one] == list(range(1, 8))
-    assert {one[2] for one in stages if one} == {"7"}
+    assert [int(one[1]) for one in stages if one] == list(range(1, 13))
+    assert {one[2] for one in stages if one} == {"12"}
 
 
 def test_a_wrong_contender_gets_no_speed_and_the_status_is_1(
@@ -156,7 +164,7 @@ def test_a_wrong_contender_gets_no_speed_and_the_status_is_1(
     expected = f"failed: {worst['quantity']}{name} {worst['error']:.1e}, allowed {worst['allowed']:.1e}"
     assert verdict.strip() == f"{'erf-gelu':<17}  {expected}"
     assert {f["quantity"] for f in wrong["proof"]["parts"][0]["failures"]} >= {"logits", "gradient"}
-    assert len(done.rows("reference")) == 2
+    assert len(done.rows("reference")) == 3
 
 
 def test_the_others_are_measured_against_the_first_that_is_proven(
@@ -188,8 +196,8 @@ def test_bfloat16_is_proven_twice_and_timed(run: Callable[..., Run]) -> None:
     assert (rounding["question"], rounding["precision"], rounding["weights"]) == ("rounding", "bfloat16", "warm")
     (speed,) = (one["speed"] for one in done.result["contenders"])
     assert speed["forward"]["tokens_per_second"] > 0
-    assert len(done.rows("huggingface-eager")) == 3
-    assert "7/7 timing training steps of huggingface-eager" in done.errors
+    assert len(done.rows("huggingface-eager")) == 4
+    assert "8/9 timing training steps of huggingface-eager" in done.errors
 
 
 def test_the_number_of_threads_is_put_back(run: Callable[..., Run]) -> None:
@@ -209,10 +217,11 @@ MISTAKES = {
     "--time 65": r"--time 65: tiny takes 1 to 64 tokens \(its block size\)",
     "--device abacus": r"unknown device 'abacus': this machine has auto, .*cpu",
     "--precision float8": r"unknown precision 'float8': give one of float64, float32, bfloat16",
-    "--contenders reference gpt4all": r"unknown contender 'gpt4all': give some of reference, huggingface-eager, .*",
+    "--contenders reference gpt4all": r"unknown contender 'gpt4all': give some of reference, .*, or all",
     "--contenders reference reference": r"contender 'reference' is named twice: give each once",
     "--rounds 0": r"--rounds 0: give a whole number of at least 3",
     "--steps -1": r"--steps -1: give a whole number of at least 0",
+    "--new-tokens -1": r"--new-tokens -1: give a whole number of at least 0",
     "--threads 0": r"--threads 0: give a whole number of at least 1",
     "--seed -1": r"--seed -1: give a whole number of at least 0",
     "--seed 9223372036854775808": r"--seed 9223372036854775808: give a number below 2\^63 = 9223372036854775808",
@@ -255,7 +264,7 @@ def test_too_little_memory_is_said_before_anything_starts(
     monkeypatch.setattr(bench.compare, "measure", pytest.fail)
     assert main(["compare", "--size", "gpt2-xl", "--batch", "2"]) == 2
     assert re.fullmatch(
-        r"error: comparing 3 contenders at size gpt2-xl, batch 2, time 128 in float32 "
+        r"error: comparing 4 contenders at size gpt2-xl, batch 2, time 128 in float32 "
         r"needs about \d+\.\d GB of memory, 4\.0 GB are free: "
         r"give a smaller --size, --batch or --time, fewer --contenders, or --steps 0\n",
         capsys.readouterr().err,

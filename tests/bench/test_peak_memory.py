@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.memory import activation_bytes, available_bytes, check_memory, needed_bytes, start_measuring
+from bench.memory import activation_bytes, available_bytes, check_memory, needed_bytes
 from bench.peak import peak_memory
+from bench.workers import crew, job
 from bench.workloads import Workload, workload
 from reference import GPTConfig
 
@@ -71,7 +72,10 @@ def test_the_estimate_is_near_to_what_a_training_step_of_the_reference_takes(pre
     work = Workload("some", config, batch=8, time=128)
     width = 8 if precision == "float64" else 4
     estimate = 4 * width * config.parameter_count() + activation_bytes(work, width)
-    measured = start_measuring("reference", work, precision, torch.device("cpu"), threads=1).result().bytes
+    with crew([job("reference", work, precision, torch.device("cpu"), threads=1, new=1)]) as workers:
+        for _ in range(2):  # only in the second do weights, moments, activations and gradients all exist at once
+            workers["reference"].time("training_step")
+        measured = workers["reference"].peak().bytes
     assert 0.75 <= estimate / measured <= 1.35, f"{estimate / 1e6:.0f} MB estimated, {measured / 1e6:.0f} MB measured"
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import bench.proof
-from bench.contenders import CONTENDERS, Autocast, Contender, build_in, chosen, import_what_is_needed
+from bench.contenders import CONTENDERS, USUAL, Autocast, Contender, build_in, chosen, import_what_is_needed
 from bench.hot import hot_state_dict, random_batch
 from bench.huggingface import HuggingFaceGPT, build_library_step
 from bench.parity import Measurement, Report, compare
@@ -53,10 +53,23 @@ def verdicts(precision: str, *names: str, config: GPTConfig = CONFIG, steps: int
     return found
 
 
+COMPILED = ("huggingface-best", "compile", "full")
+
+
 @pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16"])
 @pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, bias=False)], ids=["bias", "no bias"])
 def test_every_contender_of_the_table_passes(precision: str, config: GPTConfig) -> None:
-    for name, found in verdicts(precision, *CONTENDERS, config=config).items():
+    check_all_pass(precision, [name for name in CONTENDERS if name not in COMPILED], config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_compiled_contenders_pass(precision: str) -> None:
+    check_all_pass(precision, ["huggingface-best", "full"], CONFIG)
+
+
+def check_all_pass(precision: str, names: list[str], config: GPTConfig) -> None:
+    for name, found in verdicts(precision, *names, config=config).items():
         for verdict in found:
             assert not verdict.failures(), f"{name}: {verdict.failures()[0]}, {verdict.worst_over():.2f} of the budget"
             assert verdict.report.top1 > 0.95
@@ -160,13 +173,13 @@ def test_what_is_not_judged_neither_fails_nor_counts() -> None:
 
 def test_bfloat16_contenders_compute_in_bfloat16_and_keep_their_weights_in_float32() -> None:
     weights = hot_state_dict(CONFIG, dtype=torch.float32)
-    for name in CONTENDERS:
+    for name in sorted(CONTENDERS.keys() - {"huggingface-best"}):  # which would have to be compiled for it
         model = build_in("bfloat16", name, CONFIG, weights, CPU)
         ids, targets = random_batch(CONFIG, 2, 8)
         assert model(ids).dtype == torch.bfloat16, name
         assert {p.dtype for p in model.parameters()} == {torch.float32}, name
         assert all(torch.equal(tensor, weights[key]) for key, tensor in model.state_dict().items()), name
-        assert isinstance(model, Autocast)
+        assert isinstance(model, Autocast) == (CONTENDERS[name].build_bfloat16 is None), name
         assert model.loss(ids, targets).dtype == torch.float32, name
 
 
@@ -178,8 +191,9 @@ def test_autocast_sees_the_weights_that_the_optimizer_has_just_changed() -> None
     assert len(set(before)) == 3, f"the losses {before} stand still: stale copies of the weights are used"
 
 
-def test_all_are_compared_unless_some_are_named() -> None:
-    assert chosen([]) == list(CONTENDERS)
+def test_the_usual_ones_are_compared_unless_others_are_named() -> None:
+    assert chosen([]) == list(USUAL)
+    assert chosen(["all"]) == list(CONTENDERS)
     assert chosen(["huggingface-sdpa", "reference"]) == ["huggingface-sdpa", "reference"]
 
 

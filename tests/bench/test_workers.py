@@ -1,0 +1,80 @@
+"""Contenders in processes of their own: in turn, with their own memory, and with a reason where one fails."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import torch
+
+from bench.contenders import CONTENDERS
+from bench.workers import TASKS, crew, job, take_turns
+from bench.workloads import workload
+
+CPU = torch.device("cpu")
+WORK = workload("tiny", 2, 16)
+
+
+@dataclass
+class Recorder:
+    """In place of a worker: writes down when it was asked."""
+
+    name: str
+    log: list[str] = field(default_factory=list)
+
+    def time(self, task: str) -> float:
+        self.log.append(f"{self.name} {task}")
+        return float(len(self.log))
+
+
+def test_workers_take_turns() -> None:
+    log: list[str] = []
+    workers: Any = {name: Recorder(name, log) for name in "ab"}
+    seconds = take_turns(workers, "forward", 3, lambda: log.append("round"))
+    assert log == ["a forward", "b forward", "round"] * 3
+    assert seconds == {"a": [1.0, 4.0, 7.0], "b": [2.0, 5.0, 8.0]}
+
+
+def test_a_worker_does_every_task_and_weighs_itself() -> None:
+    jobs = [job(name, WORK, "float32", CPU, threads=1, new=3) for name in ("reference", "kv_cache")]
+    with crew(jobs) as workers:
+        processes = [worker.process for worker in workers.values()]
+        for worker in workers.values():
+            before = worker.peak().bytes
+            assert all(0.0 < worker.time(task) < 60.0 for task in TASKS)
+            peak = worker.peak()
+            assert peak.bytes >= max(before, 4 * WORK.config.parameter_count())
+            assert peak.method == "resident"
+            assert peak.baseline > 50e6, "the interpreter and torch"
+    assert all(process.poll() is not None for process in processes), "a worker is left over"
+
+
+def test_why_a_worker_failed_is_its_last_line() -> None:
+    broken = replace(job("reference", WORK, "float32", CPU, threads=1, new=1), batch=0)
+    with pytest.raises(RuntimeError, match=r"^timing reference failed with status 1: "), crew([broken]) as workers:
+        workers["reference"].time("training_step")
+
+
+def test_a_failure_ends_the_other_workers() -> None:
+    jobs = [
+        job("reference", WORK, "float32", CPU, 1, 1),
+        replace(job("plain", WORK, "float32", CPU, 1, 1), name="none"),
+    ]
+    with pytest.raises(RuntimeError, match=r"^timing none failed with status 1: KeyError: 'none'"), crew(jobs):
+        pytest.fail("the crew was not ready")
+
+
+def test_the_prompt_leaves_room_for_the_new_tokens() -> None:
+    assert job("reference", WORK, "float32", CPU, 1, new=4).prompt == 32
+    assert job("reference", WORK, "float32", CPU, 1, new=60).prompt == 4
+    assert job("reference", WORK, "float32", CPU, 1, new=500).prompt == 1
+
+
+def test_every_rung_that_changes_what_is_timed_is_a_contender() -> None:
+    from optimized import RUNGS
+
+    assert set(RUNGS) - set(CONTENDERS) == {"ddp", "tf32"}
+    assert CONTENDERS["full"].rounds
+    assert CONTENDERS["bf16"].rounds
+    assert not CONTENDERS["plain"].rounds

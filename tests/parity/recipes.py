@@ -1,0 +1,69 @@
+"""Which recipes are proven, made from the table of rungs: a row more in that table is a recipe more everywhere."""
+
+from __future__ import annotations
+
+from itertools import chain, combinations
+
+import torch
+
+from bench.contenders import Autocast
+from bench.hot import hot_state_dict
+from bench.proof import warm_state_dict
+from optimized import FULL, PLAIN, RUNGS, Recipe, build, only, upto, without
+from optimized.gpt import GPT as FastGPT
+from reference import GPT, GPTConfig
+
+CONFIG = GPTConfig(block_size=40, vocab_size=101, n_layer=2, n_head=4, n_embd=48)
+
+# Precisions as the proofs know them: the type of the weights, and the rungs that make products coarser than those.
+DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.float32, "tf32": torch.float32}
+COARSE = {"float64": (), "float32": (), "bfloat16": ("bf16",), "tf32": ("tf32",)}
+
+
+def grid(precision: str, device: str = "cpu") -> list[Recipe]:
+    """PLAIN, each rung alone, each pair, FULL, FULL without each, each step of the ladder, as far as they can be there.
+
+    In bfloat16 and tf32 those that compute in it, in float64 and float32 those that do not.
+    """
+    pairs = (only(*names) for names in combinations(RUNGS, 2))
+    wanted = chain([PLAIN, FULL], map(only, RUNGS), pairs, map(without, RUNGS), map(upto, RUNGS))
+    coarse = {name for names in COARSE.values() for name in names}
+    recipes = {}
+    for recipe in wanted:
+        exact = recipe.without(*(coarse - set(COARSE[precision])))  # FULL in float64 is what of it there can be
+        dtype = "float32" if precision in ("bfloat16", "tf32") else precision
+        if set(COARSE[precision]) <= set(exact.rungs) and exact == exact.possible(device, dtype):
+            recipes[exact] = None
+    return list(recipes)
+
+
+def model_combinations(device: str = "cpu") -> list[Recipe]:
+    """Every combination of the rungs inside the model that can be in float64."""
+    names = [name for name, rung in RUNGS.items() if rung.in_model and rung.clash(device, "float64") is None]
+    return [only(*chosen) for size in range(len(names) + 1) for chosen in combinations(names, size)]
+
+
+def fast(recipe: Recipe, precision: str, config: GPTConfig = CONFIG, seed: int = 0, device: str = "cpu") -> FastGPT:
+    """The model of a recipe in a precision."""
+    return build(config, recipe, weights(precision, config, seed), device, DTYPES[precision])
+
+
+def plain(precision: str, config: GPTConfig = CONFIG, seed: int = 0) -> GPT:
+    """The readable model with the same weights, in float64: the oracle."""
+    model = GPT(config).double()
+    model.load_state_dict(weights(precision, config, seed))
+    return model
+
+
+def plain_bfloat16(config: GPTConfig = CONFIG, seed: int = 0, device: str = "cpu") -> Autocast:
+    """The readable model under autocast: how far off plain code is in bfloat16."""
+    model = GPT(config).to(device)
+    model.load_state_dict(weights("bfloat16", config, seed))
+    return Autocast(model, torch.device(device))
+
+
+def weights(precision: str, config: GPTConfig, seed: int) -> dict[str, torch.Tensor]:
+    """Hot weights, or the warm ones that bfloat16 is judged on; see bench/proof.py."""
+    if precision in ("bfloat16", "tf32"):
+        return warm_state_dict(config, seed)
+    return hot_state_dict(config, seed, torch.float32)

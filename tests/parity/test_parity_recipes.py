@@ -1,0 +1,189 @@
+"""Every recipe is the same function: each rung alone, each pair, FULL, FULL without each, all against the oracle."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+from bench.budgets import BUDGETS, Budget
+from bench.hot import random_batch
+from bench.huggingface import HuggingFaceGPT, build_library_step
+from bench.parity import Report, assert_same, compare
+from bench.proof import rounding_allowance
+from optimized import FULL, PLAIN, RUNGS, Recipe, build_step, only
+from reference import GPT
+from reference.canonical import canonical_gradients
+from tests.parity.recipes import CONFIG, DTYPES, fast, grid, model_combinations, plain, plain_bfloat16, weights
+from tests.parity.shapes import SHAPES
+
+
+def marked(recipes: list[Recipe], quick: Recipe | None = None) -> list[Any]:
+    """The recipes as parameters; slow where a compiler has to run, but for one that stands for those in a quick run."""
+    slow = [recipe for recipe in recipes if "compile" in recipe and recipe != quick]
+    return [pytest.param(r, id=named(r), marks=[pytest.mark.slow] if r in slow else []) for r in recipes]
+
+
+def named(recipe: Recipe) -> str:
+    """A recipe by what it has, or by what it lacks of FULL if that is shorter."""
+    missing = [name for name in FULL.rungs if name not in recipe]
+    lacking = f"full-without-{'-'.join(missing)}"
+    return lacking if missing and recipe == FULL.without(*missing) and len(missing) <= 2 else str(recipe)
+
+
+def step_of(recipe: Recipe) -> Any:
+    return partial(build_step, recipe=recipe)
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_plain_equals_the_reference_bit_for_bit(shape: str, precision: str) -> None:
+    torch.set_num_threads(1)  # more threads change the last bits of gradients, on one side as on the other
+    config, dtype = SHAPES[shape], DTYPES[precision]
+    readable = GPT(config).to(dtype)
+    readable.load_state_dict(weights(precision, config, 0))
+    ours = fast(PLAIN, precision, config)
+    ids, targets = random_batch(config, 3, 63)
+    assert torch.equal(ours(ids), readable(ids))
+    left, right = ours.loss(ids, targets), readable.loss(ids, targets)
+    assert torch.equal(left, right)
+    left.backward()
+    right.backward()
+    expected = canonical_gradients(readable)
+    for name, gradient in canonical_gradients(ours).items():
+        assert torch.equal(gradient, expected[name]), name
+
+    from reference import build_step as readable_step
+
+    a, b = build_step(ours, PLAIN, 1e-3), readable_step(readable, 1e-3)
+    for number in range(5):
+        assert torch.equal(a(ids, targets), b(ids, targets)), f"step {number}"
+    assert all(torch.equal(t, readable.state_dict()[n]) for n, t in ours.state_dict().items())
+
+
+@pytest.mark.parametrize("recipe", marked(grid("float64"), quick=FULL.without("bf16")))
+def test_in_float64(recipe: Recipe) -> None:
+    ids, targets = random_batch(CONFIG, 3, 33)
+    assert_same(fast(recipe, "float64"), plain("float64"), ids, targets, "float64", build=step_of(recipe))
+
+
+@pytest.mark.parametrize("recipe", marked(grid("float32")))
+def test_in_float32(recipe: Recipe) -> None:
+    ids, targets = random_batch(CONFIG, 3, 33)
+    assert_same(fast(recipe, "float32"), plain("float32"), ids, targets, "float32", build=step_of(recipe))
+
+
+@pytest.mark.parametrize("recipe", marked(model_combinations()))
+def test_every_combination_inside_the_model_in_float64(recipe: Recipe) -> None:
+    ids, targets = random_batch(CONFIG, 2, 17, seed=1)
+    assert_same(fast(recipe, "float64"), plain("float64"), ids, targets, "float64", build=step_of(recipe), steps=2)
+
+
+@pytest.fixture(scope="module")
+def plain_in_bfloat16() -> Report:
+    """How far off plain code is in bfloat16."""
+    ids, targets = random_batch(CONFIG, 3, 33)
+    return compare(plain_bfloat16(), plain("bfloat16"), ids, targets, learning_rate=1e-5)
+
+
+@pytest.mark.parametrize("recipe", marked(grid("bfloat16"), quick=FULL))
+def test_in_bfloat16_it_rounds_no_more_than_plain_code_does(recipe: Recipe, plain_in_bfloat16: Report) -> None:
+    ids, targets = random_batch(CONFIG, 3, 33)
+    ours, oracle = fast(recipe, "bfloat16"), plain("bfloat16")
+    report = compare(ours, oracle, ids, targets, build=step_of(recipe), learning_rate=1e-5)
+    allowed = rounding_allowance(plain_in_bfloat16)
+    for m in report.measurements:
+        limit = allowed(m)
+        assert limit is None or m.error <= limit, f"{m.quantity} {m.name}: {m.error:.2e}, allowed {limit:.2e}"
+    with torch.no_grad():
+        errors = (ours(ids).double() - oracle(ids)).flatten()
+    bias = float(errors.mean() / (errors.std() / errors.numel() ** 0.5))
+    assert abs(bias) < 6, f"the errors of the logits have one sign: their mean is {bias:.1f} standard errors from zero"
+
+
+@pytest.mark.parametrize("recipe", marked([FULL.without("bf16"), FULL.without("bf16", "compile"), PLAIN]))
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_against_hugging_face(recipe: Recipe, precision: str) -> None:
+    theirs = HuggingFaceGPT(CONFIG).double()
+    theirs.load_state_dict(weights(precision, CONFIG, 0))
+    ids, targets = random_batch(CONFIG, 3, 33)
+    ours = fast(recipe, precision)
+    assert_same(ours, theirs, ids, targets, precision, build=step_of(recipe), oracle_build=build_library_step)
+
+
+def test_full_in_bfloat16_against_hugging_face(plain_in_bfloat16: Report) -> None:
+    theirs = HuggingFaceGPT(CONFIG).double()
+    theirs.load_state_dict(weights("bfloat16", CONFIG, 0))
+    ids, targets = random_batch(CONFIG, 3, 33)
+    ours = fast(FULL, "bfloat16")
+    steps = {"build": step_of(FULL), "oracle_build": build_library_step}
+    report = compare(ours, theirs, ids, targets, learning_rate=1e-5, **steps)
+    allowed = rounding_allowance(plain_in_bfloat16)
+    beyond = [m for m in report.measurements if m.error > (allowed(m) or m.error)]
+    assert not beyond, beyond[:3]
+
+
+@pytest.mark.parametrize("recipe", marked([only("compile"), FULL.without("bf16")]))
+def test_compiled_code_rounds_at_most_twice_as_much_as_eager_code(recipe: Recipe) -> None:
+    ids, targets = random_batch(CONFIG, 3, 33)
+    eager, compiled = (
+        compare(fast(r, "float32"), plain("float32"), ids, targets, steps=0)
+        for r in (recipe.without("compile"), recipe)
+    )
+    before = {(m.quantity, m.name): m.error for m in eager.measurements}
+    ulp = 2.0**-23  # where eager code happens to be exact
+    for m in compiled.measurements:
+        assert m.error <= 2 * before[m.quantity, m.name] + ulp, f"{m.quantity} {m.name}: {m.error:.2e}"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_every_recipe_on_cuda(precision: str) -> None:
+    """One test, because what fails on one recipe is read from its message."""
+    ids, targets = random_batch(CONFIG, 3, 33)
+    for recipe in grid(precision, "cuda"):
+        ours = fast(recipe, precision, device="cuda")
+        report = compare(ours, plain(precision), ids, targets, build=step_of(recipe))
+        failures = report.failures(BUDGETS[precision])
+        assert not failures, f"{recipe}: {failures[:3]}"
+
+
+@pytest.mark.gpu
+def test_every_recipe_in_bfloat16_on_cuda() -> None:
+    ids, targets = random_batch(CONFIG, 3, 33)
+    oracle = plain("bfloat16")
+    allowed = rounding_allowance(compare(plain_bfloat16(device="cuda"), oracle, ids, targets, learning_rate=1e-5))
+    for recipe in grid("bfloat16", "cuda"):
+        ours = fast(recipe, "bfloat16", device="cuda")
+        report = compare(ours, oracle, ids, targets, build=step_of(recipe), learning_rate=1e-5)
+        beyond = [m for m in report.measurements if m.error > (allowed(m) or m.error)]
+        assert not beyond, f"{recipe}: {beyond[:3]}"
+
+
+@pytest.mark.gpu
+def test_tf32_on_cuda_rounds_its_inputs_to_10_bits_and_no_more() -> None:
+    """Against float64, at most what rounding the inputs of every product to 10 bits gives: 2^-11 of each, added up."""
+    ids, targets = random_batch(CONFIG, 3, 33)
+    budget = Budget(logits=4e-3, loss=4e-3, gradient=1e-2, trajectory=2e-3, update=None)
+    for recipe in grid("tf32", "cuda"):
+        report = compare(
+            fast(recipe, "tf32", device="cuda"),
+            plain("tf32"),
+            ids,
+            targets,
+            build=step_of(recipe),
+            learning_rate=1e-5,
+        )
+        assert not report.failures(budget), f"{recipe}: {report.failures(budget)[:3]}"
+
+
+def test_the_grid_has_every_rung_alone_and_every_pair() -> None:
+    possible = [name for name, rung in RUNGS.items() if rung.clash("cpu", "float64") is None]
+    recipes = grid("float64")
+    assert {only(name) for name in possible} <= set(recipes)
+    assert {only(a, b) for a in possible for b in possible} <= set(recipes)
+    assert len(model_combinations()) == 2 ** sum(RUNGS[name].in_model for name in possible)
+    assert all("bf16" in recipe for recipe in grid("bfloat16"))
+    assert FULL in grid("bfloat16")
