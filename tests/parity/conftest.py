@@ -7,6 +7,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from tests.parity.observed import write_table
+
+
+def pytest_sessionfinish() -> None:
+    write_table()
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:

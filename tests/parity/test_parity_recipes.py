@@ -16,6 +16,7 @@ from bench.proof import rounding_allowance
 from optimized import FULL, PLAIN, RUNGS, Recipe, build_step, only
 from reference import GPT
 from reference.canonical import canonical_gradients
+from tests.parity.observed import keep
 from tests.parity.recipes import CONFIG, DTYPES, fast, grid, model_combinations, plain, plain_bfloat16, weights
 from tests.parity.shapes import SHAPES
 
@@ -65,14 +66,19 @@ def test_plain_equals_the_reference_bit_for_bit(shape: str, precision: str) -> N
 
 @pytest.mark.parametrize("recipe", marked(grid("float64"), quick=FULL.without("bf16")))
 def test_in_float64(recipe: Recipe) -> None:
-    ids, targets = random_batch(CONFIG, 3, 33)
-    assert_same(fast(recipe, "float64"), plain("float64"), ids, targets, "float64", build=step_of(recipe))
+    check("float64", recipe)
 
 
 @pytest.mark.parametrize("recipe", marked(grid("float32")))
 def test_in_float32(recipe: Recipe) -> None:
+    check("float32", recipe)
+
+
+def check(precision: str, recipe: Recipe) -> None:
+    """Hold a recipe to the budgets of a precision, and keep what was seen for the table."""
     ids, targets = random_batch(CONFIG, 3, 33)
-    assert_same(fast(recipe, "float32"), plain("float32"), ids, targets, "float32", build=step_of(recipe))
+    report = assert_same(fast(recipe, precision), plain(precision), ids, targets, precision, build=step_of(recipe))
+    keep(recipe, precision, report, lambda m: BUDGETS[precision].of(m.quantity))
 
 
 @pytest.mark.parametrize("recipe", marked(model_combinations()))
@@ -94,6 +100,7 @@ def test_in_bfloat16_it_rounds_no_more_than_plain_code_does(recipe: Recipe, plai
     ours, oracle = fast(recipe, "bfloat16"), plain("bfloat16")
     report = compare(ours, oracle, ids, targets, build=step_of(recipe), learning_rate=1e-5)
     allowed = rounding_allowance(plain_in_bfloat16)
+    keep(recipe, "bfloat16", report, allowed)
     for m in report.measurements:
         limit = allowed(m)
         assert limit is None or m.error <= limit, f"{m.quantity} {m.name}: {m.error:.2e}, allowed {limit:.2e}"
