@@ -11,7 +11,8 @@ import shutil
 import time
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ class CompiledBlocks:
     def __init__(self) -> None:
         self.compiled: dict[object, RunBlock] = {}  # by what a graph is made for
         self.graphs = 0  # compiled so far
-        self.seconds = 0.0  # that they took
+        self.seconds = 0.0  # that they took: tracing and compiling, forward and backward
 
     def __call__(self, block: nn.Module, x: Tensor) -> Tensor:
         if not torch.is_grad_enabled() or torch.compiler.is_compiling():  # or a user compiles the whole model
@@ -46,9 +47,11 @@ class CompiledBlocks:
         kind = x.device.type
         autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         key = (tuple(x.shape), x.dtype, x.device, block.training, autocast)
-        if key not in self.compiled:
+        if key in self.compiled:
+            return self.compiled[key](block, x)
+        with self.timing():
             self.compiled[key] = self.compile(key)
-        return self.compiled[key](block, x)
+            return self.compiled[key](block, x)
 
     def compile(self, key: object) -> RunBlock:
         """Code for one kind of input."""
@@ -69,13 +72,23 @@ class CompiledBlocks:
 
     def backend(self, graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
         """torch's own backend, counted and timed."""
-        from torch._inductor.compile_fx import compile_fx
+        from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 
-        start = time.perf_counter()
-        compiled = compile_fx(graph, inputs)
+        def compile_inner(*args: Any, **kwargs: Any) -> Any:  # for the backward pass it is called when that first runs
+            with self.timing():
+                return compile_fx_inner(*args, **kwargs)
+
+        with self.timing():
+            compiled = compile_fx(graph, inputs, inner_compile=compile_inner)
         self.graphs += 1
-        self.seconds += time.perf_counter() - start
         return compiled
+
+    @contextmanager
+    def timing(self) -> Iterator[None]:
+        """Add what happens inside to the seconds, once even if nested."""
+        before, start = self.seconds, time.perf_counter()
+        yield
+        self.seconds = before + time.perf_counter() - start
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledBlocks:
         return self  # compiled code belongs to no model

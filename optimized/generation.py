@@ -34,7 +34,7 @@ class CachedGPT:
         with self.precision.forward():
             autocast = torch.is_autocast_enabled(device.type)
             dtype = torch.get_autocast_dtype(device.type) if autocast else model.wpe.weight.dtype
-        self.cache = Cache(model.config, padding, room or model.config.block_size, dtype)
+        self.cache = Cache(model.config, padding, model.config.block_size if room is None else room, dtype)
 
     @torch.no_grad()
     def extend(self, ids: Tensor, last: int | None = None) -> Tensor:
@@ -44,7 +44,7 @@ class CachedGPT:
             ids: (B, T) int64; of a padded token any id will do
             last: for how many of them, at the end, logits are wanted; all if None
 
-        Returns (B, last, V). More tokens than fit are a ValueError.
+        Returns (B, last, V). More tokens than fit, or than there are, are a ValueError.
         """
         check_ids(ids, self.config)
         cache, T = self.cache, ids.shape[1]
@@ -52,6 +52,9 @@ class CachedGPT:
             raise ValueError(f"{len(ids)} rows for a cache of {len(cache.padding)}: give as many")
         if cache.length + T > cache.room:
             raise ValueError(f"{T} tokens after {cache.length}: the cache has room for {cache.room} in all")
+        last = T if last is None else last
+        if not 1 <= last <= T:
+            raise ValueError(f"the last {last} of {T} tokens: give 1 to {T}")
         model, blocks = self.model, self.blocks
         with self.precision.forward():
             x = model.wte(ids) + model.wpe(cache.positions(T))  # (B, T, C)
@@ -61,7 +64,7 @@ class CachedGPT:
                 x = x + block.attn.merge(cache.attend(layer, q, k, v, mask))
                 x = x + block.mlp(block.ln_2(x))
             cache.advance(T)
-            return model.wte.logits(model.ln_f(x[:, -(last or T) :]))
+            return model.wte.logits(model.ln_f(x[:, -last:]))
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from optimized.vocab import ExactTable
 from reference.functional import IGNORED, cross_entropy
@@ -62,7 +63,8 @@ class HeadAndLoss(torch.autograd.Function):
         exact = torch.promote_types(compute, torch.float32)  # of softmax, loss, and sums over chunks
         wants_x, wants_weight, *_ = ctx.needs_input_grad
         counted = targets != IGNORED  # (N,)
-        share = counted.to(exact) / counted.sum()  # of each row in the mean; 0 / 0 if nothing counts
+        count = counted.sum()
+        share = counted.to(exact) / count.clamp(min=1)  # of each row in the mean
         index = targets.masked_fill(~counted, 0).unsqueeze(-1)  # (N, 1)
         loss = torch.zeros((), dtype=exact, device=x.device)
         dx = torch.empty_like(x) if wants_x else None
@@ -75,17 +77,17 @@ class HeadAndLoss(torch.autograd.Function):
                 loss += to_gradient(logits, index[part], share[part, None], vocab_size)
                 if dx is not None:
                     dx[part] = logits @ table
-                if dweight is None:
-                    continue
-                if compute == exact:
+                if dweight is not None and compute == exact:
                     dweight.addmm_(logits.T, x[part])
-                else:
+                elif dweight is not None:
                     dweight += logits.T @ x[part]
+                del logits  # or the next chunk's would stand beside them
         ctx.save_for_backward(dx, dweight)
         ctx.weight_dtype = weight.dtype
-        return loss
+        return loss / (count > 0)  # 0 / 0 if nothing counts; its gradient is zero, as the reference's
 
     @staticmethod
+    @once_differentiable  # the gradients in hand are constants to autograd: a second derivative would be wrong
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         dx, dweight = ctx.saved_tensors
         return (

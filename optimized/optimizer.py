@@ -64,6 +64,12 @@ class FusedAdamW:
         for group in self.adamw.param_groups:
             group["lr"] = self.learning_rate
         self.adamw.step()
+        for parameter in self.parameters.values():
+            if parameter.grad is None:  # left alone, but its next bias correction is that of all others
+                self.adamw.state[parameter]["step"].fill_(self.steps)
+        # The fused kernel writes behind autograd's back. Whoever goes by the count of writes, as the working copies of
+        # precision.py do, has to see this one.
+        torch.autograd.graph.increment_version(self.parameters.values())
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -102,6 +108,8 @@ def load(model: nn.Module, state: dict[str, Tensor], moments: dict[str, dict[str
     """Copy a canonical state into an optimizer's own moments; returns the steps behind."""
     if "step" not in state:
         raise ValueError("optimizer state: 'step' is missing for this model")
+    if state["step"].shape != ():
+        raise ValueError(f"optimizer state: 'step' has shape {tuple(state['step'].shape)}, this model needs ()")
     parts = {
         kind: {n.removeprefix(f"{kind}/"): t for n, t in state.items() if n.startswith(f"{kind}/")} for kind in KINDS
     }

@@ -49,13 +49,19 @@ class BFloat16(Exact):
         return torch.autocast(self.kind, dtype=torch.bfloat16)
 
     def working_copy(self, model: Model) -> Model:
-        """A copy with the matrices in bfloat16: autocast would make one for each token. Kept until a weight changes."""
+        """A copy with the matrices in bfloat16: autocast would make one for each token. Kept until a weight changes.
+
+        In place or by load_state_dict, that is: of what is written through `.data` torch keeps no count.
+        """
         versions = tuple(number for p in model.parameters() for number in (p._version, p.data_ptr()))
         kept = self.copies.get(model)
         if kept is None or kept[0] != versions:
             kept = versions, in_bfloat16(model)
             self.copies[model] = kept
         return kept[1]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> BFloat16:
+        return BFloat16(torch.device(self.kind))  # working copies are not copied along: each would hold the one before
 
 
 def in_bfloat16(model: Model) -> Model:

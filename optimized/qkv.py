@@ -63,19 +63,15 @@ class FusedQKV(nn.Module):
     def to_canonical(self, own: dict[str, Tensor]) -> dict[str, Tensor]:
         """`c_attn.weight` (3C, C) -> `q_proj.weight` and so on (C, C); biases likewise."""
         return {
-            name.replace("c_attn", part): third
+            name.replace("c_attn", part): fused.chunk(3)[third]
+            for third, part in enumerate(NAMES)
             for name, fused in own.items()
-            for part, third in zip(NAMES, fused.chunk(3), strict=True)
         }
 
     def from_canonical(self, canonical: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The other way; a kind of which not all three are there is left as it is, for strict loading to name."""
-        out = dict(canonical)
-        for kind in ("weight", "bias"):
-            names = [f"{part}.{kind}" for part in NAMES]
-            if all(name in out for name in names):
-                out[f"c_attn.{kind}"] = torch.cat([out.pop(name) for name in names])
-        return out
+        """The other way."""
+        kinds = [name for name, _ in self.c_attn.named_parameters()]
+        return {f"c_attn.{kind}": torch.cat([canonical[f"{part}.{kind}"] for part in NAMES]) for kind in kinds}
 
 
 def translate(attention: nn.Module) -> None:
@@ -83,13 +79,29 @@ def translate(attention: nn.Module) -> None:
 
     def save(module: Any, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
         inner = f"{prefix}qkv."
-        own = {name.removeprefix(inner): state.pop(name) for name in list(state) if name.startswith(inner)}
+        entries = {name: state.pop(name) for name in list(state) if name.startswith(prefix)}
+        own = {name.removeprefix(inner): entries.pop(name) for name in list(entries) if name.startswith(inner)}
         state.update({prefix + name: tensor for name, tensor in module.qkv.to_canonical(own).items()})
+        state.update(entries)  # after them, as the reference has them
 
-    def load(module: Any, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-        outer = tuple(f"{prefix}{name}." for name in NAMES)
-        canonical = {name.removeprefix(prefix): state.pop(name) for name in list(state) if name.startswith(outer)}
-        own = module.qkv.from_canonical(canonical)
+    def load(module: Any, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        # Joined, a tensor that is missing or misshapen could no longer be named, or even noticed: q of twice the height
+        # beside k and v of half. What is wrong is told to strict loading here, and the present weights take its place.
+        *_, missing, unexpected, errors = rest
+        present = module.qkv.to_canonical({name: p.detach() for name, p in module.qkv.named_parameters()})
+        outer = tuple(f"{prefix}{name}." for name in (*NAMES, "qkv"))
+        given = {name.removeprefix(prefix): state.pop(name) for name in list(state) if name.startswith(outer)}
+        missing += [prefix + name for name in present if name not in given]
+        unexpected += [prefix + name for name in given if name not in present]
+        for name, tensor in present.items():
+            if name in given and given[name].shape != tensor.shape:
+                errors.append(
+                    f"size mismatch for {prefix}{name}: copying a param with shape {given[name].shape} from "
+                    f"checkpoint, the shape in current model is {tensor.shape}."
+                )
+            elif name in given:
+                present[name] = given[name]
+        own = module.qkv.from_canonical(present)
         state.update({f"{prefix}qkv.{name}": tensor for name, tensor in own.items()})
 
     attention.register_state_dict_post_hook(save)  # type: ignore[no-untyped-call]

@@ -66,8 +66,15 @@ def cut(module: PaddedTable, state: dict[str, Tensor], prefix: str, metadata: An
     state[f"{prefix}weight"] = state[f"{prefix}weight"][: module.vocab_size]
 
 
-def pad(module: PaddedTable, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Add it when loading, in place; a table of another height is left for strict loading to name."""
-    weight = state.get(f"{prefix}weight")
-    if weight is not None and weight.shape[0] == module.vocab_size:
-        state[f"{prefix}weight"] = F.pad(weight, (0, 0, 0, module.weight.shape[0] - module.vocab_size))
+def pad(module: PaddedTable, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+    """Add it when loading, in place; a table of another shape, with padding of its own say, is an error."""
+    weight, own = state.get(f"{prefix}weight"), module.weight.detach()
+    if weight is not None and weight.shape != own[: module.vocab_size].shape:
+        *_, errors = rest
+        errors.append(
+            f"size mismatch for {prefix}weight: copying a param with shape {weight.shape} from checkpoint, the shape "
+            f"in current model is {own[: module.vocab_size].shape}."
+        )
+        state[f"{prefix}weight"] = own  # one message is enough
+    elif weight is not None:
+        state[f"{prefix}weight"] = F.pad(weight, (0, 0, 0, len(own) - module.vocab_size))

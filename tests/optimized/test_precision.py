@@ -1,0 +1,382 @@
+"""bfloat16 for products and nothing else, TF32 for as long as it is asked for, and working copies that keep up."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bench.hot import hot_state_dict, random_batch
+from bench.proof import BF16_FACTORS, warm_state_dict
+from optimized import FULL, PLAIN, Recipe, build, build_step, builder, generate, only
+from optimized.gpt import GPT
+from optimized.precision import TF32, BFloat16, Exact, cpu_has_bfloat16
+from reference.canonical import canonical_gradients
+from tests.optimized.models import SMALL, hot_model, hot_reference, relative
+
+pytestmark = pytest.mark.filterwarnings("ignore:bf16. this CPU has no bfloat16:UserWarning")
+
+EAGER = FULL.without("compile", "ddp")
+RECIPES = [only("bf16"), only("bf16", "fused_kernels"), only("bf16", "sdpa", "fused_loss"), EAGER]
+IDS, TARGETS = random_batch(SMALL, 2, 9)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def test_weights_gradients_and_moments_are_float32(recipe: Recipe) -> None:
+    model = hot_model(recipe)
+    step = build_step(model, recipe)
+    loss = step(IDS, TARGETS)
+    kinds = {
+        "loss": [loss],
+        "weights": list(model.parameters()),
+        "gradients": [p.grad for p in model.parameters()],
+        "state": list(model.state_dict().values()),
+        "moments": [m for kind in ("exp_avg", "exp_avg_sq") for m in step.optimizer.moments(kind).values()],
+    }
+    for what, tensors in kinds.items():
+        assert {t.dtype for t in tensors if t is not None} == {torch.float32}, what
+        assert all(t is not None for t in tensors), what
+    assert not torch.is_autocast_enabled("cpu"), "autocast is left on"
+
+
+class Dtypes(TorchDispatchMode):
+    """The dtypes of what each operation is given and what it makes, by the operation's name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: dict[str, set[torch.dtype]] = {}
+        self.made: dict[str, set[torch.dtype]] = {}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        name = function.name().removeprefix("aten::").partition(".")[0].removesuffix("_")
+        for kept, values in ((self.given, args), (self.made, out if isinstance(out, tuple) else (out,))):
+            floats = {t.dtype for t in values if isinstance(t, Tensor) and t.is_floating_point()}
+            kept.setdefault(name, set()).update(floats)
+        return out
+
+
+PRODUCTS = ("mm", "addmm", "bmm", "_scaled_dot_product_flash_attention_for_cpu")
+# exp, log and sums of softmax and loss, roots and means of norms, additions of the stream
+EXACT = (
+    *("exp", "log", "sum", "amax", "mean", "sqrt", "var_mean", "_softmax", "_log_softmax", "native_layer_norm", "div"),
+    *("gather", "embedding"),
+)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def test_products_are_bfloat16_and_softmax_norms_and_loss_float32(recipe: Recipe) -> None:
+    model = hot_model(recipe)
+    with Dtypes() as dtypes:
+        model.loss(IDS, TARGETS)
+    seen = {name: dtypes.given[name] for name in PRODUCTS if name in dtypes.given}
+    assert seen.keys() >= {"mm"}
+    assert len(seen) >= 2
+    assert all(found == {torch.bfloat16} for found in seen.values()), seen
+    exact = {name: dtypes.made[name] for name in EXACT if dtypes.made.get(name)}
+    assert len(exact) >= 2, sorted(dtypes.made)
+    assert all(torch.bfloat16 not in found for found in exact.values()), exact
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def test_the_residual_stream_is_float32(recipe: Recipe) -> None:
+    model = hot_model(recipe)
+    streams: list[Tensor] = []
+
+    def note(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
+        streams.extend((args[0], out))
+
+    for module in (*model.h, model.ln_f):
+        module.register_forward_hook(note)
+    model.loss(IDS, TARGETS)
+    assert len(streams) == 2 * (SMALL.n_layer + 1)
+    assert {stream.dtype for stream in streams} == {torch.float32}
+    assert all(relative(x, x.bfloat16()) > 1e-4 for x in streams), "float32 in name, with the digits of bfloat16"
+
+
+def test_logits_leave_in_the_precision_of_the_products() -> None:
+    assert hot_model(only("bf16"))(IDS).dtype == torch.bfloat16
+    assert hot_model(PLAIN)(IDS).dtype == torch.float64
+    assert hot_model(only("tf32").without("tf32"), dtype=torch.float32)(IDS).dtype == torch.float32
+
+
+# --- a CPU without the instructions
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_cpu_without_bf16_instructions_gets_one_line_that_says_it_will_be_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(builder, "cpu_has_bfloat16", lambda: False)
+    with pytest.warns(UserWarning, match="bf16") as warned:
+        model = build(SMALL, EAGER, hot_state_dict(SMALL))
+    assert len(warned) == 1
+    message = str(warned[0].message)
+    assert message == (
+        "bf16: this CPU has no bfloat16 instructions and emulates them, which is slow; leave the rung out of the "
+        "recipe for speed"
+    )
+    assert warned[0].filename.endswith(("builder.py", "test_precision.py"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert build_step(model, EAGER)(IDS, TARGETS).isfinite(), "slow, and right"
+        build(SMALL, EAGER.without("bf16"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_cpu_that_has_them_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builder, "cpu_has_bfloat16", lambda: True)
+    build(SMALL, only("bf16"))
+
+
+@pytest.mark.parametrize(
+    "flags, found",
+    [
+        ({"avx512_bf16": True}, True),
+        ({"amx_bf16": True}, True),
+        ({"arm_bf16": True}, True),
+        ({"avx512_bf16": False, "amx_bf16": False, "avx2": True}, False),
+        ({"avx512_f": True}, False),
+        ({}, False),
+    ],
+    ids=str,
+)
+def test_the_instructions_are_looked_for_by_name(
+    flags: dict[str, bool], found: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags, raising=False)
+    supported = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    assert cpu_has_bfloat16() == (found and supported)
+
+
+# --- working copies
+
+
+def tokens(model: GPT) -> Tensor:
+    return generate(model, IDS, 8, temperature=0.0)
+
+
+def fresh(model: GPT, recipe: Recipe) -> GPT:
+    """Another model with the same weights, which never generated anything."""
+    return build(SMALL, recipe, model.state_dict()).eval()
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["optimizer step", "load_state_dict", "in place", "one entry", "biases", "norms", "positions", "data replaced"],
+)
+@pytest.mark.parametrize("recipe", [only("bf16", "kv_cache"), EAGER], ids=str)
+def test_what_is_generated_follows_the_weights(recipe: Recipe, change: str) -> None:
+    model = hot_model(recipe).eval()
+    step = build_step(model, recipe, learning_rate=0.1)
+    before = tokens(model)
+    assert torch.equal(before, tokens(model))
+    with torch.no_grad():
+        if change == "optimizer step":
+            with torch.enable_grad():
+                step(IDS, TARGETS)
+        elif change == "load_state_dict":
+            model.load_state_dict(hot_state_dict(SMALL, seed=5))
+        elif change == "in place":
+            for parameter in model.parameters():
+                parameter.mul_(-1.5)
+        elif change == "one entry":
+            model.wte.weight[int(before[0, -1])] *= -30.0
+        elif change == "data replaced":
+            for parameter in model.parameters():
+                parameter.data = parameter.data * -1.5
+        else:
+            word = {"biases": "mlp.c_proj.bias", "norms": "ln_f", "positions": "wpe"}[change]
+            for name, parameter in model.named_parameters():
+                if word in name:
+                    parameter.copy_(20.0 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    after = tokens(model)
+    assert torch.equal(after, tokens(fresh(model, recipe))), "generated with other weights than the model's"
+    assert not torch.equal(after, before), "the change changed nothing, so nothing is shown"
+
+
+def test_as_long_as_the_weights_stay_there_is_one_copy() -> None:
+    model = hot_model(EAGER).eval()
+    twin = model.precision.working_copy(model)
+    assert twin is not model
+    tokens(model)
+    model(IDS)
+    model.train()
+    model.eval()
+    assert model.precision.working_copy(model) is twin
+
+
+def storages(module: nn.Module) -> dict[str, int]:
+    return {name: p.untyped_storage().data_ptr() for name, p in module.named_parameters()}
+
+
+def test_a_copy_has_its_own_matrices_and_shares_what_stays_float32() -> None:
+    model = hot_model(EAGER)
+    twin = model.precision.working_copy(model)
+    own, theirs = storages(model), storages(twin)
+    assert own.keys() == theirs.keys()
+    for name, parameter in twin.named_parameters():
+        narrow = "attn" in name or "mlp" in name
+        assert parameter.dtype == (torch.bfloat16 if narrow else torch.float32), name
+        assert (theirs[name] == own[name]) == (not narrow), name
+        assert not parameter.requires_grad, name
+    assert twin.wte.head is not None
+    assert twin.wte.head.dtype == torch.bfloat16
+    assert twin.wte.head.untyped_storage().data_ptr() not in own.values()
+    assert model.wte.head is None, "the model itself was given a head of its own"
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert model.training
+    assert not twin.training
+    assert twin.state_dict().keys() == model.state_dict().keys()
+
+
+def count(kind: type) -> int:
+    gc.collect()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what else is alive may warn when it is looked at
+        return sum(type(thing) is kind for thing in gc.get_objects())
+
+
+def test_old_copies_are_given_back_and_go_with_their_model() -> None:
+    before = count(GPT)
+    model = hot_model(EAGER)
+    for _ in range(4):
+        with torch.no_grad():
+            model.wpe.weight.mul_(1.5)
+        tokens(model)
+    assert count(GPT) == before + 2, "the model and one working copy"
+    duplicate = copy.deepcopy(model)
+    assert count(GPT) == before + 3, "a duplicate makes a working copy when it needs one"
+    assert torch.equal(tokens(duplicate), tokens(model))
+    del model, duplicate
+    assert count(GPT) == before
+
+
+def test_exact_precisions_generate_with_the_model_itself() -> None:
+    model = hot_model(PLAIN)
+    assert isinstance(model.precision, Exact)
+    assert model.precision.working_copy(model) is model
+    assert TF32(Exact()).working_copy(model) is model
+    assert TF32(BFloat16(torch.device("cpu"))).working_copy(model) is not model
+
+
+# --- TF32
+
+
+class MatmulPrecision(TorchFunctionMode):
+    """torch's setting, as every operation found it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.found.add(torch.get_float32_matmul_precision())
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("before", ["highest", "high", "medium"])
+@pytest.mark.parametrize("around", ["forward", "step"])
+def test_tf32_is_on_inside_and_as_it_was_outside_even_after_an_error(before: str, around: str) -> None:
+    kept = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(before)
+    try:
+        with getattr(TF32(Exact()), around)():
+            assert torch.get_float32_matmul_precision() == "high"
+            with TF32(Exact()).forward():
+                assert torch.get_float32_matmul_precision() == "high"
+            assert torch.get_float32_matmul_precision() == "high"
+        assert torch.get_float32_matmul_precision() == before
+        with pytest.raises(ZeroDivisionError), getattr(TF32(Exact()), around)():
+            raise ZeroDivisionError
+        assert torch.get_float32_matmul_precision() == before
+    finally:
+        torch.set_float32_matmul_precision(kept)
+
+
+def test_a_tf32_model_has_it_on_forward_and_backward_and_off_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = hot_model(PLAIN, dtype=torch.float32)  # the CPU has the setting, and no TF32
+    model.precision = TF32(Exact())
+    found = []
+    handle = model.ln_f.register_full_backward_hook(lambda *_: found.append(torch.get_float32_matmul_precision()))
+    before = torch.get_float32_matmul_precision()
+    with MatmulPrecision() as inside:
+        model.hidden(IDS)
+    assert inside.found == {before}
+    step = build_step(model, PLAIN)
+    step(IDS, TARGETS)
+    handle.remove()
+    assert found == ["high"], "the backward pass"
+    assert torch.get_float32_matmul_precision() == before
+    generate(model.eval(), IDS, 2)
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_tf32_over_bf16_does_both() -> None:
+    both = TF32(BFloat16(torch.device("cpu")))
+    with both.forward():
+        assert torch.is_autocast_enabled("cpu")
+        assert torch.get_autocast_dtype("cpu") == torch.bfloat16
+        assert torch.get_float32_matmul_precision() == "high"
+    with both.step():
+        assert not torch.is_autocast_enabled("cpu"), "autocast is for forward passes alone"
+    assert isinstance(builder.choose_precision(only("tf32", "bf16"), torch.device("cuda")), TF32)
+
+
+TF32_ULP = 2.0**-11  # of an input rounded to 10 bits after the leading one
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("recipe", [only("tf32"), EAGER.without("bf16").plus("tf32")], ids=str)
+def test_on_cuda_tf32_rounds_no_more_than_plain_code_does_with_it(recipe: Recipe) -> None:
+    if torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("this device has no TF32")
+    weights, (ids, targets) = warm_state_dict(SMALL), (IDS.cuda(), TARGETS.cuda())
+    before = torch.get_float32_matmul_precision()
+    found = []
+    for name in ("oracle", "plain", "float32", "tf32"):
+        if name in ("oracle", "plain"):
+            model: Any = hot_reference(dtype=torch.float32)
+            model.load_state_dict(weights)
+            model.to("cuda", torch.float64 if name == "oracle" else torch.float32)
+        else:
+            model = build(SMALL, recipe if name == "tf32" else recipe.without("tf32"), weights, "cuda")
+        # torch's setting holds for the plain code from outside; the rung sets it itself
+        torch.set_float32_matmul_precision("high" if name == "plain" else before)
+        try:
+            logits = model(ids)
+            step = Exact() if name in ("oracle", "plain") else model.precision
+            with step.step():
+                model.loss(ids, targets).backward()
+        finally:
+            torch.set_float32_matmul_precision(before)
+        found.append({"logits": logits.detach(), **canonical_gradients(model)})
+    oracle, plain, float32, tf32 = found
+    assert relative(float32["logits"], oracle["logits"]) < 5e-6
+    assert relative(tf32["logits"], oracle["logits"]) > TF32_ULP / 50, "as exact as float32: it was not on"
+    size = max(float(g.norm()) for name, g in oracle.items() if name != "logits")
+    for name, exact in oracle.items():
+        if float(exact.norm()) > 1e-6 * size:  # not the key bias, which is zero in theory
+            factor = BF16_FACTORS["logits" if name == "logits" else "gradient"]
+            error, allowed = relative(tf32[name], exact), factor * relative(plain[name], exact) + TF32_ULP
+            assert error <= allowed, f"{name}: {error:.1e}, allowed {allowed:.1e}"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("recipe", [only("bf16"), EAGER, FULL.without("ddp")], ids=str)
+def test_on_cuda_bf16_keeps_weights_stream_and_loss_in_float32(recipe: Recipe) -> None:
+    model = hot_model(recipe, device="cuda")
+    loss = build_step(model, recipe)(IDS.cuda(), TARGETS.cuda())
+    assert {t.dtype for t in (loss, *model.parameters(), *(p.grad for p in model.parameters()))} == {torch.float32}
+    assert model.hidden(IDS.cuda()).dtype == torch.float32
+    assert torch.equal(
+        generate(model.eval(), IDS.cuda(), 8, temperature=0.0),
+        generate(build(SMALL, recipe, model.state_dict(), "cuda").eval(), IDS.cuda(), 8, temperature=0.0),
+    )

@@ -1,0 +1,206 @@
+"""Recipes: rungs in ladder order, by name, refused when they cannot be."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from itertools import permutations
+
+import pytest
+import torch
+
+import optimized
+from optimized import FULL, PLAIN, RUNGS, Recipe, build, only, upto, without
+from reference import GPTConfig
+
+TINY = GPTConfig(block_size=4, vocab_size=5, n_layer=1, n_head=1, n_embd=4)
+LADDER = list(RUNGS)
+
+
+def test_the_ladder_is_the_one_that_the_design_names() -> None:
+    assert set(LADDER) >= {
+        *("fused_qkv", "sdpa", "padded_vocab", "fused_loss", "bf16", "tf32", "compile", "fused_adamw"),
+        *("kv_cache", "ddp"),
+    }
+    assert set(LADDER) - set(FULL.rungs) == {"tf32"}, "what FULL does without"
+    assert PLAIN.rungs == ()
+
+
+@pytest.mark.parametrize("name", RUNGS)
+def test_every_rung_says_what_it_claims_and_when_it_loses(name: str) -> None:
+    rung = RUNGS[name]
+    assert rung.name == name
+    assert len(rung.claim.split()) > 4
+    assert len(rung.loses.split()) > 4
+
+
+def test_rungs_stand_in_ladder_order_whatever_order_they_are_given_in() -> None:
+    for names in permutations(("bf16", "sdpa", "kv_cache")):
+        assert Recipe(names).rungs == only(*names).rungs == ("sdpa", "bf16", "kv_cache")
+    assert Recipe(tuple(reversed(FULL.rungs))) == FULL
+
+
+def test_a_rung_given_twice_is_on_once() -> None:
+    assert Recipe(("sdpa", "sdpa")) == only("sdpa") == only("sdpa").plus("sdpa")
+
+
+def test_any_iterable_of_names_will_do() -> None:
+    assert Recipe(["sdpa", "bf16"]) == Recipe(iter(("bf16", "sdpa"))) == only("sdpa", "bf16")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda name: Recipe((name,)),
+        lambda name: Recipe(("sdpa", name)),
+        only,
+        without,
+        upto,
+        FULL.without,
+        PLAIN.plus,
+    ],
+)
+@pytest.mark.parametrize("name", ["flash", "SDPA", "", "full"])
+def test_an_unknown_rung_is_an_error_with_the_known_ones(make: object, name: str) -> None:
+    with pytest.raises(ValueError, match="unknown rung") as error:
+        make(name)  # type: ignore[operator]
+    message = str(error.value)
+    assert message.startswith(f"unknown rung {name!r}: give some of ")
+    assert all(known in message for known in RUNGS)
+    assert "\n" not in message
+
+
+def test_only_is_plain_with_and_without_is_full_less() -> None:
+    assert only() == PLAIN
+    assert without() == FULL
+    for name in RUNGS:
+        assert only(name).rungs == (name,)
+        assert without(name).rungs == tuple(n for n in FULL.rungs if n != name)
+    assert FULL.without("bf16", "compile").plus("compile", "bf16") == FULL
+    assert PLAIN.without("sdpa") == PLAIN
+    assert PLAIN.plus("sdpa") == only("sdpa")
+
+
+def test_upto_climbs_the_ladder_a_rung_at_a_time() -> None:
+    assert upto(LADDER[0]) == only(LADDER[0])
+    assert upto(LADDER[-1]) == FULL
+    before = PLAIN
+    for name in FULL.rungs:
+        assert upto(name) == before.plus(name)
+        before = upto(name)
+    assert upto("tf32") == upto("bf16").plus("tf32"), "a rung that is not in FULL is in its own recipe all the same"
+    assert "tf32" not in upto("compile")
+
+
+def test_a_recipe_knows_what_it_has_and_what_it_is_called() -> None:
+    assert "sdpa" in only("sdpa")
+    assert "bf16" not in only("sdpa")
+    assert (str(PLAIN), str(FULL)) == ("plain", "full")
+    assert str(without()) == "full"
+    assert str(only("kv_cache", "sdpa")) == "sdpa+kv_cache"
+
+
+def test_recipes_are_values() -> None:
+    a, b = only("sdpa", "bf16"), only("bf16", "sdpa")
+    assert a == b
+    assert a is not b
+    assert len({a, b, PLAIN, FULL, Recipe()}) == 3
+    assert {a: 1}[b] == 1
+
+
+def test_a_recipe_cannot_be_changed() -> None:
+    recipe = only("sdpa")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        recipe.rungs = ()  # type: ignore[misc]
+    recipe.plus("bf16")
+    recipe.without("sdpa")
+    assert recipe.rungs == ("sdpa",)
+    given = ["sdpa"]
+    kept = Recipe(given)  # type: ignore[arg-type]
+    given.append("bf16")
+    assert kept.rungs == ("sdpa",)
+
+
+def test_possible_leaves_out_what_cannot_be() -> None:
+    every = Recipe(tuple(RUNGS))
+    assert every.possible("cpu", "float32") == FULL
+    assert every.possible("cpu", "float64") == FULL.without("bf16")
+    assert every.possible("cuda", "float32") == every
+    assert every.possible("cuda", "float64") == FULL.without("bf16")
+    assert every.possible("meta", "float64") == every.without("bf16", "tf32", "fused_adamw", "ddp")
+    assert PLAIN.possible("cpu", "float64") == PLAIN
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps", "xpu"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_what_is_possible_passes_the_check_and_what_is_not_does_not(device: str, dtype: str) -> None:
+    for name in RUNGS:
+        recipe = only(name)
+        if recipe.possible(device, dtype) == recipe:
+            recipe.check(device, dtype)
+        else:
+            with pytest.raises(ValueError, match=f"the rung {name} and "):
+                recipe.check(device, dtype)
+
+
+@pytest.mark.parametrize(
+    "recipe, dtype, message",
+    [
+        (
+            only("tf32"),
+            torch.float32,
+            "the rung tf32 and the device cpu do not go together: leave tf32 out of the recipe, or choose the device "
+            "cuda",
+        ),
+        (
+            FULL,
+            torch.float64,
+            "the rung bf16 and float64 weights do not go together: leave bf16 out of the recipe, or choose float32",
+        ),
+        (
+            only("bf16"),
+            torch.bfloat16,
+            "the rung bf16 and bfloat16 weights do not go together: leave bf16 out of the recipe, or choose float32",
+        ),
+    ],
+    ids=["tf32 on the cpu", "bf16 of float64", "bf16 of bfloat16"],
+)
+def test_a_recipe_that_cannot_be_is_refused_when_built(recipe: Recipe, dtype: torch.dtype, message: str) -> None:
+    with pytest.raises(ValueError, match="do not go together") as error:
+        build(TINY, recipe, dtype=dtype)
+    assert str(error.value) == message
+
+
+def test_a_device_that_a_rung_does_not_know_is_refused_with_those_that_it_does() -> None:
+    with pytest.raises(ValueError, match=r"^the rung ddp and the device mps do not .*choose the device cpu or cuda$"):
+        only("ddp").check("mps", "float32")
+
+
+def test_nothing_random_is_lost_when_a_recipe_is_refused() -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match="do not go together"):
+        build(TINY, only("tf32"))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_package_gives_its_public_names() -> None:
+    names: dict[str, object] = {}
+    exec("from optimized import *", names)
+    public = {name for name in names if not name.startswith("__")}
+    assert public == set(optimized.__all__)
+    assert public >= {"Recipe", "PLAIN", "FULL", "RUNGS", "only", "without", "upto", "build", "build_step", "generate"}
+    assert names["FULL"] is FULL
+    assert callable(names["build"])
+
+
+def test_an_unknown_name_of_the_package_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match=r"^module 'optimized' has no attribute 'biuld'$"):
+        optimized.biuld  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_importing_the_package_and_its_rungs_does_not_import_torch() -> None:
+    code = "import sys, optimized; optimized.upto('bf16').check('cpu', 'float32'); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "False"
