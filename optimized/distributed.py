@@ -6,6 +6,7 @@ torchrun starts the processes and tells each its rank by environment variables.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -55,10 +56,14 @@ class DataParallel:
     def __init__(self, model: nn.Module) -> None:
         self.world = dist.get_world_size()
         self.replica = DistributedDataParallel(Loss(model), gradient_as_bucket_view=True)
+        self.compiler = import_module("torch._dynamo.config")  # late: it takes seconds, which one process can save
 
     def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
         """The loss of this process's share; its backward pass waits for the others."""
-        out: Tensor = self.replica(ids, targets)
+        # Left to itself, torch would cut what is compiled in here where a bucket of gradients ends. Blocks are compiled
+        # one by one, and the exchange of one's gradients overlaps with the next one's backward pass as it is.
+        with self.compiler.patch(optimize_ddp=False):
+            out: Tensor = self.replica(ids, targets)
         return out
 
     def sum(self, tensor: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from reference.settings import Eval, Plot, Sample, Train
 if TYPE_CHECKING:
     from reference.parts import Parts
 
+EXPECTED = (ValueError, ArithmeticError, OSError, KeyboardInterrupt)  # what ends a command without a traceback
+
 
 @dataclass(frozen=True)
 class Package:
@@ -37,16 +39,11 @@ def main(package: Package, arguments: Sequence[str] | None = None) -> int:
     """
     try:
         return run(package, sys.argv[1:] if arguments is None else list(arguments))
-    except ValueError as error:
-        return complain(error, status=2)
-    except (ArithmeticError, OSError) as error:
-        if isinstance(error, BrokenPipeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it exits
-            return 1
-        return complain(error, status=1)
-    except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
-        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it exits
+        return 1
+    except EXPECTED as error:
+        return complain(error, status_of(error))
 
 
 def wait_briefly() -> None:
@@ -59,16 +56,32 @@ def wait_briefly() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
-def complain(error: Exception, status: int) -> int:
+def complain(error: BaseException, status: int) -> int:
     """Print an error as one line."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(described(error), file=sys.stderr)
     return status
+
+
+def described(error: BaseException) -> str:
+    """An expected error as one line."""
+    return "\nstopped" if isinstance(error, KeyboardInterrupt) else f"error: {' '.join(str(error).split())}"
+
+
+def status_of(error: BaseException) -> int:
+    """The exit status that an expected error means."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    return 2 if isinstance(error, ValueError) else 1
 
 
 def run(package: Package, arguments: list[str]) -> int:
     """Read the options and hand them to their command."""
     options = read_options(package, arguments)
-    parts = package.parts(options)
+    return obey(options, package.parts(options))
+
+
+def obey(options: Train | Sample | Eval | Plot, parts: Parts) -> int:
+    """Run the command that the options are of."""
     # torch and what else a command needs is imported only now, so that --help and a typing error are quick
     match options:
         case Train():

@@ -6,24 +6,27 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from reference.functional import IGNORED
+from reference.processes import ALONE, Processes
 
 Batch = tuple[Tensor, Tensor]  # ids and targets, both (B, T) int64; a target of -1 does not count
 
 
 @torch.no_grad()
-def mean_loss(model: nn.Module, batches: Iterable[Batch]) -> tuple[float, int]:
+def mean_loss(model: nn.Module, batches: Iterable[Batch], processes: Processes = ALONE) -> tuple[float, int]:
     """Mean loss over every counted target of all batches, in nats, and how many targets that were.
 
     Args:
         model: `model.loss(ids, targets)` gives the mean over one batch; evaluated without dropout and left in the
             mode (train or eval) in which it was
         batches: on any device; each is sent to the model's
+        processes: that share the evaluation; each has batches of its own (see `shared`), the result is that of all
 
     A batch weighs as many times as it has counted targets: the mean of the batches' means would let a short last
     batch count as much as a full one. No targets at all is a ValueError.
@@ -38,9 +41,21 @@ def mean_loss(model: nn.Module, batches: Iterable[Batch]) -> tuple[float, int]:
             loss: Any = model.loss(ids.to(device), targets.to(device))  # type: ignore[operator]
             total += float(loss) * counted  # added up in double precision
             count += counted
-    if count == 0:
+    total, every = processes.sums(total, count)
+    if every == 0:
         raise ValueError("nothing to evaluate: the batches have no targets that count")
-    return total / count, count
+    return total / every, int(every)
+
+
+def shared(batches: Iterable[Batch], processes: Processes) -> Iterator[Batch]:
+    """This process's part of the batches: every world-th one.
+
+    Every process gets as many: where the batches end, the last ones get one more in which nothing counts.
+    """
+    remaining = iter(batches)
+    while turn := list(islice(remaining, processes.world)):
+        ids, targets = turn[min(processes.rank, len(turn) - 1)]
+        yield ids, targets if processes.rank < len(turn) else torch.full_like(targets, IGNORED)
 
 
 @contextmanager

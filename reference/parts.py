@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from reference.config import GPTConfig
 from reference.gpt import GPT
+from reference.processes import ALONE, Processes
 from reference.sampling import stream
 from reference.step import build_step
 from reference.training import Step
@@ -53,6 +54,9 @@ class Parts:
     build_step: BuildStep
     # as reference.sampling.stream
     stream: Callable[..., Iterator[Tensor]]
+    processes: Processes = ALONE  # that share a training run
+    summary: str = ""  # of the choices, for people; "" if there were none
+    remark: Callable[[nn.Module], str] = lambda model: ""  # about a trained model, for people
 
     @property
     def program(self) -> str:

@@ -200,8 +200,7 @@ class Train:
         """
         names = {field.name for field in dataclasses.fields(cls)}
         known: dict[str, Any] = {name: math.inf if v == "inf" else v for name, v in values.items() if name in names}
-        if "betas" in known:
-            known["betas"] = tuple(known["betas"])  # JSON has only lists
+        known |= {name: tuple(v) for name, v in known.items() if isinstance(v, list)}  # JSON has no other sequences
         return cls(**known)
 
 

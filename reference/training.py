@@ -1,8 +1,9 @@
 """The training loop: steps, with a log line, a validation and a checkpoint at their intervals.
 
 The loop keeps no state between steps but the model, the optimizer and their step number. The batch of step s is a
-function of (seed, s), and so is its dropout: a run that stops and goes on from a checkpoint takes the same steps
-as one that never stopped, and validation, sampling or anything else in between cannot change them.
+function of (seed, s), and so is its dropout, where several processes share a step of (seed, s, rank): a run that stops
+and goes on from a checkpoint takes the same steps as one that never stopped, and validation, sampling or anything else
+in between cannot change them.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from reference.config import GPTConfig
-from reference.evaluation import Batch, mean_loss
+from reference.evaluation import Batch, mean_loss, shared
 from reference.gpt import GPT
+from reference.processes import ALONE, Processes
 
 Record = dict[str, Any]  # what the log keeps: "step", and what was measured there
 
@@ -34,9 +36,9 @@ class Step(Protocol):
 
 
 class Source(Protocol):
-    """Where batches come from: a pure function of the step, counted from 0."""
+    """Where batches come from: a pure function of the step, counted from 0, and of the rank among a world."""
 
-    def at(self, step: int) -> Batch: ...
+    def at(self, step: int, rank: int, world: int) -> Batch: ...
 
 
 class Observer(Protocol):
@@ -81,17 +83,19 @@ def train(
     done: int = 0,
     validated: Collection[int] = (),
     stopping: Callable[[], bool] = lambda: False,
+    processes: Processes = ALONE,
 ) -> int:
     """Take the steps from `done` to `plan.steps`; returns how many are behind at the end.
 
     Args:
         model: trained in place
         step: made for this model, its optimizer having taken `done` steps
-        batches: `at(s)` for step s, on any device
+        batches: `at(s, rank, world)` for this process's share of step s, on any device
         validation: makes a new pass over the validation batches
         save: writes a checkpoint; called with the number of steps behind at each checkpoint interval and at the end
         validated: numbers of steps after which the validation loss is known already
         stopping: asked after each step; True ends the run there, with a checkpoint
+        processes: that share the steps and the validations; `step` and `stopping` give the same answer in each
 
     Raises NonFiniteError before anything is saved that came after a loss or gradient that is not finite.
     """
@@ -100,7 +104,7 @@ def train(
 
     def validate() -> None:
         if done not in known and (done % plan.eval_interval == 0 or done == plan.steps):
-            loss, tokens = mean_loss(model, unless(stopping, validation()))
+            loss, tokens = mean_loss(model, unless(stopping, shared(validation(), processes)), processes)
             if not math.isfinite(loss):
                 raise NonFiniteError(f"step {done}: the validation loss is {loss}")
             observer.recorded({"step": done, "validation_loss": loss, "validation_tokens": tokens})
@@ -119,11 +123,11 @@ def train(
             save_sound()  # a folder that cannot be written to shows itself now and not after hours
         interval = Interval(done)
         while done < plan.steps and not stopping():
-            ids, targets = batches.at(done)  # (B, T) twice
-            with step_randomness(plan.seed, done, device):
+            ids, targets = batches.at(done, processes.rank, processes.world)  # (B / world, T) twice
+            with step_randomness(plan.seed, done, device, processes.rank):
                 loss = step(ids.to(device), targets.to(device))
             done += 1
-            interval.add(loss, step.gradient_norm, ids.numel())
+            interval.add(loss, step.gradient_norm, ids.numel() * processes.world)
             observer.stepped(done)
 
             saving = done % plan.checkpoint_interval == 0
@@ -199,14 +203,18 @@ def initial_weights(config: GPTConfig, seed: int) -> dict[str, Tensor]:
 
 
 @contextmanager
-def step_randomness(seed: int, step: int, device: torch.device) -> Iterator[None]:
-    """Inside, torch's global generators are in a state that is a function of (seed, step); afterwards as before."""
+def step_randomness(seed: int, step: int, device: torch.device, rank: int = 0) -> Iterator[None]:
+    """Inside, torch's global generators are in a state that is a function of the arguments; afterwards as before.
+
+    Processes that share a step draw different numbers: with the same ones, every process would switch off the same
+    places of its rows.
+    """
     forked = []  # beside the CPU; of mps, torch cannot fork the generator
     if device.type in ("cuda", "xpu"):
         current = torch.get_device_module(device.type).current_device()
         forked = [current if device.index is None else device.index]
     with torch.random.fork_rng(devices=forked, device_type=device.type if forked else "cuda"):
-        torch.manual_seed(derived_seed("dropout", seed, step))
+        torch.manual_seed(derived_seed(f"dropout of rank {rank}" if rank else "dropout", seed, step))
         yield
 
 

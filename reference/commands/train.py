@@ -7,7 +7,7 @@ import platform
 import shlex
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,13 +25,14 @@ from reference.commands.opening import note, open_published, run_folder
 from reference.commands.sample import first_ids, write
 from reference.config import GPTConfig
 from reference.datasets import Dataset, load_dataset, take
-from reference.devices import choose_device, describe
+from reference.devices import describe
 from reference.evaluation import windows_at_once
 from reference.parts import Parts
+from reference.processes import Processes
 from reference.progress import clock, display
 from reference.runs import HOME, SETTINGS, Log, check_out, new_run_folder, write_json
 from reference.schedule import learning_rate
-from reference.settings import Train, check_resumable, corpus_key
+from reference.settings import Train, check_resumable, corpus_key, option
 from reference.tokenizers import tokenizer_from_json
 from reference.training import NonFiniteError, Plan, Record, derived_seed, initial_weights
 from reference.training import train as train_steps
@@ -62,12 +63,20 @@ def saved_settings(run: Path, kind: type[Train]) -> Train:
 
 def train(options: Train, parts: Parts) -> int:
     """Train as the options say; returns the exit status, 130 after Ctrl-C."""
-    options.check()
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    device = choose_device(options.device, options.dtype)
-    start = begin(options) if options.resume is None else go_on(options, options.resume)
-    settings, config, data = start.settings, start.config, start.data
+    processes = parts.processes
+    with processes.agreed():
+        options.check()
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
+        device = processes.device(options.device, options.dtype)
+        start = begin(options) if options.resume is None else go_on(options, options.resume)
+        settings, config, data = start.settings, start.config, start.data
+        batches = Batches(data.train, config.block_size, settings.batch_size, settings.seed, settings.order)
+        judged = take(data.validation, settings.eval_windows, config.block_size)
+        at_once = max(settings.batch_size // processes.world, windows_at_once(config.block_size, config.vocab_size))
+        validation = partial(windows, judged, config.block_size, at_once)
+        validation()  # complains now about a split that is too short, and not after the first steps
+    processes.check_same({"text": data.fingerprint, "step": start.done, "device": device.type, **shareable(settings)})
 
     rate = partial(
         learning_rate,
@@ -76,23 +85,19 @@ def train(options: Train, parts: Parts) -> int:
         total=settings.steps,
         floor=settings.floor(),
     )
-    model = parts.build_model(config, start.weights, device, getattr(torch, settings.dtype))
-    step = parts.build_step(model, rate, settings.weight_decay, settings.betas, settings.clip)
-    if start.optimizer is not None:
-        step.optimizer.load_state_dict(start.optimizer)
+    with processes.agreed():
+        model = parts.build_model(config, start.weights, device, getattr(torch, settings.dtype))
+    with processes.agreed():
+        step = parts.build_step(model, rate, settings.weight_decay, settings.betas, settings.clip)
+        if start.optimizer is not None:
+            step.optimizer.load_state_dict(start.optimizer)
     start = dataclasses.replace(start, weights={}, optimizer=None)  # the model and the optimizer have copies
-    batches = Batches(data.train, config.block_size, settings.batch_size, settings.seed, settings.order)
-    judged = take(data.validation, settings.eval_windows, config.block_size)
-    at_once = max(settings.batch_size, windows_at_once(config.block_size, config.vocab_size))
-    validation = partial(windows, judged, config.block_size, at_once)
-    validation()  # complains now about a split that is too short, and not after the first steps
+    folder, log, validated = open_run(start, options.out, processes)
+    introduce(folder, start, parts, describe(device))
 
-    folder = start.folder or new_run_folder(settings.corpus, options.out)
-    write_json(folder / SETTINGS, settings.to_json())
-    log = Log(folder, start.done)
-    introduce(folder, start, describe(device), resumed=start.folder is not None)
-
-    def save_checkpoint(done: int) -> Path:
+    def save_checkpoint(done: int) -> None:
+        if log is None:
+            return
         run = {
             "package": parts.package,
             "settings": settings.to_json(),
@@ -107,7 +112,7 @@ def train(options: Train, parts: Parts) -> int:
             tokenizer=data.tokenizer.to_json(),
             run=run,
         )
-        return save(folder, state, keep=settings.keep)
+        save(folder, state, keep=settings.keep)
 
     plan = Plan(
         steps=settings.steps,
@@ -117,6 +122,13 @@ def train(options: Train, parts: Parts) -> int:
         log_interval=settings.log_interval,
         checkpoint_interval=settings.checkpoint_interval,
     )
+    struck = 0  # the signal that ends the run, whichever process it came to
+
+    def stopped(signals: list[int]) -> int:
+        nonlocal struck
+        struck = struck or processes.largest(signals[0] if signals else 0)
+        return struck
+
     began = time.monotonic()
     observer = Observer(log, start.done, settings.steps)
     try:
@@ -130,8 +142,9 @@ def train(options: Train, parts: Parts) -> int:
                 save=save_checkpoint,
                 observer=observer,
                 done=start.done,
-                validated=log.validated,
-                stopping=lambda: bool(signals),
+                validated=validated,
+                stopping=lambda: bool(stopped(signals)),
+                processes=processes,
             )
     except NonFiniteError as error:
         raise NonFiniteError(
@@ -140,11 +153,14 @@ def train(options: Train, parts: Parts) -> int:
             f"{settings.peak() / 3:.1g}"
         ) from None
     finally:
-        log.close()
+        if log is not None:
+            log.close()
 
     if done < settings.steps:
         print(f"stopped after step {done:,}; go on with: {parts.program} train --resume {quoted(folder)}")
-        return 128 + signals[0]
+        return 128 + struck
+    if processes.rank > 0:
+        return 0
     seconds = time.monotonic() - began
     picture = draw_losses([folder], folder / "loss.png")
     print(f"\na sample, temperature {SAMPLE_TEMPERATURE}:")
@@ -158,7 +174,7 @@ def train(options: Train, parts: Parts) -> int:
         temperature=SAMPLE_TEMPERATURE,
         seed=derived_seed("sample", settings.seed),
     )
-    conclude(folder, parts.program, done, observer.validation_loss, seconds, picture)
+    conclude(folder, parts.program, done, observer.validation_loss, seconds, picture, parts.remark(model))
     return 0
 
 
@@ -226,6 +242,18 @@ def go_on(options: Train, run: Path) -> Start:
     return Start(settings, config, data, checkpoint.model, checkpoint.step, checkpoint.optimizer, folder)
 
 
+def open_run(start: Start, out: Path | None, processes: Processes) -> tuple[Path, Log | None, Collection[int]]:
+    """The run's folder, its log in the process that writes, and the steps whose validation loss is known."""
+    log, folder = None, start.folder
+    with processes.agreed():
+        if processes.rank == 0:
+            folder = folder or new_run_folder(start.settings.corpus, out)
+            write_json(folder / SETTINGS, start.settings.to_json())
+            log = Log(folder, start.done)
+    shared: tuple[Path, Collection[int]] = processes.of_first((folder or Path(), log.validated if log else ()))
+    return shared[0], log, shared[1]
+
+
 def step_number(folder: Path) -> int:
     """The step of a checkpoint's folder, -1 for anything else."""
     number = folder.name.removeprefix("step-")
@@ -235,7 +263,7 @@ def step_number(folder: Path) -> int:
 class Observer:
     """Sends what the loop reports to the log and to the screen."""
 
-    def __init__(self, log: Log, done: int, steps: int) -> None:
+    def __init__(self, log: Log | None, done: int, steps: int) -> None:
         self.log, self.display = log, display(done, steps)
         self.validation_loss = float("nan")
 
@@ -243,7 +271,8 @@ class Observer:
         self.display.stepped(done)
 
     def recorded(self, record: Record) -> None:
-        self.log.append(record)
+        if self.log is not None:
+            self.log.append(record)
         self.display.recorded(record)
         self.validation_loss = record.get("validation_loss", self.validation_loss)
 
@@ -270,9 +299,15 @@ def signals_noted() -> Iterator[list[int]]:
             signal.signal(kind, before[kind])
 
 
-def introduce(folder: Path, start: Start, device: str, resumed: bool) -> None:
+def shareable(settings: Train) -> dict[str, object]:
+    """What processes that share a run have to be told alike; folders and threads are each machine's own."""
+    own = ("corpus", "init_from", "device", "threads")
+    return {option(name): value for name, value in settings.to_json().items() if name not in own}
+
+
+def introduce(folder: Path, start: Start, parts: Parts, device: str) -> None:
     """Say what is trained, on what, where."""
-    config, data, settings = start.config, start.data, start.settings
+    config, data, settings, world = start.config, start.data, start.settings, parts.processes.world
     print(
         f"model  {config.n_layer} layers, {config.n_head} heads, width {config.n_embd}, block {config.block_size}, "
         f"{config.parameter_count():,} parameters"
@@ -284,17 +319,22 @@ def introduce(folder: Path, start: Start, device: str, resumed: bool) -> None:
     print(
         f"steps  {settings.steps:,} of {settings.batch_size} x {config.block_size} = "
         f"{settings.batch_size * config.block_size:,} tokens, on {device}, {settings.dtype}"
+        + (f"; {world} processes with {settings.batch_size // world} each" if world > 1 else "")
     )
-    print(f"run    {folder}" + (f", going on after step {start.done:,}" if resumed else ""), flush=True)
+    if parts.summary:
+        print(f"recipe {parts.summary}")
+    print(f"run    {folder}" + ("" if start.folder is None else f", going on after step {start.done:,}"), flush=True)
 
 
-def conclude(folder: Path, program: str, done: int, loss: float, seconds: float, picture: Path) -> None:
+def conclude(folder: Path, program: str, done: int, loss: float, seconds: float, picture: Path, remark: str) -> None:
     """Say how it ended, where things are, and what to type next."""
     where = "" if folder.parent == HOME else f" {quoted(folder)}"
     print(
         f"\nvalidation loss {loss:.4f} after {done:,} steps, {clock(seconds)} minutes. In {folder}: "
         f"{picture.name}, log.jsonl, {SETTINGS} and the checkpoint step-{done:06d}."
     )
+    if remark:
+        print(remark)
     print(f"Next: {program} sample{where}   or   {program} plot attention{where}")
 
 

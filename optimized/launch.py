@@ -1,0 +1,185 @@
+"""A command as one of several processes that torchrun started: how they agree, who speaks, how they end.
+
+The first process alone writes, to the disk and to the terminal. What goes wrong is told once, by the process in which
+it went wrong, and ends all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from typing import Any, NoReturn, TextIO, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
+
+from optimized.parts import optimized_parts
+from reference.cli import EXPECTED, Package, described, obey, read_options, status_of
+from reference.devices import choose_device
+
+T = TypeVar("T")
+
+
+class Launched:
+    """The processes of one torchrun, or of one on each of several machines; see `reference.processes.Processes`."""
+
+    def __init__(self) -> None:
+        """Join the others, by the environment variables that torchrun sets."""
+        self.local_rank = int(os.environ["LOCAL_RANK"])  # among those of this machine
+        self.here = int(os.environ["LOCAL_WORLD_SIZE"])
+        self.store, self.rank, self.world = next(rendezvous("env://"))
+        gpus = torch.cuda.is_available() and dist.is_nccl_available()
+        if gpus and self.local_rank < torch.cuda.device_count():
+            torch.cuda.set_device(self.local_rank)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if gpus else "gloo", store=self.store, rank=self.rank, world_size=self.world
+        )
+
+    def device(self, name: str, dtype: str) -> torch.device:
+        """Of GPUs, each process of a machine takes its own."""
+        chosen = choose_device(name, dtype)
+        if chosen.type != "cuda":
+            return chosen
+        if ":" in name:
+            raise ValueError(f"--device {name} with {self.world} processes: give cuda, and each takes its own")
+        gpus = torch.cuda.device_count()
+        if self.here > gpus:
+            raise ValueError(
+                f"{self.here} processes on a machine with {gpus} GPU{'s' if gpus > 1 else ''}: start at most as many, "
+                "or give --device cpu"
+            )
+        return torch.device("cuda", self.local_rank)
+
+    @contextmanager
+    def agreed(self) -> Iterator[None]:
+        """Inside, what goes wrong in one process ends all of them, with that one's message and status."""
+        mine: tuple[int, str] | None = None  # status and message
+        try:
+            yield
+        except EXPECTED as error:
+            mine = status_of(error), described(error)
+        except SystemExit as ended:  # options that cannot be read, or --help: the first process has said it
+            told = f"error: the options of process {self.rank} cannot be read: give every launcher the same"
+            mine = int(ended.code or 0), "" if self.rank == 0 else told
+        every = [one for one in self.gather(mine) if one is not None]
+        if every:
+            status, message = every[0]
+            if self.rank == 0 and message:
+                print(message, file=sys.stderr)
+            raise SystemExit(status)
+
+    def check_same(self, values: Mapping[str, Any]) -> None:
+        """Raise a ValueError in every process, naming the first value that is not the same in all of them."""
+        with self.agreed():
+            first = self.of_first(dict(values))
+            for name in first.keys() | values.keys():
+                mine, theirs = values.get(name), first.get(name)
+                if mine != theirs:
+                    raise ValueError(
+                        f"{name} is {theirs} in the first process and {mine} in process {self.rank}: start all of "
+                        "them on the same text and weights with the same options"
+                    )
+
+    def gather(self, value: T) -> list[T]:
+        """Every process's value, in the order of their ranks."""
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+    def of_first(self, value: T) -> T:
+        """The value that the first process has."""
+        values: list[Any] = [value]
+        dist.broadcast_object_list(values, src=0)
+        first: T = values[0]
+        return first
+
+    # On the CPU even if the model is on a GPU: the answer is wanted there, and no GPU waits for it.
+
+    def largest(self, number: int) -> int:
+        """The largest number that a process has."""
+        return int(reduced([number], torch.int64, dist.ReduceOp.MAX)[0])
+
+    def sums(self, *numbers: float) -> list[float]:
+        """Each number summed over the processes, in double precision."""
+        return [float(one) for one in reduced(list(numbers), torch.float64, dist.ReduceOp.SUM)]
+
+    def fails_first(self) -> bool:
+        """Whether no other process has failed before this one; only the first to ask is told so."""
+        try:
+            return int(self.store.add("failed", 1)) == 1
+        except RuntimeError:  # whoever kept the store is gone
+            return True
+
+    def leave(self, status: int) -> int:
+        """Wait for the others, so that torchrun finds none that has ended before they have; returns the status."""
+        if status:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all end by themselves now, each with this status
+        self.largest(0)
+        if status:
+            end_now(status)
+        dist.destroy_process_group()
+        return status
+
+    def fail(self, error: BaseException, to: TextIO) -> NoReturn:
+        """End this process for an error that the others do not know of; they end because of it.
+
+        Theirs is only that this one is gone, and so the first to fail is the only one to speak.
+        """
+        known = isinstance(error, EXPECTED)
+        if self.fails_first() and not isinstance(error, BrokenPipeError):  # nobody reads any more
+            if known:
+                print(described(error), file=to)
+            elif is_lost_connection(error):
+                print(f"error: process {self.rank} lost the others: one of them was ended from outside", file=to)
+            else:
+                print(f"error: process {self.rank} failed", file=to)
+                traceback.print_exception(error, file=to)
+        end_now(status_of(error) if known else 1)
+
+
+def reduced(numbers: Sequence[float], dtype: torch.dtype, how: Any) -> Tensor:
+    """Numbers put together over the processes, one by one."""
+    tensor = torch.tensor(numbers, dtype=dtype)
+    dist.all_reduce(tensor, how)
+    return tensor
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether an error says that another process could not be reached."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def end_now(status: int) -> NoReturn:
+    """End the process without the usual farewells, some of which wait for processes that are gone."""
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        with suppress(OSError, ValueError):  # whoever read it is gone, or it is closed
+            if stream is not None:
+                stream.flush()
+    os._exit(status)
+
+
+def main(package: Package, arguments: Sequence[str]) -> int:
+    """`reference.cli.main` as one of several processes."""
+    processes, terminal = Launched(), sys.stderr
+    with ExitStack() as silence:
+        if processes.rank > 0:
+            nowhere = silence.enter_context(open(os.devnull, "w"))
+            silence.enter_context(redirect_stdout(nowhere))
+            silence.enter_context(redirect_stderr(nowhere))
+        try:
+            try:
+                with processes.agreed():
+                    options = read_options(package, list(arguments))
+                    parts = optimized_parts(options, processes)
+                status = obey(options, parts)
+            except SystemExit as ended:  # agreed upon
+                status = int(ended.code or 0)
+            return processes.leave(status)
+        except BaseException as error:
+            processes.fail(error, to=terminal)

@@ -1,0 +1,42 @@
+"""torchrun -m tests.distributed.struck HOW RANK STEP train ...: something happens to one process of a training run."""
+
+import os
+import signal
+import sys
+
+import reference.commands.train as command
+from optimized.__main__ import start
+from reference.progress import Lines
+
+how, rank, at = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+mine = rank == int(os.environ["RANK"])
+
+
+def strike() -> None:
+    match how:
+        case "bug":
+            raise RuntimeError(f"nobody expected this in rank {rank}")
+        case "full disk":
+            raise OSError(28, "No space left on device")
+        case "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "ctrl-c":
+            signal.raise_signal(signal.SIGINT)
+
+
+class Struck(Lines):
+    def stepped(self, done: int) -> None:
+        super().stepped(done)
+        if mine and done == at:
+            strike()
+
+
+def no_text(*arguments: object) -> None:
+    raise ValueError(f"the text is not there for rank {rank}")
+
+
+command.display = Struck
+if how == "no text" and mine:
+    command.load_dataset = no_text
+other = ["--seed", "2"] if how == "other seed" and mine else []
+sys.exit(start([*sys.argv[4:], *other]))

@@ -1,0 +1,80 @@
+"""Starts torchrun, with a limit on how long it may take, and talks to nobody but this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 150.0  # seconds
+
+
+@dataclass(frozen=True)
+class Ended:
+    status: int
+    out: str
+    err: str
+    seconds: float
+
+    @property
+    def said(self) -> list[str]:
+        """The lines of standard error that are not torchrun's own report."""
+        return [line for line in self.err.splitlines() if line.startswith(("error:", "note:"))]
+
+    @property
+    def exit_codes(self) -> list[int]:
+        """How the processes ended, as torchrun reports it; none if all went well."""
+        report = [line.split(":", 1)[1] for line in self.err.splitlines() if line.strip().startswith("exitcode ")]
+        return [int(text.split()[0]) for text in report]
+
+
+def begin(
+    *arguments: object, processes: int, cwd: Path, launcher: tuple[str, ...] = ("--standalone",), **more: str
+) -> subprocess.Popen[str]:
+    """torchrun as a process of its own, in a session of its own."""
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "COLUMNS": "200",
+        **more,
+    }
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", *launcher),
+            *("--nproc-per-node", str(processes)),
+            *map(str, arguments),
+        ],
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], started: float, limit: float = LIMIT) -> Ended:
+    """Wait for a torchrun; a failure if it takes longer than the limit."""
+    try:
+        out, err = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGTERM)  # torchrun ends its processes
+        out, err = process.communicate(timeout=60)
+        raise AssertionError(f"still running after {limit:.0f} seconds; it said\n{out}\n{err}") from None
+    return Ended(process.returncode, out, err, time.monotonic() - started)
+
+
+def torchrun(*arguments: object, processes: int, cwd: Path, limit: float = LIMIT, **more: str) -> Ended:
+    """Run torchrun on this machine to its end."""
+    return finish(begin(*arguments, processes=processes, cwd=cwd, **more), time.monotonic(), limit)
+
+
+def optimized(*arguments: object, processes: int, cwd: Path, **more: str) -> Ended:
+    """`python -m optimized` under torchrun."""
+    return torchrun("-m", "optimized", *arguments, processes=processes, cwd=cwd, **more)
