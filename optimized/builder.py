@@ -10,13 +10,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from optimized.attend import ExplicitAttention, FlashAttention
-from optimized.compilation import block_runner, eager
+from optimized.compilation import block_runner, compilers, eager
 from optimized.distributed import Alone, DataParallel
 from optimized.generation import cached_stream
 from optimized.gpt import GPT, Parts
 from optimized.kernels import FusedLayerNorm, FusedMLP
 from optimized.loss import fused_loss, plain_loss
 from optimized.memory import keep_freed_memory
+from optimized.one_row import Compiled, RowProduct, in_parallel
 from optimized.optimizer import CanonicalAdamW, FusedAdamW
 from optimized.precision import TF32, BFloat16, Exact, cpu_has_bfloat16
 from optimized.qkv import FusedQKV, SeparateQKV
@@ -46,7 +47,8 @@ def choose_parts(recipe: Recipe, device: torch.device) -> Parts:
 
 def choose_precision(recipe: Recipe, device: torch.device) -> Exact:
     """What products are computed in; a warning where that will be slow."""
-    inner = BFloat16(device) if "bf16" in recipe else Exact()
+    product = choose_row_product(recipe, device)
+    inner = BFloat16(device, product) if "bf16" in recipe else Exact(product)
     if "bf16" in recipe and device.type == "cpu" and not cpu_has_bfloat16():
         warnings.warn(
             "bf16: this CPU has no bfloat16 instructions and emulates them, which is slow; leave the rung out of the "
@@ -54,6 +56,15 @@ def choose_precision(recipe: Recipe, device: torch.device) -> Exact:
             stacklevel=3,
         )
     return TF32(inner) if "tf32" in recipe else inner
+
+
+def choose_row_product(recipe: Recipe, device: torch.device) -> RowProduct | None:
+    """How a CPU multiplies one row while it generates with a cache; None for torch's own way."""
+    if device.type != "cpu":
+        return None
+    if "bf16" not in recipe:
+        return in_parallel
+    return Compiled() if "compile" in recipe and compilers() else None
 
 
 def build(

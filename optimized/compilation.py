@@ -96,13 +96,22 @@ class CompiledBlocks:
 
 def block_runner() -> RunBlock:
     """Compiled blocks, or eager ones and one line that says so where there is no C++ compiler."""
-    wanted = os.environ.get("CXX")
-    names = (wanted,) if wanted else ("g++", "clang++", "c++")
-    if not any(map(shutil.which, names)):
+    if not compilers():
         warnings.warn(
-            f"compile: no C++ compiler ({', '.join(names)}) on this machine, so blocks run as Python; install g++, or "
-            "leave the rung out of the recipe",
+            f"compile: no C++ compiler ({', '.join(wanted_compilers())}) on this machine, so blocks run as "
+            "Python; install g++, or leave the rung out of the recipe",
             stacklevel=2,
         )
         return eager
     return CompiledBlocks()
+
+
+def compilers() -> list[str]:
+    """The C++ compilers that torch.compile may use here."""
+    return [name for name in wanted_compilers() if shutil.which(name)]
+
+
+def wanted_compilers() -> tuple[str, ...]:
+    """Those that it would use: the one in the environment, or the usual ones."""
+    wanted = os.environ.get("CXX")
+    return (wanted,) if wanted else ("g++", "clang++", "c++")

@@ -7,22 +7,24 @@ TF32        CUDA's float32 products with 10 bits of each input; any of the other
 
 from __future__ import annotations
 
-import copy
-import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, TypeVar
 
 import torch
-from torch import nn
 
-from optimized.vocab import ExactTable
-
-Model = TypeVar("Model", bound=nn.Module)
+from optimized.one_row import RowProduct, matrix_product
+from optimized.working_copies import Model, WorkingCopies
 
 
 class Exact:
-    """Nothing is changed."""
+    """Nothing is changed.
+
+    Args:
+        product: of one row, for generation; None for the usual one
+    """
+
+    def __init__(self, product: RowProduct | None = None) -> None:
+        self.copies = WorkingCopies(torch.float32, product)
 
     def forward(self) -> AbstractContextManager[object]:
         """Around a forward pass."""
@@ -33,50 +35,19 @@ class Exact:
         return nullcontext()
 
     def working_copy(self, model: Model) -> Model:
-        """The model to generate with: this one, or a copy that has its weights in the precision of the products."""
-        return model
+        """The model to generate with: this one, or a copy that is better at it."""
+        return model if self.copies.product is None else self.copies.of(model)
 
 
 class BFloat16(Exact):
     """torch.autocast, for forward passes alone: the backward pass takes the precision of each operation from it."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, product: RowProduct | None = None) -> None:
         self.kind = device.type
-        self.copies: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], Any]]
-        self.copies = weakref.WeakKeyDictionary()
+        self.copies = WorkingCopies(torch.bfloat16, product or matrix_product)
 
     def forward(self) -> AbstractContextManager[object]:
         return torch.autocast(self.kind, dtype=torch.bfloat16)
-
-    def working_copy(self, model: Model) -> Model:
-        """A copy with the matrices in bfloat16: autocast would make one for each token. Kept until a weight changes.
-
-        In place or by load_state_dict, that is: of what is written through `.data` torch keeps no count.
-        """
-        versions = tuple(number for p in model.parameters() for number in (p._version, p.data_ptr()))
-        kept = self.copies.get(model)
-        if kept is None or kept[0] != versions:
-            kept = versions, in_bfloat16(model)
-            self.copies[model] = kept
-        return kept[1]
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> BFloat16:
-        return BFloat16(torch.device(self.kind))  # working copies are not copied along: each would hold the one before
-
-
-def in_bfloat16(model: Model) -> Model:
-    """A copy of a model, in eval mode, whose products under autocast find their matrices in bfloat16 already.
-
-    The embedding of tokens stays as it is: it starts the residual stream, which is float32.
-    """
-    memo = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}  # shared, not copied
-    twin = copy.deepcopy(model, memo).eval()
-    for module in twin.modules():
-        if isinstance(module, nn.Linear):
-            module.to(torch.bfloat16)
-        elif isinstance(module, ExactTable):
-            module.head = module.weight.detach().to(torch.bfloat16)
-    return twin
 
 
 class TF32(Exact):

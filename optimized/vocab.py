@@ -27,7 +27,7 @@ class ExactTable(nn.Module):
         super().__init__()
         self.vocab_size = config.vocab_size
         self.weight = nn.Parameter(torch.zeros(self.rows(config.vocab_size), config.n_embd))
-        self.head: Tensor | None = None  # what scores instead of `weight`, in a working copy of precision.py
+        self.head: nn.Module | None = None  # what scores instead of `weight`, in a copy of working_copies.py
 
     def rows(self, vocab_size: int) -> int:
         """Rows in memory for so many tokens."""
@@ -39,7 +39,8 @@ class ExactTable(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """x (..., C) -> scores of the V tokens (..., V)."""
-        return F.linear(x, self.weight if self.head is None else self.head)
+        scores: Tensor = F.linear(x, self.weight) if self.head is None else self.head(x)
+        return scores
 
 
 class PaddedTable(ExactTable):

@@ -1,0 +1,75 @@
+"""Products with one row, on a CPU: what generating one text is made of.
+
+A new token is one row, and its product with a matrix costs as much as reading the matrix. torch's own product of one
+row reads with one thread. These read with all of them:
+
+    in_parallel   bands of the matrix side by side, as one batched product; for float32 and float64
+    Compiled      a multiply and sum by torch.compile, for bfloat16, of which batched products are slow
+
+`RowLinear` is a linear layer that takes one of them for one row, and the usual way for more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+RowProduct = Callable[[Tensor, Tensor], Tensor]  # x (K,), weight (N, K) -> (N,), in the precision of the weight
+
+BANDS = 64  # at most; more than the threads of most machines
+WORTH_COMPILING = 2**19  # numbers in a matrix: below that it comes from a cache, and the call costs more
+
+
+class RowLinear(nn.Module):
+    """x weight^T + bias, as nn.Linear.
+
+    Args:
+        weight: (N, K)
+        bias: (N,) or None
+        product: for x of one row
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, product: RowProduct) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.product = product
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.numel() != x.shape[-1]:
+            return F.linear(x, self.weight, self.bias)
+        y = self.product(x.flatten().to(self.weight.dtype), self.weight)
+        y = y if self.bias is None else y + self.bias
+        return y.view(*x.shape[:-1], -1)
+
+
+def in_parallel(x: Tensor, weight: Tensor) -> Tensor:
+    """One row times a matrix in bands of equal height, one for each thread or more; see `RowProduct`."""
+    N, K = weight.shape
+    bands = math.gcd(N, BANDS)
+    column = x.view(1, K).T.expand(bands, K, 1)  # with these strides torch takes the fast of its two ways
+    return torch.bmm(weight.view(bands, N // bands, K), column).view(N)
+
+
+class Compiled:
+    """One row times a large matrix by code that is compiled once for all shapes; a small one as usual."""
+
+    def __init__(self) -> None:
+        self.multiply_and_sum: RowProduct = torch.compile(multiply_and_sum, dynamic=True)
+
+    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
+        return (self.multiply_and_sum if weight.numel() >= WORTH_COMPILING else matrix_product)(x, weight)
+
+
+def multiply_and_sum(x: Tensor, weight: Tensor) -> Tensor:
+    """In float32; only for torch.compile, without which the products of all numbers would stand in memory."""
+    return (weight.float() * x.float()).sum(dim=-1).to(weight.dtype)
+
+
+def matrix_product(x: Tensor, weight: Tensor) -> Tensor:
+    """torch's own."""
+    return F.linear(x, weight)

@@ -1,0 +1,89 @@
+"""One row times a matrix: the same numbers as torch's own product, for every shape and precision."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import optimized
+from optimized import FULL, only, without
+from optimized.generation import CachedGPT
+from optimized.one_row import WORTH_COMPILING, Compiled, RowLinear, in_parallel
+from reference import GPTConfig
+from tests.optimized.models import hot_model
+
+SHAPES = [(1, 1), (7, 3), (64, 5), (50, 48), (128, 33), (257, 16), (50304, 8)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_bands_side_by_side_give_the_product(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    weight, x = torch.randn(shape).to(dtype), torch.randn(shape[1]).to(dtype)
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+    torch.testing.assert_close(in_parallel(x, weight), weight @ x, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("leading", [(1, 1), (1,), (), (2, 3), (3, 1), (1, 4)], ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_layer_is_a_linear_layer_for_one_row_and_for_more(leading: tuple[int, ...], bias: bool) -> None:
+    linear = torch.nn.Linear(12, 20, bias=bias, dtype=torch.float64)
+    asked = []
+
+    def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        asked.append(x.shape)
+        return in_parallel(x, weight)
+
+    layer = RowLinear(linear.weight, linear.bias, product)
+    x = torch.randn(*leading, 12, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), linear(x).detach(), rtol=1e-12, atol=1e-12)
+    assert asked == ([(12,)] if x.numel() == 12 else []), "only a single row is a product of its own"
+
+
+@pytest.mark.slow
+def test_compiled_code_in_bfloat16_rounds_no_more_than_the_library_and_serves_all_shapes() -> None:
+    product = Compiled()
+    K = 512
+    for N in (WORTH_COMPILING // K, 2000, 1025):
+        weight, x = torch.randn(N, K).bfloat16(), torch.randn(K).bfloat16()
+        exact = weight.double() @ x.double()
+        ours, theirs = ((y.double() - exact).norm() / exact.norm() for y in (product(x, weight), F.linear(x, weight)))
+        assert ours <= 1.2 * theirs
+        assert product(x, weight).dtype == torch.bfloat16
+
+
+def test_small_matrices_are_not_worth_a_compiler() -> None:
+    product = Compiled()
+    weight, x = torch.randn(30, 20).bfloat16(), torch.randn(20).bfloat16()
+    product.multiply_and_sum = lambda x, weight: pytest.fail("compiled")
+    assert torch.equal(product(x, weight), F.linear(x, weight))
+
+
+@pytest.mark.parametrize("recipe", [only("kv_cache"), without("bf16", "compile")], ids=str)
+@pytest.mark.parametrize("rows", [1, 2])
+def test_generating_one_text_uses_the_product_of_one_row_and_several_texts_do_not(
+    recipe: optimized.Recipe, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = CachedGPT(hot_model(recipe).eval(), rows)
+    layers = [layer for layer in cached.model.modules() if isinstance(layer, RowLinear)]
+    calls: list[torch.Size] = []
+
+    def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        calls.append(weight.shape)
+        return in_parallel(x, weight)
+
+    for layer in layers:
+        monkeypatch.setattr(layer, "product", product)
+    cached.extend(torch.zeros(rows, 3, dtype=torch.int64), last=3)
+    assert not calls
+    cached.extend(torch.zeros(rows, 1, dtype=torch.int64))
+    assert len(calls) == (len(layers) if rows == 1 else 0)
+
+
+def test_full_compiles_its_row_products_only_where_there_is_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = GPTConfig(block_size=8, vocab_size=11, n_layer=1, n_head=1, n_embd=8)
+    assert isinstance(optimized.build(config, FULL).precision.copies.product, Compiled)
+    assert not isinstance(optimized.build(config, without("compile")).precision.copies.product, Compiled)
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    with pytest.warns(UserWarning, match="no C\\+\\+ compiler"):
+        assert not isinstance(optimized.build(config, FULL).precision.copies.product, Compiled)
