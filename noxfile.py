@@ -51,7 +51,9 @@ def run_python(session: nox.Session, *arguments: str) -> None:
 @nox.session(venv_backend="none", requires=["environment"])
 def tests(session: nox.Session) -> None:
     """Run the tests, less what is marked slow, multiproc or net. `-- -k parity` runs only the proofs."""
-    run_python(session, "-m", "pytest", *session.posargs)
+    # one process for each core, up to four; the tests of a file stay together, for what they share
+    spread = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile")
+    run_python(session, "-m", "pytest", *spread, *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["environment"])

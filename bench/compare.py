@@ -15,7 +15,7 @@ import torch
 
 from bench.contenders import CONTENDERS, chosen, import_what_is_needed, own_precision
 from bench.environment import environment
-from bench.memory import activation_bytes, available_bytes, check_memory, needed_bytes
+from bench.memory import activation_bytes, available_bytes, check_memory, give_back_freed, needed_bytes
 from bench.parity import Measurement
 from bench.progress import Progress
 from bench.proof import ORACLE, Part, Verdict, asked_of, parts_of, prove, stages, weights_of
@@ -175,6 +175,7 @@ def time_in_turn(
     """
     found: dict[str, dict[str, Any]] = {}
     gc.collect()
+    give_back_freed()
     base, others = names[0], list(names[1:])
     together = max(1, fitting(what, options.precision, device) - 1)
     groups = [others[i : i + together] for i in range(0, len(others), together)] or [[]]

@@ -148,6 +148,7 @@ CONTENDERS: dict[str, Contender] = {
         if name not in ("ddp", "tf32")
     },
     "full": of_recipe(FULL, "optimized with all rungs"),
+    "full-float32": of_recipe(FULL.without("bf16"), "optimized with all rungs but bf16"),
 }
 USUAL = ("reference", "huggingface-eager", "huggingface-sdpa", "full")  # takes part if nobody is named
 ALL = "all"  # stands for everybody

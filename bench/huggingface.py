@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 
 from reference.config import GPTConfig
 from reference.hf import PREFIX, from_hf, hf_config, to_hf
+
+COPIES: WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], Any]] = WeakKeyDictionary()  # see bfloat16_copy
 
 
 class HuggingFaceGPT(nn.Module):
@@ -132,8 +134,15 @@ def greedy(model: Any, ids: Tensor, new: int) -> Tensor:
     return out
 
 
-@lru_cache(maxsize=1)
 def bfloat16_copy(model: Any) -> HuggingFaceGPT:
-    """The model inside an autocast one, with bfloat16 weights; made once."""
-    inner: HuggingFaceGPT = copy.deepcopy(model.model)
-    return inner.bfloat16()
+    """The model inside an autocast one, with bfloat16 weights, run as Python; made anew when a weight has changed."""
+    versions = tuple(p._version for p in model.parameters())
+    kept = COPIES.get(model)
+    if kept is None or kept[0] != versions:
+        twin = copy.deepcopy(model.model)
+        # what compile_forward has put there belongs to the original, and would run with its weights
+        twin.model.__dict__.pop("forward", None)
+        kept = versions, twin.bfloat16()
+        COPIES[model] = kept
+    found: HuggingFaceGPT = kept[1]
+    return found

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+from contextlib import suppress
+
 import psutil
 import torch
 
@@ -58,3 +61,9 @@ def check_memory(needed: int, available: int | None, what: str) -> None:
             f"{what} needs about {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are free: "
             "give a smaller --size, --batch or --time, fewer --contenders, or --steps 0"
         )
+
+
+def give_back_freed() -> None:
+    """Have malloc return what is freed to the system, where it can: the rung kept_memory keeps it otherwise."""
+    with suppress(AttributeError, OSError, TypeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)

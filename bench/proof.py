@@ -186,15 +186,15 @@ def hold_against(actual: Observation, oracle: Observation) -> Report:
     return report
 
 
-def rounding_allowance(plain: Report) -> Allowance:
-    """What bfloat16 code may be off by, given what plain code is off by on the same task."""
+def rounding_allowance(plain: Report, ulp: float = BF16_ULP) -> Allowance:
+    """What bfloat16 code may be off by, given what plain code is off by on the same task; `ulp` for another type."""
     errors = {(m.quantity, m.name): m.error for m in plain.measurements}
 
     def allowed(measurement: Measurement) -> float | None:
         cap, factor = BF16_CAPS.get(measurement.quantity), BF16_FACTORS.get(measurement.quantity)
         if cap is None or factor is None:
             return cap
-        return min(cap, factor * errors[measurement.quantity, measurement.name] + BF16_ULP)
+        return min(cap, factor * errors[measurement.quantity, measurement.name] + ulp)
 
     return allowed
 

@@ -30,10 +30,12 @@ class Compare:
     device: str = "auto"
     """Where to compute: auto, cpu, cuda, cuda:1, mps; auto takes an accelerator if there is one"""
     precision: str = "float32"
-    """float64, float32, or bfloat16: torch's autocast over float32 weights"""
+    """float64, float32, or bfloat16: torch's autocast over float32 weights. Where float32 is asked for, full, bf16 and
+    huggingface-best compute in bfloat16 all the same, and prove their rounding besides"""
     contenders: Annotated[tuple[str, ...], shown("NAME", "reference, huggingface-eager, huggingface-sdpa, full")] = ()
     """Who takes part: reference, huggingface-eager, huggingface-sdpa, huggingface-best, plain, full, or a rung by its
-    name (plain with that rung); all for everybody. Ratios are against the first that is proven."""
+    name (plain with that rung), full-float32 (full without bf16); all for everybody. Ratios are against the first
+    that is proven."""
     seconds: float = 30.0
     """About how long to time: a quarter of it forward passes, half training steps, a quarter generation; at least 5
     rounds of the first two, 3 of the last"""

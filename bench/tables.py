@@ -66,7 +66,8 @@ def warnings(result: Result) -> list[str]:
     """What makes these numbers less than they could be."""
     work, where = result["workload"], result["environment"]
     lines = []
-    if work["precision"] == "bfloat16" and where["computes_bfloat16"] is False:
+    coarse = work["precision"] == "bfloat16" or any(c["precision"] == "bfloat16" for c in result["contenders"])
+    if coarse and where["computes_bfloat16"] is False:
         lines.append("note: this device has no bfloat16 instructions and emulates them: expect it to be slower")
     cores = where["cores"]["logical"] or 1
     if where["device_kind"] == "cpu" and where["load"] is not None and where["load"] > 0.25 * cores:
@@ -186,15 +187,14 @@ def generation_note(result: Result, proven: list[dict[str, Any]]) -> str:
 
 
 def failure(contender: dict[str, Any]) -> str:
-    """The failure furthest beyond its budget, in words."""
-    for part in filter(None, contender["proof"]["parts"]):
-        for found in part["failures"]:
-            name = found["name"] if found["name"] != found["quantity"] else ""
-            return (
-                f"{found['quantity']} {name}{' ' if name else ''}{scientific(found['error'])}, "
-                f"allowed {scientific(found['allowed'])}"
-            )
-    raise AssertionError("a contender that failed nothing has a speed")
+    """The failure furthest beyond its budget, in words; of a contender that has one."""
+    failures = [found for part in filter(None, contender["proof"]["parts"]) for found in part["failures"]]
+    found = max(failures, key=lambda failure: failure["error"] / (failure["allowed"] or 1e-300))
+    name = found["name"] if found["name"] != found["quantity"] else ""
+    return (
+        f"{found['quantity']} {name}{' ' if name else ''}{scientific(found['error'])}, "
+        f"allowed {scientific(found['allowed'])}"
+    )
 
 
 def scientific(value: float) -> str:

@@ -126,7 +126,10 @@ def build_step(
     if micro_batch is not None and micro_batch < 1:
         raise ValueError(f"micro-batch {micro_batch}: give 1 or more rows")
     optimizer = (FusedAdamW if "fused_adamw" in recipe else CanonicalAdamW)(model, weight_decay, betas)
+    device = next(model.parameters()).device.type
     several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    if several and "ddp" in recipe and device not in ("cpu", "cuda"):
+        raise ValueError(f"the rung ddp and the device {device} do not go together: choose the device cpu or cuda")
     exchange = DataParallel(model) if several and "ddp" in recipe else Alone(model)
     precision: Exact = model.precision if isinstance(model, GPT) else Exact()
     return TrainingStep(model, optimizer, learning_rate, clip, precision, exchange, micro_batch)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
 import types
 import warnings
@@ -112,6 +113,6 @@ def compilers() -> list[str]:
 
 
 def wanted_compilers() -> tuple[str, ...]:
-    """Those that it would use: the one in the environment, or the usual ones."""
-    wanted = os.environ.get("CXX")
-    return (wanted,) if wanted else ("g++", "clang++", "c++")
+    """The one that it would use: that of the environment, or the system's usual one."""
+    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    return (os.environ.get("CXX", usual),)

@@ -18,7 +18,7 @@ class CachedGPT:
     """A model that is shown a text piece by piece, and answers each with the logits of its tokens.
 
     Args:
-        model: of `optimized.build`, in eval mode, or its dropout takes part
+        model: of `optimized.build`, in eval mode: with dropout a text would have no meaning
         padding: (B,) int64, how many tokens at the left of each row are none; or the number of rows, without padding
         room: tokens that fit; the model's block size if None
 

@@ -6,6 +6,7 @@ it went wrong, and ends all of them.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -116,15 +117,17 @@ class Launched:
         except RuntimeError:  # whoever kept the store is gone
             return True
 
-    def leave(self, status: int) -> int:
-        """Wait for the others, so that torchrun finds none that has ended before they have; returns the status."""
+    def leave(self, status: int) -> NoReturn:
+        """Wait for the others, so that torchrun finds none that has ended before they have, and end this process."""
         if status:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all end by themselves now, each with this status
         self.largest(0)
-        if status:
-            end_now(status)
-        dist.destroy_process_group()
-        return status
+        if status == 0:
+            dist.destroy_process_group()
+            # What Python does at its end, but for its last step: there a thread of torch's that waits for the others'
+            # connections may still be running, which ends the process with SIGABRT.
+            atexit._run_exitfuncs()
+        end_now(status)
 
     def fail(self, error: BaseException, to: TextIO) -> NoReturn:
         """End this process for an error that the others do not know of; they end because of it.
@@ -164,8 +167,8 @@ def end_now(status: int) -> NoReturn:
     os._exit(status)
 
 
-def main(package: Package, arguments: Sequence[str]) -> int:
-    """`reference.cli.main` as one of several processes."""
+def main(package: Package, arguments: Sequence[str]) -> NoReturn:
+    """`reference.cli.main` as one of several processes, which it ends."""
     processes, terminal = Launched(), sys.stderr
     with ExitStack() as silence:
         if processes.rank > 0:
@@ -180,6 +183,6 @@ def main(package: Package, arguments: Sequence[str]) -> int:
                 status = obey(options, parts)
             except SystemExit as ended:  # agreed upon
                 status = int(ended.code or 0)
-            return processes.leave(status)
+            processes.leave(status)
         except BaseException as error:
             processes.fail(error, to=terminal)

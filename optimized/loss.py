@@ -45,6 +45,8 @@ def chunked_loss(x: Tensor, weight: Tensor, targets: Tensor, vocab_size: int, ro
 
     Returns a scalar, in float32 at least; not a number if nothing counts.
     """
+    if not torch.is_grad_enabled():
+        x, weight = x.detach(), weight.detach()  # or their gradients would be computed all the same
     kind = x.device.type
     compute = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
     if rows is None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-# The seams that are inside the model; the others are around it, in the training step, in generation, in the launch.
+# The seams inside the model, and those around it: the process, the training step, generation, the launch.
 MODEL_SEAMS = ("qkv", "attend", "norm_and_mlp", "table", "loss", "precision", "matmul", "run")
+AROUND_SEAMS = ("memory", "optimizer", "generate", "launch")
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,6 @@ RUNGS: dict[str, Rung] = {
             "launch",
             claim="the batch shared by several processes: the gradient of the whole batch",
             loses="where exchanging gradients takes longer than the work that is saved",
-            devices=("cpu", "cuda"),
         ),
     )
 }

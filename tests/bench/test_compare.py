@@ -287,7 +287,9 @@ def test_without_transformers_there_is_no_oracle_and_one_line_says_so(
 
 def test_notes_tell_of_a_busy_machine_and_of_missing_instructions() -> None:
     environment = {"device_kind": "cpu", "cores": {"logical": 2}, "load": 1.7, "computes_bfloat16": False}
-    result = {"workload": {"precision": "bfloat16"}, "environment": environment}
+    result = {"workload": {"precision": "float32"}, "environment": environment, "contenders": []}
+    assert len(warnings(result)) == 1, "nothing computes in bfloat16"
+    result["contenders"] = [{"precision": "bfloat16"}]
     slow, busy = warnings(result)
     assert "no bfloat16 instructions" in slow
     assert busy.startswith("note: the machine was busy before this began (load 1.7 on 2 cores)")

@@ -11,7 +11,7 @@ import torch
 import bench.proof
 from bench.contenders import CONTENDERS, USUAL, Autocast, Contender, build_in, chosen, import_what_is_needed
 from bench.hot import hot_state_dict, random_batch
-from bench.huggingface import HuggingFaceGPT, build_library_step
+from bench.huggingface import HuggingFaceGPT, bfloat16_copy, build_library_step, greedy
 from bench.parity import Measurement, Report, compare
 from bench.proof import (
     BF16_CAPS,
@@ -204,3 +204,18 @@ def test_a_contender_whose_package_is_missing_says_what_to_install(monkeypatch: 
         match=r"^'peer' needs the package 'no_such_package', which is not installed: pip install no_such_package$",
     ):
         import_what_is_needed("peer")
+
+
+@pytest.mark.slow
+def test_a_bfloat16_copy_of_hugging_face_generates_with_its_own_weights() -> None:
+    """Compiled code that is copied along with a model would go on with the weights of the original."""
+    model = build_in("bfloat16", "huggingface-best", CONFIG, None, CPU).eval()
+    ids = random_batch(CONFIG, 1, 4)[0]
+    copy = bfloat16_copy(model)
+    assert {p.dtype for p in copy.parameters()} == {torch.bfloat16}
+    tokens = greedy(model, ids, 5)
+    with torch.no_grad():
+        model.model.model.transformer.wte.weight.data.zero_()  # behind torch's count: the copy stays
+    assert bfloat16_copy(model) is copy
+    assert torch.equal(greedy(model, ids, 5), tokens)
+    assert copy(ids).dtype == torch.bfloat16

@@ -227,3 +227,19 @@ def test_two_launchers_on_one_machine_train_together(whole: Path) -> None:
     assert sorted(bool(one.out) for one in ended) == [False, True], "both say something"
     assert_same_run(Path("run"), whole)
     assert os.listdir() == ["run"]
+
+
+@pytest.mark.timeout(400)
+def test_the_default_recipe_on_two_processes_learns_what_it_learns_on_one(tmp_path: Path) -> None:
+    """Compiled and in bfloat16: the losses of 20 steps by its budget."""
+    arguments = [*TRAIN, "--steps", "20", "--eval-interval", "5", "--dropout", "0"]
+    two = optimized(*arguments, "--out", tmp_path / "two", processes=2, cwd=tmp_path, limit=300.0)
+    assert two.status == 0, two.err
+    assert re.search(r"^recipe .*compile", two.out, re.MULTILINE), two.out
+    alone(OPTIMIZED, *arguments, "--out", str(tmp_path / "one"))
+    logs = [read_log(tmp_path / run) for run in ("one", "two")]
+    losses = [[record["validation_loss"] for record in log if "validation_loss" in record] for log in logs]
+    assert len(losses[0]) == 5
+    for one, shared in zip(*losses, strict=True):
+        assert abs(shared - one) <= 1e-2 * one
+    assert losses[0][-1] < losses[0][0]

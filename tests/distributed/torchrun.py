@@ -75,6 +75,6 @@ def torchrun(*arguments: object, processes: int, cwd: Path, limit: float = LIMIT
     return finish(begin(*arguments, processes=processes, cwd=cwd, **more), time.monotonic(), limit)
 
 
-def optimized(*arguments: object, processes: int, cwd: Path, **more: str) -> Ended:
+def optimized(*arguments: object, processes: int, cwd: Path, limit: float = LIMIT, **more: str) -> Ended:
     """`python -m optimized` under torchrun."""
-    return torchrun("-m", "optimized", *arguments, processes=processes, cwd=cwd, **more)
+    return torchrun("-m", "optimized", *arguments, processes=processes, cwd=cwd, limit=limit, **more)

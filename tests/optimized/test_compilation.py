@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 import time
 import warnings
 from dataclasses import replace
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from bench.hot import random_batch
 from optimized import FULL, PLAIN, Recipe, build, build_step, compilation, generate, only
-from optimized.compilation import CompiledBlocks, block_runner, eager
+from optimized.compilation import CompiledBlocks, block_runner, compilers, eager
 from optimized.generation import left_pad
 from optimized.gpt import GPT
 from reference import GPTConfig
@@ -28,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:bf16. this CPU has no bfloat16:U
 COMPILE = only("compile")
 FAST = FULL.without("bf16", "ddp")
 TINY = GPTConfig(block_size=16, vocab_size=31, n_layer=1, n_head=2, n_embd=8)
-COMPILERS = pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="no C++ compiler here")
+COMPILERS = pytest.mark.skipif(not compilers(), reason="no C++ compiler here")
 
 
 def batch(B: int, T: int, config: GPTConfig = TINY, seed: int = 0) -> tuple[Tensor, Tensor]:

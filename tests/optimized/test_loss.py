@@ -407,3 +407,24 @@ def test_this_file_can_fail() -> None:
         assert_same({**expected, "dx": expected["dx"] * torch.tensor([1.0] * 11 + [0.0])[:, None]}, expected)
     with pytest.raises(AssertionError, match="dx: off by inf"):
         assert_same({**expected, "dx": expected["dx"] * math.nan}, expected)
+
+
+class Products(TorchDispatchMode):
+    """Counts matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += "mm" in str(function)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("grad", "expected"), [(True, 2), (False, 1)])
+def test_without_gradients_none_is_computed(grad: bool, expected: int) -> None:
+    """An evaluation would do half of the work for nothing."""
+    x, weight = torch.randn(6, 5), torch.randn(11, 5, requires_grad=True)
+    with torch.set_grad_enabled(grad), Products() as products:
+        chunked_loss(x, weight, torch.arange(6), 11)
+    assert products.count == expected, "logits, and the gradient of the weight"

@@ -10,8 +10,10 @@ import torch
 from tests.parity.observed import write_table
 
 
-def pytest_sessionfinish() -> None:
-    write_table()
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the table of the proofs; not where they are spread over processes, of which none has seen them all."""
+    if not hasattr(session.config, "workerinput"):
+        write_table()
 
 
 @pytest.fixture(autouse=True)

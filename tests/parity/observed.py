@@ -10,6 +10,8 @@ from bench.parity import Measurement, Report
 from optimized import FULL, PLAIN, RUNGS, Recipe, only
 
 QUANTITIES = {"logits": "logits", "loss": "loss", "gradient": "gradient", "trajectory": "20 steps", "update": "update"}
+# What changes nothing of a forward pass and a training step in one process is proven by tests of its own.
+ELSEWHERE = {"generate": "see test_parity_cached_generation.py", "launch": "see tests/distributed/"}
 TABLE = Path(__file__).parents[2] / "build" / "parity.md"
 HEAD = """\
 # Error over budget, for every rung in every precision
@@ -69,10 +71,13 @@ def table(rows: list[Row]) -> str:
         "|---|" + "---|" * (len(QUANTITIES) + 2),
     ]
     coarse = {name for name in ("bf16", "tf32") if all(name in row.recipe for row in rows)}
-    fullest = max((row.recipe for row in rows), key=lambda recipe: len(recipe.rungs))
+    full = FULL.plus(*coarse).without(*({"bf16", "tf32"} - coarse))
     named = {"plain": PLAIN, **{name: only(name) for name in RUNGS}, "full": FULL}
     for name, recipe in named.items():
-        wanted = fullest if name == "full" else recipe.plus(*coarse)
+        if name in RUNGS and RUNGS[name].seam in ELSEWHERE:
+            lines.append(f"| {name} | {' | '.join([''] * len(QUANTITIES))} | {ELSEWHERE[RUNGS[name].seam]} | |")
+            continue
+        wanted = full if name == "full" else recipe.plus(*coarse)
         alone = next((row for row in rows if row.recipe == wanted), None)
         having = [row for row in rows if set(recipe.rungs) <= set(row.recipe.rungs)] if name in RUNGS else []
         if (alone is None and not having) or (name == "plain" and coarse):

@@ -23,12 +23,9 @@ from reference.hf import to_hf
 from tests.parity.recipes import CONFIG, fast, grid, plain
 from tests.parity.shapes import SHAPES
 
-# What a recipe's parameters are made of depends on these; the other rungs leave names and shapes as they are.
-LAYOUTS = [
-    only(*names)
-    for size in range(4)
-    for names in combinations([n for n, r in RUNGS.items() if r.seam in ("qkv", "table", "norm_and_mlp")], size)
-]
+# Whatever changes the model may change what its parameters are made of.
+IN_MODEL = [n for n, rung in RUNGS.items() if rung.in_model and n != "compile" and not rung.clash("cpu", "float64")]
+LAYOUTS = [only(*names) for size in range(len(IN_MODEL) + 1) for names in combinations(IN_MODEL, size)]
 
 
 def built(recipe: Recipe, config: GPTConfig, weights: dict[str, Tensor] | None = None) -> nn.Module:

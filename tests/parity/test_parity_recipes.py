@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from bench.budgets import BUDGETS, Budget
+from bench.budgets import BUDGETS
 from bench.hot import random_batch
 from bench.huggingface import HuggingFaceGPT, build_library_step
 from bench.parity import Report, assert_same, compare
 from bench.proof import rounding_allowance
 from optimized import FULL, PLAIN, RUNGS, Recipe, build_step, only
+from optimized.precision import tf32_products
+from optimized.recipe import AROUND_SEAMS, MODEL_SEAMS
 from reference import GPT
 from reference.canonical import canonical_gradients
 from tests.parity.observed import keep
@@ -134,15 +136,25 @@ def test_full_in_bfloat16_against_hugging_face(plain_in_bfloat16: Report) -> Non
 
 @pytest.mark.parametrize("recipe", marked([only("compile"), FULL.without("bf16")]))
 def test_compiled_code_rounds_at_most_twice_as_much_as_eager_code(recipe: Recipe) -> None:
+    check_compiled(recipe, "float32", factor=2.0, ulp=2.0**-23)
+
+
+@pytest.mark.parametrize("recipe", marked([only("bf16", "compile"), FULL]))
+def test_compiled_code_rounds_at_most_three_times_as_much_in_bfloat16(recipe: Recipe) -> None:
+    check_compiled(recipe, "bfloat16", factor=3.0, ulp=2.0**-8)
+
+
+def check_compiled(recipe: Recipe, precision: str, factor: float, ulp: float) -> None:
+    """Hold compiled code against the same recipe as Python; an ulp more, where that happens to be exact."""
     ids, targets = random_batch(CONFIG, 3, 33)
     eager, compiled = (
-        compare(fast(r, "float32"), plain("float32"), ids, targets, steps=0)
+        compare(fast(r, precision), plain(precision), ids, targets, build=step_of(r), learning_rate=1e-5)
         for r in (recipe.without("compile"), recipe)
     )
     before = {(m.quantity, m.name): m.error for m in eager.measurements}
-    ulp = 2.0**-23  # where eager code happens to be exact
     for m in compiled.measurements:
-        assert m.error <= 2 * before[m.quantity, m.name] + ulp, f"{m.quantity} {m.name}: {m.error:.2e}"
+        if m.quantity != "update":  # Adam moves what is only rounding as far as anything else
+            assert m.error <= factor * before[m.quantity, m.name] + ulp, f"{m.quantity} {m.name}: {m.error:.2e}"
 
 
 @pytest.mark.gpu
@@ -153,6 +165,7 @@ def test_every_recipe_on_cuda(precision: str) -> None:
     for recipe in grid(precision, "cuda"):
         ours = fast(recipe, precision, device="cuda")
         report = compare(ours, plain(precision), ids, targets, build=step_of(recipe))
+        keep(recipe, f"{precision} on cuda", report, lambda m: BUDGETS[precision].of(m.quantity))
         failures = report.failures(BUDGETS[precision])
         assert not failures, f"{recipe}: {failures[:3]}"
 
@@ -165,25 +178,25 @@ def test_every_recipe_in_bfloat16_on_cuda() -> None:
     for recipe in grid("bfloat16", "cuda"):
         ours = fast(recipe, "bfloat16", device="cuda")
         report = compare(ours, oracle, ids, targets, build=step_of(recipe), learning_rate=1e-5)
+        keep(recipe, "bfloat16 on cuda", report, allowed)
         beyond = [m for m in report.measurements if m.error > (allowed(m) or m.error)]
         assert not beyond, f"{recipe}: {beyond[:3]}"
 
 
 @pytest.mark.gpu
-def test_tf32_on_cuda_rounds_its_inputs_to_10_bits_and_no_more() -> None:
-    """Against float64, at most what rounding the inputs of every product to 10 bits gives: 2^-11 of each, added up."""
+def test_tf32_on_cuda_rounds_no_more_than_plain_code_does_with_it() -> None:
+    """The rounding rule: twice the error of plain code (gradients: three times), and an ulp of its 10 bits."""
     ids, targets = random_batch(CONFIG, 3, 33)
-    budget = Budget(logits=4e-3, loss=4e-3, gradient=1e-2, trajectory=2e-3, update=None)
+    oracle, readable = plain("tf32"), GPT(CONFIG).cuda()
+    readable.load_state_dict(weights("tf32", CONFIG, 0))
+    with tf32_products():
+        allowed = rounding_allowance(compare(readable, oracle, ids, targets, learning_rate=1e-5), ulp=2.0**-11)
     for recipe in grid("tf32", "cuda"):
-        report = compare(
-            fast(recipe, "tf32", device="cuda"),
-            plain("tf32"),
-            ids,
-            targets,
-            build=step_of(recipe),
-            learning_rate=1e-5,
-        )
-        assert not report.failures(budget), f"{recipe}: {report.failures(budget)[:3]}"
+        ours = fast(recipe, "tf32", device="cuda")
+        report = compare(ours, oracle, ids, targets, build=step_of(recipe), learning_rate=1e-5)
+        keep(recipe, "tf32 on cuda", report, allowed)
+        beyond = [m for m in report.measurements if m.error > (allowed(m) or m.error)]
+        assert not beyond, f"{recipe}: {beyond[:3]}"
 
 
 def test_the_grid_has_every_rung_alone_and_every_pair() -> None:
@@ -194,3 +207,7 @@ def test_the_grid_has_every_rung_alone_and_every_pair() -> None:
     assert len(model_combinations()) == 2 ** sum(RUNGS[name].in_model for name in possible)
     assert all("bf16" in recipe for recipe in grid("bfloat16"))
     assert FULL in grid("bfloat16")
+
+
+def test_every_seam_is_known_to_be_in_the_model_or_around_it() -> None:
+    assert {rung.seam for rung in RUNGS.values()} == {*MODEL_SEAMS, *AROUND_SEAMS}
