@@ -16,6 +16,8 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["tests", "lint", "types"]
 
 CONSTRAINTS = ("-c", "constraints.txt")
+# One process for each core, up to four; the tests of a file stay together, for what they share.
+SPREAD = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile")
 
 
 @nox.session
@@ -51,15 +53,13 @@ def run_python(session: nox.Session, *arguments: str) -> None:
 @nox.session(venv_backend="none", requires=["environment"])
 def tests(session: nox.Session) -> None:
     """Run the tests, less what is marked slow, multiproc or net. `-- -k parity` runs only the proofs."""
-    # one process for each core, up to four; the tests of a file stay together, for what they share
-    spread = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile")
-    run_python(session, "-m", "pytest", *spread, *session.posargs)
+    run_python(session, "-m", "pytest", *SPREAD, *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["environment"])
 def slow(session: nox.Session) -> None:
     """Run the tests that take long or start several processes."""
-    run_python(session, "-m", "pytest", "-m", "slow or multiproc", *session.posargs)
+    run_python(session, "-m", "pytest", *SPREAD, "-m", "slow or multiproc", *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["environment"])
