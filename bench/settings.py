@@ -41,7 +41,7 @@ class Compare:
     rounds of the first two, 3 of the last"""
     rounds: Annotated[int | None, shown("INT", "what fits in --seconds")] = None
     """Time each contender so often instead, at least 3 times"""
-    new_tokens: int = 32
+    new_tokens: int = 16
     """Tokens to generate, one after another, after a prompt of 32 or what the block has room for; 0 leaves it out"""
     steps: Annotated[int | None, shown("INT", "2 to 20, by the size")] = None
     """AdamW steps to take in the proof; 0 leaves them out"""
