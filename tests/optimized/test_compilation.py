@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import time
 import warnings
 from dataclasses import replace
@@ -239,10 +240,12 @@ def test_without_a_cpp_compiler_one_line_says_so_and_blocks_run_as_python(
     assert_right(model, TINY, *batch(2, 5))
 
 
-def test_without_any_the_usual_names_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("system", "usual"), [("linux", "g++"), ("darwin", "clang++"), ("win32", "cl")])
+def test_it_looks_for_the_one_that_torch_would_use(system: str, usual: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", "/nonexistent")
-    with pytest.warns(UserWarning, match=r"no C\+\+ compiler \(g\+\+, clang\+\+, c\+\+\)"):
+    monkeypatch.setattr(compilation.sys, "platform", system)
+    with pytest.warns(UserWarning, match=re.escape(f"no C++ compiler ({usual})")):
         assert block_runner() is eager
 
 

@@ -128,7 +128,7 @@ def test_possible_leaves_out_what_cannot_be() -> None:
     assert every.possible("cpu", "float64") == FULL.without("bf16")
     assert every.possible("cuda", "float32") == every
     assert every.possible("cuda", "float64") == FULL.without("bf16")
-    assert every.possible("meta", "float64") == every.without("bf16", "tf32", "fused_adamw", "ddp")
+    assert every.possible("meta", "float64") == every.without("bf16", "tf32", "fused_adamw")
     assert PLAIN.possible("cpu", "float64") == PLAIN
 
 
@@ -173,8 +173,13 @@ def test_a_recipe_that_cannot_be_is_refused_when_built(recipe: Recipe, dtype: to
 
 
 def test_a_device_that_a_rung_does_not_know_is_refused_with_those_that_it_does() -> None:
-    with pytest.raises(ValueError, match=r"^the rung ddp and the device mps do not .*choose the device cpu or cuda$"):
-        only("ddp").check("mps", "float32")
+    with pytest.raises(ValueError, match=r"^the rung fused_adamw and the device meta do not .* cuda or mps or xpu$"):
+        only("fused_adamw").check("meta", "float32")
+
+
+def test_full_can_be_on_every_kind_of_device() -> None:
+    for device in ("cpu", "cuda", "mps", "xpu"):
+        FULL.check(device, "float32")
 
 
 def test_nothing_random_is_lost_when_a_recipe_is_refused() -> None:
