@@ -12,7 +12,9 @@ Nothing is pickled, so opening a checkpoint runs no code of it.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -177,7 +179,7 @@ def parse(folder: Path) -> Checkpoint:
         model = read_model(folder / MODEL, config)
     with blaming(OPTIMIZER):
         # copies: what `load_file` returns is the file, mapped, and changes with it
-        optimizer = {name: tensor.clone() for name, tensor in load_file(folder / OPTIMIZER).items()}
+        optimizer = {name: tensor.clone() for name, tensor in read_tensors(folder / OPTIMIZER).items()}
     with blaming(TOKENIZER):
         tokenizer = from_json(folder / TOKENIZER)
     with blaming(RUN):
@@ -205,9 +207,19 @@ def read_model(path: Path, config: GPTConfig) -> dict[str, Tensor]:
 
     Raises ValueError (a tensor that does not belong to the config) or SafetensorError (no safetensors file).
     """
-    tensors = load_file(path)
+    tensors = read_tensors(path)
     check_floating(tensors)
     return from_hf(tensors, config)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, mapped; FileNotFoundError for one that goes away while it is opened."""
+    try:
+        return load_file(path)
+    except RuntimeError as error:  # the file is opened twice, the second time by torch, whose error has no type
+        if path.exists():
+            raise
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
 
 
 def check_floating(tensors: dict[str, Tensor]) -> None:

@@ -65,6 +65,35 @@ def test_a_checkpoint_that_is_pruned_while_it_is_read_gives_way_to_the_newest(
     assert written
 
 
+def test_a_checkpoint_that_is_pruned_between_the_two_openings_of_a_file_gives_way_too(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """safetensors opens a file and has torch open it again; torch says in its own way that it is gone."""
+    real, written = module.load_file, []
+
+    def overtaken(path: Path) -> Any:
+        if written:
+            return real(path)
+        written.append(save(run, checkpoint_at(3), keep=1))
+        raise RuntimeError(f"unable to open file <{path}> in read-only mode: No such file or directory (2)")
+
+    monkeypatch.setattr(module, "load_file", overtaken)
+    checkpoint, reports = load_newest(run)
+    assert_equal(checkpoint, checkpoint_at(3))
+    assert reports == []
+
+
+def test_what_else_goes_wrong_while_tensors_are_read_is_not_taken_for_a_file_that_is_gone(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> Any:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(module, "load_file", fail)
+    with pytest.raises(RuntimeError, match=r"^out of memory$"):
+        load_newest(run)
+
+
 def test_a_run_that_is_removed_while_it_is_read_is_one_error(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     once_after(monkeypatch, module, "step_folders", lambda: shutil.rmtree(run))
     with pytest.raises(CheckpointError, match=r"no such folder"):
