@@ -12,11 +12,10 @@ Nothing is pickled, so opening a checkpoint runs no code of it.
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +44,10 @@ STEP_FOLDER = re.compile(rf"step-([0-9]{{6,}})({re.escape(REPLACED)})?")
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be read or written: one line with the folder, the file and the reason."""
+
+
+class Gone(Exception):
+    """A folder that was there and is not any more: a writer removed it, or is replacing it. Look again."""
 
 
 @dataclass(frozen=True)
@@ -116,14 +119,18 @@ def load(folder: Path) -> Checkpoint:
     """
     folder = folder if folder.name else folder.resolve()  # "." says no name
     replaced = folder.with_name(folder.name + REPLACED)
-    if replaced.is_dir() and not folder.exists():
-        folder = replaced
-    if not folder.is_dir() or not is_checkpoint(folder):
-        raise CheckpointError(no_checkpoint(folder))
-    try:
-        return read(folder)
-    except Damaged as error:
-        raise CheckpointError(f"{folder}: {error}{offer(folder)}") from error
+    while True:
+        for candidate in (folder, replaced):
+            if not is_folder_or_gone(candidate) or not is_checkpoint(candidate):
+                raise CheckpointError(no_checkpoint(folder))
+            try:
+                return read(candidate)
+            except Damaged as error:
+                raise CheckpointError(f"{candidate}: {error}{offer(candidate)}") from error
+            except Gone:
+                continue
+        if not folder.exists():  # neither under its name nor aside, and so nobody is replacing it either
+            raise CheckpointError(no_checkpoint(folder))
 
 
 def load_newest(run_folder: Path) -> tuple[Checkpoint, list[str]]:
@@ -140,9 +147,9 @@ def load_newest(run_folder: Path) -> tuple[Checkpoint, list[str]]:
         for folder in folders:
             try:
                 checkpoint = read(folder)
+            except Gone:
+                break  # a writer took it away in the meantime, and so there is a newer one: look again
             except Damaged as error:
-                if not folder.is_dir():
-                    break  # a writer took it away in the meantime, and so there is a newer one: look again
                 damaged.append(f"{folder.name}: {error}")
             else:
                 return checkpoint, [f"{line}; using {folder.name}" for line in damaged]
@@ -156,13 +163,13 @@ def open_path(path: Path) -> tuple[Checkpoint, list[str]]:
 
 
 def read(folder: Path) -> Checkpoint:
-    """Compare a folder with its manifest, then parse it. Damaged if it is not whole and sound."""
+    """Compare a folder with its manifest, then parse it. Damaged if it is not whole and sound, Gone if it is gone."""
     while True:
         before = identity(folder)
         try:
             checkpoint = parse(folder)
-        except Damaged:
-            if identity(folder) in (before, None):
+        except (Damaged, RuntimeError):  # the latter from safetensors, if a file goes away between its two openings
+            if identity(folder) == before:
                 raise
         else:
             if identity(folder) == before:
@@ -179,7 +186,7 @@ def parse(folder: Path) -> Checkpoint:
         model = read_model(folder / MODEL, config)
     with blaming(OPTIMIZER):
         # copies: what `load_file` returns is the file, mapped, and changes with it
-        optimizer = {name: tensor.clone() for name, tensor in read_tensors(folder / OPTIMIZER).items()}
+        optimizer = {name: tensor.clone() for name, tensor in load_file(folder / OPTIMIZER).items()}
     with blaming(TOKENIZER):
         tokenizer = from_json(folder / TOKENIZER)
     with blaming(RUN):
@@ -207,19 +214,9 @@ def read_model(path: Path, config: GPTConfig) -> dict[str, Tensor]:
 
     Raises ValueError (a tensor that does not belong to the config) or SafetensorError (no safetensors file).
     """
-    tensors = read_tensors(path)
+    tensors = load_file(path)
     check_floating(tensors)
     return from_hf(tensors, config)
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, mapped; FileNotFoundError for one that goes away while it is opened."""
-    try:
-        return load_file(path)
-    except RuntimeError as error:  # the file is opened twice, the second time by torch, whose error has no type
-        if path.exists():
-            raise
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
 
 
 def check_floating(tensors: dict[str, Tensor]) -> None:
@@ -262,14 +259,17 @@ def is_complete(folder: Path, hashes: bool = True) -> bool:
 
 
 def step_folders(run_folder: Path) -> list[Path]:
-    """The checkpoints of a run, newest first, complete or not; of one step, the one being replaced last."""
+    """The checkpoints of a run, newest first, complete or not; of one step, the one being replaced last.
+
+    One that a writer moves away meanwhile is among them: left out, it would make the one before it the newest.
+    """
     try:
-        paths = [path for path in run_folder.iterdir() if STEP_FOLDER.fullmatch(path.name)]
+        paths = [p for p in run_folder.iterdir() if STEP_FOLDER.fullmatch(p.name) and is_folder_or_gone(p)]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise CheckpointError(f"{run_folder}: cannot be looked into ({one_line(error)})") from error
-    return sorted(filter(Path.is_dir, paths), key=lambda folder: (-step_of(folder), folder.name))
+    return sorted(paths, key=lambda folder: (-step_of(folder), folder.name))
 
 
 def step_of(folder: Path) -> int:
@@ -300,13 +300,24 @@ def no_checkpoint(path: Path) -> str:
     return f"{path}: {what}; a checkpoint is a folder step-NNNNNN with {files}; a run is a folder of those"
 
 
-def identity(folder: Path) -> tuple[int, int] | None:
-    """Tells a folder from another one of the same name; None if there is none."""
+def identity(folder: Path) -> tuple[int, int]:
+    """Tells a folder from another one of the same name. Gone if there is none."""
     try:
         status = folder.stat()
-    except OSError:
-        return None
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise Gone(folder) from error
+    except OSError as error:
+        raise Damaged(one_line(error)) from error
     return status.st_dev, status.st_ino
+
+
+def is_folder_or_gone(path: Path) -> bool:
+    """False for a file or a link to nowhere. True for what a writer has moved away since it was seen: by one look,
+    since of two looks the first may come before and the second after the moment in which the name is not there."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        return not path.is_symlink()
 
 
 def to_json(what: str, values: dict[str, Any]) -> bytes:

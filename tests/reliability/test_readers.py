@@ -83,6 +83,88 @@ def test_a_checkpoint_that_is_pruned_between_the_two_openings_of_a_file_gives_wa
     assert reports == []
 
 
+def test_a_checkpoint_that_is_replaced_between_the_two_openings_of_a_file_is_read_again(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, written = module.load_file, []
+
+    def overtaken(path: Path) -> Any:
+        if written:
+            return real(path)
+        written.append(save(run, NEW))
+        raise RuntimeError(f"unable to open file <{path}> in read-only mode: No such file or directory (2)")
+
+    monkeypatch.setattr(module, "load_file", overtaken)
+    checkpoint, reports = load_newest(run)
+    assert_equal(checkpoint, NEW)
+    assert reports == []
+
+
+class Replacement:
+    """The two renames of a writer that replaces step 2, to be done one at a time."""
+
+    def __init__(self, run: Path, aside: Path) -> None:
+        self.final = run / "step-000002"
+        self.replaced = self.final.with_name(self.final.name + REPLACED)
+        self.new = save(aside, NEW)
+
+    def begin(self) -> None:
+        self.final.rename(self.replaced)
+
+    def end(self) -> None:
+        self.new.rename(self.final)
+        shutil.rmtree(self.replaced)
+
+
+@pytest.fixture
+def replacement(run: Path, tmp_path: Path) -> Replacement:
+    return Replacement(run, tmp_path / "aside")
+
+
+def listed_before(monkeypatch: pytest.MonkeyPatch, write: Callable[[], object]) -> list[str]:
+    """Let a writer come in when the names in a folder have been read, and nothing else yet."""
+    real, written = Path.iterdir, []
+
+    def overtaken(folder: Path) -> Any:
+        paths = list(real(folder))
+        if not written:
+            written.append(folder.name)
+            write()
+        return iter(paths)
+
+    monkeypatch.setattr(Path, "iterdir", overtaken)
+    return written
+
+
+def test_the_newest_is_not_passed_over_when_its_replacement_begins_after_the_listing(
+    run: Path, replacement: Replacement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = listed_before(monkeypatch, replacement.begin)
+    checkpoint, reports = load_newest(run)
+    assert_equal(checkpoint, OLD)  # step 2, from where it was put aside
+    assert reports == []
+    assert written
+
+
+def test_the_newest_is_not_passed_over_when_its_replacement_ends_after_the_listing(
+    run: Path, replacement: Replacement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replacement.begin()
+    written = listed_before(monkeypatch, replacement.end)
+    checkpoint, reports = load_newest(run)
+    assert_equal(checkpoint, NEW)
+    assert reports == []
+    assert written
+
+
+def test_a_link_to_nowhere_and_a_file_are_no_checkpoints_of_a_run(run: Path) -> None:
+    (run / "step-000003").symlink_to(run / "nowhere")
+    (run / "step-000004").write_text("")
+    checkpoint, reports = load_newest(run)
+    assert_equal(checkpoint, OLD)
+    assert reports == []
+
+
 def test_what_else_goes_wrong_while_tensors_are_read_is_not_taken_for_a_file_that_is_gone(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
