@@ -121,15 +121,29 @@ def greedy(model: Any, ids: Tensor, new: int) -> Tensor:
     A model under autocast is taken for one whose weights are bfloat16: autocast would convert them for each token.
     """
     inner = model if isinstance(model, HuggingFaceGPT) else bfloat16_copy(model)
-    out: Tensor = inner.model.generate(
+    return library_text(inner, ids, new, do_sample=False)
+
+
+def library_text(
+    model: HuggingFaceGPT, ids: Tensor, new: int, padding: Tensor | None = None, **settings: Any
+) -> Tensor:
+    """Exactly `new` tokens after ids (B, T), by transformers' generate with its cache: (B, T + new).
+
+    Args:
+        padding: (B,) int64, how many tokens at the left of each row are none; none of them anywhere if None
+        settings: of generate, such as do_sample; what is not given has transformers' default, top_k = 50 among them
+    """
+    columns = torch.arange(ids.shape[1], device=ids.device)
+    real = torch.ones_like(ids) if padding is None else (columns >= padding[:, None]).long()
+    out: Tensor = model.model.generate(
         ids,
-        attention_mask=torch.ones_like(ids),
+        attention_mask=real,
         max_new_tokens=new,
         min_new_tokens=new,
-        do_sample=False,
-        past_key_values=DynamicCache(config=inner.model.config),
+        past_key_values=DynamicCache(config=model.model.config),
         pad_token_id=0,
         eos_token_id=None,
+        **settings,
     )
     return out
 

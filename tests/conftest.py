@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+from collections.abc import Iterator
 from typing import Any
 
 import hypothesis
@@ -46,6 +47,17 @@ def cuda_is_available() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """The number of threads changes the order of sums, and so gradients in their last bits."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

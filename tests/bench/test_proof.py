@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -34,12 +33,7 @@ CONFIG = GPTConfig(block_size=32, vocab_size=61, n_layer=3, n_head=2, n_embd=32)
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def verdicts(precision: str, *names: str, config: GPTConfig = CONFIG, steps: int = 3) -> dict[str, list[Verdict]]:

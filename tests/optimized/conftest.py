@@ -1,16 +1,10 @@
-"""Threads pinned: their number changes the order of sums, and so gradients in their last bits."""
+"""Threads pinned for every test of the fast parts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-import torch
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def pinned(one_thread: None) -> None:
+    """Gradients are compared to their last bits here."""

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from bench.hot import hot_state_dict
-from bench.huggingface import HuggingFaceGPT
+from bench.huggingface import HuggingFaceGPT, library_text
 from optimized import FULL, Recipe, build, generate, only
 from optimized.generation import CachedGPT, left_pad
 from optimized.gpt import GPT
@@ -45,22 +44,6 @@ def huggingface() -> HuggingFaceGPT:
 
 def fast(recipe: Recipe) -> GPT:
     return build(CONFIG, recipe, WEIGHTS, dtype=torch.float32 if "bf16" in recipe else torch.float64).eval()
-
-
-def hf_generate(model: HuggingFaceGPT, ids: Tensor, padding: Tensor | None = None, **settings: Any) -> Tensor:
-    """transformers' generate with its cache and without the defaults that it would add by itself (top_k = 50)."""
-    columns = torch.arange(ids.shape[1])
-    out: Tensor = model.model.generate(
-        ids,
-        attention_mask=(columns >= (0 if padding is None else padding[:, None])).long().expand(ids.shape),
-        max_new_tokens=NEW,
-        min_new_tokens=NEW,
-        past_key_values=DynamicCache(config=model.model.config),
-        pad_token_id=0,
-        eos_token_id=None,
-        **settings,
-    )
-    return out
 
 
 @cache
@@ -127,7 +110,7 @@ def theirs(huggingface: HuggingFaceGPT) -> list[list[int]]:
     found: dict[int, list[int]] = {}
     for T, numbers in by_length().items():
         ids = torch.tensor([prompts()[number] for number in numbers])
-        found |= dict(zip(numbers, hf_generate(huggingface, ids, do_sample=False)[:, T:].tolist(), strict=True))
+        found |= dict(zip(numbers, library_text(huggingface, ids, NEW, do_sample=False)[:, T:].tolist(), strict=True))
     return [found[number] for number in range(PROMPTS)]
 
 
@@ -153,7 +136,7 @@ def test_so_do_those_of_a_left_padded_batch_of_transformers(recipe: Recipe, hugg
     model = fast(recipe)
     for ids, padding in batches()[:2]:
         mine = generate(model, ids, NEW, temperature=0.0, padding=padding)
-        expected = hf_generate(huggingface, ids, padding, do_sample=False)
+        expected = library_text(huggingface, ids, NEW, padding, do_sample=False)
         rows = (mine != expected).any(dim=1).nonzero().flatten().tolist()
         assert not rows, f"rows {rows} with padding {padding[rows].tolist()} go on differently"
 
@@ -179,7 +162,7 @@ def test_sampled_tokens_equal_those_of_transformers_from_the_same_random_stream(
     for lead in (None, padding):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)  # transformers draws from the global generator
-            expected = hf_generate(huggingface, ids, lead, do_sample=True, **theirs)
+            expected = library_text(huggingface, ids, NEW, lead, do_sample=True, **theirs)
         mine = generate(model, ids, NEW, generator=torch.Generator().manual_seed(1), padding=lead, **settings)
         assert torch.equal(mine, expected), f"{int((mine != expected).sum())} tokens differ"
 

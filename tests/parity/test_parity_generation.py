@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from bench.hot import hot_state_dict
-from bench.huggingface import HuggingFaceGPT
+from bench.huggingface import HuggingFaceGPT, library_text
 from reference import GPT, GPTConfig, generate
 
 CONFIG = GPTConfig(block_size=64, vocab_size=211, n_layer=2, n_head=3, n_embd=24)
@@ -26,21 +25,6 @@ def models() -> tuple[GPT, HuggingFaceGPT]:
     return ours, theirs
 
 
-def hf_generate(theirs: HuggingFaceGPT, ids: Tensor, **settings: Any) -> Tensor:
-    """transformers' generate with its cache and without the defaults that it would add by itself (top_k = 50)."""
-    out: Tensor = theirs.model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=NEW,
-        min_new_tokens=NEW,
-        past_key_values=DynamicCache(config=theirs.model.config),
-        pad_token_id=0,
-        eos_token_id=None,
-        **settings,
-    )
-    return out
-
-
 def prompts(count: int) -> dict[int, Tensor]:
     """`count` prompts of 1 to 52 tokens, those of one length together."""
     generator = torch.Generator().manual_seed(0)
@@ -54,7 +38,7 @@ def test_greedy_tokens_equal_those_of_transformers_over_1000_prompts(
     ours, theirs = models
     compared = 0
     for T, ids in prompts(1000).items():
-        mine, expected = generate(ours, ids, NEW, temperature=0.0), hf_generate(theirs, ids, do_sample=False)
+        mine, expected = generate(ours, ids, NEW, temperature=0.0), library_text(theirs, ids, NEW, do_sample=False)
         rows = (mine != expected).any(dim=1).nonzero().flatten().tolist()
         assert not rows, f"prompts {rows} of length {T} go on differently"
         assert mine.shape == (len(ids), T + NEW)
@@ -85,7 +69,7 @@ def test_sampled_tokens_equal_those_of_transformers_from_the_same_random_stream(
     for seed in range(5):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # transformers draws from the global generator
-            expected = hf_generate(theirs, ids, do_sample=True, **theirs_settings)
+            expected = library_text(theirs, ids, NEW, do_sample=True, **theirs_settings)
         mine = generate(ours, ids, NEW, generator=torch.Generator().manual_seed(seed), **settings)
         assert torch.equal(mine, expected), f"seed {seed}: {(mine != expected).sum()} tokens differ"
 

@@ -65,38 +65,28 @@ def test_a_checkpoint_that_is_pruned_while_it_is_read_gives_way_to_the_newest(
     assert written
 
 
-def test_a_checkpoint_that_is_pruned_between_the_two_openings_of_a_file_gives_way_too(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def once_between_two_openings(monkeypatch: pytest.MonkeyPatch, write: Callable[[], object]) -> None:
     """safetensors opens a file and has torch open it again; torch says in its own way that it is gone."""
     real, written = module.load_file, []
 
     def overtaken(path: Path) -> Any:
         if written:
             return real(path)
-        written.append(save(run, checkpoint_at(3), keep=1))
+        written.append(write())
         raise RuntimeError(f"unable to open file <{path}> in read-only mode: No such file or directory (2)")
 
     monkeypatch.setattr(module, "load_file", overtaken)
-    checkpoint, reports = load_newest(run)
-    assert_equal(checkpoint, checkpoint_at(3))
-    assert reports == []
 
 
-def test_a_checkpoint_that_is_replaced_between_the_two_openings_of_a_file_is_read_again(
-    run: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "newest, keep", [(checkpoint_at(3), 1), (NEW, 2)], ids=["it is pruned", "another is put in its place"]
+)
+def test_a_checkpoint_that_goes_away_between_the_two_openings_of_a_file_gives_way_too(
+    run: Path, newest: Any, keep: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, written = module.load_file, []
-
-    def overtaken(path: Path) -> Any:
-        if written:
-            return real(path)
-        written.append(save(run, NEW))
-        raise RuntimeError(f"unable to open file <{path}> in read-only mode: No such file or directory (2)")
-
-    monkeypatch.setattr(module, "load_file", overtaken)
+    once_between_two_openings(monkeypatch, lambda: save(run, newest, keep=keep))
     checkpoint, reports = load_newest(run)
-    assert_equal(checkpoint, NEW)
+    assert_equal(checkpoint, newest)
     assert reports == []
 
 
