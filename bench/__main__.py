@@ -9,7 +9,7 @@ from typing import Any
 import tyro
 
 from bench.settings import Compare
-from reference.cli import complain, wait_briefly
+from reference.cli import complain, notes_of_warnings, wait_briefly
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from bench.compare import compare
 
-        return compare(options)
+        with notes_of_warnings():
+            return compare(options)
     except ValueError as error:
         return complain(error, status=2)
     except OSError as error:

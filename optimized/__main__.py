@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from optimized.settings import Eval, Sample, Train
-from reference.cli import Package, main, wait_briefly
+from reference.cli import Package, main, notes_of_warnings, wait_briefly
 
 if TYPE_CHECKING:
     from reference.parts import Parts
@@ -46,23 +44,6 @@ def start(arguments: Sequence[str] | None = None) -> int:
 def is_one_of_several() -> bool:
     """Whether torchrun started this process beside others."""
     return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-@contextmanager
-def notes_of_warnings() -> Iterator[None]:
-    """Inside, a warning that is meant for the user is one line, without the place in the code that it comes from."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("default", UserWarning)
-        others = warnings.showwarning
-
-        def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-            if category is UserWarning:
-                print(f"note: {' '.join(str(message).split())}", file=sys.stderr)
-            else:
-                others(message, category, *place, **more)
-
-        warnings.showwarning = show
-        yield
 
 
 if __name__ == "__main__":

@@ -55,8 +55,10 @@ def for_using(options: Sample | Eval) -> Parts:
     def recipe(device: str, dtype: str) -> Recipe:
         base = FULL.possible(device, dtype) if options.recipe is None else recipe_of(options.recipe)
         chosen = options.switched(base)
-        # what serves training alone changes nothing here, and nobody needs a compiler for it
-        return chosen.without(*(name for name in chosen.rungs if RUNGS[name].seam in OF_TRAINING))
+        # What serves training changes nothing here, but that compile makes a large model write faster in bfloat16, once
+        # its code is there. That takes longer than a short text: whoever writes long ones asks for it.
+        needless = [name for name in chosen.rungs if RUNGS[name].seam in OF_TRAINING]
+        return chosen.without(*(name for name in needless if name not in options.with_rungs))
 
     options.switched(recipe_of(options.recipe or "full"))  # complains before the weights are read
     return parts_of(recipe)

@@ -77,12 +77,15 @@ class Train(Rungs, ReferenceTrain):
             at_least(1, "micro_batch", self.micro_batch)
 
 
-Wanted = Annotated[str | None, shown("NAME", "full, as far as device and precision have it")]
+Wanted = Annotated[str | None, shown("NAME", "full, as far as device and precision have it, less compile")]
 
 
 @dataclass(frozen=True)
 class Sample(Rungs, ReferenceSample):
-    """Let a trained model write: print a prompt and what the model makes of it, token by token."""
+    """Let a trained model write: print a prompt and what the model makes of it, token by token.
+
+    --with compile pays for thousands of tokens of a large model in bf16: compiling takes some seconds.
+    """
 
     recipe: Wanted = None
     """Which optimizations are on: full or plain"""

@@ -8,17 +8,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import optimized.builder
 import optimized.compilation
+import optimized.parts
 import reference.commands.train as command
 from bench.parity import measure_all
-from optimized import FULL, RUNGS
+from optimized import FULL, RUNGS, Recipe
 from optimized.__main__ import PACKAGE, start
 from optimized.settings import Train
+from reference import GPTConfig
 from reference.checkpoint import load_newest
 from reference.cli import read_options
 from reference.progress import Lines
@@ -259,6 +262,22 @@ def test_a_float32_run_is_used_in_bf16_unless_told(fast: OptimizedCli, trained: 
     rounded, exact = fast(*measure).out, fast(*measure, "--without", "bf16").out
     losses = [float(re.findall(r"loss ([\d.]+) per token", text)[0]) for text in (rounded, exact)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+
+
+def test_sample_compiles_only_if_told(fast: OptimizedCli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build, built = optimized.parts.build, []
+
+    def watched(config: GPTConfig, recipe: Recipe, *others: Any) -> Any:
+        built.append(recipe)
+        return build(config, recipe, *others)
+
+    monkeypatch.setattr(optimized.parts, "build", watched)
+    for more in ([], ["--with", "compile"]):
+        assert fast("sample", trained, "--tokens", "2", "--prompt", "mary", "--device", "cpu", *more).status == 0
+    assert built == [
+        FULL.without("compile", "kept_memory", "fused_adamw", "ddp"),
+        FULL.without("kept_memory", "fused_adamw", "ddp"),
+    ]
 
 
 def test_a_plot_of_attention_is_that_of_the_readable_model(fast: OptimizedCli, exact: Path) -> None:
