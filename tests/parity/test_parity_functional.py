@@ -143,6 +143,11 @@ def test_cross_entropy_ignores_targets_of_minus_one_as_torch_does(chosen: list[i
     )
 
 
+def test_a_vocabulary_of_one_token_costs_nothing() -> None:
+    logits = torch.tensor([[3.0], [-2.0], [0.5]])
+    assert cross_entropy(logits, torch.tensor([0, -1, 0])) == 0.0
+
+
 def test_cross_entropy_by_hand() -> None:
     """Two counted targets: -log(1/2) and -log(3/4); the third is ignored."""
     logits = torch.tensor([[0.0, 0.0], [0.0, math.log(3.0)], [5.0, -5.0]], dtype=torch.float64)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from bench.hot import hot_state_dict, random_batch
-from reference import GPT, SIZES
+from reference import GPT, SIZES, GPTConfig
 from reference.canonical import canonical_gradients, to_canonical
 from reference.hf import canonical_shapes, config_from_hf, from_hf, hf_config, hf_shapes, to_hf
 from tests.parity.shapes import SHAPES
@@ -70,20 +71,28 @@ def test_names_without_the_prefix_and_with_mask_buffers_are_read_too() -> None:
 def test_an_unknown_a_missing_and_a_misshapen_tensor_are_named() -> None:
     config = SHAPES["usual"]
     good = to_hf(hot_state_dict(config), config)
-    with pytest.raises(ValueError, match=re.escape("'transformer.h.1.mlp.gate.weight' is unknown")):
+    with pytest.raises(
+        ValueError, match="^" + re.escape("Hugging Face state dict: 'transformer.h.1.mlp.gate.weight' is unknown")
+    ):
         from_hf({**good, "transformer.h.1.mlp.gate.weight": torch.zeros(2)}, config)
     for name in good:
-        with pytest.raises(ValueError, match=re.escape(f"'{name}' is missing")):
+        with pytest.raises(ValueError, match="^" + re.escape(f"Hugging Face state dict: '{name}' is missing")):
             from_hf({n: t for n, t in good.items() if n != name}, config)
     name = "transformer.h.0.mlp.c_fc.weight"
-    with pytest.raises(ValueError, match=re.escape(f"'{name}' has shape (192, 48), the config needs (48, 192)")):
+    with pytest.raises(
+        ValueError,
+        match="^" + re.escape(f"Hugging Face state dict: '{name}' has shape (192, 48), the config needs (48, 192)"),
+    ):
         from_hf({**good, name: good[name].T}, config)
     ours = hot_state_dict(config)
-    with pytest.raises(ValueError, match=re.escape("'h.3.ln_1.weight' is unknown")):
+    with pytest.raises(ValueError, match="^" + re.escape("canonical state dict: 'h.3.ln_1.weight' is unknown")):
         to_hf({**ours, "h.3.ln_1.weight": torch.zeros(48)}, config)
-    with pytest.raises(ValueError, match=re.escape("'ln_f.bias' is missing")):
+    with pytest.raises(ValueError, match="^" + re.escape("canonical state dict: 'ln_f.bias' is missing")):
         to_hf({n: t for n, t in ours.items() if n != "ln_f.bias"}, config)
-    with pytest.raises(ValueError, match=re.escape("'wpe.weight' has shape (79, 48), the config needs (80, 48)")):
+    with pytest.raises(
+        ValueError,
+        match="^" + re.escape("canonical state dict: 'wpe.weight' has shape (79, 48), the config needs (80, 48)"),
+    ):
         to_hf({**ours, "wpe.weight": torch.zeros(79, 48)}, config)
 
 
@@ -93,7 +102,11 @@ def test_an_untied_head_is_refused_and_a_tied_one_accepted() -> None:
     head = state["transformer.wte.weight"].clone()
     from_hf({**state, "lm_head.weight": head}, config)
     head[3, 4] += 1e-9
-    with pytest.raises(ValueError, match=r"'lm_head\.weight' differs from 'transformer\.wte\.weight'"):
+    message = (
+        "Hugging Face state dict: 'lm_head.weight' differs from 'transformer.wte.weight'; this GPT-2 ties the two, so "
+        "give a model with tied embeddings"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         from_hf({**state, "lm_head.weight": head}, config)
 
 
@@ -111,6 +124,31 @@ def test_a_config_survives_the_way_through_transformers(shape: str) -> None:
     config = SHAPES[shape]
     assert config_from_hf(hf_config(config)) == config
     assert config_from_hf(GPT2Config(**hf_config(config)).to_dict()) == config
+    dropping = replace(config, dropout=0.25)
+    assert config_from_hf(hf_config(dropping)) == dropping
+
+
+def test_transformers_is_told_all_that_its_own_file_would_say() -> None:
+    config = SHAPES["usual"]
+    said = hf_config(config, torch.bfloat16)
+    assert said.pop("bias") is config.bias  # ours alone
+    theirs = GPT2Config(**said)
+    assert theirs.architectures == ["GPT2LMHeadModel"]
+    assert theirs.dtype == torch.bfloat16
+    assert said.keys() <= GPT2Config().to_dict().keys() | {"dtype"}, "a name that transformers does not know"
+    wanted = {"initializer_range": 0.02, "bos_token_id": None, "eos_token_id": None, "n_inner": None}
+    assert {name: said[name] for name in wanted} == wanted
+    assert {name: getattr(theirs, name) for name in wanted} == wanted
+
+
+def test_a_config_that_says_only_the_shape_is_gpt2s_in_all_else() -> None:
+    shape = {"n_positions": 80, "vocab_size": 101, "n_layer": 2, "n_head": 4, "n_embd": 48}
+    expected = GPTConfig(block_size=80, vocab_size=101, n_layer=2, n_head=4, n_embd=48, dropout=0.1, bias=True)
+    assert config_from_hf(shape) == expected
+    assert config_from_hf({**shape, "n_inner": 192}) == expected
+    for name in shape:
+        with pytest.raises(ValueError, match=f"^Hugging Face config: '{name}' is missing$"):
+            config_from_hf({key: value for key, value in shape.items() if key != name})
 
 
 @pytest.mark.parametrize(
@@ -122,6 +160,7 @@ def test_a_config_survives_the_way_through_transformers(shape: str) -> None:
         ("scale_attn_by_inverse_layer_idx", True),
         ("tie_word_embeddings", False),
         ("n_inner", 100),
+        ("n_inner", 5 * SHAPES["usual"].n_embd),
         ("model_type", "llama"),
         ("attn_pdrop", 0.3),
     ],

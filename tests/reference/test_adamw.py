@@ -77,6 +77,18 @@ def test_twenty_updates_equal_those_of_torch(settings: dict[str, object], scale:
         assert_same_updates(before, ours, theirs, budget=1e-9)
 
 
+def test_the_defaults_are_those_of_the_docs() -> None:
+    ours, theirs = twins()
+    before = {name: tensor.clone() for name, tensor in ours.state_dict().items()}
+    optimizer = AdamW(ours)
+    library = torch_adamw(theirs, lr=3e-4, weight_decay=0.1, betas=(0.9, 0.95), eps=1e-8)
+    for step in range(3):
+        set_gradients((ours, theirs), step, scale=1.0)
+        optimizer.step()
+        library.step()
+    assert_same_updates(before, ours, theirs, budget=1e-9)
+
+
 def test_only_matrices_and_embeddings_decay() -> None:
     model, _ = twins()
     before = {name: p.clone() for name, p in model.named_parameters()}

@@ -49,6 +49,33 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_p() -> None:
     assert support(logits, top_p=1e-9) == [0]
 
 
+def test_a_token_with_which_the_others_reach_p_already_is_dropped() -> None:
+    """Half and half with p = 0.5: one of them is enough."""
+    logits = torch.tensor([[0.0, 0.0, -math.inf, -math.inf]], dtype=torch.float64)
+    assert support(logits, top_p=0.5) in ([0], [1])
+    assert support(logits, top_p=0.5 + 1e-12) == [0, 1]
+
+
+def test_every_row_of_any_batch_is_treated_alone() -> None:
+    logits = torch.randn(3, 5, 4, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for settings in ({"top_k": 2}, {"top_p": 0.6}, {"temperature": 0.0}, {"temperature": 0.7}):
+        out = next_token_probabilities(logits, **settings)
+        for row, expected in zip(out.flatten(0, -2), logits.flatten(0, -2), strict=True):
+            assert torch.equal(row, next_token_probabilities(expected, **settings)), settings
+
+
+def test_by_default_every_token_keeps_its_probability() -> None:
+    assert torch.allclose(next_token_probabilities(LOGITS), LOGITS.softmax(-1), rtol=1e-14)
+    ids = torch.zeros(1, 1, dtype=torch.int64)
+    drawn = [
+        generate(Fixed(LOGITS), ids, 9, generator=torch.Generator().manual_seed(0), **settings)
+        for settings in ({}, {"temperature": 1.0, "top_k": None, "top_p": None})
+    ]
+    assert torch.equal(*drawn)
+    streamed = torch.cat(list(stream(Fixed(LOGITS), ids, 9, generator=torch.Generator().manual_seed(0))), dim=1)
+    assert torch.equal(streamed, drawn[0][:, 1:])
+
+
 def test_top_p_of_one_keeps_even_what_rounding_would_lose() -> None:
     logits = torch.tensor([[0.0, -40.0, -80.0]])
     assert support(logits, top_p=1.0) == [0, 1, 2]
@@ -135,3 +162,5 @@ def test_no_gradient_is_recorded() -> None:
 def test_impossible_settings_say_what_is_allowed(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         generate(Fixed(LOGITS), torch.zeros(1, 1, dtype=torch.int64), 1, **settings)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        next_token_probabilities(LOGITS, **settings)

@@ -43,6 +43,12 @@ def test_the_rate_is_the_one_worked_out_by_hand(step: int, expected: float) -> N
     assert learning_rate(step, peak=1.0, warmup=10, total=60, floor=0.1) == pytest.approx(expected, rel=1e-14)
 
 
+def test_a_floor_as_high_as_the_peak_is_a_constant_rate() -> None:
+    check_schedule(peak=PEAK, warmup=0, total=TOTAL, floor=PEAK)
+    rates = [learning_rate(step, peak=PEAK, warmup=0, total=TOTAL, floor=PEAK) for step in range(TOTAL + 2)]
+    assert rates == pytest.approx([PEAK] * len(rates), rel=1e-15)
+
+
 def test_the_rate_climbs_to_the_peak_then_falls_to_the_floor_and_nowhere_jumps() -> None:
     rates = [learning_rate(s, peak=PEAK, warmup=WARMUP, total=TOTAL, floor=FLOOR) for s in range(TOTAL + 5)]
     assert max(rates) == PEAK
