@@ -182,6 +182,8 @@ def test_a_config_is_frozen_and_goes_through_a_dict() -> None:
         (torch.zeros(1, 0, dtype=torch.int64), "a sequence of 0 tokens: this model takes 1 to 20"),
         (torch.tensor([[3, 50]]), "token id 50: this model's vocabulary has the ids 0 to 49"),
         (torch.tensor([[3, -1]]), "token id -1: this model's vocabulary has the ids 0 to 49"),
+        (torch.tensor([[0, 50]]), "token id 50: this model's vocabulary has the ids 0 to 49"),
+        (torch.tensor([[50]]), "token id 50: this model's vocabulary has the ids 0 to 49"),
         (
             torch.tensor([3, 4]),
             "ids of shape (2,) and type torch.int64: give int64 ids of shape (batch, time)",
@@ -192,6 +194,10 @@ def test_a_config_is_frozen_and_goes_through_a_dict() -> None:
 def test_ids_that_the_model_cannot_read_say_what_is_allowed(ids: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         GPT(CONFIG)(ids)
+
+
+def test_a_batch_without_rows_gives_logits_without_rows() -> None:
+    assert GPT(CONFIG)(torch.zeros(0, 3, dtype=torch.int64)).shape == (0, 3, CONFIG.vocab_size)
 
 
 def test_importing_and_building_leaves_the_random_stream_to_the_caller() -> None:
@@ -209,3 +215,5 @@ def test_generation_refuses_an_empty_prompt_and_a_negative_length() -> None:
         generate(model, torch.zeros(1, 0, dtype=torch.int64), 3)
     with pytest.raises(ValueError, match="-1 new tokens: give 0 or more"):
         generate(model, torch.zeros(1, 1, dtype=torch.int64), -1)
+    prompt = torch.tensor([[1, 2]])
+    assert torch.equal(generate(model, prompt, 0), prompt)

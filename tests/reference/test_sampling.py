@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reference.sampling import generate, next_token_probabilities, stream
+from reference.sampling import generate, keep_top_p, next_token_probabilities, stream
 
 LOGITS = torch.tensor([[2.0, 1.0, 1.0, 0.0, -1.0]], dtype=torch.float64)
 
@@ -79,6 +79,8 @@ def test_by_default_every_token_keeps_its_probability() -> None:
 def test_top_p_of_one_keeps_even_what_rounding_would_lose() -> None:
     logits = torch.tensor([[0.0, -40.0, -80.0]])
     assert support(logits, top_p=1.0) == [0, 1, 2]
+    beyond = torch.tensor([[0.0, -40.0, -200.0]])  # the last one's probability is 0 in float32
+    assert torch.equal(keep_top_p(beyond, 1.0), beyond)
 
 
 @given(
@@ -160,7 +162,8 @@ def test_no_gradient_is_recorded() -> None:
     ],
 )
 def test_impossible_settings_say_what_is_allowed(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
-        generate(Fixed(LOGITS), torch.zeros(1, 1, dtype=torch.int64), 1, **settings)
+    for new in (0, 1):  # also where nothing is drawn
+        with pytest.raises(ValueError, match=re.escape(message)):
+            generate(Fixed(LOGITS), torch.zeros(1, 1, dtype=torch.int64), new, **settings)
     with pytest.raises(ValueError, match=re.escape(message)):
         next_token_probabilities(LOGITS, **settings)
