@@ -69,6 +69,16 @@ def compare(session: nox.Session) -> None:
 
 
 @nox.session
+def mutation(session: nox.Session) -> None:
+    """Plant small bugs all over the models, and list those that no test notices. Takes an hour or two."""
+    session.install(*CONSTRAINTS, "setuptools")
+    session.install(*CONSTRAINTS, "--no-build-isolation", "-e", ".[parity,tests,mutation]")
+    # CI: hypothesis then takes the same examples for every mutant
+    session.run("python", "-m", "mutmut", "run", *session.posargs, env={"CI": "1", "OMP_NUM_THREADS": "1"})
+    session.run("python", "-m", "tests.mutation.report")
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style, formatting, the direction of imports and the workflows. `-- --fix` mends what ruff can."""
     project = nox.project.load_toml("pyproject.toml")["project"]

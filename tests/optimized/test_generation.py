@@ -222,6 +222,10 @@ def test_prompts_without_a_token_are_refused(prompts: list[list[int]]) -> None:
         left_pad(prompts)
 
 
+def test_left_pad_works_where_it_is_told() -> None:
+    assert [tensor.device.type for tensor in left_pad([[1], [2, 3]], "meta")] == ["meta", "meta"]
+
+
 def test_left_pad_puts_prompts_to_the_right() -> None:
     ids, padding = left_pad([[1], [2, 3, 4], [5, 6]])
     assert ids.tolist() == [[0, 0, 1], [2, 3, 4], [0, 5, 6]]

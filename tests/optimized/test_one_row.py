@@ -9,7 +9,7 @@ from torch.nn import functional as F
 import optimized
 from optimized import FULL, only, without
 from optimized.generation import CachedGPT
-from optimized.one_row import WORTH_COMPILING, Compiled, RowLinear, in_parallel
+from optimized.one_row import WORTH_COMPILING, Compiled, RowLinear, RowProduct, in_parallel
 from reference import GPTConfig
 from tests.optimized.models import hot_model
 
@@ -50,6 +50,38 @@ def test_compiled_code_in_bfloat16_rounds_no_more_than_the_library_and_serves_al
         ours, theirs = ((y.double() - exact).norm() / exact.norm() for y in (product(x, weight), F.linear(x, weight)))
         assert ours <= 1.2 * theirs
         assert product(x, weight).dtype == torch.bfloat16
+
+
+def test_a_product_is_cut_into_as_many_bands_as_divide_it_up_to_64(monkeypatch: pytest.MonkeyPatch) -> None:
+    bmm, bands = torch.bmm, []
+
+    def watched(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        bands.append(len(a))
+        return bmm(a, b)
+
+    monkeypatch.setattr(torch, "bmm", watched)
+    for N in (128, 48, 50304, 7):
+        in_parallel(torch.ones(3), torch.ones(N, 3))
+    assert bands == [64, 16, 64, 1]
+
+
+def test_what_is_compiled_is_the_product_for_any_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, object]] = []
+
+    def as_python(function: RowProduct, **settings: object) -> RowProduct:
+        asked.append(settings)
+        return function
+
+    monkeypatch.setattr(torch, "compile", as_python)
+    product = Compiled()
+    assert asked == [{"dynamic": True}]
+    weight, x = torch.randn(WORTH_COMPILING // 512, 512).bfloat16(), torch.randn(512).bfloat16()
+    exact = (weight.double() @ x.double()).bfloat16()
+    out = product.multiply_and_sum(x, weight)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out, exact, rtol=2**-7, atol=1e-2)
+    product.multiply_and_sum = lambda x, weight: x
+    assert product(x, weight) is x, "a matrix that is just large enough is worth compiling"
 
 
 def test_small_matrices_are_not_worth_a_compiler() -> None:

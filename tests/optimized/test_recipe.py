@@ -66,9 +66,7 @@ def test_an_unknown_rung_is_an_error_with_the_known_ones(make: object, name: str
     with pytest.raises(ValueError, match="unknown rung") as error:
         make(name)  # type: ignore[operator]
     message = str(error.value)
-    assert message.startswith(f"unknown rung {name!r}: give some of ")
-    assert all(known in message for known in RUNGS)
-    assert "\n" not in message
+    assert message == f"unknown rung {name!r}: give some of {', '.join(RUNGS)}"
 
 
 def test_only_is_plain_with_and_without_is_full_less() -> None:

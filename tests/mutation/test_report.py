@@ -1,0 +1,87 @@
+"""What the report makes of mutmut's output."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.mutation import report
+from tests.mutation.report import Survivor, function_of, known, page, statuses, survivor
+
+RESULTS = """\
+    reference.adamw.xǁAdamWǁ__init____mutmut_1: survived
+    reference.adamw.x_decays__mutmut_2: killed
+    optimized.loss.x_chunked_loss__mutmut_10: timeout
+    optimized.loss.x_plain_loss__mutmut_3: not checked
+"""
+DIFF = """\
+# reference.adamw.xǁAdamWǁ__init____mutmut_1: survived
+--- reference/adamw.py
++++ reference/adamw.py
+@@ -1,7 +1,7 @@
+     def __init__(
+         self,
+-        learning_rate: float = 3e-4,
++        learning_rate: float = 1.0003,
+         weight_decay: float = 0.1,
+"""
+DEFAULT = Survivor("reference.adamw.AdamW.__init__", "learning_rate: float = 3e-4,", "learning_rate: float = 1.0003,")
+
+
+def test_every_line_of_the_results_is_read() -> None:
+    assert list(statuses(RESULTS).values()) == ["survived", "killed", "timeout", "not checked"]
+
+
+@pytest.mark.parametrize(
+    "mutant, function",
+    [
+        ("reference.adamw.xǁAdamWǁ__init____mutmut_1", "reference.adamw.AdamW.__init__"),
+        ("reference.adamw.x_decays__mutmut_22", "reference.adamw.decays"),
+        ("reference.batches.x__fetch__mutmut_2", "reference.batches._fetch"),
+    ],
+)
+def test_a_mutant_is_told_by_its_function(mutant: str, function: str) -> None:
+    assert function_of(mutant) == function
+
+
+def test_a_survivor_is_the_lines_before_and_after() -> None:
+    assert survivor("reference.adamw.xǁAdamWǁ__init____mutmut_1", DIFF) == DEFAULT
+
+
+def printed(monkeypatch: pytest.MonkeyPatch, results: str) -> None:
+    monkeypatch.setattr(report, "mutmut", lambda *arguments: results if arguments[0] == "results" else DIFF)
+
+
+def test_a_survivor_without_a_reason_is_untested_and_the_status_is_1(
+    monkeypatch: pytest.MonkeyPatch, tmp_path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed(monkeypatch, RESULTS)
+    monkeypatch.setattr(report, "PAGE", tmp_path / "mutation.md")
+    assert report.main() == 1
+    assert "untested: reference.adamw.AdamW.__init__" in capsys.readouterr().out
+    assert "**untested**" in (tmp_path / "mutation.md").read_text()
+
+
+@pytest.mark.parametrize("killed, status", [(19, 0), (18, 1)])
+def test_95_percent_have_to_be_noticed(
+    killed: int, status: int, monkeypatch: pytest.MonkeyPatch, tmp_path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noticed = "".join(f"    reference.adamw.x_decays__mutmut_{n}: killed\n" for n in range(killed))
+    printed(monkeypatch, RESULTS.splitlines()[0] + "\n" + noticed)
+    monkeypatch.setattr(report, "PAGE", tmp_path / "mutation.md")
+    monkeypatch.setattr(report, "known", lambda: {DEFAULT: "a reason"})
+    assert report.main() == status
+    assert "0 untested" in capsys.readouterr().out
+
+
+def test_the_page_counts_by_file() -> None:
+    text = page(statuses(RESULTS), [DEFAULT], {DEFAULT: "never used"})
+    assert "| reference/adamw.py | 2 | 1 | 1 | 1 |" in text
+    assert "never used" in text
+
+
+def test_every_known_survivor_has_a_reason_and_is_of_a_function_that_exists() -> None:
+    for one, why in known().items():
+        assert len(why) > 15, one
+        assert one.removed != one.added
+        name = one.function.rpartition(".")[2]
+        assert f"def {name}(" in (report.PAGE.parent.parent / one.file).read_text(), one
