@@ -270,6 +270,13 @@ def test_loading_copies(recipe: Recipe) -> None:
     assert_equal(state, kept)
 
 
+def test_the_library_is_asked_for_its_fused_step_with_the_settings_of_the_reference() -> None:
+    library = FusedAdamW(hot_model(EVERY), weight_decay=0.3, betas=(0.8, 0.9)).adamw
+    asked = {name: library.defaults[name] for name in ("fused", "betas", "eps")}
+    assert asked == {"fused": True, "betas": (0.8, 0.9), "eps": 1e-8}
+    assert [group["weight_decay"] for group in library.param_groups] == [0.3, 0.0]
+
+
 FAULTS = {
     "no step": (lambda s: s.pop("step"), r"^optimizer state: 'step' is missing for this model$"),
     "no moment": (lambda s: s.pop("exp_avg/wte.weight"), r"^optimizer state: exp_avg/wte.weight: missing$"),
