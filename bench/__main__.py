@@ -8,36 +8,38 @@ from typing import Any
 
 import tyro
 
-from bench.settings import Compare
-from reference.cli import complain, notes_of_warnings, wait_briefly
+from bench.settings import Compare, CompareCandidate
+from reference.cli import finished, notes_of_warnings, wait_briefly
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status.
 
-    0 done, and everything proven; 1 a contender failed its proof, or something failed that is nobody's mistake; 2 the
-    user asked for what cannot be; 130 Ctrl-C. Options that cannot even be read end the process with 2, as tyro does it.
+    0 done, and everything proven; 1 a contender or a candidate failed its proof, or something failed that is nobody's
+    mistake; 2 the user asked for what cannot be; 130 Ctrl-C. Options that cannot even be read end the process with 2,
+    as tyro does it.
     """
-    options = read_options(sys.argv[1:] if arguments is None else list(arguments))
-    try:
-        from bench.compare import compare
-
-        with notes_of_warnings():
-            return compare(options)
-    except ValueError as error:
-        return complain(error, status=2)
-    except OSError as error:
-        return complain(error, status=1)
-    except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
-        return 130
+    with notes_of_warnings():
+        return finished(lambda: obey(read_options(sys.argv[1:] if arguments is None else list(arguments))))
 
 
-def read_options(arguments: list[str]) -> Compare:
-    """The command and its options."""
+def obey(options: Compare | CompareCandidate) -> int:
+    """Run the command that the options are of."""
+    if isinstance(options, CompareCandidate):
+        from bench.compare_candidate import compare_candidate
+
+        return compare_candidate(options)
+    from bench.compare import compare
+
+    return compare(options)
+
+
+def read_options(arguments: list[str]) -> Compare | CompareCandidate:
+    """The command and its options, which are others where a candidate is given."""
+    given = any(argument == "--candidate" or argument.startswith("--candidate=") for argument in arguments)
     # one command so far; subcommand_cli_from_dict keeps its name on the command line nevertheless
-    commands: Any = {"compare": Compare}
-    options: Compare = tyro.extras.subcommand_cli_from_dict(
+    commands: Any = {"compare": CompareCandidate if given else Compare}
+    options: Compare | CompareCandidate = tyro.extras.subcommand_cli_from_dict(
         commands, args=arguments, prog="python -m bench", description="Measure the models of this project."
     )
     return options

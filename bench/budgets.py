@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bench.measurement import Allowance, Measurement, Report
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -22,9 +24,13 @@ class Budget:
     update: float | None  # p1 - p0 of each parameter over those steps
 
     def of(self, quantity: str) -> float | None:
-        """The budget of a quantity by its name in a `bench.parity.Measurement`."""
+        """The budget of a quantity by its name in a `Measurement`."""
         value: float | None = getattr(self, quantity)
         return value
+
+    def __call__(self, measurement: Measurement) -> float | None:
+        """What one measurement is allowed: a budget is an `Allowance`."""
+        return self.of(measurement.quantity)
 
 
 # Not judged in float32: Adam divides by the gradient's size, so a component that is nothing but rounding moves as far
@@ -33,3 +39,22 @@ BUDGETS: dict[str, Budget] = {
     "float64": Budget(logits=1e-12, loss=1e-12, gradient=1e-11, trajectory=1e-11, update=1e-9),
     "float32": Budget(logits=5e-6, loss=5e-6, gradient=1e-5, trajectory=3e-6, update=None),
 }
+
+# bfloat16 has no fixed budget: what plain code is off by on the same task says what may be lost, up to a cap.
+# Neighbours in bfloat16 are 2^-8 to 2^-7 of their size apart; the strict end of that.
+BF16_ULP = 2.0**-8
+BF16_FACTORS = {"logits": 2.0, "loss": 2.0, "gradient": 3.0}
+BF16_CAPS = {"logits": 2e-2, "loss": 2e-2, "gradient": 5e-2, "trajectory": 1e-2}
+
+
+def rounding_allowance(plain: Report, ulp: float = BF16_ULP) -> Allowance:
+    """What bfloat16 code may be off by, given what plain code is off by on the same task; `ulp` for another type."""
+    errors = {(m.quantity, m.name): m.error for m in plain.measurements}
+
+    def allowed(measurement: Measurement) -> float | None:
+        cap, factor = BF16_CAPS.get(measurement.quantity), BF16_FACTORS.get(measurement.quantity)
+        if cap is None or factor is None:
+            return cap
+        return min(cap, factor * errors[measurement.quantity, measurement.name] + ulp)
+
+    return allowed

@@ -15,8 +15,8 @@ import torch
 
 from bench.contenders import CONTENDERS, chosen, import_what_is_needed, own_precision
 from bench.environment import environment
+from bench.measurement import Measurement
 from bench.memory import activation_bytes, available_bytes, check_memory, give_back_freed, needed_bytes
-from bench.parity import Measurement
 from bench.progress import Progress
 from bench.proof import ORACLE, Part, Verdict, asked_of, parts_of, prove, stages, weights_of
 from bench.results import VERSION, Result, path_for, write
@@ -187,17 +187,23 @@ def time_in_turn(
         threads = torch.get_num_threads()
         jobs = [job(name, what, precisions[name], device, threads, options.new_tokens) for name in precisions]
         with crew(jobs) as workers:
-            samples = {}
+            firsts, samples = {}, {}
             for task in tasks_of(options):
                 title = f"timing {TITLES[task]} of {', '.join(workers)}{where}"
                 progress.stage(title) if number == 1 else progress.within(title)
-                samples[task] = timed(workers, task, options, rounds, len(groups), progress)
+                firsts[task], samples[task] = timed(workers, task, options, rounds, len(groups), progress)
             for name, worker in workers.items():
                 if name in found:
                     continue
                 peak = worker.peak()
                 found[name] = {
-                    "speed": {task: speed(samples[task], name, base, amount(task, what, options)) for task in samples},
+                    "speed": {
+                        task: {
+                            "first": firsts[task][name],
+                            **speed(samples[task], name, base, amount(task, what, options)),
+                        }
+                        for task in samples
+                    },
                     "memory": {"peak": peak.bytes, "baseline": peak.baseline, "method": peak.method},
                 }
     return found
@@ -220,8 +226,11 @@ def timed(
     rounds: dict[str, int],
     groups: int,
     progress: Progress,
-) -> dict[str, list[float]]:
-    """Time a task in turn for its share of the time, or for so many rounds; the first round says how many fit."""
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Time a task in turn for its share of the time, or for so many rounds; the first round says how many fit.
+
+    Returns the seconds of a first call, which is not one of the rounds, and the seconds of the rounds.
+    """
     number = 0
 
     def count() -> None:
@@ -229,14 +238,17 @@ def timed(
         number += 1
         progress.within(f"timing {TITLES[task]}, round {number}")
 
-    take_turns(workers, task, 1, count)  # compiles, allocates, warms up
+    warm_up = take_turns(workers, task, 1, count)  # compiles, allocates
     first = take_turns(workers, task, 1, count)
     if task not in rounds:
         seconds = options.seconds * SHARES[task] / groups
         fit = rounds_within(seconds, sum(times[0] for times in first.values()), LEAST_ROUNDS[task], MOST_ROUNDS)
         rounds[task] = options.rounds or fit
     others = take_turns(workers, task, rounds[task] - 1, count)
-    return {name: [*first[name], *others[name]] for name in workers}
+    return (
+        {name: seconds for name, [seconds] in warm_up.items()},
+        {name: [*first[name], *others[name]] for name in workers},
+    )
 
 
 def amount(task: str, what: Workload, options: Compare) -> int:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import optimized
-from bench.parity import BuildStep
+from bench.observation import BuildStep
 from optimized import FULL, PLAIN, RUNGS, Recipe, only
 from reference import GPT, GPTConfig, build_step, generate
 
@@ -85,7 +85,7 @@ def build_compiled_huggingface(
 
 def library_step(model: nn.Module, fused: bool = False, **settings: Any) -> Callable[[Tensor, Tensor], Tensor]:
     """A training step by `torch.optim.AdamW` and `clip_grad_norm_`, for models of transformers."""
-    from bench.huggingface import build_library_step
+    from bench.library_step import build_library_step
 
     return build_library_step(model, fused=fused, **settings)
 

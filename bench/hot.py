@@ -42,6 +42,21 @@ def hot_state_dict(config: GPTConfig, seed: int = 0, dtype: torch.dtype = torch.
     return weights
 
 
+def warm_state_dict(config: GPTConfig, seed: int = 0) -> dict[str, Tensor]:
+    """Hot weights, float32, with the attention and the residual stream of an ordinary GPT-2.
+
+    Sharp attention multiplies rounding: what bfloat16 loses is judged on these (see bench/proof.py).
+    """
+    narrower = 1.0 / math.sqrt(2 * config.n_layer)
+    weights = hot_state_dict(config, seed, torch.float32)
+    for name, tensor in weights.items():
+        if name.endswith(("q_proj.weight", "k_proj.weight")):
+            tensor.mul_(0.5)  # hot ones are drawn twice as wide as keeps the variance
+        elif name.endswith("c_proj.weight"):
+            tensor.mul_(narrower)
+    return weights
+
+
 def random_batch(config: GPTConfig, B: int, T: int, seed: int = 0, ignored: float = 0.2) -> tuple[Tensor, Tensor]:
     """Random ids and targets, both (B, T) int64, of which about the share `ignored` of the targets is -1.
 

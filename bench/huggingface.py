@@ -1,9 +1,9 @@
-"""Hugging Face's GPT-2 behind the protocol of this project, with the optimizer of the library."""
+"""Hugging Face's GPT-2 behind the protocol of this project."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -68,51 +68,6 @@ class HuggingFaceGPT(nn.Module):
         """Take over canonical weights, through `reference.hf.to_hf`; strict whatever is asked."""
         state = to_hf(dict(state_dict), self.config)
         return self.model.load_state_dict({**state, "lm_head.weight": state[PREFIX + "wte.weight"]}, assign=assign)
-
-
-class LibraryStep:
-    """A training step by torch's own parts; made by `build_library_step`."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        rate: float | Callable[[int], float],
-        clip: float,
-    ) -> None:
-        self.model, self.optimizer, self.rate, self.clip = model, optimizer, rate, clip
-        self.steps = 0
-        self.gradient_norm = torch.tensor(0.0)
-
-    def __call__(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """Train on ids and targets, both (B, T) int64; returns the loss before the update, a scalar."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(self.steps) if callable(self.rate) else self.rate
-        self.steps += 1
-        self.optimizer.zero_grad(set_to_none=True)
-        loss: Tensor = self.model.loss(ids, targets)  # type: ignore[operator]  # nn.Module hides its methods
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.gradient_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-        self.optimizer.step()
-        return loss.detach()
-
-
-def build_library_step(
-    model: nn.Module,
-    learning_rate: float | Callable[[int], float] = 3e-4,
-    weight_decay: float = 0.1,
-    betas: tuple[float, float] = (0.9, 0.95),
-    clip: float = 1.0,
-    fused: bool = False,
-) -> LibraryStep:
-    """The step that `reference.build_step` writes by hand, from `torch.optim.AdamW` and `clip_grad_norm_`."""
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    # by name, where the reference goes by dimension: an oracle that shares a rule cannot notice that it is wrong
-    decayed = [p for name, p in trained if not (name.endswith("bias") or "ln_" in name)]
-    others = [p for name, p in trained if name.endswith("bias") or "ln_" in name]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=3e-4, betas=betas, eps=1e-8, fused=fused)
-    return LibraryStep(model, optimizer, learning_rate, clip)
 
 
 def greedy(model: Any, ids: Tensor, new: int) -> Tensor:

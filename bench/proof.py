@@ -20,35 +20,27 @@ than the cap, and twice that would say little.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
 
-from bench.budgets import BUDGETS
+from bench.budgets import BUDGETS, rounding_allowance
 from bench.contenders import CONTENDERS, Weights, build_in, own_precision
-from bench.hot import hot_state_dict, random_batch
-from bench.parity import BuildStep, Measurement, Report, distance, gradients, measure_all
+from bench.hot import hot_state_dict, random_batch, warm_state_dict
+from bench.measurement import Allowance, Measurement, Report
+from bench.observation import Observation, hold_against, observe
 from bench.workloads import Workload
 from reference.config import GPTConfig
 
 ORACLE = "huggingface-eager"
 PLAIN = "reference"  # what other bfloat16 code may round like
 
-# Neighbours in bfloat16 are 2^-8 to 2^-7 of their size apart; the strict end of that.
-BF16_ULP = 2.0**-8
-BF16_FACTORS = {"logits": 2.0, "loss": 2.0, "gradient": 3.0}
-BF16_CAPS = {"logits": 2e-2, "loss": 2e-2, "gradient": 5e-2, "trajectory": 1e-2}
-
 # Of the trajectory. Adam moves a parameter by this much however small its gradient, even one that is only rounding. At
 # 1e-4 the losses of a hot GPT-2 fall so steeply that five steps grow float32's rounding from 1e-7 to 3e-6 in code that
 # is right; at 1e-5 it stays where it began. The float64 proof judges the update itself, which scales with this.
 LEARNING_RATE = 1e-5
 
-Batch = tuple[Tensor, Tensor]
-Allowance = Callable[[Measurement], float | None]  # None: shown, not judged
 Tell = Callable[[str], None]
 
 
@@ -74,16 +66,15 @@ class Verdict:
 
     def over(self, measurement: Measurement) -> float:
         """error / budget, above 1 a failure; 0 where nothing is judged or nothing differs."""
-        allowed = self.allowed(measurement)
-        return 0.0 if allowed is None or measurement.error == 0.0 else measurement.error / allowed
+        return measurement.over(self.allowed)
 
     def worst_over(self) -> float:
         """The largest error / budget."""
-        return max(self.over(m) for m in self.report.measurements)
+        return self.report.over(self.allowed)
 
     def failures(self) -> list[Measurement]:
         """What is beyond its budget, furthest first. NaN is."""
-        return sorted((m for m in self.report.measurements if not self.over(m) <= 1.0), key=lambda m: -self.over(m))
+        return self.report.failures(self.allowed)
 
 
 def parts_of(workload: Workload, precision: str, steps: int | None = None, rounding: bool = False) -> list[Part]:
@@ -103,18 +94,6 @@ def parts_of(workload: Workload, precision: str, steps: int | None = None, round
     return [Part("function", precision, "hot", shape, small, steps)]
 
 
-def warm_state_dict(config: GPTConfig, seed: int = 0) -> Weights:
-    """Hot weights, float32, with the attention and the residual stream of an ordinary GPT-2; see above for what for."""
-    narrower = 1.0 / math.sqrt(2 * config.n_layer)
-    weights = hot_state_dict(config, seed, torch.float32)
-    for name, tensor in weights.items():
-        if name.endswith(("q_proj.weight", "k_proj.weight")):
-            tensor.mul_(0.5)  # hot ones are drawn twice as wide as keeps the variance
-        elif name.endswith("c_proj.weight"):
-            tensor.mul_(narrower)
-    return weights
-
-
 def asked_of(part: Part, precision: str, names: Sequence[str]) -> list[str]:
     """Who has to give a proof: of rounding, only those that compute in bfloat16."""
     return [n for n in names if part.question == "function" or own_precision(precision, n) == "bfloat16"]
@@ -123,80 +102,6 @@ def asked_of(part: Part, precision: str, names: Sequence[str]) -> list[str]:
 def weights_of(part: Part, config: GPTConfig, seed: int) -> Weights:
     """The weights of a part, float32 values, which every precision but bfloat16 holds exactly."""
     return warm_state_dict(config, seed) if part.weights == "warm" else hot_state_dict(config, seed, torch.float32)
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What a model answers, on the CPU."""
-
-    logits: Tensor  # (B, T, V)
-    loss: Tensor
-    gradients: dict[str, Tensor]  # by canonical name
-    losses: list[Tensor]  # of the AdamW steps
-    update: dict[str, Tensor]  # p1 - p0 over those steps; empty unless asked for
-
-
-def observe(
-    model: nn.Module, build: BuildStep, weights: Weights, batch: Batch, small: Batch, steps: int, with_update: bool
-) -> Observation:
-    """Ask a model everything. It is trained on the way, so it is of no more use afterwards.
-
-    Args:
-        model: on its device, in its precision, holding `weights`
-        build: makes its training step
-        weights: canonical, what it starts from
-        batch: ids and targets (B, T) for logits and loss
-        small: ids and targets for gradients and steps; may be the same
-        steps: AdamW steps, each on `small` rolled one further along B and T
-        with_update: whether to say how far each parameter went in those steps, which costs as much memory again
-    """
-    device = next(model.parameters()).device
-    (ids, targets), (small_ids, small_targets) = ([t.to(device) for t in pair] for pair in (batch, small))
-    model.eval()
-    with torch.no_grad():
-        logits = model(ids).cpu()
-    loss, found = gradients(model, small_ids, small_targets)
-    if small is not batch:
-        with torch.no_grad():
-            loss = model.loss(ids, targets)  # type: ignore[operator]  # nn.Module hides its methods
-    losses, update = [], {}
-    if steps:
-        step = build(model, learning_rate=LEARNING_RATE, weight_decay=0.1)
-        for s in range(steps):
-            losses.append(step(small_ids.roll((s, s), (0, 1)), small_targets.roll((s, s), (0, 1))).cpu())
-        if with_update:
-            after = model.state_dict()
-            update = {name: after[name].detach().cpu() - tensor for name, tensor in weights.items()}
-    return Observation(logits, loss.cpu(), {name: g.cpu() for name, g in found.items()}, losses, update)
-
-
-def hold_against(actual: Observation, oracle: Observation) -> Report:
-    """Measure one observation against the oracle's."""
-    agree = actual.logits.argmax(-1) == oracle.logits.argmax(-1)  # (B, T)
-    report = Report(top1=float(agree.double().mean()))
-    report.measurements.append(Measurement("logits", "logits", *distance(actual.logits, oracle.logits)))
-    report.measurements.append(Measurement("loss", "loss", *distance(actual.loss, oracle.loss)))
-    report.measurements.extend(measure_all("gradient", actual.gradients, oracle.gradients))
-    # a loss that has fallen to almost nothing is held against what the losses were, not against nothing
-    typical = math.sqrt(sum(float(y) ** 2 for y in oracle.losses) / max(1, len(oracle.losses)))
-    for number, (x, y) in enumerate(zip(actual.losses, oracle.losses, strict=True)):
-        report.measurements.append(Measurement("trajectory", f"step {number}", *distance(x, y, typical)))
-    if actual.update:
-        report.measurements.extend(measure_all("update", actual.update, oracle.update))
-    return report
-
-
-def rounding_allowance(plain: Report, ulp: float = BF16_ULP) -> Allowance:
-    """What bfloat16 code may be off by, given what plain code is off by on the same task; `ulp` for another type."""
-    errors = {(m.quantity, m.name): m.error for m in plain.measurements}
-
-    def allowed(measurement: Measurement) -> float | None:
-        cap, factor = BF16_CAPS.get(measurement.quantity), BF16_FACTORS.get(measurement.quantity)
-        if cap is None or factor is None:
-            return cap
-        return min(cap, factor * errors[measurement.quantity, measurement.name] + ulp)
-
-    return allowed
 
 
 def prove(
@@ -224,7 +129,9 @@ def prove(
 
     def ask(name: str, precision: str, where: torch.device) -> Observation:
         model = build_in(precision, name, config, weights, where)
-        return observe(model, CONTENDERS[name].build_step, weights, batch, small, part.steps, judges_update)
+        before = weights if judges_update else None
+        build = CONTENDERS[name].build_step
+        return observe(model, build, batch, small, part.steps, learning_rate=LEARNING_RATE, weights=before)
 
     tell(f"{part.question}: the oracle, {ORACLE} in float64")
     oracle = ask(ORACLE, "float64", device if device.type == "cuda" else torch.device("cpu"))
@@ -238,7 +145,7 @@ def prove(
         plain = report(PLAIN)
         allowed = rounding_allowance(plain)
     else:
-        allowed = budget_allowance(part.precision)
+        allowed = BUDGETS[part.precision]
     for name in names:
         yield name, Verdict(part, plain if plain is not None and name == PLAIN else report(name), allowed)
 
@@ -246,9 +153,3 @@ def prove(
 def stages(part: Part, names: Sequence[str]) -> int:
     """How often `prove` tells what it is doing."""
     return 1 + len({*names, PLAIN} if part.precision == "bfloat16" else names)
-
-
-def budget_allowance(precision: str) -> Allowance:
-    """The budgets of `bench.budgets`."""
-    budget = BUDGETS[precision]
-    return lambda measurement: budget.of(measurement.quantity)

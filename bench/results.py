@@ -22,6 +22,7 @@ that is not finite is null, so that any reader of JSON can read it.
                                 name, error, largest (absolute difference), allowed (null: not judged)
                       failures  what is beyond its budget, furthest first: quantity, name, error, largest, allowed
       speed         ONLY for a contender whose proof passed: for each of forward, training_step and generation
+                      first (seconds of a call before the rounds, which compiles and allocates),
                       tokens_per_second (from the median), spread (half the distance between the quartiles, of the
                       median), seconds (every sample; entry i of all contenders is from round i),
                       ratio: how many times as fast as the contender `to`: median, and low and high of its 95 % interval

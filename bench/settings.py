@@ -19,6 +19,8 @@ class Compare:
     """Put models side by side: prove them equal first, then time them in turn.
 
     With no options: GPT-2 at its real size on one short sequence, in less than three minutes on two CPU cores.
+
+    A GPT of your own is compared by --candidate FILE.py:build, which has options of its own: add --help.
     """
 
     size: str = "gpt2"
@@ -64,3 +66,50 @@ class Compare:
             raise ValueError(f"--seconds {self.seconds}: give a number of at least 0")
         if self.json is not None and self.json.is_dir():
             raise ValueError(f"--json {self.json}: is a folder; give the name of a file")
+
+
+@dataclass(frozen=True)
+class CompareCandidate:
+    """Hold a GPT of your own against the readable one: is it the same function, and if not, where does it first differ?
+
+    It exits with 0 if it is the same, with 1 if it differs, with 2 if that cannot be judged.
+    """
+
+    candidate: Annotated[str, arg(metavar="FILE.py:FUNCTION")]
+    """The function that makes the model, in a file or as MODULE:FUNCTION: from a config with the fields of GPTConfig
+    (block_size, vocab_size, n_layer, n_head, n_embd, dropout, bias), a torch module whose call with ids (B, T) gives
+    logits (B, T, V), (logits, loss), or an object with .logits"""
+    layout: str = "canonical"
+    """How its weights are named and laid out: canonical (reference/gpt.py), hf (transformers), nanogpt, or
+    FILE.py:FUNCTION: a function from our state dict to yours"""
+    size: str = "smoke"
+    """Shape of the model: smoke (3 layers, width 48), or one of bench compare's: tiny, small, mini, gpt2, ..."""
+    batch: int = 3
+    """Sequences in a batch"""
+    time: Annotated[int | None, shown("INT", "three quarters of the size's block, at most 96")] = None
+    """Tokens of each sequence"""
+    steps: Annotated[int | None, shown("INT", "20, fewer at large sizes")] = None
+    """AdamW steps to compare; 0 leaves them out"""
+    device: str = "auto"
+    """Where the candidate computes: auto, cpu, cuda, cuda:1, mps; auto takes an accelerator if there is one"""
+    precision: str = "auto"
+    """float64, float32, or auto: float64, or float32 for a model that cannot compute in it"""
+    threads: Annotated[int | None, shown("INT", "torch's choice, one per core")] = None
+    """CPU threads"""
+    seed: int = 0
+    """Decides weights and tokens"""
+    json: Annotated[Path | None, shown("FILE", "none")] = None
+    """Where to write everything that was found"""
+
+    def check(self) -> None:
+        """Raise a ValueError, one line, for the first value that cannot be on any machine."""
+        for name, least in (("batch", 1), ("steps", 0), ("threads", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"--{name} {value}: give a whole number of at least {least}")
+        if self.seed >= 2**62:
+            raise ValueError(f"--seed {self.seed}: give a number below 2^62 = {2**62}")
+        if self.precision not in ("auto", "float64", "float32"):
+            raise ValueError(f"unknown precision {self.precision!r}: give one of auto, float64, float32")
+        if self.json is not None and (self.json.is_dir() or not self.json.absolute().parent.is_dir()):
+            raise ValueError(f"--json {self.json}: give the name of a file in a folder that is there")

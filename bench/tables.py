@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from statistics import median
 from typing import Any
 
 from bench.results import Result
@@ -173,6 +174,7 @@ def speed_note(proven: list[dict[str, Any]]) -> str:
         else "without interpreter and libraries; a compiler's included"
     )
     lines.append(f"peak memory: of its process, {where}.")
+    lines += first_calls(proven, "training_step")
     coarse = [c["name"] for c in proven if c["precision"] == "bfloat16"]
     if coarse and len(coarse) < len(proven):
         lines.append(f"computing in bfloat16: {', '.join(coarse)}; the others do not.")
@@ -183,7 +185,19 @@ def generation_note(result: Result, proven: list[dict[str, Any]]) -> str:
     """What was generated."""
     rounds = len(proven[0]["speed"]["generation"]["seconds"])
     new = result["workload"]["new_tokens"]
-    return f"one text, {new} tokens one after another, the most probable each time; {rounds} rounds."
+    lines = [f"one text, {new} tokens one after another, the most probable each time; {rounds} rounds."]
+    return "\n".join(lines + first_calls(proven, "generation"))
+
+
+def first_calls(proven: list[dict[str, Any]], task: str) -> list[str]:
+    """A line that says by how much the first call was slower, for those that took a second more: they compile."""
+    found = []
+    for contender in proven:
+        speed = contender["speed"][task]
+        more = speed["first"] - median(speed["seconds"])
+        if more >= 1.0:
+            found.append(f"{contender['name']} {more:.0f} s")
+    return [f"the first one took longer, with compiling: {', '.join(found)}."] if found else []
 
 
 def failure(contender: dict[str, Any]) -> str:

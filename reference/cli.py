@@ -39,8 +39,13 @@ def main(package: Package, arguments: Sequence[str] | None = None) -> int:
     0 done; 1 something failed that is nobody's mistake; 2 the user asked for what cannot be; 130 Ctrl-C. Options that
     cannot even be read end the process with 2, as tyro does it.
     """
+    return finished(lambda: run(package, sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def finished(command: Callable[[], int]) -> int:
+    """The exit status of a command. What is expected to go wrong is one line on standard error, and no traceback."""
     try:
-        return run(package, sys.argv[1:] if arguments is None else list(arguments))
+        return command()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it exits
         return 1

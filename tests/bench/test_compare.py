@@ -19,7 +19,7 @@ import bench.compare
 from bench.__main__ import main
 from bench.contenders import CONTENDERS, USUAL
 from bench.results import VERSION, finite
-from bench.tables import significant, size, warnings
+from bench.tables import first_calls, significant, size, warnings
 from tests.bench.wrong import ERF, NAN
 
 ROOT = Path(__file__).parents[2]
@@ -89,6 +89,8 @@ def test_all_contenders_are_proven_timed_and_weighed(whole: Run) -> None:
             speed = one["speed"][what]
             middle = sorted(speed["seconds"])[1]
             assert len(speed["seconds"]) == 3
+            assert speed["first"] > 0
+            assert speed["first"] not in speed["seconds"]
             assert speed["tokens_per_second"] == pytest.approx(tokens / middle)
             assert speed["ratio"]["to"] == "reference"
             assert speed["ratio"]["low"] <= speed["ratio"]["median"] <= speed["ratio"]["high"]
@@ -283,6 +285,16 @@ def test_without_transformers_there_is_no_oracle_and_one_line_says_so(
         "error: 'huggingface-eager' needs the package 'transformers', which is not installed: "
         "pip install transformers\n"
     )
+
+
+def test_a_first_call_that_took_a_second_longer_is_told() -> None:
+    calls = {"reference": (1.6, [1.0, 0.9, 1.1]), "full": (9.4, [0.5, 0.4, 0.4])}
+    proven = [
+        {"name": name, "speed": {"training_step": {"first": first, "seconds": seconds}}}
+        for name, (first, seconds) in calls.items()
+    ]
+    assert first_calls(proven, "training_step") == ["the first one took longer, with compiling: full 9 s."]
+    assert first_calls(proven[:1], "training_step") == []
 
 
 def test_notes_tell_of_a_busy_machine_and_of_missing_instructions() -> None:

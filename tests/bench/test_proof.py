@@ -6,25 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
-import bench.proof
+from bench.budgets import BF16_CAPS, BF16_ULP, BUDGETS, rounding_allowance
 from bench.contenders import CONTENDERS, USUAL, Autocast, Contender, build_in, chosen, import_what_is_needed
 from bench.hot import hot_state_dict, random_batch
-from bench.huggingface import HuggingFaceGPT, bfloat16_copy, build_library_step, greedy
-from bench.parity import Measurement, Report, compare
-from bench.proof import (
-    BF16_CAPS,
-    BF16_ULP,
-    ORACLE,
-    Part,
-    Verdict,
-    hold_against,
-    observe,
-    parts_of,
-    prove,
-    rounding_allowance,
-    weights_of,
-)
+from bench.huggingface import bfloat16_copy, greedy
+from bench.measurement import Measurement, Report
+from bench.observation import Observation, observe
+from bench.proof import LEARNING_RATE, ORACLE, Part, Verdict, parts_of, prove, weights_of
 from bench.workloads import workload
 from reference import GPT, GPTConfig, build_step
 from tests.bench.wrong import ERF, NAN, NO_DECAY
@@ -76,26 +66,8 @@ def test_the_oracle_itself_differs_by_exactly_nothing_in_float64() -> None:
     assert verdict.worst_over() == 0.0
 
 
-def test_the_proof_measures_what_the_parity_harness_measures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench.proof, "LEARNING_RATE", 1e-4)  # that of the harness
-    weights, batch = hot_state_dict(CONFIG, dtype=torch.float32), random_batch(CONFIG, 2, 24)
-
-    def models() -> tuple[GPT, HuggingFaceGPT]:
-        ours, theirs = GPT(CONFIG), HuggingFaceGPT(CONFIG).double()
-        ours.load_state_dict(weights)
-        theirs.load_state_dict(weights)
-        return ours, theirs
-
-    expected = compare(*models(), *batch, steps=4, oracle_build=build_library_step)
-    ours, theirs = models()
-    actual = hold_against(
-        observe(ours, build_step, weights, batch, batch, 4, True),
-        observe(theirs, build_library_step, weights, batch, batch, 4, True),
-    )
-    assert actual.top1 == expected.top1
-    assert [(m.quantity, m.name) for m in actual.measurements] == [(m.quantity, m.name) for m in expected.measurements]
-    for ours_, theirs_ in zip(actual.measurements, expected.measurements, strict=True):
-        assert ours_.error == pytest.approx(theirs_.error, rel=1e-3, abs=1e-12), f"{ours_} against {theirs_}"
+def observed(model: GPT, batch: tuple[Tensor, Tensor], small: tuple[Tensor, Tensor]) -> Observation:
+    return observe(model, build_step, batch, small, 1, learning_rate=LEARNING_RATE)
 
 
 def test_logits_and_loss_are_proven_on_the_timed_batch_and_gradients_on_the_small_one() -> None:
@@ -107,9 +79,7 @@ def test_logits_and_loss_are_proven_on_the_timed_batch_and_gradients_on_the_smal
         model.load_state_dict(weights)
         return model
 
-    found = observe(model(), build_step, weights, large, small, 1, False)
-    whole = observe(model(), build_step, weights, large, large, 1, False)
-    part = observe(model(), build_step, weights, small, small, 1, False)
+    found, whole, part = (observed(model(), *batches) for batches in ((large, small), (large, large), (small, small)))
     assert found.logits.shape == (3, 20, CONFIG.vocab_size)
     assert torch.equal(found.logits, whole.logits)
     torch.testing.assert_close(found.loss, whole.loss)
@@ -160,7 +130,7 @@ def test_plain_code_beyond_a_cap_fails_too() -> None:
 def test_what_is_not_judged_neither_fails_nor_counts() -> None:
     part = Part("function", "float32", "hot", (1, 1), (1, 1), 1)
     report = Report([Measurement("update", "a", 0.5, 0.5), Measurement("loss", "loss", 1e-6, 0.0)])
-    verdict = Verdict(part, report, bench.proof.budget_allowance("float32"))
+    verdict = Verdict(part, report, BUDGETS["float32"])
     assert not verdict.failures()
     assert verdict.worst_over() == pytest.approx(0.2)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -15,9 +16,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from bench.budgets import BF16_FACTORS, BF16_ULP
 from bench.hot import random_batch
 from bench.peak import Measurement
-from bench.proof import BF16_FACTORS, BF16_ULP
 from optimized import Recipe, build, loss, only
 from optimized.loss import chunked_loss, fused_loss, plain_loss
 from optimized.vocab import ExactTable, PaddedTable
@@ -260,6 +261,32 @@ def test_many_chunks_add_up_no_worse_than_one() -> None:
     many = bfloat16_errors(4, N=4096)  # 1024 sums: in bfloat16, what is added would be lost against what is there
     for name in one:
         assert many[name] <= 1.5 * one[name] + 1e-6, f"{name}: {many[name]:.1e} in 1024 chunks, {one[name]:.1e} in one"
+
+
+def test_chunks_of_weights_that_are_bfloat16_themselves_add_up_in_float32_too() -> None:
+    errors = {}
+    for rows in (4096, 4):
+        case = a_case(4096, 257, 32, dtype=torch.bfloat16)
+        exact = case[0].detach().double().requires_grad_(), copy.deepcopy(case[1]).double(), case[2]
+        found, oracle = answers(chunked(case, rows), case), answers(plain_loss(*exact), exact)
+        errors[rows] = relative(found["dweight"], oracle["dweight"])
+    assert errors[4] <= 1.5 * errors[4096], errors
+
+
+def test_a_chunk_has_as_many_rows_as_fit_into_its_bytes_and_one_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    case, given = a_case(N=12, V=29), []
+    real = loss.HeadAndLoss.apply
+    monkeypatch.setattr(loss.HeadAndLoss, "apply", lambda *arguments: given.append(arguments[4]) or real(*arguments))
+    for size in (1, 29 * 8, 29 * 8 * 3 + 7):
+        monkeypatch.setattr(loss, "CHUNK_BYTES", size)
+        fused_loss(*case)
+    assert given == [1, 1, 3]
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_with_one_token_and_targets_that_do_not_count_nothing_is_lost(padded: bool) -> None:
+    case = a_case(N=3, V=1, counted=[True, False, True], padded=padded)
+    assert all(float(tensor.abs().max()) <= 1e-15 for tensor in answers(chunked(case, 2), case).values())
 
 
 def test_the_loss_itself_is_summed_in_float32_under_autocast() -> None:

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.hot import hot_state_dict, random_batch
-from bench.proof import BF16_FACTORS, warm_state_dict
+from bench.budgets import BF16_FACTORS
+from bench.hot import hot_state_dict, random_batch, warm_state_dict
 from optimized import FULL, PLAIN, Recipe, build, build_step, builder, generate, only
 from optimized.gpt import GPT
+from optimized.one_row import in_parallel
 from optimized.precision import TF32, BFloat16, Exact, cpu_has_bfloat16
+from optimized.working_copies import WorkingCopies
 from reference.canonical import canonical_gradients
 from tests.optimized.models import SMALL, hot_model, hot_reference, relative
 
@@ -156,6 +158,13 @@ def test_the_instructions_are_looked_for_by_name(
     assert cpu_has_bfloat16() == (found and supported)
 
 
+def test_a_torch_without_what_it_asks_has_no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert not cpu_has_bfloat16(), "a release that cannot tell"
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not cpu_has_bfloat16(), "a build without oneDNN"
+
+
 # --- working copies
 
 
@@ -258,6 +267,13 @@ def test_old_copies_are_given_back_and_go_with_their_model() -> None:
     assert torch.equal(tokens(duplicate), tokens(model))
     del model, duplicate
     assert count(GPT) == before
+
+
+def test_a_duplicate_generates_as_the_original_does() -> None:
+    copies = WorkingCopies(torch.bfloat16, in_parallel)
+    twin = copy.deepcopy(copies)
+    assert (twin.dtype, twin.product) == (torch.bfloat16, in_parallel)
+    assert len(twin.known) == 0
 
 
 def test_exact_precisions_generate_with_the_weights_of_the_model_itself() -> None:

@@ -7,8 +7,7 @@ from itertools import chain, combinations
 import torch
 
 from bench.contenders import Autocast
-from bench.hot import hot_state_dict
-from bench.proof import warm_state_dict
+from bench.hot import hot_state_dict, warm_state_dict
 from optimized import FULL, PLAIN, RUNGS, Recipe, build, only, upto, without
 from optimized.gpt import GPT as FastGPT
 from reference import GPT, GPTConfig

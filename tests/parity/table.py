@@ -12,7 +12,7 @@ from rich.table import Table
 
 from bench.budgets import BUDGETS
 from bench.hot import random_batch
-from bench.huggingface import build_library_step
+from bench.library_step import build_library_step
 from bench.parity import Measurement, compare
 from tests.parity.shapes import LENGTHS, SHAPES
 from tests.parity.test_parity_huggingface import pair

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bench.budgets import BUDGETS, Budget
 from bench.hot import hot_state_dict, random_batch
-from bench.huggingface import build_library_step
+from bench.library_step import build_library_step
 from bench.parity import Measurement, Report, assert_same, compare, distance, measure_all
 from reference import GPT, GPTConfig, build_step
 from reference.functional import cross_entropy

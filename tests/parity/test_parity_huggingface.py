@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from bench.hot import hot_state_dict, random_batch
-from bench.huggingface import HuggingFaceGPT, build_library_step
+from bench.huggingface import HuggingFaceGPT
+from bench.library_step import build_library_step
 from bench.parity import assert_same
 from reference import GPT, SIZES, GPTConfig
 from tests.parity.shapes import LENGTHS, SHAPES

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from bench.budgets import BUDGETS
+from bench.budgets import BUDGETS, rounding_allowance
 from bench.hot import random_batch
-from bench.huggingface import HuggingFaceGPT, build_library_step
+from bench.huggingface import HuggingFaceGPT
+from bench.library_step import build_library_step
 from bench.parity import Report, assert_same, compare
-from bench.proof import rounding_allowance
 from optimized import FULL, PLAIN, RUNGS, Recipe, build_step, only
 from optimized.precision import tf32_products
 from optimized.recipe import AROUND_SEAMS, MODEL_SEAMS

@@ -185,11 +185,9 @@ def test_a_text_shorter_than_a_block_and_a_target_is_refused_with_the_numbers(or
 def test_a_world_that_does_not_divide_the_batch_is_refused_with_the_numbers():
     batches = Batches(torch.arange(100), block_size=4, batch_size=12, seed=0)
     for world in (5, 24, 0, -1):
-        with pytest.raises(
-            ValueError,
-            match=f"^a batch of 12 rows cannot be shared equally by {world} ranks: choose a batch size that the number of ranks divides$",
-        ):
+        with pytest.raises(ValueError, match=f"^a batch of 12 rows cannot be shared equally by {world} ranks") as said:
             batches.at(0, 0, world)
+        assert str(said.value).endswith("ranks: choose a batch size that the number of ranks divides")
 
 
 @pytest.mark.parametrize("rank", [-1, 3])

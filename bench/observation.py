@@ -1,0 +1,101 @@
+"""What a model answers, all of it: logits, loss, every gradient, and n steps of training; held against the oracle's.
+
+A model follows the protocol of this project: `model(ids)`, `model.loss(ids, targets)`, a canonical state dict.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.measurement import Measurement, Report, distance, measure_all
+from reference.canonical import canonical_gradients
+
+Batch = tuple[Tensor, Tensor]  # ids and targets, (B, T) int64 each
+BuildStep = Callable[..., Callable[[Tensor, Tensor], Tensor]]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a model answers, on the CPU."""
+
+    logits: Tensor  # (B, T, V)
+    loss: Tensor
+    gradients: dict[str, Tensor]  # by canonical name
+    losses: list[Tensor]  # of the AdamW steps
+    update: dict[str, Tensor]  # p1 - p0 over those steps; empty unless asked for
+
+
+def gradients(model: Any, ids: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss and canonical gradients of one batch; the model is left without gradients."""
+    model.zero_grad(set_to_none=True)
+    loss = model.loss(ids, targets)
+    loss.backward()
+    # a model that is not laid out by its state dict knows itself how
+    found = model.canonical_gradients() if hasattr(model, "canonical_gradients") else canonical_gradients(model)
+    model.zero_grad(set_to_none=True)
+    return loss.detach(), found
+
+
+def observe(
+    model: nn.Module,
+    build: BuildStep,
+    batch: Batch,
+    small: Batch,
+    steps: int,
+    *,
+    learning_rate: float,
+    weight_decay: float = 0.1,
+    weights: Mapping[str, Tensor] | None = None,
+) -> Observation:
+    """Ask a model everything, in eval mode. It is trained on the way, so it is of no more use afterwards.
+
+    Args:
+        model: on its device, in its precision
+        build: makes its training step
+        batch: ids and targets (B, T) for logits and loss
+        small: ids and targets for gradients and steps; may be the same object
+        steps: AdamW steps, each on `small` rolled one further along B and T; 0 for none
+        learning_rate, weight_decay: of those steps
+        weights: canonical, what the model holds now, on the CPU: to say how far each moved in those steps, which costs
+            as much memory again. None leaves that out.
+    """
+    device = next(model.parameters()).device
+    (ids, targets), (small_ids, small_targets) = ([t.to(device) for t in pair] for pair in (batch, small))
+    model.eval()
+    with torch.no_grad():
+        logits = model(ids).to("cpu", copy=True)
+    loss, found = gradients(model, small_ids, small_targets)
+    if small is not batch:
+        with torch.no_grad():
+            loss = model.loss(ids, targets)  # type: ignore[operator]  # nn.Module hides its methods
+    losses, update = [], {}
+    if steps:
+        step = build(model, learning_rate=learning_rate, weight_decay=weight_decay)
+        for s in range(steps):
+            losses.append(step(small_ids.roll((s, s), (0, 1)), small_targets.roll((s, s), (0, 1))).cpu())
+        if weights is not None:
+            after = model.state_dict()
+            update = {name: after[name].detach().cpu() - tensor for name, tensor in weights.items()}
+    return Observation(logits, loss.cpu(), {name: g.cpu() for name, g in found.items()}, losses, update)
+
+
+def hold_against(actual: Observation, oracle: Observation) -> Report:
+    """Measure one observation against the oracle's."""
+    agree = actual.logits.argmax(-1) == oracle.logits.argmax(-1)  # (B, T)
+    report = Report(top1=float(agree.double().mean()))
+    report.measurements.append(Measurement("logits", "logits", *distance(actual.logits, oracle.logits)))
+    report.measurements.append(Measurement("loss", "loss", *distance(actual.loss, oracle.loss)))
+    report.measurements.extend(measure_all("gradient", actual.gradients, oracle.gradients))
+    # a loss that has fallen to almost nothing is held against what the losses were, not against nothing
+    typical = math.sqrt(sum(float(y) ** 2 for y in oracle.losses) / max(1, len(oracle.losses)))
+    for number, (x, y) in enumerate(zip(actual.losses, oracle.losses, strict=True)):
+        report.measurements.append(Measurement("trajectory", f"step {number}", *distance(x, y, typical)))
+    if actual.update:
+        report.measurements.extend(measure_all("update", actual.update, oracle.update))
+    return report

@@ -1,0 +1,213 @@
+"""The readable GPT step by step: every activation has a name, and every step can be done in another way.
+
+`replay` computes what `reference.GPT` computes, from its functions and a canonical state dict. Something may watch each
+activation as it comes; and a `Change` puts another way of doing a step, or altered weights, into all blocks or into
+some. So a known mistake can be made on purpose, to see whether it gives what somebody's model gives.
+
+Shapes: B batch, T time, C width, H heads, D head width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from reference.config import GPTConfig
+from reference.functional import gelu, layer_norm, softmax
+
+Weights = Mapping[str, Tensor]
+Watch = Callable[[str, Tensor], Tensor]  # name, activation -> what to go on with
+
+
+@dataclass(frozen=True)
+class At:
+    """Where a step is done."""
+
+    config: GPTConfig
+    block: int  # n_layer for what comes after the last block
+
+
+@dataclass(frozen=True)
+class Node:
+    """One named activation of the forward pass."""
+
+    title: str  # for people
+    form: str  # stream (B, T, C), wide (B, T, 4C), heads (B, H, T, D), square (B, H, T, T), positions, logits
+    parents: tuple[str, ...]  # what it is computed from; "x" is the stream that enters the block
+
+
+BEFORE = {
+    "tokens": Node("token embedding", "stream", ()),
+    "positions": Node("position embedding", "positions", ()),
+    "embedding": Node("embedding (tokens + positions)", "stream", ("tokens", "positions")),
+}
+BLOCK = {
+    "ln_1": Node("norm before attention", "stream", ("x",)),
+    "q": Node("q", "heads", ("ln_1",)),
+    "k": Node("k", "heads", ("ln_1",)),
+    "v": Node("v", "heads", ("ln_1",)),
+    "scores": Node("scores", "square", ("q", "k")),
+    "weights": Node("attention weights (softmax of the masked scores)", "square", ("scores",)),
+    "attention": Node("attention output (weights times v)", "heads", ("weights", "v")),
+    "joined": Node("attention output with the heads joined", "stream", ("attention",)),
+    "projection": Node("output projection of the attention", "stream", ("joined",)),
+    "residual_1": Node("residual stream after the attention", "stream", ("projection", "x")),
+    "ln_2": Node("norm before the MLP", "stream", ("residual_1",)),
+    "c_fc": Node("MLP, first layer", "wide", ("ln_2",)),
+    "gelu": Node("MLP, GELU", "wide", ("c_fc",)),
+    "mlp": Node("MLP, second layer", "stream", ("gelu",)),
+    "residual_2": Node("residual stream after the MLP", "stream", ("mlp", "residual_1")),
+}
+AFTER = {
+    "ln_f": Node("norm after the last block", "stream", ("x",)),
+    "logits": Node("logits", "logits", ("ln_f",)),
+}
+
+
+def nodes(config: GPTConfig) -> dict[str, Node]:
+    """Every activation in order of execution: "tokens", "h.0.ln_1" and so on, with parents by full names."""
+    found, x = dict(BEFORE), "embedding"
+    for i in range(config.n_layer):
+        for name, node in BLOCK.items():
+            parents = tuple(x if parent == "x" else f"h.{i}.{parent}" for parent in node.parents)
+            found[f"h.{i}.{name}"] = Node(f"{node.title}, block {i}", node.form, parents)
+        x = f"h.{i}.residual_2"
+    found["ln_f"] = Node(AFTER["ln_f"].title, "stream", (x,))
+    found["logits"] = AFTER["logits"]
+    return found
+
+
+def split_heads(x: Tensor, at: At) -> Tensor:
+    """(B, T, C) -> (B, H, T, D)."""
+    B, T, C = x.shape
+    return x.view(B, T, at.config.n_head, C // at.config.n_head).transpose(1, 2)
+
+
+def scaled_product(q: Tensor, k: Tensor, at: At) -> Tensor:
+    """Scores before the mask, (B, H, T, T)."""
+    return q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+
+
+def future(T: int, device: torch.device, first: int = 1) -> Tensor:
+    """True where the key is `first` or more positions later than the query, (T, T)."""
+    return torch.ones(T, T, dtype=torch.bool, device=device).triu(diagonal=first)
+
+
+def masked_softmax(scores: Tensor, at: At) -> Tensor:
+    """Causal attention weights, (B, H, T, T)."""
+    return softmax(scores.masked_fill(future(scores.shape[-1], scores.device), -math.inf))
+
+
+def join_heads(y: Tensor, at: At) -> Tensor:
+    """(B, H, T, D) -> (B, T, C)."""
+    B, H, T, D = y.shape
+    return y.transpose(1, 2).reshape(B, T, H * D)
+
+
+Step = Callable[[Tensor], Tensor]
+
+
+def pre_norm(x: Tensor, ln_1: Step, attention: Step, ln_2: Step, mlp: Step, watch: Watch) -> Tensor:
+    """A block: what each part gives is added to the stream."""
+    x = watch("residual_1", x + attention(ln_1(x)))
+    return watch("residual_2", x + mlp(ln_2(x)))
+
+
+@dataclass(frozen=True)
+class Change:
+    """Another way of doing some steps; each field's default is GPT-2's."""
+
+    positions: Callable[[int, At], Tensor] = lambda T, at: torch.arange(T)
+    embed: Callable[[Tensor, Tensor, At], Tensor] = lambda tokens, positions, at: tokens + positions
+    norm: Callable[[Tensor, Tensor, Tensor | None, At], Tensor] = lambda x, w, b, at: layer_norm(x, w, b)
+    split: Callable[[Tensor, At], Tensor] = split_heads
+    product: Callable[[Tensor, Tensor, At], Tensor] = scaled_product
+    softmax: Callable[[Tensor, At], Tensor] = masked_softmax
+    join: Callable[[Tensor, At], Tensor] = join_heads
+    gelu: Callable[[Tensor, At], Tensor] = lambda x, at: gelu(x)
+    block: Callable[[Tensor, Step, Step, Step, Step, Watch], Tensor] = pre_norm
+    head: Callable[[Tensor, Tensor, At], Tensor] = lambda x, table, at: x @ table.T
+    # of a block's weights by their names within it
+    weights: Callable[[dict[str, Tensor], At], dict[str, Tensor]] = lambda own, at: own
+
+
+GPT2 = Change()
+
+
+def linear(x: Tensor, own: Weights, name: str) -> Tensor:
+    """x W^T + b."""
+    return F.linear(x, own[f"{name}.weight"], own.get(f"{name}.bias"))
+
+
+def replay(
+    config: GPTConfig,
+    weights: Weights,
+    ids: Tensor,
+    change: Change = GPT2,
+    blocks: Collection[int] | None = None,
+    watch: Watch = lambda name, x: x,
+) -> Tensor:
+    """Logits (B, T, V) of ids (B, T).
+
+    Args:
+        weights: canonical
+        change: what is done in another way
+        blocks: where; None for everywhere, n_layer for what comes after the last block
+        watch: is shown each activation of `nodes`, by name; what it returns takes the activation's place
+    """
+
+    def way(block: int) -> Change:
+        return change if blocks is None or block in blocks else GPT2
+
+    start, end = At(config, -1), At(config, config.n_layer)
+    tokens = watch("tokens", F.embedding(ids, weights["wte.weight"]))
+    index = way(-1).positions(ids.shape[1], start).to(ids.device)
+    positions = watch("positions", F.embedding(index, weights["wpe.weight"]))
+    x = watch("embedding", way(-1).embed(tokens, positions, start))
+    for i in range(config.n_layer):
+        prefix = f"h.{i}."
+        own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+        x = run_block(x, own, way(i), At(config, i), lambda name, y, p=prefix: watch(p + name, y))  # type: ignore[misc]
+    shift = weights.get("ln_f.bias")
+    x = watch("ln_f", way(config.n_layer).norm(x, weights["ln_f.weight"], shift, end))
+    return watch("logits", way(config.n_layer).head(x, weights["wte.weight"], end))
+
+
+def run_block(x: Tensor, own: dict[str, Tensor], way: Change, at: At, watch: Watch) -> Tensor:
+    """One block, (B, T, C) -> (B, T, C); `own` are its weights by their names within it."""
+    own = way.weights(own, at)
+
+    def norm(name: str) -> Step:
+        return lambda x: watch(name, way.norm(x, own[f"{name}.weight"], own.get(f"{name}.bias"), at))
+
+    def attention(x: Tensor) -> Tensor:
+        q, k, v = (watch(n, way.split(linear(x, own, f"attn.{n}_proj"), at)) for n in "qkv")  # (B, H, T, D) each
+        scores = watch("scores", way.product(q, k, at))  # (B, H, T, T)
+        weights = watch("weights", way.softmax(scores, at))
+        y = watch("joined", way.join(watch("attention", weights @ v), at))  # (B, T, C)
+        return watch("projection", linear(y, own, "attn.c_proj"))
+
+    def mlp(x: Tensor) -> Tensor:
+        wide = watch("gelu", way.gelu(watch("c_fc", linear(x, own, "mlp.c_fc")), at))  # (B, T, 4C)
+        return watch("mlp", linear(wide, own, "mlp.c_proj"))
+
+    return way.block(x, norm("ln_1"), attention, norm("ln_2"), mlp, watch)
+
+
+@dataclass
+class Activations:
+    """A watcher that keeps every activation; with gradients once a backward pass has run, if `gradients` is set."""
+
+    gradients: bool = False
+    kept: dict[str, Tensor] = field(default_factory=dict)
+
+    def __call__(self, name: str, x: Tensor) -> Tensor:
+        if self.gradients and x.requires_grad and not x.is_leaf:
+            x.retain_grad()
+        self.kept[name] = x
+        return x
