@@ -130,7 +130,7 @@ def test_seeds_steps_and_rows_differ_from_each_other():
 
 
 @both_orders
-@pytest.mark.parametrize("kind", ["memmap", "shards", "list"])
+@pytest.mark.parametrize("kind", ["torch", "memmap", "shards", "list"])
 def test_the_way_tokens_are_kept_changes_nothing(order, kind, tmp_path):
     values = [(i * 7919) % 50257 for i in range(300)]
     expected = Batches(torch.tensor(values), block_size=16, batch_size=6, seed=5, order=order)
