@@ -38,6 +38,7 @@ from reference.training import NonFiniteError, Plan, Record, derived_seed, initi
 from reference.training import train as train_steps
 
 SAMPLE_TOKENS, SAMPLE_TEMPERATURE = 300, 0.8  # of the text at the end
+STOPPING = "stopping after this step, with a checkpoint; once more to stop without"
 
 
 @dataclass(frozen=True)
@@ -126,13 +127,16 @@ def train(options: Train, parts: Parts) -> int:
 
     def stopped(signals: list[int]) -> int:
         nonlocal struck
-        struck = struck or processes.largest(signals[0] if signals else 0)
+        if not struck:
+            struck = processes.largest(signals[0] if signals else 0)
+            if struck and processes.world > 1:
+                note(STOPPING)  # now that all know: a launcher sends signals to those whose neighbour has failed, too
         return struck
 
     began = time.monotonic()
     observer = Observer(log, start.done, settings.steps)
     try:
-        with signals_noted() as signals, observer.display:
+        with signals_noted(tell=processes.world == 1) as signals, observer.display:
             done = train_steps(
                 model,
                 step,
@@ -278,8 +282,12 @@ class Observer:
 
 
 @contextmanager
-def signals_noted() -> Iterator[list[int]]:
-    """Inside, Ctrl-C and a polite kill are only written down, in the list; a second one has its usual effect."""
+def signals_noted(tell: bool) -> Iterator[list[int]]:
+    """Inside, Ctrl-C and a polite kill are only written down, in the list; a second one has its usual effect.
+
+    Args:
+        tell: whether to tell the user at once
+    """
     noted: list[int] = []
     kinds = (signal.SIGINT, signal.SIGTERM)
     before = {kind: signal.getsignal(kind) for kind in kinds}
@@ -288,7 +296,8 @@ def signals_noted() -> Iterator[list[int]]:
         noted.append(kind)
         for each in kinds:
             signal.signal(each, before[each])
-        note("stopping after this step, with a checkpoint; once more to stop without")
+        if tell:
+            note(STOPPING)
 
     for kind in kinds:
         signal.signal(kind, handle)

@@ -132,7 +132,7 @@ def test_a_signal_to_torchrun_stops_every_process_at_the_same_step_with_one_chec
     step = int(stopped.replace(",", ""))
     assert sorted(path.name for path in Path("run").glob("step-*")) == ["step-000000", f"step-{step:06d}"]
     assert load_newest(Path("run"))[1] == []
-    assert ended.said in ([], ["note: stopping after this step, with a checkpoint; once more to stop without"])
+    assert ended.said == ["note: stopping after this step, with a checkpoint; once more to stop without"]
 
 
 MISTAKES = [

@@ -74,6 +74,7 @@ def test_an_untrained_model_cannot_count(corpus):
     assert len(mistakes(trained(config, tokens, steps=0, peak=1e-2, seed=1), tokenizer)) == 50
 
 
+@pytest.mark.slow
 def test_a_small_model_learns_to_complete_number_7_comes_before(corpus):
     tokenizer, tokens = corpus
     config = GPTConfig(64, tokenizer.vocab_size, n_layer=2, n_head=4, n_embd=64, bias=False)
