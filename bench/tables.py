@@ -197,7 +197,7 @@ def first_calls(proven: list[dict[str, Any]], task: str) -> list[str]:
         more = speed["first"] - median(speed["seconds"])
         if more >= 1.0:
             found.append(f"{contender['name']} {more:.0f} s")
-    return [f"the first one took longer, with compiling: {', '.join(found)}."] if found else []
+    return [f"the first one took longer, by its compiling and allocating: {', '.join(found)}."] if found else []
 
 
 def failure(contender: dict[str, Any]) -> str:

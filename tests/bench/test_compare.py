@@ -293,7 +293,9 @@ def test_a_first_call_that_took_a_second_longer_is_told() -> None:
         {"name": name, "speed": {"training_step": {"first": first, "seconds": seconds}}}
         for name, (first, seconds) in calls.items()
     ]
-    assert first_calls(proven, "training_step") == ["the first one took longer, with compiling: full 9 s."]
+    assert first_calls(proven, "training_step") == [
+        "the first one took longer, by its compiling and allocating: full 9 s."
+    ]
     assert first_calls(proven[:1], "training_step") == []
 
 

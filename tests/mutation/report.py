@@ -1,4 +1,6 @@
-"""What became of every mutant, as a page: `python -m tests.mutation.report` after `mutmut run`; see docs/mutation.md.
+"""What became of every mutant: `python -m tests.mutation.report` after `mutmut run` writes build/mutation.md.
+
+docs/mutation.md is a copy of that page.
 
 A mutant that no test notices is either untested code, or changes nothing that can be seen. equivalent.toml has those of
 the second kind, each with its reason. The exit status is 1 while there are others, or if fewer than 95 % of all were
@@ -16,9 +18,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-PAGE = Path("docs", "mutation.md")
+PAGE = Path("build", "mutation.md")
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 ENOUGH = 0.95
+UNKNOWN = "not checked"
 NOTICED = ("killed", "timeout", "suspicious", "segfault", "caught by type check")
 
 
@@ -72,9 +75,18 @@ def known(path: Path = EQUIVALENT) -> dict[Survivor, str]:
 
 
 def page(found: dict[str, str], survivors: Iterable[Survivor], reasons: dict[Survivor, str]) -> str:
-    """The report."""
+    """The report.
+
+    Args:
+        found: mutant -> status, of all mutants; "not checked" for those that were not run
+        survivors: those that no test noticed
+        reasons: of `known`
+    """
+    planned = Counter(file_of(function_of(mutant)) for mutant in found)
+    found = {mutant: status for mutant, status in found.items() if status != UNKNOWN}
     totals = Counter(file_of(function_of(mutant)) for mutant in found)
     noticed = Counter(file_of(function_of(mutant)) for mutant, status in found.items() if status in NOTICED)
+    unfinished = [f"{file} ({planned[file] - totals[file]})" for file in planned if planned[file] > totals[file]]
     kept = sorted(set(survivors), key=lambda s: (s.function, s.removed, s.added))
     harmless = Counter(one.file for one in survivors if one in reasons)
     lines = [
@@ -92,6 +104,8 @@ def page(found: dict[str, str], survivors: Iterable[Survivor], reasons: dict[Sur
     for file in sorted(totals, key=lambda name: (not name.startswith("reference"), name)):
         missed = totals[file] - noticed[file]
         lines.append(f"| {file} | {totals[file]} | {noticed[file]} | {missed or ''} | {harmless[file] or ''} |")
+    if unfinished:
+        lines += ["", f"Not run, so not counted: {', '.join(unfinished)}."]
     lines += [
         "",
         "## Not noticed",
@@ -114,11 +128,16 @@ def page(found: dict[str, str], survivors: Iterable[Survivor], reasons: dict[Sur
 
 def main() -> int:
     """Write the page; returns the exit status."""
-    found = {m: s for m, s in statuses(mutmut("results", "--all", "true")).items() if s != "not checked"}
+    every = statuses(mutmut("results", "--all", "true"))
+    found = {mutant: status for mutant, status in every.items() if status != UNKNOWN}
+    if not found:
+        print("no mutant was run: python -m mutmut run")
+        return 1
     missed = [mutant for mutant, status in found.items() if status not in NOTICED]
     survivors = [survivor(mutant, mutmut("show", mutant)) for mutant in missed]
     reasons = known()
-    PAGE.write_text(page(found, survivors, reasons))
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(page(every, survivors, reasons))
     share = 1.0 - len(missed) / len(found)
     open_ones = [one for one in survivors if one not in reasons]
     for one in open_ones:

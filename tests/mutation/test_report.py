@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.mutation import report
 from tests.mutation.report import Survivor, function_of, known, page, statuses, survivor
 
+ROOT = Path(__file__).parents[2]
 RESULTS = """\
     reference.adamw.xǁAdamWǁ__init____mutmut_1: survived
     reference.adamw.x_decays__mutmut_2: killed
@@ -76,6 +79,8 @@ def test_95_percent_have_to_be_noticed(
 def test_the_page_counts_by_file() -> None:
     text = page(statuses(RESULTS), [DEFAULT], {DEFAULT: "never used"})
     assert "| reference/adamw.py | 2 | 1 | 1 | 1 |" in text
+    assert "3 mutants, 2 noticed: 66.7%" in text
+    assert "Not run, so not counted: optimized/loss.py (1)." in text
     assert "never used" in text
 
 
@@ -84,4 +89,12 @@ def test_every_known_survivor_has_a_reason_and_is_of_a_function_that_exists() ->
         assert len(why) > 15, one
         assert one.removed != one.added
         name = one.function.rpartition(".")[2]
-        assert f"def {name}(" in (report.PAGE.parent.parent / one.file).read_text(), one
+        assert f"def {name}(" in (ROOT / one.file).read_text(), one
+
+
+def test_without_a_run_there_is_nothing_to_report(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed(monkeypatch, "    reference.adamw.x_decays__mutmut_1: not checked\n")
+    assert report.main() == 1
+    assert capsys.readouterr().out == "no mutant was run: python -m mutmut run\n"
