@@ -46,7 +46,7 @@ def run_python(session: nox.Session, *arguments: str) -> None:
     path = os.pathsep.join([str(programs), os.environ.get("PATH", os.defpath)])
     # Waiting threads sleep soon instead of spinning: where other work shares the cores, spinning takes the time that
     # the thread waited for needs, and small models become many times slower. What the user has set stays.
-    spinning = {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000")}
+    spinning = {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "3000")}
     session.run(str(programs / "python"), *arguments, external=True, env={"PATH": path, **spinning})
 
 

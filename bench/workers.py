@@ -68,7 +68,7 @@ class Worker:
             env={
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-                "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000"),  # or it would take the others' time
+                "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "3000"),  # or it would take the others' time
             },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -62,7 +62,9 @@ class Compiled:
         self.multiply_and_sum: RowProduct = torch.compile(multiply_and_sum, dynamic=True)
 
     def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
-        return (self.multiply_and_sum if weight.numel() >= WORTH_COMPILING else matrix_product)(x, weight)
+        if weight.numel() < WORTH_COMPILING:
+            return matrix_product(x, weight)
+        return self.multiply_and_sum(x, weight.detach())  # of a Parameter torch would compile each shape anew
 
 
 def multiply_and_sum(x: Tensor, weight: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ def wait_briefly() -> None:
     when torch is first imported; what the user has set stays.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 
 @contextmanager

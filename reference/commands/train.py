@@ -286,7 +286,8 @@ def signals_noted(tell: bool) -> Iterator[list[int]]:
     """Inside, Ctrl-C and a polite kill are only written down, in the list; a second one has its usual effect.
 
     Args:
-        tell: whether to tell the user at once
+        tell: whether to tell the user at once; if not, somebody else does, and the process is one of several. Their
+            launcher sends signals to those whose neighbour has failed, and so one that an error ends ignores SIGTERM.
     """
     noted: list[int] = []
     kinds = (signal.SIGINT, signal.SIGTERM)
@@ -303,6 +304,10 @@ def signals_noted(tell: bool) -> Iterator[list[int]]:
         signal.signal(kind, handle)
     try:
         yield noted
+    except BaseException:
+        if not tell:  # of several, each must live to say why it ends; the launcher has its own way to insist
+            before[signal.SIGTERM] = signal.SIG_IGN
+        raise
     finally:
         for kind in kinds:
             signal.signal(kind, before[kind])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
 import optimized
@@ -43,13 +44,18 @@ def test_the_layer_is_a_linear_layer_for_one_row_and_for_more(leading: tuple[int
 @pytest.mark.slow
 def test_compiled_code_in_bfloat16_rounds_no_more_than_the_library_and_serves_all_shapes() -> None:
     product = Compiled()
-    K = 512
-    for N in (WORTH_COMPILING // K, 2000, 1025):
-        weight, x = torch.randn(N, K).bfloat16(), torch.randn(K).bfloat16()
+    torch._dynamo.reset()
+    counters["stats"].clear()
+    shapes = [(WORTH_COMPILING // K + N, K) for K in (512, 768, 3072) for N in (0, 1, 2000)]
+    assert len(shapes) > torch._dynamo.config.recompile_limit, "as many would end in code that is not compiled"
+    for shape in shapes:
+        weight = torch.nn.Parameter(torch.randn(shape).bfloat16(), requires_grad=False)  # as RowLinear has it
+        x = torch.randn(shape[1]).bfloat16()
         exact = weight.double() @ x.double()
         ours, theirs = ((y.double() - exact).norm() / exact.norm() for y in (product(x, weight), F.linear(x, weight)))
         assert ours <= 1.2 * theirs
         assert product(x, weight).dtype == torch.bfloat16
+    assert counters["stats"]["unique_graphs"] == 1
 
 
 def test_a_product_is_cut_into_as_many_bands_as_divide_it_up_to_64(monkeypatch: pytest.MonkeyPatch) -> None:
