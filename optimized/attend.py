@@ -2,6 +2,7 @@
 
 ExplicitAttention   scores, mask and softmax written out: B H T T numbers are kept for the backward pass
 FlashAttention      torch's scaled_dot_product_attention: in tiles, nothing of size T x T is kept
+HalvedAttention     the same for a CPU, in two calls where one would compute the future only to throw it away
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from torch.nn import functional as F
 
 from reference.config import GPTConfig
 from reference.functional import softmax
+
+HALF = 256  # of the keys in a tile of the CPU's kernel
 
 
 class ExplicitAttention(nn.Module):
@@ -44,3 +47,19 @@ class FlashAttention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=self.dropout if self.training else 0.0)
+
+
+class HalvedAttention(FlashAttention):
+    """For torch's kernel for CPUs, which takes 512 keys at a time: the queries of half a tile have no use for the rest.
+
+    Two calls compute three quarters of what one would. Above 512 tokens the kernel itself leaves tiles out.
+    """
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        T = q.shape[2]
+        if not HALF < T <= 2 * HALF or (self.dropout and self.training):  # dropout has no such kernel
+            return super().forward(q, k, v)
+        seen = torch.ones(T, T, dtype=torch.bool, device=q.device).tril()[HALF:]  # by the later queries
+        early = F.scaled_dot_product_attention(q[:, :, :HALF], k[:, :, :HALF], v[:, :, :HALF], is_causal=True)
+        late = F.scaled_dot_product_attention(q[:, :, HALF:], k, v, attn_mask=seen)
+        return torch.cat([early, late], dim=2)

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from optimized.attend import ExplicitAttention, FlashAttention
+from optimized.attend import ExplicitAttention, FlashAttention, HalvedAttention
 from optimized.compilation import block_runner, compilers, eager
 from optimized.distributed import Alone, DataParallel
 from optimized.generation import cached_stream
@@ -34,7 +34,7 @@ def choose_parts(recipe: Recipe, device: torch.device) -> Parts:
     """One value for each seam of the model."""
     return Parts(
         qkv=FusedQKV if "fused_qkv" in recipe else SeparateQKV,
-        attend=FlashAttention if "sdpa" in recipe else ExplicitAttention,
+        attend=choose_attention(recipe, device),
         norm=FusedLayerNorm if "fused_kernels" in recipe else LayerNorm,
         mlp=FusedMLP if "fused_kernels" in recipe else MLP,
         table=PaddedTable if "padded_vocab" in recipe else ExactTable,
@@ -43,6 +43,13 @@ def choose_parts(recipe: Recipe, device: torch.device) -> Parts:
         run=block_runner() if "compile" in recipe else eager,
         stream=cached_stream if "kv_cache" in recipe else stream,
     )
+
+
+def choose_attention(recipe: Recipe, device: torch.device) -> type[nn.Module]:
+    """How a device looks at all tokens before each."""
+    if "sdpa" not in recipe:
+        return ExplicitAttention
+    return HalvedAttention if device.type == "cpu" else FlashAttention
 
 
 def choose_precision(recipe: Recipe, device: torch.device) -> Exact:
