@@ -193,10 +193,14 @@ def test_one_token_without_padding_needs_no_mask() -> None:
     assert cache.mask(1) is None
 
 
+def test_there_may_be_room_for_a_single_token() -> None:
+    assert a_cache([0], room=1).keys.shape == (1, 1, 1, 1, 1)
+
+
 # --- bad input
 
 
-@pytest.mark.parametrize("room", [-1, 7, 1000])
+@pytest.mark.parametrize("room", [-1, 0, 7, 1000])
 def test_room_that_cannot_be_is_refused(room: int) -> None:
     with pytest.raises(ValueError, match=rf"^a cache for {room} tokens: give 1 to 6 \(the model's block size\)$"):
         a_cache([0], room)

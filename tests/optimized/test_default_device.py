@@ -1,0 +1,68 @@
+"""New tensors go where the model is, and not to torch's default device: what a GPU would show, without one.
+
+The default is the device "meta" here, whose tensors have no numbers: the first of them in a computation spoils it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+import optimized
+import reference
+from optimized import PLAIN, Recipe, only, without
+from optimized.generation import left_pad
+from tests.optimized.models import SMALL, hot_model, hot_reference
+
+RECIPES = [PLAIN, only("kv_cache"), without("compile"), without("compile", "bf16"), without("compile", "bf16", "sdpa")]
+IDS = torch.arange(2 * 20).view(2, 20) % SMALL.vocab_size
+SAMPLING = {"temperature": 0.8, "top_k": 20, "top_p": 0.9}
+
+
+Step = Callable[[Tensor, Tensor], Tensor]
+Build = Callable[[], tuple[torch.nn.Module, Callable[[], Step], Callable[..., Tensor]]]
+
+
+def of_reference() -> tuple[torch.nn.Module, Callable[[], Step], Callable[..., Tensor]]:
+    model = hot_reference()
+    return model, partial(reference.build_step, model), reference.generate
+
+
+def of_recipe(recipe: Recipe) -> tuple[torch.nn.Module, Callable[[], Step], Callable[..., Tensor]]:
+    model = hot_model(recipe)
+    return model, partial(optimized.build_step, model, recipe), optimized.generate
+
+
+def outcomes(build: Build, default: str) -> dict[str, Tensor]:
+    """What a user may ask of a model that is there already."""
+    model, build_step, generate = build()
+    generator = torch.Generator("cpu").manual_seed(1)
+    with torch.device(default):
+        step = build_step()
+        return {
+            "losses": torch.stack([step(IDS[:, :-1], IDS[:, 1:]).detach() for _ in range(3)]),
+            "logits": model.eval()(IDS).detach(),
+            "greedy": generate(model, IDS, 8, temperature=0.0),
+            "sampled": generate(model, IDS, 8, generator=generator, **SAMPLING),
+        }
+
+
+@pytest.mark.parametrize(
+    "build", [of_reference, *(partial(of_recipe, recipe) for recipe in RECIPES)], ids=["reference", *map(str, RECIPES)]
+)
+def test_a_model_works_whatever_the_default_device(build: Build) -> None:
+    expected, actual = outcomes(build, "cpu"), outcomes(build, "meta")
+    for name, tensor in expected.items():
+        assert torch.equal(actual[name], tensor), name
+
+
+def test_so_do_prompts_of_unequal_length() -> None:
+    prompts, padding = left_pad([[5, 6, 7], [1]])
+    model = hot_model(only("kv_cache")).eval()
+    expected = optimized.generate(model, prompts, 5, temperature=0.0, padding=padding)
+    with torch.device("meta"):
+        assert torch.equal(optimized.generate(model, prompts, 5, temperature=0.0, padding=padding), expected)
