@@ -10,6 +10,7 @@ first chunk. The backward pass only scales it. Hsu et al. 2024, https://arxiv.or
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -41,7 +42,8 @@ def chunked_loss(x: Tensor, weight: Tensor, targets: Tensor, vocab_size: int, ro
         weight: (V or more, C); rows from V on take no part
         targets: (N,) int64, below V; -1 does not count
         vocab_size: V
-        rows: at least 1; the last chunk has what is left. None for as many as make `CHUNK_BYTES`.
+        rows: at least 1; the last chunk has what is left. None for as few chunks of equal height as have at most
+            `CHUNK_BYTES` each.
 
     Returns a scalar, in float32 at least; not a number if nothing counts.
     """
@@ -50,7 +52,10 @@ def chunked_loss(x: Tensor, weight: Tensor, targets: Tensor, vocab_size: int, ro
     kind = x.device.type
     compute = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
     if rows is None:
-        rows = max(1, CHUNK_BYTES // (len(weight) * compute.itemsize))
+        most = max(1, CHUNK_BYTES // (len(weight) * compute.itemsize))
+        chunks = math.ceil(len(x) / most)
+        # not `most` and a small rest: a product of few rows is a slow one
+        rows = math.ceil(len(x) / chunks) if chunks else 1
     loss: Tensor = HeadAndLoss.apply(x, weight, targets, vocab_size, rows, compute)  # type: ignore[no-untyped-call]
     return loss
 

@@ -273,14 +273,21 @@ def test_chunks_of_weights_that_are_bfloat16_themselves_add_up_in_float32_too() 
     assert errors[4] <= 1.5 * errors[4096], errors
 
 
-def test_a_chunk_has_as_many_rows_as_fit_into_its_bytes_and_one_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_are_as_few_as_fit_into_their_bytes_and_of_equal_height(monkeypatch: pytest.MonkeyPatch) -> None:
     case, given = a_case(N=12, V=29), []
     real = loss.HeadAndLoss.apply
     monkeypatch.setattr(loss.HeadAndLoss, "apply", lambda *arguments: given.append(arguments[4]) or real(*arguments))
-    for size in (1, 29 * 8, 29 * 8 * 3 + 7):
+    row = 29 * 8  # bytes
+    for size in (1, row, 3 * row + 7, 5 * row, 7 * row, 11 * row, 12 * row, 100 * row):
         monkeypatch.setattr(loss, "CHUNK_BYTES", size)
         fused_loss(*case)
-    assert given == [1, 1, 3]
+    assert given == [1, 1, 3, 4, 6, 6, 12, 12]
+
+
+def test_no_rows_are_no_number_as_in_the_plain_loss() -> None:
+    x, table, targets = a_case(N=3, V=5)
+    assert fused_loss(x[:0], table, targets[:0]).isnan()
+    assert plain_loss(x[:0], table, targets[:0]).isnan()
 
 
 @pytest.mark.parametrize("padded", [False, True])
