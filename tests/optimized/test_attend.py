@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -62,6 +63,22 @@ def test_halves_are_no_less_exact_than_the_whole(dtype: torch.dtype) -> None:
     for ours, theirs, truth in zip(halves, whole, exact, strict=True):
         error, usual = ((y.double() - truth).norm() / truth.norm() for y in (ours, theirs))
         assert error <= 1.5 * usual
+
+
+@pytest.mark.parametrize("kind", [ExplicitAttention, FlashAttention, HalvedAttention])
+@pytest.mark.parametrize("p", [0.25, 0.5])
+def test_a_share_of_the_weights_is_dropped_in_training_and_the_rest_scaled_up(kind: type[nn.Module], p: float) -> None:
+    T, D = 64, 64
+    attend = kind(GPTConfig(block_size=T, vocab_size=7, n_layer=1, n_head=1, n_embd=D, dropout=p))
+    q = torch.zeros(50, 1, T, D)  # so that each token weighs all that it sees alike
+    values = torch.eye(T).expand(50, 1, T, T)  # and its answer is the weights themselves
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        weights = attend(q, q, values)[:, 0, -1] * T  # of the last token, 1 each before dropout
+    kept = weights != 0.0
+    torch.testing.assert_close(weights[kept], torch.full_like(weights[kept], 1.0 / (1.0 - p)), rtol=1e-5, atol=0.0)
+    assert abs(float(kept.double().mean()) - (1.0 - p)) < 5 * math.sqrt(p * (1.0 - p) / kept.numel())
+    torch.testing.assert_close(attend.eval()(q, q, values)[:, 0, -1] * T, torch.ones(50, T), rtol=1e-5, atol=0.0)
 
 
 def test_halves_keep_the_dropout() -> None:
