@@ -15,7 +15,8 @@ from torch import Tensor
 import optimized
 import reference
 from optimized import PLAIN, Recipe, only, without
-from optimized.generation import left_pad
+from optimized.attend import HALF, HalvedAttention
+from optimized.generation import CachedGPT, left_pad
 from tests.optimized.models import SMALL, hot_model, hot_reference
 
 RECIPES = [PLAIN, only("kv_cache"), without("compile"), without("compile", "bf16"), without("compile", "bf16", "sdpa")]
@@ -66,3 +67,22 @@ def test_so_do_prompts_of_unequal_length() -> None:
     expected = optimized.generate(model, prompts, 5, temperature=0.0, padding=padding)
     with torch.device("meta"):
         assert torch.equal(optimized.generate(model, prompts, 5, temperature=0.0, padding=padding), expected)
+
+
+@pytest.mark.parametrize("padding", [2, torch.tensor([0, 1])], ids=["none", "some"])
+def test_so_do_the_keys_and_values_that_are_kept(padding: int | Tensor) -> None:
+    model, found = hot_model(only("kv_cache")).eval(), []
+    for default in ("cpu", "meta"):
+        with torch.device(default):
+            cached = CachedGPT(model, padding)
+            found.append(torch.cat([cached.extend(IDS[:, :7]), cached.extend(IDS[:, 7:])], dim=1))
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("T", [HALF, HALF + 1])
+def test_so_does_attention_in_halves(T: int) -> None:
+    attend = HalvedAttention(SMALL).eval()
+    q, k, v = torch.randn(3, 1, 1, T, 8, dtype=torch.float64)
+    expected = attend(q, k, v)
+    with torch.device("meta"):
+        assert torch.equal(attend(q, k, v), expected)

@@ -41,6 +41,15 @@ def test_the_layer_is_a_linear_layer_for_one_row_and_for_more(leading: tuple[int
     assert asked == ([(12,)] if x.numel() == 12 else []), "only a single row is a product of its own"
 
 
+def test_the_product_gets_its_row_in_the_precision_of_the_weights() -> None:
+    def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        assert x.dtype == weight.dtype == torch.bfloat16
+        return weight @ x
+
+    layer = RowLinear(torch.ones(3, 2).bfloat16(), None, product)
+    assert torch.equal(layer(torch.ones(1, 1, 2)), torch.full((1, 1, 3), 2.0).bfloat16())
+
+
 @pytest.mark.slow
 def test_compiled_code_in_bfloat16_rounds_no_more_than_the_library_and_serves_all_shapes() -> None:
     product = Compiled()
@@ -86,8 +95,11 @@ def test_what_is_compiled_is_the_product_for_any_shape(monkeypatch: pytest.Monke
     out = product.multiply_and_sum(x, weight)
     assert out.dtype == torch.bfloat16
     torch.testing.assert_close(out, exact, rtol=2**-7, atol=1e-2)
-    product.multiply_and_sum = lambda x, weight: x
+    given: list[torch.Tensor] = []
+    product.multiply_and_sum = lambda *both: given.extend(both) or x  # type: ignore[func-returns-value]
     assert product(x, weight) is x, "a matrix that is just large enough is worth compiling"
+    assert given[0] is x
+    assert torch.equal(given[1], weight)
 
 
 def test_small_matrices_are_not_worth_a_compiler() -> None:

@@ -109,6 +109,15 @@ def test_logits_leave_in_the_precision_of_the_products() -> None:
     assert hot_model(only("tf32").without("tf32"), dtype=torch.float32)(IDS).dtype == torch.float32
 
 
+def test_bf16_is_bfloat16_whatever_precision_autocast_has_otherwise() -> None:
+    model, usual = hot_model(only("bf16")).eval(), torch.get_autocast_dtype("cpu")
+    torch.set_autocast_dtype("cpu", torch.float16)
+    try:
+        assert model(torch.zeros(1, 3, dtype=torch.int64)).dtype == torch.bfloat16
+    finally:
+        torch.set_autocast_dtype("cpu", usual)
+
+
 # --- a CPU without the instructions
 
 
