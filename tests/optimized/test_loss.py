@@ -278,10 +278,10 @@ def test_chunks_are_as_few_as_fit_into_their_bytes_and_of_equal_height(monkeypat
     real = loss.HeadAndLoss.apply
     monkeypatch.setattr(loss.HeadAndLoss, "apply", lambda *arguments: given.append(arguments[4]) or real(*arguments))
     row = 29 * 8  # bytes
-    for size in (1, row, 3 * row + 7, 5 * row, 7 * row, 11 * row, 12 * row, 100 * row):
+    for size in (1, row, 2 * row - 1, 3 * row + 7, 5 * row, 7 * row, 11 * row, 12 * row, 100 * row):
         monkeypatch.setattr(loss, "CHUNK_BYTES", size)
         fused_loss(*case)
-    assert given == [1, 1, 3, 4, 6, 6, 12, 12]
+    assert given == [1, 1, 1, 3, 4, 6, 6, 12, 12]
 
 
 def test_no_rows_are_no_number_as_in_the_plain_loss() -> None:
