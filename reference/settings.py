@@ -323,11 +323,90 @@ class PlotAttention:
 
 
 @dataclass(frozen=True)
+class PlotEmbedding:
+    """Draw the token embedding as a map: tokens that the model treats alike lie together."""
+
+    run: Annotated[Positional[Path | None], shown("[RUN]", "the newest in runs/")] = None
+    """Folder of a run, or one step-NNNNNN folder of it"""
+    init_from: Annotated[str | None, shown("NAME", "a run")] = None
+    """Instead of a run: gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder in their format"""
+    out: Annotated[Path | None, shown("FILE", "embedding.png in the run's folder")] = None
+    """Picture to write: .png, .svg or .html"""
+
+    def check(self) -> None:
+        """Raise a ValueError, one line, for values that cannot be whatever the model is."""
+        check_one_source(self.run, self.init_from)
+
+
+@dataclass(frozen=True)
+class PlotHistograms:
+    """Draw how activations and gradients are distributed, before the first block and after each."""
+
+    run: Annotated[Positional[Path | None], shown("[RUN]", "the newest in runs/")] = None
+    """Folder of a run, or one step-NNNNNN folder of it"""
+    corpus: Annotated[str | None, shown("NAME", "the run's own")] = None
+    """Another text to read: a corpus by name, or the path of a text file"""
+    windows: int = 8
+    """Read so many windows of the model's block, from the start of the validation split"""
+    device: Annotated[str, arg(metavar="NAME")] = "auto"
+    """Where to compute: auto, cpu, cuda, cuda:1, mps"""
+    init_from: Annotated[str | None, shown("NAME", "a run")] = None
+    """Instead of a run: gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder in their format"""
+    out: Annotated[Path | None, shown("FILE", "histograms.png in the run's folder")] = None
+    """Picture to write: .png, .svg or .html"""
+
+    def check(self) -> None:
+        """Raise a ValueError, one line, for values that cannot be whatever the model is."""
+        at_least(1, "windows", self.windows)
+        check_one_source(self.run, self.init_from)
+
+
+@dataclass(frozen=True)
+class PlotTemperature:
+    """Draw what a model says at several temperatures, each token as dark as it was probable."""
+
+    run: Annotated[Positional[Path | None], shown("[RUN]", "the newest in runs/")] = None
+    """Folder of a run, or one step-NNNNNN folder of it"""
+    prompt: Annotated[str | None, shown("TEXT", "a line break, or <|endoftext|> for gpt2")] = None
+    """Text to go on from; of one longer than the model's block, the model sees only the end"""
+    tokens: int = 48
+    """Tokens to write at each temperature, at most 200"""
+    temperatures: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5)
+    """One line of the picture for each; 0 always takes the most probable token"""
+    seed: int = 1337
+    """Decides what is drawn, by the same dice at each temperature"""
+    device: Annotated[str, arg(metavar="NAME")] = "auto"
+    """Where to compute: auto, cpu, cuda, cuda:1, mps"""
+    init_from: Annotated[str | None, shown("NAME", "a run")] = None
+    """Instead of a run: gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder in their format"""
+    out: Annotated[Path | None, shown("FILE", "temperature.png in the run's folder")] = None
+    """Picture to write: .png, .svg or .html"""
+
+    def check(self) -> None:
+        """Raise a ValueError, one line, for values that cannot be whatever the model is."""
+        from reference.sampling import check_sampling
+
+        at_least(1, "tokens", self.tokens)
+        if self.tokens > 200:
+            raise ValueError(f"--tokens {self.tokens}: a picture takes at most 200")
+        at_least(0, "seed", self.seed)
+        if not 1 <= len(self.temperatures) <= 12 or len(set(self.temperatures)) < len(self.temperatures):
+            raise ValueError(f"--temperatures {self.temperatures}: give 1 to 12, each once")
+        for temperature in self.temperatures:
+            check_sampling(temperature, None, None)
+        check_one_source(self.run, self.init_from)
+
+
+@dataclass(frozen=True)
 class Plot:
-    """Draw a picture: the loss of runs, or the attention of a trained model."""
+    """Draw a picture: the loss of runs, or what is inside a trained model."""
 
     picture: OmitSubcommandPrefixes[
-        Annotated[PlotLoss, subcommand("loss")] | Annotated[PlotAttention, subcommand("attention")]
+        Annotated[PlotLoss, subcommand("loss")]
+        | Annotated[PlotAttention, subcommand("attention")]
+        | Annotated[PlotEmbedding, subcommand("embedding")]
+        | Annotated[PlotHistograms, subcommand("histograms")]
+        | Annotated[PlotTemperature, subcommand("temperature")]
     ]
 
 

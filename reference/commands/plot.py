@@ -9,21 +9,30 @@ import torch
 from reference.attention_maps import attention_maps
 from reference.charts import check_picture, draw_attention, draw_losses
 from reference.commands.opening import Trained, open_trained
+from reference.commands.plot_model import plot_embedding, plot_histograms, plot_temperature
 from reference.datasets import load_dataset
 from reference.devices import choose_device
 from reference.gpt import GPT
 from reference.parts import Parts
 from reference.runs import is_run, newest_run
-from reference.settings import Plot, PlotAttention, PlotLoss
+from reference.settings import Plot, PlotAttention, PlotEmbedding, PlotHistograms, PlotLoss, PlotTemperature
 
 UNASKED = 24  # tokens that are read when no prompt is given
 
 
 def plot(options: Plot, parts: Parts) -> int:
     """Draw the picture that was asked for."""
-    if isinstance(options.picture, PlotLoss):
-        return plot_loss(options.picture)
-    return plot_attention(options.picture)
+    match options.picture:
+        case PlotLoss():
+            return plot_loss(options.picture)
+        case PlotAttention():
+            return plot_attention(options.picture)
+        case PlotEmbedding():
+            return plot_embedding(options.picture)
+        case PlotHistograms():
+            return plot_histograms(options.picture)
+        case PlotTemperature():
+            return plot_temperature(options.picture)
 
 
 def plot_loss(options: PlotLoss) -> int:

@@ -1,4 +1,4 @@
-"""Lesson 6: from an average of the past to attention, one small step at a time.
+"""Lesson 7: from an average of the past to attention, one small step at a time.
 
 The bigram model saw one character of the past. Here each position of a sequence learns to gather from all the
 positions before it, and each step below gives the same numbers as the one before it:
@@ -23,9 +23,12 @@ H heads, D width of one head. Weight matrices are (in, out): x @ w.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from reference.lessons import drawing
 
 
 def average_by_loops(x: Tensor) -> Tensor:
@@ -210,7 +213,7 @@ def largest_difference(a: Tensor, b: Tensor) -> str:
     return f"{float((a - b).abs().max()):.1e}"
 
 
-def main() -> None:
+def main(folder: Path = drawing.FOLDER) -> None:
     """Walk the seven steps, with numbers."""
     generator = torch.Generator().manual_seed(1337)
     x = torch.randn(4, 8, 2, generator=generator)  # (B, T, C)
@@ -254,6 +257,22 @@ def main() -> None:
     show(head_shares(x, w_query, w_key, causal=False, scaled=True)[0, :1])
     print("Looking at another sequence of 5 positions, cross-attention; the first position's shares:")
     show(head_shares(x, w_query, w_key, causal=False, scaled=True, seen=other)[0, :1])
+    equal = average_by_softmax(torch.eye(8)[None])[0]  # each position's own vector: what comes out is the shares
+    tables = {
+        "3 equal shares": equal,
+        "4 by content": head_shares(x, w_query, w_key)[0],
+        "5 scaled": head_shares(x, w_query, w_key, scaled=True)[0],
+        "an encoder": head_shares(x, w_query, w_key, causal=False, scaled=True)[0],
+        "another sequence": head_shares(x, w_query, w_key, causal=False, scaled=True, seen=other)[0],
+    }
+    rows = [
+        {"panel": name, "row": str(t), "column": str(s), "share": share}
+        for name, shares in tables.items()
+        for t, line in enumerate(shares.tolist())
+        for s, share in enumerate(line)
+    ]
+    chart = drawing.tables(rows, "How much each position takes from each", "row: who looks; column: at whom", size=16)
+    print(drawing.told(chart, folder / "attention_steps.png", "Shares of the steps"))
     print("\nAttention knows nothing of order, only its mask does: a GPT adds an embedding of the position.")
 
 

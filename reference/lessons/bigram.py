@@ -11,7 +11,7 @@ gradient is exactly zero. What counting cannot do is grow: with 8 characters of 
 has V**8 rows, and almost all of them are empty. A network can share what it learned between contexts, and
 that is the road from here to GPT.
 
-    python -m reference.lessons.bigram [CORPUS]    a name or a text file; without one, Python's own manual
+    python -m reference.lessons.bigram [CORPUS]    a text by name or file; without one, a list of names
 
 Shapes: B batch, T time, V characters in the alphabet. Losses are in nats (natural logarithm) per character:
 e^loss is how many characters the model hesitates between.
@@ -23,9 +23,15 @@ import argparse
 import math
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from reference.charts import visible
+from reference.corpora import load_text
+from reference.lessons import drawing
+from reference.lessons.names import load_names
 
 
 def read(text: str) -> tuple[str, Tensor]:
@@ -170,14 +176,22 @@ def generate(probabilities: Tensor, first: int, length: int, generator: torch.Ge
     return ids[1:]
 
 
-def main(corpus: str = "pydocs", steps: int = 10_000) -> None:
+def table(probabilities: Tensor, alphabet: str, chosen: list[int], panel: str) -> list[dict[str, object]]:
+    """Some rows and columns of a table (V, V), to be drawn."""
+    return [
+        {"panel": panel, "row": visible(alphabet[a]), "column": visible(alphabet[b]), "share": share}
+        for a in chosen
+        for b, share in zip(chosen, probabilities[a, chosen].tolist(), strict=True)
+    ]
+
+
+def main(corpus: str = "names", steps: int = 10_000, folder: Path = drawing.FOLDER) -> None:
     """Count, learn, compare and speak, in words."""
+    from rich.console import Console
     from rich.progress import track
 
-    from reference.corpora import load_text
-
     torch.set_num_threads(1)  # with tensors this small, several threads mostly wait for each other
-    alphabet, ids = read(load_text(corpus))
+    alphabet, ids = read("\n".join(load_names()) if corpus == "names" else load_text(corpus))
     V = len(alphabet)
     if len(ids) < 100:
         raise ValueError(f"{corpus} has {len(ids)} characters: give a text of at least 100 to learn from")
@@ -199,7 +213,9 @@ def main(corpus: str = "pydocs", steps: int = 10_000) -> None:
     model = Bigram(V, generator)
     print("Now a network: a table of random scores that has never seen a text, wrong and sure of it.")
     print(f"Its loss is {surprise(model.probabilities(), counts):.4f}, worse than knowing nothing.")
-    losses = list(track(train(model, ids[:cut], steps, generator), total=steps, description="Learning"))
+    bar = Console(stderr=True)
+    learning = track(train(model, ids[:cut], steps, generator), total=steps, description="Learning", console=bar)
+    losses = list(learning)
     learned = model.probabilities()
     print(f"After {steps:,} steps the last batch has a loss of {losses[-1]:.4f}, by good or bad luck.")
     print(f"On all nine tenths it is {surprise(learned, counts):.4f},", end=" ")
@@ -216,14 +232,19 @@ def main(corpus: str = "pydocs", steps: int = 10_000) -> None:
 
     for name, probabilities in (("The counts say", counted), ("The network says", learned)):
         generator = torch.Generator().manual_seed(1337)  # the same dice for both
-        said = generate(probabilities, int(ids[0]), 200, generator)  # begun like the text
-        print(f"{name}:\n" + "".join(alphabet[i] for i in said) + "\n")
+        said = "".join(alphabet[i] for i in generate(probabilities, int(ids[0]), 200, generator))  # begun like the text
+        print(f"{name}:\n    > " + said.replace("\n", " | ") + "\n")
     print("Almost words, and no sense: one character of past is not enough. Next: looking further back.")
+
+    chosen = sorted(counts.sum(dim=1).argsort(descending=True)[:30].tolist())
+    rows = table(counted, alphabet, chosen, "counted") + table(learned, alphabet, chosen, "learned")
+    chart = drawing.tables(rows, "What follows each character", "row: a character; column: the next")
+    print(drawing.told(chart, folder / "bigram.png", "Both tables"))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m reference.lessons.bigram")
-    parser.add_argument("corpus", nargs="?", default="pydocs", help="a name or a text file (default: pydocs)")
+    parser.add_argument("corpus", nargs="?", default="names", help="a text by name or file (default: a list of names)")
     try:
         main(parser.parse_args().corpus)
     except ValueError as mistake:

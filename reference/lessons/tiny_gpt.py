@@ -1,4 +1,4 @@
-"""Lesson 8: a whole GPT, tiny: 27,747 numbers that learn a nursery rhyme by heart in seconds.
+"""Lesson 9: a whole GPT, tiny: 27,747 numbers that learn a nursery rhyme by heart in seconds.
 
 Everything is here: words as numbers, embeddings of words and positions, two blocks of attention and
 feed-forward around a residual stream, a head that scores all 35 words, training by gradients, and speaking.
@@ -20,11 +20,14 @@ import math
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from reference.corpora import load_text
 from reference.functional import cross_entropy, layer_norm, softmax
+from reference.lessons import drawing
 
 BLOCK = 6  # how many words the model sees
 WIDTH = 32
@@ -189,11 +192,23 @@ def go_on(model: TinyGPT, ids: list[int], words: int, generator: torch.Generator
     return ids
 
 
-def main(start: str = "", steps: int = 1500, seed: int = 1337) -> None:
-    """Learn the rhyme and say it, in words."""
-    from rich.progress import track
+def shares_at(model: TinyGPT, ids: Tensor) -> list[tuple[str, Tensor]]:
+    """What each head of each block takes from where, over one text (T,): a name and (T, T) for each."""
+    found = []
+    with torch.no_grad():
+        x = model.word(ids[None]) + model.position(torch.arange(len(ids)))
+        for number, block in enumerate(model.blocks, start=1):
+            normal = block.norm_1(x)  # type: ignore[operator]
+            for letter, head in zip("ab", block.heads, strict=True):  # type: ignore[arg-type]
+                found.append((f"block {number}, head {letter}", head.shares(normal)[0]))
+            x = block(x)
+    return found
 
-    from reference.corpora import load_text
+
+def main(start: str = "", steps: int = 1500, seed: int = 1337, folder: Path = drawing.FOLDER) -> None:
+    """Learn the rhyme and say it, in words."""
+    from rich.console import Console
+    from rich.progress import track
 
     torch.set_num_threads(1)  # with tensors this small, several threads mostly wait for each other
     text = load_text("nursery")
@@ -212,17 +227,38 @@ def main(start: str = "", steps: int = 1500, seed: int = 1337) -> None:
     print(f"\nThe model: {count:,} numbers, still random. It sees {BLOCK} words and scores {V} for the next.")
     print(f"Its loss is {loss_on_all(model, ids):.4f}; blind guessing would have {math.log(V):.4f}. It says:")
     generator = torch.Generator().manual_seed(seed)
-    print("    " + vocabulary.decode(go_on(model, prompts[0], 12, generator)))
+    print("    > " + vocabulary.decode(go_on(model, prompts[0], 12, generator)))
 
     print(f"\n{steps:,} times: look at four windows, measure the surprise, turn each number to lessen it.")
-    losses = list(track(train(model, ids, steps, generator), total=steps, description="Learning"))
+    learning = train(model, ids, steps, generator)
+    losses = list(track(learning, total=steps, description="Learning", console=Console(stderr=True)))
     for step in range(0, steps, max(steps // 5, 1)):
-        print(f"    step {step:5,}   loss of its batch {losses[step]:.4f}")
+        mean = sum(losses[step : step + 20]) / len(losses[step : step + 20])
+        print(f"    from step {step:5,}   loss {mean:.2f}, the mean of a few batches")
     print(f"After training its loss is {loss_on_all(model, ids):.4f} over the whole rhyme.")
-    print(f"Nobody can do better than {least_loss(ids):.4f}: windows begin anywhere, and after 'mary' alone")
+    least = least_loss(ids)
+    print(f"Nobody can do better than {least:.4f}: windows begin anywhere, and after 'mary' alone")
     print("the rhyme itself goes on in two ways. Now it says:")
     for prompt in prompts:
-        print("    " + vocabulary.decode(go_on(model, prompt, 12, generator)))
+        print("    > " + vocabulary.decode(go_on(model, prompt, 12, generator)))
+
+    each = max(steps // 50, 1)
+    rows = [
+        {"step": i + each, "loss": sum(losses[i : i + each]) / each, "kind": "learning"}
+        for i in range(0, steps - each + 1, each)
+    ]
+    rows += [{"step": step, "loss": least, "kind": "the least that is possible"} for step in (0, steps)]
+    chart = drawing.curves(rows, "step", "loss", "kind", "Learning a rhyme by heart", f"means over {each} batches")
+    print(drawing.told(chart, folder / "tiny_gpt-loss.png", "Loss"))
+    words = ids[6 : 6 + BLOCK]
+    panels = [
+        {"panel": name, "row": f"{t + 1} {vocabulary.words[a]}", "column": f"{s + 1}", "share": float(shares[t, s])}
+        for name, shares in shares_at(model, words)
+        for t, a in enumerate(words.tolist())
+        for s in range(BLOCK)
+    ]
+    chart = drawing.tables(panels, "Who looks where, after learning", "row: a word; column: a word up to it", size=20)
+    print(drawing.told(chart, folder / "tiny_gpt-attention.png", "Attention of the four heads"))
 
 
 if __name__ == "__main__":

@@ -120,6 +120,15 @@ USING = [
     (["plot", "attention", "RUN", "--prompt", "mary", "--layer", "1"], "--layer 1: this model has the layers 0 to 0"),
     (["plot", "attention", "RUN", "--prompt", "mary", "--head", "-1"], "--head -1: this model has the heads 0 to 1"),
     (["plot", "attention", "RUN", "--prompt", "mary", "--out", "a.gif"], "picture 'a.gif': give a name that ends in"),
+    (["plot", "embedding", "nothing"], "nothing: no checkpoint and no run"),
+    (["plot", "embedding", "RUN", "--out", "a.gif"], "picture 'a.gif': give a name that ends in"),
+    (["plot", "histograms", "RUN", "--windows", "0"], "--windows 0: give a whole number of at least 1"),
+    (["plot", "histograms", "--init-from", "RUN"], "RUN has no text of its own: say what it is to read by --corpus"),
+    (["plot", "histograms", "RUN", "--corpus", "pydocs"], "the text has characters outside the vocabulary"),
+    (["plot", "temperature", "RUN", "--tokens", "201"], "--tokens 201: a picture takes at most 200"),
+    (["plot", "temperature", "RUN", "--temperatures", "-1"], "temperature -1.0: give 0 (greedy) or more"),
+    (["plot", "temperature", "RUN", "--temperatures", "1", "1"], "--temperatures (1.0, 1.0): give 1 to 12, each once"),
+    (["plot", "temperature", "RUN", "--prompt", ""], "empty prompt '': a model with the tokenizer char needs at least"),
 ]
 
 

@@ -89,7 +89,10 @@ def test_help_is_there_before_torch_is_imported() -> None:
     assert "torch" not in imported
 
 
-@pytest.mark.parametrize("subcommand", [["train"], ["sample"], ["eval"], ["plot", "loss"], ["plot", "attention"]])
+PICTURES = ["loss", "attention", "embedding", "histograms", "temperature"]
+
+
+@pytest.mark.parametrize("subcommand", [["train"], ["sample"], ["eval"], *(["plot", picture] for picture in PICTURES)])
 def test_every_option_of_the_other_package_is_there_and_the_recipe(
     cli: Cli, fast: OptimizedCli, monkeypatch: pytest.MonkeyPatch, subcommand: list[str]
 ) -> None:

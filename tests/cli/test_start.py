@@ -63,7 +63,8 @@ def test_a_reader_that_has_seen_enough_ends_a_sample_quietly(trained: Path) -> N
     assert result.returncode in (1, 128 + signal.SIGPIPE)
 
 
-COMMANDS = [["train"], ["sample"], ["eval"], ["plot", "loss"], ["plot", "attention"]]
+PICTURES = ["loss", "attention", "embedding", "histograms", "temperature"]
+COMMANDS = [["train"], ["sample"], ["eval"], *(["plot", picture] for picture in PICTURES)]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

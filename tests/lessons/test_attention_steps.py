@@ -224,8 +224,8 @@ def test_causal_attention_to_another_sequence_is_refused():
         steps.head_shares(x, w, w, seen=x)
 
 
-def test_the_lesson_tells_what_it_does(capsys):
-    steps.main()
+def test_the_lesson_tells_what_it_does(capsys, tmp_path):
+    steps.main(tmp_path)
     said = capsys.readouterr().out
     for part in ("0.1808  -0.0700", "-0.0341   0.1332", "0.1574   0.8426", "favourite", "cross-attention"):
         assert part in said, f"{part!r} is not in what the lesson printed"

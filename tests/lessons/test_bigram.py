@@ -256,8 +256,8 @@ def test_the_same_dice_say_the_same():
     assert once == again != other
 
 
-def test_the_lesson_tells_what_it_does(capsys):
-    bigram.main("nursery", steps=200)
+def test_the_lesson_tells_what_it_does(capsys, tmp_path):
+    bigram.main("nursery", steps=200, folder=tmp_path)
     said = capsys.readouterr().out
     for part in ("nursery: 546 characters", "is followed by", "After 200 steps", "The network says:"):
         assert part in said, f"{part!r} is not in what the lesson printed"

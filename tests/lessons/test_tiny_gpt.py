@@ -181,8 +181,8 @@ def test_an_unknown_start_word_is_answered_with_the_known_ones(refused, rhyme):
     assert line.count(",") == 34
 
 
-def test_the_lesson_tells_what_it_does(capsys):
-    tiny_gpt.main("little lamb", steps=20)
+def test_the_lesson_tells_what_it_does(capsys, tmp_path):
+    tiny_gpt.main("little lamb", steps=20, folder=tmp_path)
     said = capsys.readouterr().out
-    for part in ("106 words, 35 different", "27,747 numbers", "After training its loss is", "\n    little lamb "):
+    for part in ("106 words, 35 different", "27,747 numbers", "After training its loss is", "\n    > little lamb "):
         assert part in said, f"{part!r} is not in what the lesson printed"

@@ -1,0 +1,85 @@
+"""`plot embedding`, `plot histograms`, `plot temperature`: pictures of what is inside a trained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from reference.charts import check_picture, write_picture
+from reference.commands.opening import Trained, open_trained
+from reference.commands.sample import first_ids
+from reference.datasets import load_dataset
+from reference.devices import choose_device
+from reference.gpt import GPT
+from reference.insides import choices, flattened, streams_and_gradients
+from reference.model_charts import embedding_chart, histograms_chart, temperature_chart
+from reference.settings import PlotEmbedding, PlotHistograms, PlotTemperature
+
+MOST_TOKENS = 400  # in a map: more cannot be read
+
+
+def readable_model(trained: Trained, device: str) -> GPT:
+    """The readable model with these weights, whichever package trained them."""
+    model = GPT(trained.config).to(choose_device(device), trained.weights["wte.weight"].dtype)
+    model.load_state_dict(trained.weights)
+    return model.eval()
+
+
+def picture_of(trained: Trained, out: Path | None, name: str) -> Path:
+    """Where the picture goes: into the run's folder, unless it is said."""
+    return out or (trained.folder or Path()) / name
+
+
+def plot_embedding(options: PlotEmbedding) -> int:
+    """Draw the token embedding as a map."""
+    options.check()
+    if options.out is not None:
+        check_picture(options.out)
+    trained = open_trained(options.run, options.init_from)
+    count = min(trained.tokenizer.vocab_size, trained.config.vocab_size, MOST_TOKENS)
+    places, share = flattened(trained.weights["wte.weight"][:count])
+    labels = [trained.tokenizer.decode([i]) for i in range(count)]
+    chart = embedding_chart(places, labels, share, trained.name)
+    print(write_picture(chart, picture_of(trained, options.out, "embedding.png")))
+    return 0
+
+
+def plot_histograms(options: PlotHistograms) -> int:
+    """Draw histograms of the residual stream and of the gradients in it, over windows of the validation text."""
+    options.check()
+    if options.out is not None:
+        check_picture(options.out)
+    trained = open_trained(options.run, options.init_from)
+    corpus = options.corpus or trained.settings.get("corpus")
+    if corpus is None:
+        raise ValueError(f"{trained.name} has no text of its own: say what it is to read by --corpus")
+    tokens = load_dataset(corpus, trained.tokenizer).validation
+    T = min(trained.config.block_size, len(tokens) - 1)
+    if T < 1:
+        raise ValueError(f"the validation split of {corpus!r} has {len(tokens)} tokens: at least 2 are needed")
+    rows = min(options.windows, (len(tokens) - 1) // T)
+    model = readable_model(trained, options.device)
+    text = torch.as_tensor(tokens[: rows * T + 1].numpy().astype("int64"), device=model.wte.weight.device)
+    streams, gradients = streams_and_gradients(model, text[:-1].view(rows, T), text[1:].view(rows, T))
+    chart = histograms_chart([s.cpu() for s in streams], [g.cpu() for g in gradients], trained.name)
+    print(write_picture(chart, picture_of(trained, options.out, "histograms.png")))
+    return 0
+
+
+def plot_temperature(options: PlotTemperature) -> int:
+    """Draw what a model says at several temperatures."""
+    options.check()
+    if options.out is not None:
+        check_picture(options.out)
+    trained = open_trained(options.run, options.init_from)
+    ids = first_ids(trained.tokenizer, options.prompt)
+    model = readable_model(trained, options.device)
+    samples = {}
+    for temperature in options.temperatures:
+        generator = torch.Generator().manual_seed(options.seed)  # the same dice for each
+        drawn = choices(model, ids, options.tokens, temperature, generator)
+        samples[temperature] = [(trained.tokenizer.decode([token]), share) for token, share in drawn]
+    chart = temperature_chart(samples, trained.tokenizer.decode(ids), trained.name)
+    print(write_picture(chart, picture_of(trained, options.out, "temperature.png")))
+    return 0

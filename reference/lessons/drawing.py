@@ -1,0 +1,147 @@
+"""The pictures of the lessons: each a few rows of numbers and how they are laid out, in Vega-Lite.
+
+A PNG carries its description inside (`description`), so that a test can compare what it shows and not its pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+
+from reference.charts import PALE_TO_DARK, inline, styled
+
+FOLDER = Path("runs") / "lessons"
+ORANGE, BLUE = "#c2410c", "#1d4e89"
+SHADES = ["#a9c4e4", "#ffffff", "#f3c3a8"]  # from -1 over 0 to 1
+SHARPNESS = 1.3  # pixels of a PNG for each unit of the drawing: enough for a page, and a small file
+KEYWORD = b"vega-lite"
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+Rows = Sequence[dict[str, Any]]
+
+
+def told(chart: alt.TopLevelMixin, path: Path, what: str) -> str:
+    """Write a picture, with its description inside, and say where it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}")
+    chart.save(str(part), format="png", scale_factor=SHARPNESS)
+    found = chunks(part.read_bytes())
+    pixels = zlib.compress(zlib.decompress(b"".join(body for kind, body in found if kind == b"IDAT")), 9)
+    text = KEYWORD + b"\0\0" + zlib.compress(json.dumps(chart.to_dict()).encode(), 9)
+    written = [found[0], (b"zTXt", text), (b"IDAT", pixels), (b"IEND", b"")]
+    part.write_bytes(SIGNATURE + b"".join(packed(kind, body) for kind, body in written))
+    os.replace(part, path)  # so that nobody finds half a picture
+    return f"\n{what}: {path.as_posix()}"
+
+
+def description(path: Path) -> Any:
+    """What `told` drew, as Vega-Lite. ValueError for a PNG that does not say."""
+    for kind, body in chunks(path.read_bytes()):
+        if kind == b"zTXt" and body.startswith(KEYWORD + b"\0"):
+            return json.loads(zlib.decompress(body[len(KEYWORD) + 2 :]))
+    raise ValueError(f"{path} does not say what it shows: draw it again")
+
+
+def chunks(png: bytes) -> list[tuple[bytes, bytes]]:
+    """The parts of a PNG, each its kind and its content: https://www.w3.org/TR/png-3/, section 5."""
+    found, place = [], len(SIGNATURE)
+    while place < len(png):
+        (length,) = struct.unpack(">I", png[place : place + 4])
+        found.append((png[place + 4 : place + 8], png[place + 8 : place + 8 + length]))
+        place += length + 12
+    return found
+
+
+def packed(kind: bytes, body: bytes) -> bytes:
+    """One part of a PNG: length, kind, content, check sum."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def rounded(rows: Rows) -> alt.Data:
+    """Rows with three digits after the point: more cannot be seen, and is another machine's."""
+    return inline([{k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()} for row in rows])
+
+
+def titled(chart: Any, title: str, subtitle: str = "") -> alt.TopLevelMixin:
+    """A finished picture with a heading."""
+    return styled(chart.properties(title=alt.TitleParams(title, subtitle=subtitle or alt.Undefined)))
+
+
+def plane(cells: Rows, dots: Rows) -> alt.TopLevelMixin:
+    """A number at each place of a plane, rows of x, y, x2, y2 and answer; on it dots of two kinds: x, y, wanted."""
+    x = alt.X("x:Q", title=None, axis=alt.Axis(grid=False))
+    y = alt.Y("y:Q", title=None, axis=alt.Axis(grid=False))
+    shade = alt.Color("answer:Q", scale=alt.Scale(domain=[-1, 0, 1], range=SHADES))
+    kinds = alt.Scale(domain=["-1", "1"], range=[BLUE, ORANGE])
+    x2, y2 = alt.X2("x2:Q"), alt.Y2("y2:Q")
+    squares = alt.Chart(rounded(cells)).mark_rect(clip=True).encode(x, y, shade, x2, y2)
+    points = (
+        alt.Chart(rounded(dots))
+        .mark_circle(size=70, opacity=1, stroke="white", strokeWidth=1)
+        .encode(x, y, alt.Fill("wanted:N", scale=kinds))
+    )
+    layers = alt.layer(squares, points).resolve_scale(color="independent", fill="independent")
+    return titled(layers.properties(width=440, height=280), "Two half moons, told apart")
+
+
+def curves(rows: Rows, x: str, y: str, kind: str, title: str, subtitle: str = "", log: bool = False) -> Any:
+    """A line for each kind: rows of x, y and kind, named so; the kinds keep the order in which they come."""
+    kinds = list(dict.fromkeys(row[kind] for row in rows))
+    across = alt.X(f"{x}:Q", axis=alt.Axis(grid=False, format=",d"))
+    up = alt.Y(f"{y}:Q", scale=alt.Scale(zero=False, type="log" if log else "linear"))
+    colour = alt.Color(f"{kind}:N", title=None, sort=None, scale=alt.Scale(domain=kinds))
+    lines = alt.Chart(rounded(rows)).mark_line(strokeWidth=2).encode(across, up, colour)
+    return titled(lines.properties(width=480, height=260), title, subtitle)
+
+
+def histograms(rows: Rows, title: str, subtitle: str = "") -> alt.TopLevelMixin:
+    """Distributions side by side: rows of panel, kind, x and share, for each panel one line a kind."""
+    kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    panels = list(dict.fromkeys(row["panel"] for row in rows))
+    lines = (
+        alt.Chart()
+        .mark_area(opacity=0.25, line={"strokeWidth": 1.5}, interpolate="step")
+        .encode(
+            x=alt.X("x:Q", title=None, axis=alt.Axis(grid=False)),
+            y=alt.Y("share:Q", title=None, axis=alt.Axis(labels=False, ticks=False), stack=None),
+            color=alt.Color("kind:N", title=None, sort=None, scale=alt.Scale(domain=kinds)),
+        )
+        .properties(width=220, height=110)
+    )
+    panel = alt.Facet("panel:N", title=None, sort=panels, header=alt.Header(labelFontSize=12))
+    grid = lines.facet(data=rounded(rows), facet=panel, columns=2).resolve_scale(x="independent", y="independent")
+    return titled(grid, title, subtitle)
+
+
+def labels(rows: Rows, title: str, subtitle: str = "") -> alt.TopLevelMixin:
+    """Words at their places: rows of x, y, text and kind."""
+    x = alt.X("x:Q", title=None, axis=alt.Axis(grid=False, labels=False, ticks=False))
+    y = alt.Y("y:Q", title=None, axis=alt.Axis(grid=False, labels=False, ticks=False))
+    texts = alt.Chart(rounded(rows)).mark_text(fontSize=15).encode(
+        x, y, text="text:N", color=alt.Color("kind:N", title=None, sort=None)
+    )  # fmt: skip
+    return titled(texts.properties(width=480, height=320), title, subtitle)
+
+
+def tables(rows: Rows, title: str, subtitle: str = "", size: int = 12) -> alt.TopLevelMixin:
+    """Tables of shares side by side: rows of panel, row, column and share; rows and columns keep their order."""
+    panels, across, down = (list(dict.fromkeys(row[key] for row in rows)) for key in ("panel", "column", "row"))
+    shade = alt.Color(
+        "share:Q",
+        # the root gives the many small shares a colour of their own
+        scale=alt.Scale(type="sqrt", domain=[0, 1], range=PALE_TO_DARK),
+        legend=alt.Legend(values=[0, 0.05, 0.2, 0.5, 1], format="~%"),
+    )
+    label = alt.Axis(title=None, labelAngle=0, labelOverlap=False, ticks=False, domain=False, labelFontSize=9)
+    cells = alt.Chart().mark_rect().encode(
+        x=alt.X("column:N", sort=across, axis=label), y=alt.Y("row:N", sort=down, axis=label), color=shade
+    ).properties(width=size * len(across), height=size * len(down))  # fmt: skip
+    panel = alt.Facet("panel:N", title=None, sort=panels, header=alt.Header(labelFontSize=12))
+    return titled(cells.facet(data=rounded(rows), facet=panel, columns=len(panels)), title, subtitle)

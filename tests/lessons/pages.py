@@ -1,0 +1,133 @@
+"""docs/lessons/, from the lessons themselves: `python -m tests.lessons.pages [NAME ...]`."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+import re
+import sys
+import tempfile
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from reference.shakespeare import COPY_VARIABLE
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "docs" / "lessons"
+AGAIN = "python -m tests.lessons.pages"
+ORDER = {
+    "autograd": "Gradients of anything",
+    "bigram": "Counting pairs, and learning them",
+    "mlp": "More past than one letter, and how to begin",
+    "batchnorm": "Norms that keep numbers in range",
+    "manual_backprop": "Every gradient by hand",
+    "wavenet": "Letters to pairs to fours",
+    "attention_steps": "From an average of the past to attention",
+    "bpe": "Text into tokens",
+    "tiny_gpt": "A whole GPT, tiny",
+    "letter_gpts": "Four texts, and how warm to speak",
+}
+LAST = """\
+Next: [reference/gpt.py](../../reference/gpt.py), the same model as GPT-2 has it, with nothing left out, and
+[reference/functional.py](../../reference/functional.py), the five functions that it is made of. After that
+[optimized/](../../optimized/gpt.py): the same function again, several times as fast, each step of the way with a name,
+a measurement and a proof ([docs/parity.md](../parity.md), [docs/speed.md](../speed.md))."""
+
+
+def lesson(name: str) -> Any:
+    """The lesson's module."""
+    return importlib.import_module(f"reference.lessons.{name}")
+
+
+def told(name: str, folder: Path, **arguments: Any) -> str:
+    """What a lesson prints. Its pictures go to `folder`."""
+    out = io.StringIO()
+    copy = os.environ.pop(COPY_VARIABLE, None)  # the page is of what everybody has
+    try:
+        with redirect_stdout(out), redirect_stderr(io.StringIO()):
+            lesson(name).main(folder=folder, **arguments)
+    finally:
+        if copy is not None:
+            os.environ[COPY_VARIABLE] = copy
+    return out.getvalue().replace(folder.as_posix() + "/", "")
+
+
+def page(name: str, said: str) -> str:
+    """The page of a lesson that said this."""
+    names = list(ORDER)
+    number = names.index(name)
+    text, _, usage = lesson(name).__doc__.rpartition("\n    python -m ")
+    head, _, text = text.partition("\n\n")
+    _, _, after = usage.partition("\n\n")
+    head = re.sub(r"^Lesson [^:]*: ", "", " ".join(head.split()))
+    lines = [f"    {line}".rstrip() for line in said.splitlines()]
+    pictures = [f"![{what}]({file})" for what, file in re.findall(r"^(.*): (\S+\.png)$", said, re.MULTILINE)]
+    if number + 1 < len(names):
+        after_this = names[number + 1]
+        next_one = f"Next: [{ORDER[after_this]}]({after_this}.md)"
+    else:
+        next_one = LAST
+    before = f"[{ORDER[names[number - 1]]}]({names[number - 1]}.md)" if number else ""
+    parts = [
+        f"# {number + 1}. {ORDER[name]}",
+        head[0].upper() + head[1:],
+        text.strip("\n"),
+        after.strip("\n"),
+        *pictures,
+        f"The code: [reference/lessons/{name}.py](../../reference/lessons/{name}.py), to be read from top to bottom.\n"
+        f"Its proof: [tests/lessons/test_{name}.py](../../tests/lessons/test_{name}.py).",
+        f"    $ python -m reference.lessons.{name}\n\n" + "\n".join(lines),
+        next_one,
+        f"Before this: {before}. All: [the lessons](README.md)." if before else "All: [the lessons](README.md).",
+        f"This page is written by `{AGAIN} {name}`.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def first_page() -> str:
+    """The list of the lessons."""
+    rows = []
+    for number, (name, title) in enumerate(ORDER.items(), start=1):
+        head = " ".join(lesson(name).__doc__.partition("\n\n")[0].split())
+        head = re.sub(r"^Lesson [^:]*: ", "", head)
+        rows.append(f"{number}. [{title}]({name}.md): {head}")
+    start = next(iter(ORDER))
+    return f"""\
+# The road to GPT
+
+Ten lessons, from a single number that knows its slope to a GPT. Each is one file of Python that can be read in ten
+minutes, runs by itself in less than a minute on two cores, prints what happens, and draws it. Each has its tests, in
+which the part of PyTorch that it explains, or the library, gives the same numbers. No GPU, no download.
+
+    pip install nox && nox -s environment && source .nox/environment/bin/activate
+    python -m reference.lessons.{start}
+
+{chr(10).join(rows)}
+
+{LAST}
+
+Begin: [{ORDER[start]}]({start}.md)
+
+These pages are written by `{AGAIN}`, from what the lessons print.
+"""
+
+
+def main(names: list[str]) -> None:
+    """Write the pages of these lessons, or all."""
+    import torch
+
+    torch.set_num_threads(1)
+    for name in names or ORDER:
+        with tempfile.TemporaryDirectory() as folder:
+            said = told(name, Path(folder))
+            for picture in Path(folder).glob("*.png"):
+                (FOLDER / picture.name).write_bytes(picture.read_bytes())
+        (FOLDER / f"{name}.md").write_text(page(name, said), encoding="utf-8")
+        print(f"docs/lessons/{name}.md")
+    (FOLDER / "README.md").write_text(first_page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
