@@ -277,6 +277,16 @@ def test_the_library_is_asked_for_its_fused_step_with_the_settings_of_the_refere
     assert [group["weight_decay"] for group in library.param_groups] == [0.3, 0.0]
 
 
+def test_steps_are_counted_in_float32_as_the_library_does_it_whatever_torchs_default() -> None:
+    model, default = hot_model(EVERY), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        states = FusedAdamW(model).adamw.state.values()
+        assert {state["step"].dtype for state in states} == {torch.float32}
+    finally:
+        torch.set_default_dtype(default)
+
+
 FAULTS = {
     "no step": (lambda s: s.pop("step"), r"^optimizer state: 'step' is missing for this model$"),
     "no moment": (lambda s: s.pop("exp_avg/wte.weight"), r"^optimizer state: exp_avg/wte.weight: missing$"),

@@ -177,6 +177,7 @@ def test_a_table_of_another_height_is_an_error_that_names_it_and_both_shapes(rec
     assert f"[{rows}, {SMALL.n_embd}]" in str(error.value)
     assert f"[{V}, {SMALL.n_embd}]" in str(error.value)
     assert str(error.value).count("size mismatch") == 1
+    assert len(str(error.value).splitlines()) == 2, "a head line and this error, and nothing that follows from it"
     assert torch.equal(model.wte.weight, before)
 
 
