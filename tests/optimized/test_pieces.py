@@ -81,6 +81,13 @@ def test_gradients_are_exchanged_with_the_last_piece_and_with_no_other(
     assert watched.held_back == [True] * (len(rows) - 1) + [False]
 
 
+def test_before_the_first_step_the_norm_of_the_gradient_is_zero() -> None:
+    step, _ = a_step(PLAIN, None)
+    assert float(step.gradient_norm) == 0.0
+    step(IDS, TARGETS)
+    assert float(step.gradient_norm) > 0.0
+
+
 @pytest.mark.parametrize("micro_batch, world, sums", [(None, 1, 0), (5, 1, 0), (2, 1, 2), (None, 2, 2), (2, 2, 2)])
 def test_nothing_is_counted_or_exchanged_where_a_batch_is_whole(micro_batch: int | None, world: int, sums: int) -> None:
     step, watched = a_step(PLAIN, micro_batch, world)
