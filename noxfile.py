@@ -68,6 +68,12 @@ def compare(session: nox.Session) -> None:
     run_python(session, "-m", "bench", "compare", *session.posargs)
 
 
+@nox.session(venv_backend="none", requires=["environment"])
+def bench(session: nox.Session) -> None:
+    """Measure every rung and peer on every device: tokens/sec, memory, roofline. `-- --quick` takes two minutes."""
+    run_python(session, "-m", "pytest", "bench", "--benchmark-columns=median,iqr,rounds", *session.posargs)
+
+
 @nox.session
 def mutation(session: nox.Session) -> None:
     """Plant small bugs all over the models, and list those that no test notices. Takes an hour or two."""

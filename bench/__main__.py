@@ -1,4 +1,4 @@
-"""`python -m bench compare`."""
+"""`python -m bench compare|roofline|diff`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 
 import tyro
 
-from bench.settings import Compare, CompareCandidate
+from bench.settings import Compare, CompareCandidate, Diff, MeasureRoofline
 from reference.cli import finished, notes_of_warnings, wait_briefly
+
+Options = Compare | CompareCandidate | MeasureRoofline | Diff
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,23 +25,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return finished(lambda: obey(read_options(sys.argv[1:] if arguments is None else list(arguments))))
 
 
-def obey(options: Compare | CompareCandidate) -> int:
+def obey(options: Options) -> int:
     """Run the command that the options are of."""
-    if isinstance(options, CompareCandidate):
-        from bench.compare_candidate import compare_candidate
+    # torch and what else a command needs is imported only now, so that --help and a typing error are quick
+    match options:
+        case CompareCandidate():
+            from bench.compare_candidate import compare_candidate
 
-        return compare_candidate(options)
-    from bench.compare import compare
+            return compare_candidate(options)
+        case MeasureRoofline():
+            from bench.measure_roofline import measure_roofline
 
-    return compare(options)
+            return measure_roofline(options)
+        case Diff():
+            from bench.diff import diff
+
+            return diff(options)
+        case _:
+            from bench.compare import compare
+
+            return compare(options)
 
 
-def read_options(arguments: list[str]) -> Compare | CompareCandidate:
-    """The command and its options, which are others where a candidate is given."""
+def read_options(arguments: list[str]) -> Options:
+    """The command and its options, which for compare are others where a candidate is given."""
     given = any(argument == "--candidate" or argument.startswith("--candidate=") for argument in arguments)
-    # one command so far; subcommand_cli_from_dict keeps its name on the command line nevertheless
-    commands: Any = {"compare": CompareCandidate if given else Compare}
-    options: Compare | CompareCandidate = tyro.extras.subcommand_cli_from_dict(
+    commands: Any = {
+        "compare": CompareCandidate if given else Compare,
+        "roofline": MeasureRoofline,
+        "diff": Diff,
+    }
+    options: Options = tyro.extras.subcommand_cli_from_dict(
         commands, args=arguments, prog="python -m bench", description="Measure the models of this project."
     )
     return options

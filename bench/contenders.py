@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import optimized
 from bench.observation import BuildStep
-from optimized import FULL, PLAIN, RUNGS, Recipe, only
+from optimized import FULL, PLAIN, RUNGS, Recipe, only, upto
 from reference import GPT, GPTConfig, build_step, generate
 
 Weights = dict[str, Tensor]
@@ -150,6 +150,20 @@ CONTENDERS: dict[str, Contender] = {
     "full": of_recipe(FULL, "optimized with all rungs"),
     "full-float32": of_recipe(FULL.without("bf16"), "optimized with all rungs but bf16"),
 }
+# The three prices of every rung: alone on PLAIN (a row above), taken out of FULL, and cumulative in ladder order. Apart
+# from the table because nobody asks for all of them by name. `upto-` has the rungs of FULL up to this one.
+PRICED = tuple(name for name in RUNGS if name in FULL and name in CONTENDERS)
+LADDER: dict[str, Contender] = {
+    **{f"without-{name}": of_recipe(FULL.without(name), f"full without {name}") for name in PRICED},
+    **{f"upto-{name}": of_recipe(upto(name), f"the rungs up to {name}") for name in PRICED},
+}
+
+
+def find(name: str) -> Contender:
+    """The contender of a name, in the table or of the ladder."""
+    return CONTENDERS[name] if name in CONTENDERS else LADDER[name]
+
+
 USUAL = ("reference", "huggingface-eager", "huggingface-sdpa", "full")  # takes part if nobody is named
 ALL = "all"  # stands for everybody
 
@@ -189,7 +203,7 @@ class Autocast(nn.Module):
 
 def build_in(precision: str, name: str, config: GPTConfig, weights: Weights | None, device: torch.device) -> nn.Module:
     """A contender by name, computing in a precision: float64, float32, or bfloat16 over float32 weights."""
-    contender = CONTENDERS[name]
+    contender = find(name)
     dtype = torch.float64 if precision == "float64" else torch.float32
     if precision != "bfloat16":
         return contender.build(config, weights, device, dtype)
@@ -200,7 +214,7 @@ def build_in(precision: str, name: str, config: GPTConfig, weights: Weights | No
 
 def own_precision(precision: str, name: str) -> str:
     """What a contender computes in when a precision is asked of all: some round by nature, and do in float32 too."""
-    return "bfloat16" if precision == "float32" and CONTENDERS[name].rounds else precision
+    return "bfloat16" if precision == "float32" and find(name).rounds else precision
 
 
 def chosen(names: Sequence[str]) -> list[str]:
@@ -215,7 +229,7 @@ def chosen(names: Sequence[str]) -> list[str]:
 
 def import_what_is_needed(name: str) -> None:
     """Import a contender's module; a ValueError that says what to install where it cannot be."""
-    module = CONTENDERS[name].module
+    module = find(name).module
     if module is None:
         return
     try:

@@ -33,6 +33,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cores": {"physical": psutil.cpu_count(logical=False), "logical": psutil.cpu_count()},
         "memory": psutil.virtual_memory().total,
         "load": load(),
+        "clocks": clocks(device),
         "threads": torch.get_num_threads(),
         "matmul_precision": torch.get_float32_matmul_precision(),
         "cuda": torch.version.cuda,
@@ -91,6 +92,29 @@ def computes_bfloat16(device: torch.device) -> bool | None:
 def load() -> float | None:
     """Processes that wanted to run over the last minute, on average; None where the system does not count them."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def clocks(device: torch.device) -> dict[str, float | None]:
+    """The clocks just now and at most, in MHz; None where they cannot be read."""
+    if device.type == "cuda":
+        words = nvidia_smi(device, "clocks.current.sm", "clocks.max.sm", "power.limit")
+        return dict(zip(("now", "most", "power_limit_watts"), words, strict=True))
+    try:
+        found = psutil.cpu_freq()
+    except (OSError, NotImplementedError, RuntimeError):
+        found = None
+    return {"now": (found and found.current) or None, "most": (found and found.max) or None}
+
+
+def nvidia_smi(device: torch.device, *what: str) -> list[float | None]:
+    """Numbers that the driver's own tool tells of a device; None for each where it is not there or does not know."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    command = ["nvidia-smi", f"--id={index}", f"--query-gpu={','.join(what)}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+        return [float(word) for word in done.stdout.strip().split(",")]
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return [None] * len(what)
 
 
 def package_version(name: str) -> str | None:

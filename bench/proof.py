@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import torch
 
 from bench.budgets import BUDGETS, rounding_allowance
-from bench.contenders import CONTENDERS, Weights, build_in, own_precision
+from bench.contenders import Weights, build_in, find, own_precision
 from bench.hot import hot_state_dict, random_batch, warm_state_dict
 from bench.measurement import Allowance, Measurement, Report
 from bench.observation import Observation, hold_against, observe
@@ -130,7 +130,7 @@ def prove(
     def ask(name: str, precision: str, where: torch.device) -> Observation:
         model = build_in(precision, name, config, weights, where)
         before = weights if judges_update else None
-        build = CONTENDERS[name].build_step
+        build = find(name).build_step
         return observe(model, build, batch, small, part.steps, learning_rate=LEARNING_RATE, weights=before)
 
     tell(f"{part.question}: the oracle, {ORACLE} in float64")

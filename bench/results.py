@@ -61,8 +61,17 @@ def path_for(started: datetime, asked: Path | None) -> Path:
 
 
 def write(path: Path, result: Result) -> None:
-    """Write a result file."""
-    path.write_text(json.dumps(finite(result), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    """Write a result file, whole or not at all: one that was there stays until the new one is on the disk."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with unfinished.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(finite(result), indent=1, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def finite(value: Any) -> Any:

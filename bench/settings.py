@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import arg
+from tyro.conf import Positional, arg
 
 
 def shown(metavar: str, default: str) -> Any:
@@ -113,3 +113,48 @@ class CompareCandidate:
             raise ValueError(f"unknown precision {self.precision!r}: give one of auto, float64, float32")
         if self.json is not None and (self.json.is_dir() or not self.json.absolute().parent.is_dir()):
             raise ValueError(f"--json {self.json}: give the name of a file in a folder that is there")
+
+
+@dataclass(frozen=True)
+class MeasureRoofline:
+    """Measure a device: matrix products of a model's own shapes, bytes moved, and what these allow at best."""
+
+    device: str = "auto"
+    """What to measure: auto, cpu, cuda, cuda:1, mps; auto takes an accelerator if there is one"""
+    workloads: Annotated[tuple[str, ...], shown("NAME", "mini, gpt2-128, gpt2")] = ()
+    """Whose shapes: smoke, mini-64, mini, gpt2-128 (batch 1 x time 128), gpt2-512 (4 x 512), gpt2 and
+    gpt2-xl (1 x 1024)"""
+    seconds: float = 0.2
+    """To measure each shape in, about; three times at least"""
+    threads: Annotated[int | None, shown("INT", "torch's choice, one per core")] = None
+    """CPU threads"""
+    json: Annotated[Path | None, shown("FILE", "none")] = None
+    """Where to write everything that was measured"""
+
+    def check(self) -> None:
+        """Raise a ValueError, one line, for the first value that cannot be on any machine."""
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"--threads {self.threads}: give a whole number of at least 1")
+        if not 0.0 <= self.seconds < float("inf"):
+            raise ValueError(f"--seconds {self.seconds}: give a number of at least 0")
+        if self.json is not None and (self.json.is_dir() or not self.json.absolute().parent.is_dir()):
+            raise ValueError(f"--json {self.json}: give the name of a file in a folder that is there")
+
+
+@dataclass(frozen=True)
+class Diff:
+    """Tell what changed between two result files of the suite: what is new, gone, faster or slower."""
+
+    before: Annotated[Positional[Path], arg(metavar="A.json")]
+    """The older file"""
+    after: Annotated[Positional[Path], arg(metavar="B.json")]
+    """The newer file"""
+    across_machines: bool = False
+    """Compare files of different machines all the same: their ratios then say as much about those as about the code"""
+    threshold: float = 0.05
+    """Which change of a rate is told: a share, 0.05 for 5 %"""
+
+    def check(self) -> None:
+        """Raise a ValueError, one line, for a value that cannot be."""
+        if not 0.0 <= self.threshold < 1.0:
+            raise ValueError(f"--threshold {self.threshold}: give a share from 0 up to, not including, 1")

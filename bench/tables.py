@@ -226,4 +226,6 @@ def size(count: int | None) -> str:
     """Bytes for people, in powers of 1000."""
     if count is None:
         return "n/a"
+    if count < 1e6:
+        return f"{count / 1e3:.0f} kB"
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

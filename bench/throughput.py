@@ -84,6 +84,34 @@ def ratio(samples_a: Sequence[float], samples_b: Sequence[float], seed: int = 0)
     return Ratio(float(np.median(ratios)), float(low), float(high))
 
 
+def ratio_over_launches(launches: Sequence[tuple[Sequence[float], Sequence[float]]], seed: int = 0) -> Ratio:
+    """How many times as long a takes as b, from several launches of both: the median of their medians.
+
+    Where a process happens to lie in memory, or which core it is put on, stays for as long as it runs: its samples are
+    off by the same, and however many there are of them, the interval of one launch does not know it. Here launches are
+    drawn first, then rounds of each.
+
+    Args:
+        launches: (samples_a, samples_b) of each, as for `ratio`; at least 2
+        seed: of the bootstrap
+    """
+    if len(launches) < 2:
+        raise ValueError(f"{len(launches)} launches: give at least 2, or the interval cannot know how they differ")
+    generator = np.random.default_rng(seed)
+    medians = []  # by launch: of as many resamples
+    for samples_a, samples_b in launches:
+        if len(samples_a) != len(samples_b) or not samples_a:
+            raise ValueError(f"{len(samples_a)} and {len(samples_b)} samples: give the same number of both, at least 1")
+        ratios = np.asarray(samples_a) / np.asarray(samples_b)
+        chosen = generator.integers(len(ratios), size=(RESAMPLES, len(ratios)))
+        medians.append(np.median(ratios[chosen], axis=1))
+    drawn = generator.integers(len(launches), size=(RESAMPLES, len(launches)))
+    resampled = np.asarray(medians)[drawn, np.arange(RESAMPLES)[:, None]]  # (RESAMPLES, launches)
+    low, high = np.quantile(np.median(resampled, axis=1), (0.025, 0.975))
+    middle = np.median([ratio(a, b).median for a, b in launches])
+    return Ratio(float(middle), float(low), float(high))
+
+
 def spread(samples: Sequence[float]) -> float:
     """Half the distance between the quartiles, as a fraction of the median: 0.03 is "± 3 %"."""
     low, middle, high = np.quantile(np.asarray(samples), (0.25, 0.5, 0.75))

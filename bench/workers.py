@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 import torch
 
-from bench.contenders import CONTENDERS, build_in, import_what_is_needed
+from bench.contenders import build_in, find, import_what_is_needed
 from bench.hot import random_batch
 from bench.peak import Peak, forget_highest, highest
 from bench.throughput import nothing, synchronise
@@ -33,7 +33,15 @@ from bench.workloads import Workload
 from reference.config import GPTConfig
 
 MARK = "worker: "  # before each answer, on a line of its own: libraries may print too
-TASKS = ("forward", "training_step", "generation")
+TASKS = ("forward", "training_step", "generation")  # of `bench compare`; a worker knows some more
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """Graphs that torch.compile has made, and the seconds that it took for them."""
+
+    graphs: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,8 @@ class Job:
     threads: int
     prompt: int  # tokens of the text that generation goes on from
     new: int  # tokens to generate
+    rows: int = 1  # texts side by side
+    label: str = ""  # what it is called among others, if not by its name: for one that is there twice
 
 
 def job(name: str, workload: Workload, precision: str, device: torch.device, threads: int, new: int) -> Job:
@@ -61,7 +71,7 @@ class Worker:
     """One process; asked by `time` and `peak` after `ready`."""
 
     def __init__(self, job: Job) -> None:
-        self.name = job.name
+        self.name, self.new = job.name, job.new
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed by stop
         self.process = subprocess.Popen(
             [sys.executable, "-m", "bench.workers", json.dumps(asdict(job))],
@@ -80,13 +90,17 @@ class Worker:
         """Wait until the contender is built."""
         self.answer()
 
-    def time(self, task: str) -> float:
-        """Have a task done once; the seconds it took, the device's work included."""
-        return float(self.ask(task)["seconds"])
+    def time(self, task: str, calls: int = 1) -> float:
+        """Have a task done so often; the seconds that one took, the device's work included."""
+        return float(self.ask(f"{task} {calls}" if calls > 1 else task)["seconds"]) / calls
 
     def peak(self) -> Peak:
         """The most memory held so far, above what the interpreter and the libraries take."""
         return Peak(**self.ask("peak"))
+
+    def compiled(self) -> Compiled:
+        """What torch.compile has done so far."""
+        return Compiled(**self.ask("compiled"))
 
     def ask(self, what: str) -> dict[str, Any]:
         assert self.process.stdin is not None
@@ -121,7 +135,7 @@ def crew(jobs: Sequence[Job]) -> Iterator[dict[str, Worker]]:
     workers: dict[str, Worker] = {}
     try:
         for each in jobs:
-            workers[each.name] = Worker(each)
+            workers[each.label or each.name] = Worker(each)
         for worker in workers.values():
             worker.ready()
         yield workers
@@ -147,9 +161,9 @@ def tasks(job: Job) -> Iterator[dict[str, Callable[[], object]]]:
     torch.set_num_threads(job.threads)
     device = torch.device(job.device)
     import_what_is_needed(job.name)
-    contender = CONTENDERS[job.name]
+    contender = find(job.name)
     ids, targets = (t.to(device) for t in random_batch(job.config, job.batch, job.time))
-    prompt = random_batch(job.config, 1, job.prompt)[0].to(device)
+    prompt = random_batch(job.config, job.rows, job.prompt)[0].to(device)
     yield {}
     model = build_in(job.precision, job.name, job.config, None, device)
     step = contender.build_step(model)
@@ -158,9 +172,16 @@ def tasks(job: Job) -> Iterator[dict[str, Callable[[], object]]]:
         with torch.no_grad():
             return model.eval()(ids)
 
+    def loss_and_gradient() -> object:
+        model.train().zero_grad(set_to_none=True)
+        loss: Any = model.loss(ids, targets)  # type: ignore[operator]  # nn.Module hides its methods
+        return loss.backward()
+
     yield {
         "forward": forward,
+        "loss_and_gradient": loss_and_gradient,
         "training_step": lambda: (model.train(), step(ids, targets)),
+        "prefill": lambda: contender.generate(model.eval(), prompt, 1),
         "generation": lambda: contender.generate(model.eval(), prompt, job.new),
     }
 
@@ -179,9 +200,15 @@ def main(job: Job) -> None:
         if what == "peak":
             say(asdict(held(device, baseline)))
             continue
+        if what == "compiled":
+            say(asdict(compiled_so_far()))
+            continue
+        task, _, calls = what.partition(" ")
+        call, times = known[task], range(int(calls or 1))
         sync()
         start = time.perf_counter()
-        known[what]()
+        for _ in times:
+            call()
         sync()
         say({"seconds": time.perf_counter() - start})
 
@@ -193,6 +220,15 @@ def held(device: torch.device, baseline: int) -> Peak:
     if device.type == "mps":
         return Peak(torch.mps.driver_allocated_memory(), baseline, "device")
     return Peak(max(0, highest() - baseline), baseline, "resident")
+
+
+def compiled_so_far() -> Compiled:
+    """Counted by torch itself, whoever asked for it; nothing if its compiler was never loaded."""
+    if "torch._dynamo" not in sys.modules:
+        return Compiled(0, 0.0)
+    from torch._dynamo.utils import calculate_time_spent, counters
+
+    return Compiled(int(counters["stats"]["unique_graphs"]), float(calculate_time_spent().get("total_wall_time", 0.0)))
 
 
 def say(answer: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from bench.flops import forward_flops_per_token, training_flops_per_token
 from reference.config import SIZES, GPTConfig
 
 PRECISIONS = ("float64", "float32", "bfloat16")
@@ -33,17 +34,12 @@ class Workload:
         return self.batch * self.time
 
     def forward_flops(self) -> int:
-        """Operations in the matrix products of one forward pass, 2 for each multiply and add.
-
-        Per token: 24 L C^2 in the linear layers, 4 L C T in the attention (the full T x T square, as explicit
-        attention computes it), 2 V C in the head. Everything else is linear in C and left out.
-        """
-        L, C, V = self.config.n_layer, self.config.n_embd, self.config.vocab_size
-        return self.tokens * (24 * L * C * C + 4 * L * C * self.time + 2 * V * C)
+        """Operations in the matrix products of one forward pass, by the formula of bench/flops.py."""
+        return self.tokens * forward_flops_per_token(self.config, self.time)
 
     def step_flops(self) -> int:
-        """Operations in the matrix products of one training step: the backward pass costs two forward passes."""
-        return 3 * self.forward_flops()
+        """Operations in the matrix products of one training step."""
+        return self.tokens * training_flops_per_token(self.config, self.time)
 
     def of_shape(self, batch: int, time: int) -> Workload:
         """The same model with another batch."""

@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from bench.throughput import Ratio, interleave, ratio, rounds_within, spread, synchronise
+from bench.throughput import Ratio, interleave, ratio, ratio_over_launches, rounds_within, spread, synchronise
 
 
 class Device:
@@ -97,6 +97,36 @@ def test_the_same_call_against_itself_has_an_interval_that_holds_1_as_often_as_i
     assert holds >= 0.93, f"{holds:.0%} of the 95 % intervals hold the truth"
     widths = sorted(one.high - one.low for one in intervals)
     assert widths[len(widths) // 2] < 0.1, "an interval that holds anything is no use"
+
+
+def biased(launches: int, seed: int) -> list[tuple[list[float], list[float]]]:
+    """The same call twice, each in a process of its own that is up to 5 % slower for as long as it runs."""
+    source = random.Random(seed)
+    return [
+        (
+            noisy(source.uniform(1.0, 1.05), 25, source.randrange(10**6)),
+            noisy(source.uniform(1.0, 1.05), 25, source.randrange(10**6)),
+        )
+        for _ in range(launches)
+    ]
+
+
+def test_several_launches_know_what_the_interval_of_one_does_not() -> None:
+    runs = [biased(5, seed) for seed in range(100)]
+    one = [ratio(*launches[0]) for launches in runs]
+    several = [ratio_over_launches(launches) for launches in runs]
+    held = [sum(r.low <= 1.0 <= r.high for r in found) / len(found) for found in (one, several)]
+    assert held[0] < 0.8, f"{held[0]:.0%}: there is nothing to be known here"
+    assert held[1] > 0.9, f"{held[1]:.0%} of the intervals over launches hold the truth"
+    assert max(r.high - r.low for r in several) < 0.15, "an interval that holds anything is no use"
+
+
+def test_a_tenth_slower_is_told_from_launches_too() -> None:
+    slower = [([1.1 * t for t in a], b) for a, b in biased(5, 1)]
+    found = ratio_over_launches(slower)
+    assert 1.0 < found.low <= found.median <= found.high < 1.25, found
+    with pytest.raises(ValueError, match=r"^1 launches: give at least 2"):
+        ratio_over_launches(slower[:1])
 
 
 def test_a_tenth_slower_is_told_from_noise() -> None:

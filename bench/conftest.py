@@ -1,0 +1,190 @@
+"""The suite under pytest: its options, one session for each device, and the result that is written at the end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench import suite_results
+from bench.contenders import chosen
+from bench.parts import PARTS
+from bench.session import LeftOut, Session
+from bench.suite import SITTINGS, plan_for
+from bench.suite_tables import show
+from reference.devices import available_devices
+
+STARTED = pytest.StashKey[float]()
+SESSIONS = pytest.StashKey[dict[str, Session]]()
+HERE = Path(__file__).parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("bench", "the benchmark suite")
+    group.addoption(
+        "--device", default="", help="cpu, cuda, mps, or several with commas; all that are there if not given"
+    )
+    group.addoption("--quick", action="store_true", help="two minutes on two cores instead of fifteen")
+    group.addoption("--workloads", default="", help="some of bench/suite.py's, with commas, instead of the usual ones")
+    group.addoption("--contenders", default="", help="some of bench/contenders.py's, with commas, or all")
+    group.addoption("--threads", type=int, default=None, help="CPU threads; torch's choice if not given")
+    group.addoption("--json", type=Path, default=None, help="where to write the result, if there is one device")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[SESSIONS], config.stash[STARTED] = {}, time.monotonic()
+    try:
+        start(config)
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def start(config: pytest.Config) -> None:
+    """Make a session for each device. Raises ValueError, one line, for what cannot be."""
+    option = config.option
+    if option.threads is not None:
+        if option.threads < 1:
+            raise ValueError(f"--threads {option.threads}: give a whole number of at least 1")
+        torch.set_num_threads(option.threads)
+    contenders = split(option.contenders)
+    contenders = tuple(chosen(contenders)) if contenders else ()
+    devices, missing = devices_for(split(option.device))
+    if option.json is not None and len(devices) > 1:
+        raise ValueError(f"--json {option.json}: there is a result for each of {', '.join(devices)}: give one --device")
+    arguments = {
+        "quick": option.quick,
+        "workloads": list(split(option.workloads)),
+        "contenders": list(contenders),
+        "threads": torch.get_num_threads(),
+    }
+    for name in devices:
+        device = torch.device(name)
+        plan = plan_for(device.type, option.quick, split(option.workloads), contenders)
+        session = Session(device, plan, arguments, lambda what: tell(config, what), option.quick)
+        session.left_out += missing
+        config.stash[SESSIONS][name] = session
+
+
+def split(text: str) -> tuple[str, ...]:
+    """The words between commas."""
+    return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
+def devices_for(asked: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """The devices to measure, and a line for each that was asked for and is not there.
+
+    One of each kind that this machine has if none was asked for. Raises ValueError if there is none of them.
+    """
+    there = available_devices()
+    kinds = list(dict.fromkeys(name.split(":")[0] for name in there))
+    found = [name for name in asked or kinds if name in there or name in kinds]
+    missing = [
+        f"device {name}: is not there, left out; this machine has {', '.join(there)}"
+        for name in asked
+        if name not in found
+    ]
+    if not found:
+        raise ValueError(f"--device {','.join(asked)}: this machine has {', '.join(there)}")
+    return found, missing
+
+
+def tell(config: pytest.Config, what: str) -> None:
+    """Say on standard error what is going on, although pytest keeps what tests print."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled() if capture else nullcontext():
+        print(f"    {time.monotonic() - config.stash[STARTED]:.0f} s: {what}", file=sys.stderr, flush=True)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`device` is every device; `case` and `part` are all numbers of its plan."""
+    sessions = metafunc.config.stash[SESSIONS]
+    if "case" in metafunc.fixturenames:
+        cases = [
+            (device, row.workload, sitting, task, name)
+            for device, session in sessions.items()
+            for row in session.plan.rows
+            for sitting in row.sittings
+            for task in SITTINGS[sitting]
+            for name in row.contenders
+        ]
+        metafunc.parametrize("case", cases, ids=["-".join(case) for case in cases])
+    elif "part" in metafunc.fixturenames:
+        parts = [
+            (device, workload, name)
+            for device, session in sessions.items()
+            for number, workload in enumerate(session.plan.parts)
+            for name, part in PARTS.items()
+            if number == 0 or part.scales
+        ]
+        metafunc.parametrize("part", parts, ids=["-".join(part) for part in parts])
+    elif "device" in metafunc.fixturenames:
+        metafunc.parametrize("device", list(sessions))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A benchmark may warn, and take long."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.filterwarnings("default::UserWarning"))
+            item.add_marker(pytest.mark.timeout(3600))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """What cannot be measured here is skipped with its line."""
+    try:
+        return (yield)
+    except LeftOut as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture
+def sessions(pytestconfig: pytest.Config) -> dict[str, Session]:
+    """The session of each device."""
+    return pytestconfig.stash[SESSIONS]
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
+    """Write one file for each device on which anything was measured."""
+    config = session.config
+    whole = is_whole(session, exitstatus)
+    for measured in config.stash[SESSIONS].values():
+        result = measured.result()
+        if not any(result[what] for what in ("cases", "parts", "prices", "scaling", "roofline")):
+            continue
+        path = config.option.json or suite_results.path_for(result, whole)
+        try:
+            suite_results.save(result, path)
+            measured.written = f"everything that was measured: {path}"
+        except ValueError as error:
+            measured.written = f"error: {error}"
+            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+
+
+def is_whole(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> bool:
+    """Whether everything was measured that can be, so that the result stands for its device."""
+    option = session.config.option
+    narrowed = option.quick or option.workloads or option.contenders or option.keyword or option.markexpr
+    files = {item.path for item in session.items}
+    every = set(HERE.glob("test_*.py"))
+    parts = [argument for argument in session.config.args if "::" in argument]
+    ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    return ended and not narrowed and not parts and every <= files and not option.collectonly
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """The tables, after everything else."""
+    for measured in config.stash[SESSIONS].values():
+        if measured.cases or measured.prices or measured.left_out or measured.written:
+            terminalreporter.section(f"{measured.device}")
+            for line in show(measured.result()):
+                terminalreporter.write_line(line)
+        if measured.written:
+            terminalreporter.write_line(measured.written)

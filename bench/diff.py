@@ -1,0 +1,166 @@
+"""`python -m bench diff A.json B.json`: what changed between two results of the suite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from bench.settings import Diff
+from bench.suite_results import Result, read
+from bench.tables import WIDTH, plain_table, significant, size
+
+# What makes a machine another one: rates of two of them do not say what changed in the code.
+MACHINE = ("device", "device_kind", "device_memory", "cpu", "cpu_flags", "cores", "threads", "system")
+# What may have changed on one machine, and is told.
+SOFTWARE = ("python", "cuda", "commit", "matmul_precision")
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number that both files may have."""
+
+    name: str
+    rate: float  # per second
+    spread: float
+    ratio: float | None  # to the base of its own run
+    memory: int | None
+
+
+def diff(options: Diff) -> int:
+    """Run the command; returns 0. Raises ValueError, one line, for files that cannot be compared."""
+    options.check()
+    before, after = read(options.before), read(options.after)
+    differing = list(machine_differences(before, after))
+    if differing and not options.across_machines:
+        raise ValueError(
+            f"{options.before} and {options.after} are of different machines ({'; '.join(differing)}): their rates do "
+            "not say what changed in the code; give --across-machines to compare them all the same"
+        )
+    for line in lines(before, after, differing, options.threshold):
+        print(line)
+    return 0
+
+
+def machine_differences(before: Result, after: Result) -> Iterator[str]:
+    """What tells two machines apart, in words."""
+    for key in MACHINE:
+        a, b = before["environment"].get(key), after["environment"].get(key)
+        if a != b:
+            yield f"{key}: {worded(a)} and {worded(b)}"
+
+
+def worded(value: Any) -> str:
+    """A value of the environment, short."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {one}" for key, one in value.items())
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def numbers(result: Result) -> dict[str, Number]:
+    """Every number of a result by a name that is the same in every result."""
+    found = [
+        Number(c["name"], c["tokens_per_second"], c["spread"], first_ratio(c["ratios"]), c["memory"]["peak"])
+        for c in result["cases"]
+    ]
+    found += [Number(f"parts/{p['name']}", p["per_second"], p["spread"], None, p["memory"]) for p in result["parts"]]
+    for point in result["scaling"]:
+        name = f"scaling/{point['axis']}/{point['value']}/{point['contender']}"
+        ratio = first_ratio(point["ratios"])
+        found.append(Number(name, point["tokens_per_second"], point["spread"], ratio, point["memory"]))
+    for price in result["prices"]:
+        for task, kinds in price["tasks"].items():
+            for kind, one in kinds.items():
+                if one is not None:
+                    name = f"prices/{task}/{price['rung']}/{kind}"
+                    median = one["ratio"]["median"]
+                    found.append(Number(name, one["tokens_per_second"], one["spread"], median, one["memory"]))
+    return {number.name: number for number in found}
+
+
+def first_ratio(ratios: dict[str, dict[str, float]]) -> float | None:
+    """The median of the ratio to the first anchor; None where there is none."""
+    return next((ratio["median"] for ratio in ratios.values()), None)
+
+
+def lines(before: Result, after: Result, differing: list[str], threshold: float) -> Iterator[str]:
+    """What there is to say."""
+    from rich.console import Console
+
+    yield f"A  {before['started']}  {before['environment']['commit'] or 'no commit'}"
+    yield f"B  {after['started']}  {after['environment']['commit'] or 'no commit'}"
+    for line in differing:
+        yield f"note: another machine: {line}"
+    yield from software_differences(before, after)
+    if before["arguments"].get("quick") != after["arguments"].get("quick"):
+        yield "note: one of them is of a quick run: its intervals are wide"
+    a, b = numbers(before), numbers(after)
+    for what, names in (("new", b.keys() - a.keys()), ("gone", a.keys() - b.keys())):
+        for name in sorted(names):
+            yield f"{what}: {name}"
+    both = [(a[name], b[name]) for name in b if name in a]
+    changed = [(x, y) for x, y in both if is_changed(x, y, threshold)]
+    yield (
+        f"{len(both)} numbers are in both; {len(changed)} changed by more than {100 * threshold:g} % and their spread"
+    )
+    if changed:
+        console = Console(width=WIDTH, highlight=False)
+        with console.capture() as captured:
+            console.print(table(changed))
+        yield from captured.get().splitlines()
+    yield from proofs(before, after)
+
+
+def software_differences(before: Result, after: Result) -> Iterator[str]:
+    """Other versions."""
+    x, y = before["environment"], after["environment"]
+    for key in SOFTWARE:
+        if x.get(key) != y.get(key):
+            yield f"{key}: {x.get(key)} -> {y.get(key)}"
+    packages = {**x["packages"], **y["packages"]}
+    for name in packages:
+        if x["packages"].get(name) != y["packages"].get(name):
+            yield f"{name}: {x['packages'].get(name)} -> {y['packages'].get(name)}"
+
+
+def is_changed(a: Number, b: Number, threshold: float) -> bool:
+    """Whether a rate, or the memory, is another one, and not by its spread alone.
+
+    What has a ratio to its run's base is judged by that: a machine that was busy meanwhile slows both.
+    """
+    x, y = (a.rate, b.rate) if a.ratio is None or b.ratio is None else (a.ratio, b.ratio)
+    if a.ratio == b.ratio == 1.0:
+        x, y = a.rate, b.rate  # the base itself
+    rate = abs(y / x - 1) > max(threshold, a.spread + b.spread)
+    heavier = bool(a.memory and b.memory and abs(b.memory / a.memory - 1) > max(threshold, 0.1))
+    return rate or heavier
+
+
+def table(changed: list[tuple[Number, Number]]) -> Any:
+    """What changed, the largest loss first."""
+    found = plain_table()
+    found.add_column("", overflow="fold")
+    for name in ("per second\nA", "\nB", "\ntimes", "ratio\nA", "\nB", "memory\nA", "\nB"):
+        found.add_column(name, justify="right", no_wrap=True)
+    for a, b in sorted(changed, key=lambda pair: pair[1].rate / pair[0].rate):
+        found.add_row(
+            a.name,
+            significant(a.rate),
+            significant(b.rate),
+            f"{b.rate / a.rate:.2f}",
+            "" if a.ratio is None else f"{a.ratio:.2f}",
+            "" if b.ratio is None else f"{b.ratio:.2f}",
+            size(a.memory),
+            size(b.memory),
+        )
+    return found
+
+
+def proofs(before: Result, after: Result) -> Iterator[str]:
+    """Contenders that passed in one file and not in the other."""
+    passed = [{(p["size"], p["contender"]): p for p in result["parity"]} for result in (before, after)]
+    for key in passed[0].keys() & passed[1].keys():
+        a, b = passed[0][key], passed[1][key]
+        if a["passed"] != b["passed"]:
+            word = "passes now" if b["passed"] else f"fails now ({b['why']})"
+            yield f"proof: {key[1]} at {key[0]} {word}"

@@ -1,0 +1,150 @@
+"""`python -m bench roofline`: measure a device, print what it can do and what that allows at best."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import Any
+
+from bench.compare import threads
+from bench.environment import environment
+from bench.progress import Progress
+from bench.results import write
+from bench.roofline import Roofline, floors, precisions_of
+from bench.settings import MeasureRoofline
+from bench.suite import EVERY_SITTING, SITTINGS, WORKLOADS, named, rows_of, tokens_of
+from bench.tables import WIDTH, plain_table, significant, size
+from reference.devices import choose_device
+
+USUAL = ("mini", "gpt2-128", "gpt2")
+
+
+def measure_roofline(options: MeasureRoofline) -> int:
+    """Run the command. Raises ValueError, one line, for what the user cannot have."""
+    options.check()
+    for name in options.workloads:
+        if name not in WORKLOADS:
+            raise ValueError(f"unknown workload {name!r}: give some of {', '.join(WORKLOADS)}")
+    device = choose_device(options.device)
+    names = list(dict.fromkeys(options.workloads or USUAL))
+    with threads(options.threads):
+        surroundings = environment(device)
+        roofline = Roofline(device, options.seconds)
+        with Progress(len(names) * len(precisions_of(device))) as progress:
+            found = list(floors(roofline, names, {name: SITTINGS[name] for name in EVERY_SITTING}, progress.stage))
+    result = {"environment": surroundings, "roofline": {**roofline.record(), "floors": found}}
+    show(result)
+    if options.json is not None:
+        arguments = {**dataclasses.asdict(options), "json": str(options.json), "workloads": names}
+        write(options.json, {"kind": "roofline", "version": 1, "arguments": arguments, **result})
+    return 0
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the ceilings of a device, then the floors."""
+    from rich.console import Console
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    if console.width > WIDTH:
+        console = Console(highlight=False, width=WIDTH)
+    where, roofline = result["environment"], result["roofline"]
+    on = f", {where['threads']} of {where['cores']['logical']} cores" if where["device_kind"] == "cpu" else ""
+    console.print()
+    console.print(f"{where['device']}{on}; torch {where['packages']['torch']}", markup=False)
+    console.print()
+    console.print("What can this device do at most?", style="bold")
+    console.print(ceilings_table(roofline))
+    console.print("measured: the best of all shapes below; data sheet: n/a where it is not known.", style="dim")
+    console.print()
+    console.print("How fast does it multiply matrices of these models' own shapes? GFLOP/s", style="bold")
+    console.print(rates_table(roofline["rates"]))
+    console.print("rows x inner x columns; the backward pass has one product for each factor.", style="dim")
+    console.print()
+    console.print("What does each task take at least?", style="bold")
+    console.print(floors_table(roofline["floors"]))
+    console.print(
+        "at best: the longer of both, AdamW's bytes after that; which ones count: the head of bench/roofline.py.",
+        style="dim",
+    )
+    console.print()
+
+
+def ceilings_table(roofline: dict[str, Any]) -> Any:
+    """Operations by precision, and bytes."""
+    table = plain_table()
+    table.add_column("", no_wrap=True)
+    for name in ("measured", "data sheet"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for precision, ceiling in roofline["ceilings"].items():
+        table.add_row(
+            f"{precision} products", *(per_second(ceiling[of], "FLOP/s") for of in ("measured", "data_sheet"))
+        )
+    bandwidth = roofline["bandwidth"]
+    table.add_row("memory", *(per_second(bandwidth[of], "B/s") for of in ("measured", "data_sheet")))
+    for block in roofline["bandwidths"]:
+        copy, read = per_second(block["copy"], "B/s"), per_second(block["read"], "B/s")
+        table.add_row(f"  block of {size(block['block'])}", f"copy {copy}, read {read}", "", style="dim")
+    return table
+
+
+def rates_table(rates: list[dict[str, Any]]) -> Any:
+    """A row for each shape, a column for each precision and direction."""
+    shapes: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
+    columns: dict[tuple[str, str], None] = {}
+    for rate in rates:
+        product = rate["product"]
+        shape = f"{product['rows']} x {product['inner']} x {product['columns']}"
+        column = (rate["precision"], rate["direction"])
+        columns.setdefault(column)
+        shapes.setdefault((product["name"], shape), {})[column] = rate["flops_per_second"]
+    table = plain_table()
+    table.add_column("\nproduct", no_wrap=True)
+    table.add_column("\nshape", justify="right", no_wrap=True)
+    for precision, direction in columns:
+        table.add_column(f"{precision}\n{direction}", justify="right", no_wrap=True)
+    for (name, shape), found in shapes.items():
+        cells = [f"{found[c] / 1e9:,.0f}" if c in found else "" for c in columns]
+        table.add_row(name, shape, *cells)
+    return table
+
+
+def floors_table(found: list[dict[str, Any]]) -> Any:
+    """What each task takes at least."""
+    table = plain_table()
+    table.add_column("task", no_wrap=True)
+    table.add_column("precision", no_wrap=True)
+    for name in ("operations", "for them", "bytes", "for them", "at best", "tokens/s"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for floor in found:
+        work = named(floor["workload"])
+        tokens = tokens_of(work, floor["sitting"], floor["task"])
+        table.add_row(
+            f"{floor['workload']}/{floor['task']}{beside(floor)}",
+            floor["precision"],
+            f"{floor['operations'] / 1e9:,.3g} G",
+            milliseconds(floor["seconds_of_operations"]),
+            size(floor["bytes"]),
+            milliseconds(floor["seconds_of_bytes"]),
+            milliseconds(floor["seconds"]),
+            significant(tokens / floor["seconds"]),
+        )
+    return table
+
+
+def beside(floor: dict[str, Any]) -> str:
+    """How many texts are generated side by side, where it is text."""
+    work = named(floor["workload"])
+    return f" x {rows_of(work, floor['sitting'])}" if floor["sitting"] in ("text", "texts") else ""
+
+
+def per_second(value: float | None, unit: str) -> str:
+    """A rate for people, n/a if it is not known."""
+    if value is None:
+        return "n/a"
+    scale, letter = next(((s, n) for s, n in ((1e12, "T"), (1e9, "G"), (1e6, "M")) if value >= s), (1.0, ""))
+    return f"{value / scale:.3g} {letter}{unit}"
+
+
+def milliseconds(seconds: float) -> str:
+    """A time, in milliseconds or seconds."""
+    return f"{seconds:.2f} s" if seconds >= 1.0 else f"{1e3 * seconds:.3g} ms"

@@ -1,0 +1,143 @@
+"""No parity pass, no number: who may be timed at a size, and how far from the oracle they are.
+
+The proofs are those of bench/proof.py: logits and loss on the whole batch, gradients and two AdamW steps on the shape
+that `Workload.proof_shape` gives; one more for text: the most probable tokens after two prompts have to be those that
+the oracle picks in float64. Where something is computed in bfloat16, two tokens that the oracle finds closer to each
+other than twice the largest error of the logits may change places.
+
+Everything is proven once for a size and remembered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench.contenders import Weights, build_in, find, import_what_is_needed, own_precision
+from bench.hot import random_batch
+from bench.proof import Part, Verdict, asked_of, parts_of, prove, weights_of
+from bench.suite import text_shape
+from bench.workloads import Workload
+
+STEPS = 2
+NEW = 8  # tokens of the proven texts
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The outcome for one contender at one size."""
+
+    passed: bool
+    over: dict[str, float]  # the largest error / budget, by the precision of the proof
+    logits: float | None  # relative L2, in the precision it computes in; None if it could not be asked
+    shape: tuple[int, int]  # (B, T) it was proven on
+    why: str  # what failed, in words; "" if nothing
+
+
+class Passes:
+    """Proofs as they are needed.
+
+    Args:
+        device: of the contenders
+        tell: told what is being proven
+        seed: of weights and batches
+    """
+
+    def __init__(self, device: torch.device, tell: Callable[[str], None], seed: int = 0) -> None:
+        self.device, self.tell, self.seed = device, tell, seed
+        self.found: dict[tuple[str, str], Pass] = {}
+
+    def of(self, work: Workload, names: Sequence[str], texts: bool = True) -> dict[str, Pass]:
+        """The passes of contenders at a workload's size, proven now if they have not been.
+
+        Args:
+            texts: whether they will be asked for text too
+        """
+        missing = [name for name in names if (work.size, name) not in self.found]
+        possible: list[str] = []
+        for name in missing:
+            try:
+                import_what_is_needed(name)
+                possible.append(name)
+            except ValueError as error:
+                self.found[work.size, name] = Pass(False, {}, None, (0, 0), str(error))
+        if possible:
+            self.prove(work, possible, texts)
+        return {name: self.found[work.size, name] for name in names}
+
+    def prove(self, work: Workload, names: list[str], texts: bool) -> None:
+        """Put all proofs to contenders."""
+        rounding = any(find(name).rounds for name in names)
+        verdicts: dict[str, list[Verdict]] = {name: [] for name in names}
+        for part in parts_of(work, "float32", STEPS, rounding):
+            weights = weights_of(part, work.config, self.seed)
+            for name, verdict in prove(
+                part,
+                work.config,
+                weights,
+                asked_of(part, "float32", names),
+                self.device,
+                self.seed,
+                lambda what: self.tell(f"proving at {work.size}: {what}"),
+            ):
+                verdicts[name].append(verdict)
+            if texts:
+                self.prove_texts(part, work, weights, verdicts)
+        for name in names:
+            self.found[work.size, name] = outcome(verdicts[name], self.found.get((work.size, name)), work)
+
+    def prove_texts(self, part: Part, work: Workload, weights: Weights, verdicts: dict[str, list[Verdict]]) -> None:
+        """Have contenders write; what is wrong is kept until `outcome`."""
+        prompt = random_batch(work.config, 2, min(16, text_shape(work)[0]), self.seed)[0]
+        new = min(NEW, work.config.block_size - prompt.shape[1])
+        where = self.device if self.device.type == "cuda" else torch.device("cpu")
+        oracle = build_in("float64", "reference", work.config, weights, where).eval()
+        for name in asked_of(part, "float32", list(verdicts)):
+            self.tell(f"proving at {work.size}: text of {name} in {part.precision}")
+            model = build_in(part.precision, name, work.config, weights, self.device).eval()
+            text = find(name).generate(model, prompt.to(self.device), new).to(where)
+            slack = 0.0 if part.question == "function" else 2 * verdicts[name][-1].report.worst("logits").largest
+            worst = short_of_best(oracle, text, prompt.shape[1])
+            right = torch.equal(text[:, : prompt.shape[1]].cpu(), prompt) and text.shape[1] == prompt.shape[1] + new
+            if not right or worst > slack:
+                why = f"text: a token in {part.precision} is {worst:.1e} below the oracle's best, allowed {slack:.1e}"
+                self.found[work.size, name] = Pass(False, {}, None, (0, 0), why)
+
+
+@torch.no_grad()
+def short_of_best(oracle: torch.nn.Module, text: Tensor, start: int) -> float:
+    """By how much, at most, a token of a text from `start` on has less than the largest of the oracle's logits there.
+
+    Args:
+        oracle: in float64
+        text: (B, T)
+    """
+    logits = oracle(text)[:, start - 1 : -1]  # (B, new, V), of the next token
+    chosen = logits.gather(-1, text[:, start:, None]).squeeze(-1)
+    return float((logits.amax(dim=-1) - chosen).max())
+
+
+def outcome(verdicts: list[Verdict], text: Pass | None, work: Workload) -> Pass:
+    """What the verdicts of one contender and its text come to."""
+    failures = [(v.over(f), v, f) for v in verdicts for f in v.failures()]
+    last = verdicts[-1]  # of the precision it computes in
+    why = "" if text is None else text.why
+    if failures:
+        over, verdict, failure = max(failures, key=lambda found: found[0])
+        name = f" {failure.name}" if failure.name != failure.quantity else ""
+        why = f"{failure.quantity}{name} in {verdict.part.precision}: {over:.3g} times the error that is allowed"
+    return Pass(
+        passed=not why,
+        over={v.part.precision: v.worst_over() for v in verdicts},
+        logits=last.report.worst("logits").error,
+        shape=(work.batch, work.time),
+        why=why,
+    )
+
+
+def precision_of(name: str) -> str:
+    """What a contender of the suite computes in: float32, unless it rounds by nature."""
+    return own_precision("float32", name)

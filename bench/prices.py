@@ -1,0 +1,81 @@
+"""The three prices of every rung: alone on PLAIN, taken out of FULL, and the ladder up to it.
+
+All recipes of the ladder sit together, so that every price is a ratio of times that were taken next to each other. A
+rung that does not pay keeps its row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from statistics import median
+from typing import Any
+
+from bench.contenders import PRICED
+from bench.passes import Passes
+from bench.suite import SITTINGS, named, tokens_of
+from bench.throughput import ratio, spread
+from bench.turns import Turns
+from bench.workloads import Workload
+from optimized import FULL, RUNGS
+from reference.config import GPTConfig
+
+ANCHORS = ("plain", "full")
+
+# Two dozen recipes, half of them compiled, are proven on a small model, whose vocabulary has to be padded; FULL also at
+# the size that is timed, with the other whole models.
+PROOF = Workload("ladder", GPTConfig(block_size=64, vocab_size=1000, n_layer=2, n_head=4, n_embd=64), batch=3, time=48)
+
+KINDS = ("alone", "without", "cumulative")
+
+
+def ladder() -> tuple[str, ...]:
+    """Everybody who is needed, the anchors first; recipes that are the same once."""
+    names = (*ANCHORS, *(name for rung in PRICED for kind in KINDS for name in pair(rung, kind)))
+    return tuple(dict.fromkeys(names))
+
+
+def pair(rung: str, kind: str) -> tuple[str, str]:
+    """(slower, faster) of a price, if the rung pays."""
+    if kind == "alone":
+        return "plain", rung
+    if kind == "without":
+        return f"without-{rung}", "full"
+    # the first rung of the ladder is alone on PLAIN, and with the last it is FULL
+    names = {PRICED[0]: PRICED[0], PRICED[-1]: "full"}
+    return "plain", names.get(rung, f"upto-{rung}")
+
+
+def price(turns: dict[str, dict[str, Turns]], workload: str, sitting: str, rung: str) -> dict[str, Any]:
+    """What a rung costs or buys in each task of a sitting, as `bench.suite_results` describes it."""
+    work = named(workload)
+
+    def one(task: str, kind: str) -> dict[str, Any] | None:
+        slower, faster = pair(rung, kind)
+        if slower not in turns or faster not in turns:
+            return None  # one of them has no parity pass
+        before, after = turns[slower][task], turns[faster][task]
+        ours = before if kind == "without" else after  # the recipe that the price is named after
+        return {
+            "contender": slower if kind == "without" else faster,
+            "ratio": asdict(ratio(before.seconds, after.seconds)),
+            "tokens_per_second": tokens_of(work, sitting, task) / median(ours.seconds),
+            "spread": spread(ours.seconds),
+            "memory": ours.memory.bytes,
+            "compile": asdict(ours.compiled),
+        }
+
+    return {task: {kind: one(task, kind) for kind in KINDS} for task in SITTINGS[sitting]}
+
+
+def row(rung: str, workload: str, tasks: dict[str, Any], passes: Passes) -> dict[str, Any]:
+    """The row of a rung."""
+    found = passes.found.get((PROOF.size, rung))
+    return {
+        "rung": rung,
+        "claim": RUNGS[rung].claim,
+        "loses": RUNGS[rung].loses,
+        "workload": workload,
+        "in_full": rung in FULL,
+        "parity": found and found.over,
+        "tasks": tasks,
+    }

@@ -1,0 +1,291 @@
+"""What this device can do, measured before anything else: how fast it multiplies matrices of a model's own shapes, and
+how fast it moves bytes. From these the floor of each workload: no code can be faster that does the same arithmetic.
+
+Which operations. Every product of the forward pass; for training also the two of its backward pass, each at the rate
+measured for exactly that shape and layout, into memory that is already there. At the best rate of any shape instead:
+the causal half of attention and the head, because fused code does not run them as products of that size, and products
+that have a row for each text, which a library may be slow at and the device is not.
+
+Which bytes. Every weight read once in a forward pass (in the precision of the products), again in a backward pass,
+which writes a gradient (float32) for each. Then AdamW reads weight, gradient and two moments, and writes weight and
+moments: 28 bytes for each parameter. Generating a token reads every weight and the cache. Activations count nothing:
+at best they stay in the device's caches.
+
+How long. Operations and bytes of a pass at best overlap, so it takes the longer of both. AdamW cannot start before the
+clipping knows all gradients, so its bytes come after that. The bandwidth is that of a block as large as the model's
+weights: a small model is in the cache, and is read as fast as that allows.
+
+Rates are the best of some rounds and not the median: a ceiling is what can be had.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.datasheets import data_sheet_bandwidth, data_sheet_rate
+from bench.environment import device_name
+from bench.suite import ROWS, named, text_shape
+from bench.throughput import interleave, rounds_within, synchronise
+from bench.workloads import Workload
+from optimized.precision import tf32_products
+from reference.config import GPTConfig
+
+DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
+WIDTHS = {"float32": 4, "tf32": 4, "bfloat16": 2}
+# bytes: smaller blocks are copied in less time than the call takes, larger ones at the same rate
+LEAST_BLOCK, LARGEST_BLOCK = 2**22, 2**29
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Product:
+    """A matrix product of a forward pass: (rows, inner) times (inner, columns), so often."""
+
+    name: str
+    rows: int
+    inner: int
+    columns: int
+    count: int
+
+    @property
+    def flops(self) -> int:
+        """Operations of one."""
+        return 2 * self.rows * self.inner * self.columns
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How fast a product runs."""
+
+    precision: str
+    product: Product
+    direction: str  # forward, or of the backward pass input or weight
+    flops_per_second: float
+
+
+@dataclass(frozen=True)
+class Bandwidth:
+    """How fast a block of memory is moved: bytes read and written, or only read, per second."""
+
+    block: int  # bytes
+    copy: float
+    read: float
+
+    @property
+    def best(self) -> float:
+        """The larger of both."""
+        return max(self.copy, self.read)
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What a task takes at least."""
+
+    operations: int
+    bytes: int
+    seconds_of_operations: float
+    seconds_of_bytes: float
+    seconds: float  # at best; see the head of this file for what overlaps
+
+
+def linear_products(config: GPTConfig, rows: int) -> list[Product]:
+    """The products with weights of a forward pass over so many tokens, the head last."""
+    L, C, V = config.n_layer, config.n_embd, config.vocab_size
+    return [
+        Product("qkv", rows, C, 3 * C, L),
+        Product("attention output", rows, C, C, L),
+        Product("MLP in", rows, C, 4 * C, L),
+        Product("MLP out", rows, 4 * C, C, L),
+        Product("head", rows, C, V, 1),
+    ]
+
+
+def attention_flops(config: GPTConfig, B: int, T: int) -> int:
+    """Operations of the causal half of all attention in a forward pass: 4 C for each pair of tokens and layer."""
+    return 4 * config.n_layer * config.n_embd * B * (T * (T + 1) // 2)
+
+
+def precisions_of(device: torch.device) -> list[str]:
+    """What products can be computed in."""
+    return ["float32", "tf32", "bfloat16"] if device.type == "cuda" else ["float32", "bfloat16"]
+
+
+class Roofline:
+    """The measured ceilings of a device; every shape is measured once, when it is first asked for.
+
+    Args:
+        device: to be measured
+        seconds: to measure one shape in one precision, about
+        rate: measures a product in its place, in tests: (precision, product, direction) -> operations per second
+        bandwidth: the same for a block of memory: bytes -> Bandwidth
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        seconds: float = 0.2,
+        rate: Callable[[str, Product, str], float] | None = None,
+        bandwidth: Callable[[int], Bandwidth] | None = None,
+    ) -> None:
+        self.device, self.seconds = device, seconds
+        self.measure_rate = rate or self.time_product
+        self.measure_bandwidth = bandwidth or self.time_block
+        self.rates: dict[tuple[str, int, int, int, str], Rate] = {}
+        self.bandwidths: dict[int, Bandwidth] = {}
+
+    def rate(self, precision: str, product: Product, direction: str = "forward") -> float:
+        """Operations per second of a product in a direction."""
+        key = (precision, product.rows, product.inner, product.columns, direction)
+        if key not in self.rates:
+            self.rates[key] = Rate(precision, product, direction, self.measure_rate(precision, product, direction))
+        return self.rates[key].flops_per_second
+
+    def ceiling(self, precision: str) -> float | None:
+        """The best rate of any shape so far; None if none was measured."""
+        return max((r.flops_per_second for r in self.rates.values() if r.precision == precision), default=None)
+
+    def bandwidth(self, block: int) -> Bandwidth:
+        """Of a block as large as that, within the limits in which the size makes a difference."""
+        block = min(max(block, LEAST_BLOCK), LARGEST_BLOCK)
+        if block not in self.bandwidths:
+            self.bandwidths[block] = self.measure_bandwidth(block)
+        return self.bandwidths[block]
+
+    def seconds_of(self, precision: str, products: Sequence[Product], directions: Sequence[str]) -> float:
+        """How long products take at their own rates, in all of these directions."""
+        return sum(
+            product.count * product.flops / self.rate(precision, product, direction)
+            for product, direction in itertools.product(products, directions)
+        )
+
+    def floor(self, work: Workload, task: str, precision: str, rows: int) -> Floor:
+        """What a task takes at least.
+
+        Args:
+            task: one of `bench.suite.SITTINGS`
+            precision: of the products
+            rows: texts side by side, where text is generated
+        """
+        config, width = work.config, WIDTHS[precision]
+        C, L, N = config.n_embd, config.n_layer, config.parameter_count()
+        prompt, new = text_shape(work)
+        products: list[Product] = []  # at their own rates
+        directions, after = ["forward"], 0  # bytes that have to wait
+        if task == "forward":
+            *products, head = linear_products(config, work.tokens)
+            others, moved = attention_flops(config, work.batch, work.time) + head.flops, width * N
+        elif task == "prefill":
+            *products, head = linear_products(config, rows * prompt)
+            others, moved = attention_flops(config, rows, prompt) + head.flops // prompt, width * N
+        elif task == "per_token":
+            context = prompt + new / 2
+            others = sum(p.count * p.flops for p in linear_products(config, rows)) + int(4 * L * C * context * rows)
+            moved = width * (N + int(2 * L * C * context * rows))
+        else:
+            *products, head = linear_products(config, work.tokens)
+            directions = ["forward", "input", "weight"]
+            others = 3 * (attention_flops(config, work.batch, work.time) + head.flops)
+            moved = (2 * width + 4) * N
+            self.seconds_of(precision, [head], directions)  # measured, to be looked at
+            after = 28 * N if task == "training_step" else 0
+        own = self.seconds_of(precision, products, directions)
+        best = self.ceiling(precision)
+        if best is None:
+            raise ValueError(f"no product in {precision} was measured: ask for the floor of a forward pass first")
+        computing = own + others / best
+        moving = moved / self.bandwidth(width * N).best
+        waiting = after / self.bandwidth(16 * N).best if after else 0.0
+        return Floor(
+            operations=len(directions) * sum(p.count * p.flops for p in products) + others,
+            bytes=moved + after,
+            seconds_of_operations=computing,
+            seconds_of_bytes=moving + waiting,
+            seconds=max(computing, moving) + waiting,
+        )
+
+    def time_product(self, precision: str, product: Product, direction: str) -> float:
+        """Measure it, with operands laid out as a linear layer and its backward pass have them."""
+        M, K, N = product.rows, product.inner, product.columns
+        dtype = DTYPES[precision]
+
+        def random(*shape: int) -> Tensor:
+            return torch.randn(shape, device=self.device, dtype=dtype)
+
+        factors = {
+            "forward": lambda: (random(M, K), random(N, K).T),
+            "input": lambda: (random(M, N), random(N, K)),
+            "weight": lambda: (random(M, N).T, random(M, K)),
+        }
+        left, right = factors[direction]()
+        out = left @ right  # fresh memory for each call would be timed too
+        context = tf32_products if precision == "tf32" else nullcontext
+        with context():
+            return product.flops / self.best(lambda: torch.mm(left, right, out=out))
+
+    def time_block(self, block: int) -> Bandwidth:
+        """Measure copying a block, which counts twice, and reading it."""
+        source = torch.ones(max(1, block // 4), device=self.device)
+        target = torch.empty_like(source)
+        size = 4 * source.numel()
+        return Bandwidth(block, 2 * size / self.best(lambda: target.copy_(source)), size / self.best(source.sum))
+
+    def best(self, call: Callable[[], object]) -> float:
+        """The shortest time of a call, of as many as fit."""
+        sync = synchronise(self.device)
+        (one,) = interleave({"": call}, 1, 1, sync)[""]
+        rounds = rounds_within(self.seconds, one, least=2, most=1000)
+        return min(one, *interleave({"": call}, rounds, 0, sync)[""])
+
+    def record(self) -> dict[str, Any]:
+        """Everything that was measured, as plain values; None where a data sheet is not known."""
+        name = device_name(self.device)
+        return {
+            "rates": [asdict(rate) for rate in self.rates.values()],
+            "bandwidths": [asdict(bandwidth) for bandwidth in self.bandwidths.values()],
+            "ceilings": {
+                precision: {"measured": self.ceiling(precision), "data_sheet": data_sheet_rate(name, precision)}
+                for precision in precisions_of(self.device)
+            },
+            "bandwidth": {
+                "measured": max((b.best for b in self.bandwidths.values()), default=None),
+                "data_sheet": data_sheet_bandwidth(name),
+            },
+        }
+
+
+def utilisation(flops_per_second: float, ceiling: float | None) -> float | None:
+    """The share of a ceiling that is used (MFU); None where the ceiling is not known, never 0."""
+    return None if ceiling is None else flops_per_second / ceiling
+
+
+def floors(
+    roofline: Roofline, names: Sequence[str], sittings: dict[str, tuple[str, ...]], tell: Tell
+) -> Iterator[dict[str, Any]]:
+    """The floor of every task of some named workloads in every precision of the device, as plain values.
+
+    Args:
+        sittings: name -> the tasks of it
+    """
+    every = [(sitting, task) for sitting, tasks in sittings.items() for task in tasks]
+
+    def floor(name: str, precision: str, sitting: str, task: str) -> Floor:
+        work = named(name)
+        return roofline.floor(work, task, precision, ROWS.get(sitting, work.batch))
+
+    both = list(itertools.product(names, precisions_of(roofline.device)))
+    for name, precision in both:  # attention is reckoned at the best rate of all: measure all first
+        tell(f"measuring the shapes of {name} in {precision}")
+        for sitting, task in every:
+            floor(name, precision, sitting, task)
+    for name, precision in both:
+        for sitting, task in every:
+            found = asdict(floor(name, precision, sitting, task))
+            yield {"workload": name, "sitting": sitting, "task": task, "precision": precision, **found}

@@ -1,0 +1,288 @@
+"""A run of the suite on one device: everything is measured when first asked for, once, and kept for the result."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from functools import cached_property
+from statistics import median
+from typing import Any
+
+import torch
+
+from bench.contenders import find
+from bench.environment import environment
+from bench.memory import available_bytes, give_back_freed
+from bench.passes import Passes, precision_of
+from bench.roofline import Roofline, floors, utilisation
+from bench.scaling import CURVES, Point, described
+from bench.suite import (
+    SITTINGS,
+    Plan,
+    flops_per_token,
+    misfit,
+    named,
+    proof_misfit,
+    rows_of,
+    sitting_bytes,
+    text_shape,
+    tokens_of,
+    too_large,
+)
+from bench.suite_results import KIND, VERSION
+from bench.throughput import Ratio, ratio, ratio_over_launches, spread
+from bench.turns import Pace, Turns, sit
+from bench.workloads import Workload
+
+Tell = Callable[[str], None]
+
+# Of a contender against itself, by whether the run is quick: how processes of one program differ is to be seen too.
+LAUNCHES = {False: 4, True: 3}
+Sat = dict[str, dict[str, Turns]]
+
+
+class LeftOut(Exception):
+    """Something that cannot be measured here; one line says why, and the rest goes on."""
+
+
+class Session:
+    """One device, one plan.
+
+    Args:
+        device: to measure
+        plan: what a complete run does
+        arguments: of the command, for the result
+        tell: told what is being done
+        quick: whether the roofline may be measured quickly too
+    """
+
+    def __init__(self, device: torch.device, plan: Plan, arguments: dict[str, Any], tell: Tell, quick: bool) -> None:
+        self.device, self.plan, self.arguments, self.tell, self.quick = device, plan, arguments, tell, quick
+        self.started, self.start = datetime.now().astimezone(), time.monotonic()
+        self.environment = environment(device)
+        self.passes = Passes(device, tell)
+        self.sittings: dict[tuple[str, str, tuple[str, ...]], Sat | Exception] = {}
+        self.cases: list[dict[str, Any]] = []
+        self.parts: list[dict[str, Any]] = []
+        self.prices: list[dict[str, Any]] = []
+        self.scaling: list[dict[str, Any]] = []
+        self.points: dict[Workload, dict[str, Turns]] = {}
+        self.itself: dict[str, Any] | None = None
+        self.left_out: list[str] = []
+        self.written = ""  # where the result went, for people
+
+    @property
+    def pace(self) -> Pace:
+        """How long to measure a task."""
+        return Pace(self.plan.seconds, *self.plan.rounds)
+
+    @cached_property
+    def roofline(self) -> Roofline:
+        """The ceilings of the device, with all shapes of the plan that fit measured."""
+        return Roofline(self.device, seconds=0.02 if self.quick else 0.2)
+
+    @cached_property
+    def floors(self) -> list[dict[str, Any]]:
+        """What each task of the plan takes at least."""
+        free = available_bytes(self.device)
+        names = [row.workload for row in self.plan.rows if proof_misfit(row.workload, free) is None]
+        sittings = {name: SITTINGS[name] for name in SITTINGS if any(name in row.sittings for row in self.plan.rows)}
+        return list(floors(self.roofline, names, sittings, self.tell))
+
+    def floor(self, workload: str, sitting: str, task: str, precision: str) -> dict[str, Any] | None:
+        """One of them."""
+        wanted = {"workload": workload, "sitting": sitting, "task": task, "precision": precision}
+        return next((floor for floor in self.floors if wanted.items() <= floor.items()), None)
+
+    def leave_out(self, line: str) -> LeftOut:
+        """Note that something is left out; returns what to raise."""
+        if line not in self.left_out:
+            self.left_out.append(line)
+        return LeftOut(line)
+
+    def proven(self, workload: str, names: Sequence[str], proof: Workload | None = None) -> list[str]:
+        """Those of some contenders that have a parity pass at a workload's size, or at that of another one, `proof`.
+
+        Raises LeftOut if it cannot be had.
+        """
+        line = proof_misfit(workload, available_bytes(self.device))
+        if line is not None:
+            raise self.leave_out(line)
+        found = self.passes.of(self.largest(named(workload)) if proof is None else proof, names)
+        return [name for name in names if found[name].passed]
+
+    def largest(self, work: Workload) -> Workload:
+        """The workload of the plan that has the same model and the most tokens: a proof for it holds for all."""
+        same = [named(row.workload) for row in self.plan.rows if named(row.workload).size == work.size]
+        return max([*same, work], key=lambda one: one.tokens)
+
+    def sitting(
+        self, workload: str, sitting: str, names: Sequence[str], anchors: int = 1, proof: Workload | None = None
+    ) -> Sat:
+        """The proven of some contenders in turn, by contender and task. Raises LeftOut if it does not fit."""
+        key = (workload, sitting, tuple(names))
+        if key not in self.sittings:
+            try:
+                self.sittings[key] = self.sit(workload, sitting, names, anchors, proof)
+            except Exception as error:
+                self.sittings[key] = error  # nor will it work the next time
+        found = self.sittings[key]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def sit(self, workload: str, sitting: str, names: Sequence[str], anchors: int, proof: Workload | None) -> Sat:
+        self.proven(workload, [])
+        free = available_bytes(self.device)
+        line = misfit(workload, sitting, min(anchors + 1, len(names)), free)
+        if line is not None:
+            raise self.leave_out(line)
+        if workload in {row.workload for row in self.plan.rows}:
+            assert self.floors is not None  # the device is measured before anything that runs on it
+        proven = self.proven(workload, names, proof)
+        if not proven:
+            return {}
+        work = named(workload)
+        self.give_back()
+        return sit(work, sitting, proven, self.device, self.pace, self.telling(f"{workload}/{sitting}"), free, anchors)
+
+    def against_itself(self, workload: str, sitting: str, task: str, name: str, pace: Pace) -> Ratio:
+        """A contender twice, in turn, several times from the start; kept for the result."""
+        if not self.proven(workload, [name]):
+            raise self.leave_out(f"{workload}/{task}: {name} has no parity pass")
+        tell = self.telling(f"{name} against itself")
+        self.give_back()
+        found = [
+            sit(named(workload), sitting, [name, name], self.device, pace, tell) for _ in range(LAUNCHES[self.quick])
+        ]
+        pairs = [(launch[name][task].seconds, launch[f"{name} (again)"][task].seconds) for launch in found]
+        whole = ratio_over_launches(pairs)
+        self.itself = {
+            "contender": name,
+            "workload": workload,
+            "task": task,
+            "ratio": asdict(whole),
+            "launches": [asdict(ratio(a, b)) for a, b in pairs],
+        }
+        return whole
+
+    @staticmethod
+    def ratio(slower: Turns, faster: Turns) -> Ratio:
+        """How many times as fast one of a sitting is as another."""
+        return ratio(slower.seconds, faster.seconds)
+
+    def point(self, point: Point) -> None:
+        """Measure one point of the curves, or note why not."""
+        work, place = point.work, f"{point.axis} {point.value}"
+        free = available_bytes(self.device)
+        line = too_large(f"scaling/{place}", sitting_bytes(work, "step"), 2, free)
+        if line is not None:
+            self.leave_out(line)
+            return
+        found = self.passes.of(work, CURVES, texts=False)
+        proven = [name for name in CURVES if found[name].passed]
+        for name in CURVES:
+            if name not in proven:
+                self.leave_out(f"scaling/{place}: no parity pass, no number: {name}: {found[name].why}")
+        if work not in self.points:
+            self.give_back()
+            sitting = sit(work, "step", proven, self.device, self.pace, self.telling(f"scaling/{place}"), free)
+            self.points[work] = {name: turns["training_step"] for name, turns in sitting.items()}
+        for name, turns in self.points[work].items():
+            self.scaling.append(
+                {
+                    **described(point),
+                    "contender": name,
+                    "tokens_per_second": work.tokens / median(turns.seconds),
+                    "spread": spread(turns.seconds),
+                    "seconds": turns.seconds,
+                    "ratios": {anchor: asdict(times) for anchor, times in turns.ratios.items()},
+                    "memory": turns.memory.bytes,
+                    "parity": found[name].over,
+                }
+            )
+
+    def check_part(self, workload: str) -> None:
+        """Raise LeftOut if parts of a workload's shape do not fit."""
+        line = misfit(workload, "training", 1, available_bytes(self.device))
+        if line is not None:
+            raise self.leave_out(line)
+
+    def give_back(self) -> None:
+        """Leave the memory that proofs took to the processes that come now."""
+        gc.collect()
+        give_back_freed()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def telling(self, where: str) -> Tell:
+        """`tell`, with a place in front."""
+        return lambda what: self.tell(f"{where}: {what}")
+
+    def case(self, workload: str, sitting: str, task: str, name: str, turns: Turns) -> dict[str, Any]:
+        """One number with all that belongs to it, as `bench.suite_results` describes it; kept for the result."""
+        work, precision = named(workload), precision_of(name)
+        prompt, new = text_shape(work)
+        tokens, middle = tokens_of(work, sitting, task), median(turns.seconds)
+        rate = tokens / middle
+        flops = flops_per_token(work, task)
+        ceilings = self.roofline.record()["ceilings"][precision]
+        floor = self.floor(workload, sitting, task, precision)
+        passed = self.passes.found[work.size, name]
+        assert passed.passed, "no parity pass, no number"
+        shape = {"prompt": prompt, "new": new} if sitting in ("text", "texts") else {"time": work.time}
+        case = {
+            "name": f"{workload}/{sitting}/{task}/{name}",
+            "workload": workload,
+            "size": work.size,
+            "sitting": sitting,
+            "task": task,
+            "contender": name,
+            "description": find(name).description,
+            "precision": precision,
+            "batch": rows_of(work, sitting),
+            **shape,
+            "tokens": tokens,
+            "tokens_per_second": rate,
+            "spread": spread(turns.seconds),
+            "seconds": turns.seconds,
+            "first": turns.first,
+            "compile": {"graphs": turns.compiled.graphs, "seconds": turns.compiled.seconds},
+            "flops_per_token": flops,
+            "flops_per_second": flops * rate,
+            "mfu": {of: utilisation(flops * rate, ceiling) for of, ceiling in ceilings.items()},
+            "floor": floor and {"seconds": floor["seconds"], "share": floor["seconds"] / middle},
+            "memory": {
+                "peak": turns.memory.bytes,
+                "baseline": turns.memory.baseline,
+                "method": turns.memory.method,
+            },
+            "parity": {"over": passed.over, "logits": passed.logits, "shape": list(passed.shape)},
+            "ratios": {anchor: asdict(found) for anchor, found in turns.ratios.items()},
+        }
+        self.cases.append(case)
+        return case
+
+    def result(self) -> dict[str, Any]:
+        """Everything that was measured, as `bench.suite_results` describes it."""
+        return {
+            "kind": KIND,
+            "version": VERSION,
+            "started": self.started.isoformat(timespec="seconds"),
+            "seconds": time.monotonic() - self.start,
+            "arguments": {**self.arguments, "device": str(self.device)},
+            "environment": self.environment,
+            "roofline": {**self.roofline.record(), "floors": self.floors} if "floors" in self.__dict__ else None,
+            "parity": [
+                {"size": size, "contender": name, **asdict(found)} for (size, name), found in self.passes.found.items()
+            ],
+            "cases": self.cases,
+            "parts": self.parts,
+            "prices": self.prices,
+            "scaling": self.scaling,
+            "itself": self.itself,
+            "left_out": self.left_out,
+        }

@@ -1,0 +1,214 @@
+"""What the benchmark suite measures: named workloads, what is done with each, by whom, and how long it may take.
+
+A sitting is a process that does some tasks one after the other. Each task does everything that those before it do, and
+so the most memory that the process ever held is also that of the last task alone:
+
+    forward     forward
+    training    loss_and_gradient, then training_step
+    step        training_step
+    text        prefill, then per_token: one text
+    texts       the same: eight texts side by side
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from bench.flops import (
+    forward_flops_per_token,
+    generated_flops_per_token,
+    prefill_flops,
+    training_flops_per_token,
+)
+from bench.memory import activation_bytes, needed_bytes
+from bench.workloads import Workload, workload
+
+# name -> (size, batch, time)
+WORKLOADS: dict[str, tuple[str, int, int]] = {
+    "smoke": ("tiny", 8, 64),
+    "mini-64": ("mini", 2, 64),
+    "mini": ("mini", 4, 128),
+    "gpt2-128": ("gpt2", 1, 128),
+    "gpt2-512": ("gpt2", 4, 512),
+    "gpt2": ("gpt2", 1, 1024),
+    "gpt2-xl": ("gpt2-xl", 1, 1024),
+}
+SITTINGS: dict[str, tuple[str, ...]] = {
+    "forward": ("forward",),
+    "training": ("loss_and_gradient", "training_step"),
+    "step": ("training_step",),
+    "text": ("prefill", "per_token"),
+    "texts": ("prefill", "per_token"),
+}
+ROWS = {"text": 1, "texts": 8}
+EVERY_SITTING = ("forward", "training", "text", "texts")
+
+PEERS = ("reference", "huggingface-eager", "huggingface-sdpa", "huggingface-best", "full", "full-float32")
+FEW = ("reference", "huggingface-sdpa", "full-float32")
+LARGE = ("reference", "huggingface-sdpa", "huggingface-best", "full")
+BASE = "reference"  # what ratios are to
+
+LIBRARIES = 600_000_000  # bytes that a process takes for the interpreter, torch and transformers
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a plan."""
+
+    workload: str
+    sittings: tuple[str, ...]
+    contenders: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run of the suite does unless its options say otherwise."""
+
+    rows: tuple[Row, ...]
+    parts: tuple[str, ...]  # the workloads at whose shapes parts are measured; what does not scale at the first only
+    ladder: tuple[str, tuple[str, ...]] | None  # the workload of the three prices, and its sittings
+    scaling: bool
+    seconds: float  # to time one task of one contender in, about
+    rounds: tuple[int, int]  # at least and at most
+
+
+QUICK = Plan(
+    (Row("smoke", EVERY_SITTING, FEW), Row("mini-64", ("training",), FEW)),
+    parts=("smoke",),
+    ladder=None,
+    scaling=False,
+    seconds=0.5,
+    rounds=(5, 50),
+)
+CPU = Plan(
+    (
+        Row("smoke", EVERY_SITTING, (*FEW, "full")),
+        Row("mini", ("forward", "training", "text"), PEERS),
+        Row("gpt2-128", ("training", "text"), LARGE),
+        Row("gpt2", ("step",), ("reference", "huggingface-best", "full")),
+    ),
+    parts=("mini", "gpt2"),
+    ladder=("mini", ("step", "text")),
+    scaling=True,
+    seconds=1.0,
+    rounds=(3, 50),
+)
+ACCELERATOR = Plan(
+    (
+        Row("smoke", EVERY_SITTING, PEERS),
+        Row("mini", EVERY_SITTING, PEERS),
+        Row("gpt2-512", EVERY_SITTING, PEERS),
+        Row("gpt2", EVERY_SITTING, PEERS),
+        Row("gpt2-xl", EVERY_SITTING, LARGE),
+    ),
+    parts=("mini", "gpt2"),
+    ladder=("gpt2-512", ("step", "text")),
+    scaling=True,
+    seconds=2.0,
+    rounds=(5, 50),
+)
+
+
+def plan_for(device_type: str, quick: bool, workloads: Sequence[str] = (), contenders: Sequence[str] = ()) -> Plan:
+    """The plan of a device, narrowed to some workloads and contenders by name.
+
+    A workload that the plan has not is done whole, by the peers of the large ones. The base of the ratios always takes
+    part. Raises ValueError, one line, for a workload that does not exist.
+    """
+    plan = QUICK if quick else CPU if device_type == "cpu" else ACCELERATOR
+    for name in workloads:
+        if name not in WORKLOADS:
+            raise ValueError(f"unknown workload {name!r}: give some of {', '.join(WORKLOADS)}")
+    rows = plan.rows
+    if workloads:
+        known = {row.workload: row for row in rows}
+        rows = tuple(known.get(name, Row(name, EVERY_SITTING, LARGE)) for name in workloads)
+    if contenders:
+        who = tuple(dict.fromkeys((BASE, *contenders)))
+        rows = tuple(Row(row.workload, row.sittings, who) for row in rows)
+    return replace(plan, rows=rows)
+
+
+def named(name: str) -> Workload:
+    """The workload of a name in `WORKLOADS`."""
+    return workload(*WORKLOADS[name])
+
+
+def text_shape(work: Workload) -> tuple[int, int]:
+    """(prompt, new): 32 and 32 tokens, or as many as the block has room for."""
+    new = min(32, work.config.block_size // 2)
+    return min(32, work.config.block_size - new), new
+
+
+def rows_of(work: Workload, sitting: str) -> int:
+    """Sequences side by side in a sitting."""
+    return ROWS.get(sitting, work.batch)
+
+
+def tokens_of(work: Workload, sitting: str, task: str) -> int:
+    """Tokens of one call of a task: those that go through the model, or for `per_token` one for each text."""
+    rows = rows_of(work, sitting)
+    if task == "prefill":
+        return rows * text_shape(work)[0]
+    return rows if task == "per_token" else work.tokens
+
+
+def flops_per_token(work: Workload, task: str) -> float:
+    """Operations for each of those tokens, by the formulas of bench/flops.py."""
+    prompt, new = text_shape(work)
+    if task == "forward":
+        return forward_flops_per_token(work.config, work.time)
+    if task == "prefill":
+        return prefill_flops(work.config, prompt) / prompt
+    if task == "per_token":
+        return generated_flops_per_token(work.config, prompt, new)
+    return training_flops_per_token(work.config, work.time)
+
+
+def sitting_bytes(work: Workload, sitting: str) -> int:
+    """About how much memory one process of a sitting takes at its highest, computing in float32."""
+    c, N = work.config, work.config.parameter_count()
+    if sitting in ("training", "step"):
+        return LIBRARIES + 16 * N + activation_bytes(work, 4)
+    if sitting == "forward":
+        layer = work.batch * c.n_head * work.time**2 * 3 + work.tokens * 12 * c.n_embd
+        return LIBRARIES + 4 * (N + 2 * work.tokens * c.vocab_size + layer)
+    length = sum(text_shape(work))
+    rows = ROWS[sitting]
+    cache = 2 * rows * c.n_layer * length * c.n_embd
+    # weights and a second copy of them, in whatever layout or precision generates best; the readable way scores all
+    return LIBRARIES + 4 * (2 * N + cache + 2 * rows * length * c.vocab_size)
+
+
+def misfit(name: str, sitting: str, together: int, available: int | None) -> str | None:
+    """Why a sitting cannot be, in one line; None if it fits.
+
+    Args:
+        together: processes that have to be there at once: two for a ratio, one if there is only one contender
+        available: bytes that are free; None where that cannot be told
+    """
+    return too_large(f"{name}/{sitting}", sitting_bytes(named(name), sitting), together, available)
+
+
+def too_large(what: str, each: int, together: int, available: int | None) -> str | None:
+    """The line for processes that do not fit into memory side by side; None if they do."""
+    needed = together * each
+    if available is None or needed <= available:
+        return None
+    return (
+        f"{what}: needs about {needed / 1e9:.1f} GB of memory for {together} processes side by side, "
+        f"{available / 1e9:.1f} GB are free: left out"
+    )
+
+
+def proof_misfit(name: str, available: int | None) -> str | None:
+    """Why a workload cannot be proven, and so not be measured, in one line; None if it can."""
+    work = named(name)
+    needed = needed_bytes(work.of_shape(*work.proof_shape()), "float32", 1, 2)
+    if available is None or needed <= available:
+        return None
+    return (
+        f"{name}: its proof in float64 needs about {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are free: "
+        "left out, as there is no number without a proof"
+    )

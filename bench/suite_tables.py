@@ -1,0 +1,136 @@
+"""A result of the suite on the terminal: the ratios first, then what they are made of."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+from bench.tables import WIDTH, plain_table, scientific, significant, size
+
+Result = dict[str, Any]
+
+CASES_NOTE = (
+    "times: how many times as fast, from times taken next to each other, [95 % interval];\n"
+    "MFU of the measured ceiling and of the data sheet's; floor: the least time by the roofline over\n"
+    "this one; parity: largest error / budget of the proof, above 1 fails; memory: peak, libraries apart."
+)
+
+
+def show(result: Result) -> list[str]:
+    """The lines of all tables of a result."""
+    from rich.console import Console
+
+    out = io.StringIO()
+    console = Console(file=out, width=WIDTH, highlight=False)
+    for title, table, note in tables(result):
+        console.print()
+        console.print(title, style="bold", markup=False)
+        console.print(table)
+        if note:
+            console.print(note, style="dim", markup=False)
+    if result["left_out"]:
+        console.print()
+        console.print("Left out:")
+        for line in result["left_out"]:
+            console.print(f"  {line}", markup=False, soft_wrap=True)
+    return out.getvalue().splitlines()
+
+
+def tables(result: Result) -> Iterator[tuple[str, Any, str]]:
+    """Title, table and note of each."""
+    together: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for case in result["cases"]:
+        together.setdefault((case["workload"], case["sitting"], case["task"]), []).append(case)
+    for (workload, _, task), cases in together.items():
+        last = cases is list(together.values())[-1]
+        title = f"{workload}: {task.replace('_', ' ')}{shape(cases[0])}"
+        yield title, cases_table(cases), CASES_NOTE if last else ""
+    if result["parts"]:
+        yield "Parts", parts_table(result["parts"]), ""
+    if result["prices"]:
+        yield (
+            "The three prices of every rung",
+            prices_table(result["prices"]),
+            "times as fast: PLAIN with it against PLAIN; FULL against FULL without it;\n"
+            "the ladder up to it against PLAIN.",
+        )
+    if result["itself"]:
+        found, ratio = result["itself"], result["itself"]["ratio"]
+        line = f"{found['contender']}, {found['workload']}/{found['task']}: {interval(ratio)}"
+        yield "One contender against itself", line, ""
+
+
+def shape(case: dict[str, Any]) -> str:
+    """Batch and time, in words."""
+    if "prompt" in case:
+        return f", {case['batch']} x {case['new']} tokens after {case['prompt']}"
+    return f", batch {case['batch']} x time {case['time']}"
+
+
+def cases_table(cases: list[dict[str, Any]]) -> Any:
+    """Contenders that sat together."""
+    base = next(iter(cases[0]["ratios"]))
+    table = plain_table()
+    table.add_column("contender", no_wrap=True)
+    for name in (f"times {base}", "tokens/s", "MFU", "sheet", "floor", "compile", "memory", "parity"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for case in cases:
+        table.add_row(
+            case["contender"],
+            "1" if case["contender"] == base else interval(case["ratios"][base]),
+            f"{significant(case['tokens_per_second'])} ±{100 * case['spread']:.0f} %",
+            share(case["mfu"]["measured"]),
+            share(case["mfu"]["data_sheet"]),
+            share(case["floor"] and case["floor"]["share"]),
+            f"{case['compile']['seconds']:.1f} s" if case["compile"]["graphs"] else "",
+            size(case["memory"]["peak"]),
+            f"{max(case['parity']['over'].values()):.2f}",
+        )
+    return table
+
+
+def parts_table(parts: list[dict[str, Any]]) -> Any:
+    """Parts by themselves."""
+    table = plain_table()
+    table.add_column("part", no_wrap=True)
+    table.add_column("at", no_wrap=True)
+    for name in ("per second", "spread", "peak memory", "error"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for part in parts:
+        table.add_row(
+            part["part"],
+            part["workload"],
+            f"{part['per_second']:,.4g} {part['unit']}",
+            f"±{100 * part['spread']:.0f} %",
+            size(part["memory"]),
+            scientific(part["error"]),
+        )
+    return table
+
+
+def prices_table(prices: list[dict[str, Any]]) -> Any:
+    """A row for each rung and task."""
+    table = plain_table()
+    table.add_column("rung", no_wrap=True)
+    table.add_column("task", no_wrap=True)
+    for name in ("alone", "taken out of FULL", "cumulative"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for price in prices:
+        for number, (task, found) in enumerate(price["tasks"].items()):
+            cells = (
+                "n/a" if found[kind] is None else interval(found[kind]["ratio"])
+                for kind in ("alone", "without", "cumulative")
+            )
+            table.add_row(price["rung"] if number == 0 else "", task.replace("_", " "), *cells)
+    return table
+
+
+def interval(ratio: dict[str, float]) -> str:
+    """A ratio with its interval."""
+    return f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+
+
+def share(value: float | None) -> str:
+    """A share in per cent; n/a if it is not known."""
+    return "n/a" if value is None else f"{100 * value:.0f} %" if value >= 0.1 else f"{100 * value:.1f} %"

@@ -1,0 +1,44 @@
+"""Is the fast model still fast? Ratios of one run, with bounds so wide that only a real loss crosses them."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.session import Session
+
+MINI = ("mini", "mini-64")  # whichever of them is part of the run
+
+# contender, against, workloads, sitting, task, at least so many times as fast: about half of what a two-core CPU shows,
+# or just not slower where that is less. In float32, so that a CPU without bfloat16 instructions passes too.
+BOUNDS = [
+    ("full-float32", "reference", MINI, "training", "training_step", 1.3),
+    ("full-float32", "huggingface-sdpa", MINI, "training", "training_step", 0.9),
+    ("full-float32", "reference", ("smoke",), "text", "per_token", 0.9),
+    ("full-float32", "reference", ("smoke",), "forward", "forward", 0.8),
+]
+
+
+@pytest.mark.parametrize(
+    "name,against,workloads,sitting,task,least", BOUNDS, ids=lambda value: str(value) if isinstance(value, str) else ""
+)
+def test_the_fast_model_is_not_slower_than_it_was(
+    name: str,
+    against: str,
+    workloads: tuple[str, ...],
+    sitting: str,
+    task: str,
+    least: float,
+    device: str,
+    sessions: dict[str, Session],
+) -> None:
+    session = sessions[device]
+    row = next((row for row in session.plan.rows if row.workload in workloads), None)
+    if row is None or not {name, against} <= set(row.contenders) or sitting not in row.sittings:
+        pytest.skip(f"{name} against {against} in {workloads[0]}/{task} is not part of this run")
+    workload = row.workload
+    found = session.sitting(workload, sitting, row.contenders)
+    ratio = session.ratio(found[against][task], found[name][task])
+    assert ratio.high >= least, (
+        f"{name} is {ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] times as fast as {against} in "
+        f"{workload}/{task}: at least {least} is expected"
+    )

@@ -1,0 +1,18 @@
+"""Tokens per second and memory of a training step as time, batch, depth, width and vocabulary grow."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.scaling import AXES, points
+from bench.session import Session
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_a_curve(axis: str, device: str, sessions: dict[str, Session]) -> None:
+    session = sessions[device]
+    if not session.plan.scaling:
+        pytest.skip("the curves take longer than a quick run")
+    for point in (point for point in points() if point.axis == axis):
+        session.point(point)
+    assert any(point["axis"] == axis for point in session.scaling), "not one point could be measured"
