@@ -59,7 +59,7 @@ def tests(session: nox.Session) -> None:
 @nox.session(venv_backend="none", requires=["environment"])
 def slow(session: nox.Session) -> None:
     """Run the tests that take long or start several processes."""
-    run_python(session, "-m", "pytest", *SPREAD, "-m", "slow or multiproc", *session.posargs)
+    run_python(session, "-m", "pytest", *SPREAD, "-m", "slow or multiproc", "--durations=25", *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["environment"])

@@ -1,0 +1,184 @@
+"""Every rung makes its choice at its seam and at no other, and what is not asked for is as the reference has it."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+import torch
+
+import optimized
+import reference
+from optimized import FULL, PLAIN, Recipe, build, build_step, only
+from optimized.attend import ExplicitAttention, HalvedAttention
+from optimized.compilation import CompiledBlocks, eager
+from optimized.distributed import Alone
+from optimized.generation import cached_stream
+from optimized.kernels import FusedLayerNorm, FusedMLP
+from optimized.loss import fused_loss, plain_loss
+from optimized.one_row import Compiled, in_parallel
+from optimized.optimizer import CanonicalAdamW, FusedAdamW
+from optimized.precision import TF32, BFloat16, Exact
+from optimized.qkv import FusedQKV, SeparateQKV
+from optimized.vocab import ExactTable, PaddedTable
+from reference.gpt import MLP, LayerNorm
+from reference.sampling import stream
+from tests.optimized.models import SMALL, hot_model
+
+CHOICES: dict[str, tuple[Any, Any]] = {  # seam -> without, with
+    "qkv": (SeparateQKV, FusedQKV),
+    "attend": (ExplicitAttention, HalvedAttention),
+    "norm": (LayerNorm, FusedLayerNorm),
+    "mlp": (MLP, FusedMLP),
+    "table": (ExactTable, PaddedTable),
+    "loss": (plain_loss, fused_loss),
+    "precision": (Exact, BFloat16),
+    "run": (type(eager), CompiledBlocks),
+    "stream": (stream, cached_stream),
+    "optimizer": (CanonicalAdamW, FusedAdamW),
+}
+RUNG = {
+    "fused_qkv": {"qkv"},
+    "sdpa": {"attend"},
+    "fused_kernels": {"norm", "mlp"},
+    "padded_vocab": {"table"},
+    "fused_loss": {"loss"},
+    "bf16": {"precision"},
+    "compile": {"run"},
+    "kv_cache": {"stream"},
+    "fused_adamw": {"optimizer"},
+    "kept_memory": set(),
+    "ddp": set(),  # of one process
+}
+
+
+def chosen(recipe: Recipe) -> dict[str, Any]:
+    """What stands at each seam."""
+    model = build(SMALL, recipe)
+    block: Any = model.h[0]
+    return {
+        "qkv": type(block.attn.qkv),
+        "attend": type(block.attn.attend),
+        "norm": type(block.ln_1),
+        "mlp": type(block.mlp),
+        "table": type(model.wte),
+        "loss": model.head_loss,
+        "precision": type(model.precision),
+        "run": type(model.run),
+        "stream": model.stream,
+        "optimizer": type(build_step(model, recipe).optimizer),
+    }
+
+
+@pytest.mark.parametrize("rung", RUNG)
+def test_a_rung_chooses_at_its_seam_alone(rung: str) -> None:
+    expected = {seam: choices[seam in RUNG[rung]] for seam, choices in CHOICES.items()}
+    assert chosen(only(rung)) == expected
+
+
+def test_all_norms_of_a_model_are_of_one_kind() -> None:
+    for recipe, kind in ((PLAIN, LayerNorm), (only("fused_kernels"), FusedLayerNorm)):
+        norms = [type(module) for module in build(SMALL, recipe).modules() if isinstance(module, LayerNorm)]
+        assert norms == [kind] * (2 * SMALL.n_layer + 1)
+
+
+def test_every_rung_that_can_be_on_a_cpu_is_looked_at() -> None:
+    assert set(RUNG) == set(FULL.rungs)
+    assert chosen(PLAIN) == {seam: choices[0] for seam, choices in CHOICES.items()}
+    assert chosen(FULL) == {seam: choices[1] for seam, choices in CHOICES.items()}
+
+
+def test_a_product_of_one_row_is_what_its_precision_does_fastest() -> None:
+    def product(recipe: Recipe) -> Any:
+        return optimized.builder.choose_row_product(recipe, torch.device("cpu"))
+
+    assert product(PLAIN) is in_parallel
+    assert product(only("compile")) is in_parallel
+    assert product(only("bf16")) is None
+    assert isinstance(product(only("bf16", "compile")), Compiled)
+    assert optimized.builder.choose_row_product(FULL, torch.device("cuda")) is None
+
+
+@pytest.mark.parametrize("recipe", [only("tf32"), only("tf32", "bf16")], ids=str)
+def test_tf32_stands_around_the_other_precision(recipe: Recipe) -> None:
+    precision = optimized.builder.choose_precision(recipe, torch.device("cuda"))
+    assert isinstance(precision, TF32)
+    assert type(precision.inner) is (BFloat16 if "bf16" in recipe else Exact)
+
+
+def test_a_step_has_the_references_settings_unless_told() -> None:
+    ours, theirs = inspect.signature(build_step).parameters, inspect.signature(reference.build_step).parameters
+    shared = ours.keys() & theirs.keys() - {"model"}
+    assert shared == {"learning_rate", "weight_decay", "betas", "clip"}
+    assert {name: ours[name].default for name in shared} == {name: theirs[name].default for name in shared}
+    assert ours["recipe"].default == FULL == inspect.signature(build).parameters["recipe"].default
+    assert ours["micro_batch"].default is None
+
+
+@pytest.mark.parametrize("recipe", [PLAIN, only("fused_adamw")], ids=str)
+def test_a_step_is_told_everything(recipe: Recipe) -> None:
+    model = hot_model(recipe)
+    step = build_step(model, recipe, 0.25, 0.3, (0.7, 0.8), clip=2.5, micro_batch=3)
+    optimizer: Any = step.optimizer
+    library = optimizer.adamw.param_groups[0] if recipe != PLAIN else None
+    betas = library["betas"] if library else optimizer.betas
+    decay = library["weight_decay"] if library else optimizer.weight_decay
+    assert (step.learning_rate, decay, betas, step.clip, step.micro_batch) == (0.25, 0.3, (0.7, 0.8), 2.5, 3)
+    assert step.model is model
+    assert step.precision is model.precision
+    assert type(step.exchange) is Alone
+    assert step.exchange.model is model
+
+
+def test_a_model_that_is_not_built_here_is_computed_as_it_is() -> None:
+    model = reference.GPT(SMALL)
+    step = build_step(model, only("fused_adamw"))
+    assert type(step.precision) is Exact
+    assert isinstance(step.optimizer, FusedAdamW)
+
+
+def test_what_is_built_is_on_the_cpu_in_float32_in_train_mode_with_the_references_first_weights() -> None:
+    torch.manual_seed(4)
+    model = build(SMALL)
+    after = torch.rand(3)
+    torch.manual_seed(4)
+    readable = reference.GPT(SMALL)
+    assert torch.equal(torch.rand(3), after), "the stream of random numbers goes on as after the reference"
+    assert model.training
+    assert {(p.device.type, p.dtype) for p in model.parameters()} == {("cpu", torch.float32)}
+    assert all(torch.equal(tensor, readable.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
+def test_it_is_built_where_and_in_what_it_is_asked_for() -> None:
+    given = {name: tensor.double() for name, tensor in reference.GPT(SMALL).state_dict().items()}
+    model = build(SMALL, PLAIN, given, dtype=torch.float64)
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
+    assert all(torch.equal(tensor, given[name]) for name, tensor in model.state_dict().items())
+    before = torch.random.get_rng_state()
+    build(SMALL, PLAIN, given)
+    assert torch.equal(torch.random.get_rng_state(), before), "no random number is used where weights are given"
+
+
+def test_memory_is_kept_if_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[str] = []
+    monkeypatch.setattr(optimized.builder, "keep_freed_memory", lambda: kept.append("kept"))
+    build(SMALL, PLAIN)
+    assert kept == []
+    build(SMALL, only("kept_memory"))
+    assert kept == ["kept"]
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"clip": 0.0}, r"^clip = 0\.0: give a number above 0; inf switches clipping off$"),
+        ({"clip": -1.0}, r"^clip = -1\.0: give"),
+        ({"clip": float("nan")}, r"^clip = nan: give"),
+        ({"micro_batch": 0}, r"^micro-batch 0: give 1 or more rows$"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_step(hot_model(PLAIN), PLAIN, **settings)
+    assert build_step(hot_model(PLAIN), PLAIN, clip=1e-9, micro_batch=1).micro_batch == 1
