@@ -16,8 +16,9 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["tests", "lint", "types"]
 
 CONSTRAINTS = ("-c", "constraints.txt")
-# One process for each core, up to four; the tests of a file stay together, for what they share.
-SPREAD = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile")
+# One process for each core, up to four; the tests of a file stay together, for what they share, in the order of
+# tests/conftest.py.
+SPREAD = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder")
 
 
 @nox.session

@@ -26,8 +26,13 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("paritygpt")
 
 
+# Files that take minutes go first: a worker that begins one last keeps all others waiting.
+LONGEST = ("test_parity_recipes.py", "test_real_runs.py", "test_compare.py", "test_pages.py")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip, with the reason, what has to be asked for by `-m` and was not, and what has no device here."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
     for item in items:
         marks = [mark for mark in OPT_IN if item.get_closest_marker(mark)]
         missing = [mark for mark in marks if not asks_for(config, mark)]

@@ -53,7 +53,10 @@ def close(a: float, b: float) -> bool:
     return abs(a - b) <= max(ALLOWED["absolute"], ALLOWED["relative"] * max(abs(a), abs(b)))
 
 
-@pytest.mark.parametrize("name", ORDER)
+BRIEF = ("manual_backprop", "wavenet", "attention_steps", "bpe")  # seconds, and not half a minute in all
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in BRIEF else pytest.mark.slow) for n in ORDER])
 def test_the_page_has_the_words_and_pictures_of_the_lesson(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: dict[str, object] = {}
 
