@@ -27,12 +27,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 # Files that take minutes go first: a worker that begins one last keeps all others waiting.
-LONGEST = ("test_parity_recipes.py", "test_real_runs.py", "test_compare.py", "test_pages.py")
+LONGEST = (
+    "test_real_runs.py",
+    "test_parity_recipes.py",
+    "test_counting_model.py",
+    "test_parity_huggingface.py",
+    "test_compare.py",
+    "test_pages.py",
+)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip, with the reason, what has to be asked for by `-m` and was not, and what has no device here."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(LONGEST)))
     for item in items:
         marks = [mark for mark in OPT_IN if item.get_closest_marker(mark)]
         missing = [mark for mark in marks if not asks_for(config, mark)]

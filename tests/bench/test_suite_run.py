@@ -45,7 +45,9 @@ contenders.CONTENDERS["full-float32"] = replace(contenders.CONTENDERS["reference
 def bench(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", *arguments]
     paths = os.pathsep.join(str(p) for p in (path, os.environ.get("PYTHONPATH")) if p)
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    # pytest-benchmark would measure nothing for a worker of xdist, which the process that this test runs in may be.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment = {**inherited, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
 
 
