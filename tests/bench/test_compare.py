@@ -169,6 +169,7 @@ def test_a_wrong_contender_gets_no_speed_and_the_status_is_1(
     assert len(done.rows("reference")) == 3
 
 
+@pytest.mark.slow
 def test_the_others_are_measured_against_the_first_that_is_proven(
     run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +191,7 @@ def test_when_nobody_is_proven_nothing_is_timed(run: Callable[..., Run], monkeyp
     assert "failed: " in done.output
 
 
+@pytest.mark.slow
 def test_bfloat16_is_proven_twice_and_timed(run: Callable[..., Run]) -> None:
     done = run("--contenders", "huggingface-eager", "--precision", "bfloat16")
     assert done.status == 0, done.output
@@ -202,6 +204,7 @@ def test_bfloat16_is_proven_twice_and_timed(run: Callable[..., Run]) -> None:
     assert "8/9 timing training steps of huggingface-eager" in done.errors
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_is_put_back(run: Callable[..., Run]) -> None:
     torch.set_num_threads(2)
     try:
