@@ -19,6 +19,14 @@ from reference.settings import PlotEmbedding, PlotHistograms, PlotTemperature
 MOST_TOKENS = 400  # in a map: more cannot be read
 
 
+def checked_and_opened(options: PlotEmbedding | PlotHistograms | PlotTemperature) -> Trained:
+    """The model that the options name, after everything that can be wrong with them was looked at."""
+    options.check()
+    if options.out is not None:
+        check_picture(options.out)
+    return open_trained(options.run, options.init_from)
+
+
 def readable_model(trained: Trained, device: str) -> GPT:
     """The readable model with these weights, whichever package trained them."""
     model = GPT(trained.config).to(choose_device(device), trained.weights["wte.weight"].dtype)
@@ -33,10 +41,7 @@ def picture_of(trained: Trained, out: Path | None, name: str) -> Path:
 
 def plot_embedding(options: PlotEmbedding) -> int:
     """Draw the token embedding as a map."""
-    options.check()
-    if options.out is not None:
-        check_picture(options.out)
-    trained = open_trained(options.run, options.init_from)
+    trained = checked_and_opened(options)
     count = min(trained.tokenizer.vocab_size, trained.config.vocab_size, MOST_TOKENS)
     places, share = flattened(trained.weights["wte.weight"][:count])
     labels = [trained.tokenizer.decode([i]) for i in range(count)]
@@ -47,10 +52,7 @@ def plot_embedding(options: PlotEmbedding) -> int:
 
 def plot_histograms(options: PlotHistograms) -> int:
     """Draw histograms of the residual stream and of the gradients in it, over windows of the validation text."""
-    options.check()
-    if options.out is not None:
-        check_picture(options.out)
-    trained = open_trained(options.run, options.init_from)
+    trained = checked_and_opened(options)
     corpus = options.corpus or trained.settings.get("corpus")
     if corpus is None:
         raise ValueError(f"{trained.name} has no text of its own: say what it is to read by --corpus")
@@ -69,10 +71,7 @@ def plot_histograms(options: PlotHistograms) -> int:
 
 def plot_temperature(options: PlotTemperature) -> int:
     """Draw what a model says at several temperatures."""
-    options.check()
-    if options.out is not None:
-        check_picture(options.out)
-    trained = open_trained(options.run, options.init_from)
+    trained = checked_and_opened(options)
     ids = first_ids(trained.tokenizer, options.prompt)
     model = readable_model(trained, options.device)
     samples = {}

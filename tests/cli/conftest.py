@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from reference import GPT, GPTConfig
 from reference.__main__ import PACKAGE
 from reference.cli import main
 
@@ -15,6 +16,16 @@ TINY = ["--corpus", "nursery", "--layers", "1", "--heads", "2", "--width", "16",
 SHORT = ["--steps", "12", "--log-interval", "2", "--eval-interval", "5", "--checkpoint-interval", "4"]
 HERE = ["--device", "cpu", "--threads", "1"]
 TRAIN = ["train", *TINY, *SHORT, *HERE]
+
+
+def random_model(config: GPTConfig) -> GPT:
+    """A model in float64 with nothing zero in it, and everything large enough to be seen in a picture."""
+    torch.manual_seed(0)
+    model = GPT(config).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.7)
+    return model
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from reference import GPT, GPTConfig
 from reference.attention_maps import attention_maps
 from reference.charts import attention_chart, check_picture, draw_attention, loss_chart, visible
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, random_model
 
 CONFIG = GPTConfig(block_size=12, vocab_size=11, n_layer=3, n_head=2, n_embd=8, dropout=0.5)
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6, 5]])
@@ -23,12 +23,7 @@ T = IDS.shape[1]
 
 @pytest.fixture
 def hot_model() -> GPT:
-    torch.manual_seed(0)
-    model = GPT(CONFIG).double()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.7)
-    return model
+    return random_model(CONFIG)
 
 
 def png_size(path: Path) -> tuple[int, int]:

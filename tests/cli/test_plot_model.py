@@ -9,19 +9,14 @@ import torch
 from reference import GPT, GPTConfig, generate
 from reference.insides import choices, flattened, streams_and_gradients
 from reference.model_charts import BINS, embedding_chart, histogram, histograms_chart, kind_of, temperature_chart
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, random_model
 
 CONFIG = GPTConfig(block_size=8, vocab_size=11, n_layer=3, n_head=2, n_embd=6, dropout=0.5)
 
 
 @pytest.fixture
 def hot_model() -> GPT:
-    torch.manual_seed(0)
-    model = GPT(CONFIG).double()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.7)
-    return model
+    return random_model(CONFIG)
 
 
 def random(*shape: int) -> torch.Tensor:
