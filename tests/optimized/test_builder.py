@@ -114,6 +114,54 @@ def test_a_step_has_the_references_settings_unless_told() -> None:
     assert {name: ours[name].default for name in shared} == {name: theirs[name].default for name in shared}
     assert ours["recipe"].default == FULL == inspect.signature(build).parameters["recipe"].default
     assert ours["micro_batch"].default is None
+    step: Any = build_step(hot_model(FULL))
+    group = step.optimizer.adamw.param_groups[0]
+    assert (step.learning_rate, group["weight_decay"], group["betas"], step.clip) == (3e-4, 0.1, (0.9, 0.95), 1.0)
+    assert step.micro_batch is None
+
+
+def in_a_group_of(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if torchrun had started so many processes; the exchange between them is only named."""
+    monkeypatch.setattr(optimized.builder.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(optimized.builder.dist, "get_world_size", lambda: size)
+    monkeypatch.setattr(optimized.builder, "DataParallel", lambda model: ("shared", model))
+
+
+@pytest.mark.parametrize("size, recipe, shared", [(1, FULL, False), (2, FULL, True), (2, FULL.without("ddp"), False)])
+def test_the_batch_is_shared_if_there_are_several_processes_and_it_is_asked_for(
+    size: int, recipe: Recipe, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = hot_model(recipe)
+    in_a_group_of(size, monkeypatch)
+    exchange: Any = build_step(model, recipe).exchange
+    assert exchange == ("shared", model) if shared else type(exchange) is Alone
+
+
+def test_without_a_group_of_processes_nobody_asks_for_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_a_group_of(2, monkeypatch)
+    monkeypatch.setattr(optimized.builder.dist, "is_initialized", lambda: False)
+    assert type(build_step(hot_model(FULL), FULL).exchange) is Alone
+    monkeypatch.setattr(optimized.builder.dist, "is_initialized", lambda: pytest.fail("this torch has no processes"))
+    monkeypatch.setattr(optimized.builder.dist, "is_available", lambda: False)
+    assert type(build_step(hot_model(FULL), FULL).exchange) is Alone
+
+
+def test_processes_cannot_share_a_batch_on_a_device_without_a_way_to_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = hot_model(PLAIN).to("meta")
+    assert type(build_step(model, only("ddp")).exchange) is Alone, "alone it has nothing to exchange"
+    in_a_group_of(2, monkeypatch)
+    assert type(build_step(model, PLAIN).exchange) is Alone, "nobody asked"
+    message = "^the rung ddp and the device meta do not go together: choose the device cpu or cuda$"
+    with pytest.raises(ValueError, match=message):
+        build_step(model, only("ddp"))
+
+
+@pytest.mark.gpu
+def test_processes_share_a_batch_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = hot_model(PLAIN).to("cuda")
+    in_a_group_of(2, monkeypatch)
+    exchange: Any = build_step(model, only("ddp")).exchange
+    assert exchange == ("shared", model)
 
 
 @pytest.mark.parametrize("recipe", [PLAIN, only("fused_adamw")], ids=str)
