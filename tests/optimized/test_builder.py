@@ -11,7 +11,7 @@ import torch
 import optimized
 import reference
 from optimized import FULL, PLAIN, Recipe, build, build_step, only
-from optimized.attend import ExplicitAttention, HalvedAttention
+from optimized.attend import ExplicitAttention, FlashAttention, HalvedAttention
 from optimized.compilation import CompiledBlocks, eager
 from optimized.distributed import Alone
 from optimized.generation import cached_stream
@@ -98,6 +98,12 @@ def test_a_product_of_one_row_is_what_its_precision_does_fastest() -> None:
     assert product(only("bf16")) is None
     assert isinstance(product(only("bf16", "compile")), Compiled)
     assert optimized.builder.choose_row_product(FULL, torch.device("cuda")) is None
+
+
+def test_only_a_cpu_halves_its_attention() -> None:
+    assert optimized.builder.choose_attention(FULL, torch.device("cpu")) is HalvedAttention
+    assert optimized.builder.choose_attention(FULL, torch.device("cuda")) is FlashAttention
+    assert optimized.builder.choose_attention(PLAIN, torch.device("cuda")) is ExplicitAttention
 
 
 @pytest.mark.parametrize("recipe", [only("tf32"), only("tf32", "bf16")], ids=str)
@@ -206,6 +212,12 @@ def test_it_is_built_where_and_in_what_it_is_asked_for() -> None:
     before = torch.random.get_rng_state()
     build(SMALL, PLAIN, given)
     assert torch.equal(torch.random.get_rng_state(), before), "no random number is used where weights are given"
+
+
+@pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter:UserWarning")
+def test_the_device_may_be_another_than_the_weights() -> None:
+    model = build(SMALL, PLAIN, device="meta", dtype=torch.float64)
+    assert {(p.device.type, p.dtype) for p in model.parameters()} == {("meta", torch.float64)}
 
 
 def test_memory_is_kept_if_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -134,11 +135,18 @@ def test_a_cpu_without_bf16_instructions_gets_one_line_that_says_it_will_be_slow
         "bf16: this CPU has no bfloat16 instructions and emulates them, which is slow; leave the rung out of the "
         "recipe for speed"
     )
-    assert warned[0].filename.endswith(("builder.py", "test_precision.py"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert build_step(model, EAGER)(IDS, TARGETS).isfinite(), "slow, and right"
         build(SMALL, EAGER.without("bf16"))
+        builder.choose_precision(FULL, torch.device("cuda"))
+
+
+def test_the_line_about_slow_bf16_names_the_builder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builder, "cpu_has_bfloat16", lambda: False)
+    with pytest.warns(UserWarning, match="bf16") as warned:
+        build(SMALL, EAGER, hot_state_dict(SMALL))
+    assert Path(warned[0].filename).name == "builder.py"
 
 
 @pytest.mark.filterwarnings("error")
