@@ -25,6 +25,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from reference.lessons import drawing
+from reference.lessons.watching import watched
 
 STATED_LOSS = 0.01  # what the network of two half moons is trained to
 
@@ -264,7 +265,7 @@ def main(folder: Path = drawing.FOLDER, steps: int = 150) -> None:
     network, points = random_network([2, 8, 8, 1], dice), two_moons(40, dice)
     print(f"A larger one: {len(network.parameters())} numbers, {len(points)} points of two half moons to tell apart.")
     print(f"Its loss is an expression of {len(squared_error(network, points).history()):,} numbers.")
-    losses = list(descend(network, points, steps, learning_rate=0.5))
+    losses = list(watched(descend(network, points, steps, learning_rate=0.5), steps))
     for step in range(0, steps, max(steps // 5, 1)):
         print(f"    step {step:3}   loss {losses[step]:.4f}")
     right = sum(network(inputs).data * wanted > 0 for inputs, wanted in points)

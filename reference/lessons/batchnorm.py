@@ -31,6 +31,7 @@ from torch import Tensor
 from reference.functional import cross_entropy
 from reference.lessons import drawing
 from reference.lessons.names import ALPHABET, examples, load_names, split_names
+from reference.lessons.watching import watched
 
 EPS = 1e-5  # keeps a channel that never changes from being divided by 0
 
@@ -148,7 +149,7 @@ class DeepMLP:
 def train(model: DeepMLP, data: tuple[Tensor, Tensor], steps: int, generator: torch.Generator) -> list[float]:
     """Gradient descent on batches of 32 at 0.1; the loss of each."""
     parameters, losses = [p.requires_grad_() for p in model.parameters()], []
-    for _ in range(steps):
+    for _ in watched(range(steps), steps):
         chosen = torch.randint(len(data[0]), (32,), generator=generator)
         loss = cross_entropy(model(data[0][chosen]), data[1][chosen])
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):

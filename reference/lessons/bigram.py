@@ -32,6 +32,7 @@ from reference.charts import visible
 from reference.corpora import load_text
 from reference.lessons import drawing
 from reference.lessons.names import load_names
+from reference.lessons.watching import watched
 
 
 def read(text: str) -> tuple[str, Tensor]:
@@ -187,9 +188,6 @@ def table(probabilities: Tensor, alphabet: str, chosen: list[int], panel: str) -
 
 def main(corpus: str = "names", steps: int = 10_000, folder: Path = drawing.FOLDER) -> None:
     """Count, learn, compare and speak, in words."""
-    from rich.console import Console
-    from rich.progress import track
-
     torch.set_num_threads(1)  # with tensors this small, several threads mostly wait for each other
     alphabet, ids = read("\n".join(load_names()) if corpus == "names" else load_text(corpus))
     V = len(alphabet)
@@ -213,9 +211,7 @@ def main(corpus: str = "names", steps: int = 10_000, folder: Path = drawing.FOLD
     model = Bigram(V, generator)
     print("Now a network: a table of random scores that has never seen a text, wrong and sure of it.")
     print(f"Its loss is {surprise(model.probabilities(), counts):.4f}, worse than knowing nothing.")
-    bar = Console(stderr=True)
-    learning = track(train(model, ids[:cut], steps, generator), total=steps, description="Learning", console=bar)
-    losses = list(learning)
+    losses = list(watched(train(model, ids[:cut], steps, generator), steps))
     learned = model.probabilities()
     print(f"After {steps:,} steps the last batch has a loss of {losses[-1]:.4f}, by good or bad luck.")
     print(f"On all nine tenths it is {surprise(learned, counts):.4f},", end=" ")

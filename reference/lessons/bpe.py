@@ -11,9 +11,9 @@ of neighbours a new number, again and again. Common words end as one token, rare
     encode    of all neighbours that were ever merged, merge those first that were learned first
     special   "<|endoftext|>" is no text but a mark between texts; it is a token only where one asks for it
 
-Given GPT-2's 50,000 merges, `Tokenizer` gives the numbers that tiktoken gives, for any text. Learning takes seven
-times as long as in Hugging Face's tokenizers, which is written in Rust (`pytest tests/lessons/test_bpe.py -m slow`
-measures it).
+Given GPT-2's 50,000 merges, `Tokenizer` gives the numbers that tiktoken gives, for any text. Learning takes several
+times as long as in Hugging Face's tokenizers, which is written in Rust: `python -m reference.lessons.bpe_speed` takes
+the times of both in turn, and `nox -s bench` shows their ratio.
 
     python -m reference.lessons.bpe
 """

@@ -29,6 +29,7 @@ from torch import Tensor
 from reference.functional import softmax
 from reference.lessons import drawing
 from reference.lessons.names import ALPHABET, examples, load_names, split_names
+from reference.lessons.watching import watched
 
 V = len(ALPHABET)
 EPS = 1e-5
@@ -149,7 +150,7 @@ def relative(a: Tensor, b: Tensor) -> float:
 def train(p: Numbers, data: tuple[Tensor, Tensor], steps: int, generator: torch.Generator) -> list[float]:
     """Learn in place by `short_backward`, in batches of 32; the loss of each."""
     losses = []
-    for step in range(steps):
+    for step in watched(range(steps), steps):
         chosen = torch.randint(len(data[0]), (32,), generator=generator)
         contexts, targets = data[0][chosen], data[1][chosen]
         kept = forward(p, contexts, targets)

@@ -32,6 +32,7 @@ from torch import Tensor
 from reference.functional import cross_entropy, softmax
 from reference.lessons import drawing
 from reference.lessons.names import ALPHABET, END, examples, load_names, split_names
+from reference.lessons.watching import watched
 
 V = len(ALPHABET)
 TANH_GAIN = 5 / 3
@@ -164,7 +165,7 @@ def main(folder: Path = drawing.FOLDER, steps: int = 6000) -> None:
         share = saturated(model.hidden(training[0][:1000]))
         print(f"First numbers {name}: {sum(p.numel() for p in model.parameters()):,} of them.")
         print(f"    {share:4.0%} of the hidden neurons are saturated; the loss is {loss_on(model, training):.2f}")
-        losses = list(train(model, *training, steps, generator))
+        losses = list(watched(train(model, *training, steps, generator), steps))
         means = torch.tensor(losses).view(-1, max(len(losses) // 60, 1)).mean(dim=1).tolist()
         each = len(losses) // len(means)
         rows += [{"step": (i + 1) * each, "loss": min(m, 6.0), "start": name} for i, m in enumerate(means)]
@@ -179,7 +180,7 @@ def main(folder: Path = drawing.FOLDER, steps: int = 6000) -> None:
     small = MLP(generator, width=2, hidden=100)
     count = sum(p.numel() for p in small.parameters())
     print(f"\nA smaller one, two numbers for each letter, {count:,} in all:", end=" ")
-    for _ in train(small, *training, steps, generator):
+    for _ in watched(train(small, *training, steps, generator), steps):
         pass
     print(f"loss {loss_on(small, training):.2f},\non names kept back {loss_on(small, validation):.2f}.", end=" ")
     print("Two numbers are a place on paper, so one can see which letters it takes for alike.")

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from reference.corpora import load_text
 from reference.functional import cross_entropy, layer_norm, softmax
 from reference.lessons import drawing
+from reference.lessons.watching import watched
 
 BLOCK = 6  # how many words the model sees
 WIDTH = 32
@@ -207,9 +208,6 @@ def shares_at(model: TinyGPT, ids: Tensor) -> list[tuple[str, Tensor]]:
 
 def main(start: str = "", steps: int = 1500, seed: int = 1337, folder: Path = drawing.FOLDER) -> None:
     """Learn the rhyme and say it, in words."""
-    from rich.console import Console
-    from rich.progress import track
-
     torch.set_num_threads(1)  # with tensors this small, several threads mostly wait for each other
     text = load_text("nursery")
     vocabulary = Vocabulary(text)
@@ -230,8 +228,7 @@ def main(start: str = "", steps: int = 1500, seed: int = 1337, folder: Path = dr
     print("    > " + vocabulary.decode(go_on(model, prompts[0], 12, generator)))
 
     print(f"\n{steps:,} times: look at four windows, measure the surprise, turn each number to lessen it.")
-    learning = train(model, ids, steps, generator)
-    losses = list(track(learning, total=steps, description="Learning", console=Console(stderr=True)))
+    losses = list(watched(train(model, ids, steps, generator), steps))
     for step in range(0, steps, max(steps // 5, 1)):
         mean = sum(losses[step : step + 20]) / len(losses[step : step + 20])
         print(f"    from step {step:5,}   loss {mean:.2f}, the mean of a few batches")

@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from reference.functional import cross_entropy, layer_norm
 from reference.lessons import drawing
 from reference.lessons.names import ALPHABET, END, examples, load_names, split_names
+from reference.lessons.watching import watched
 
 BLOCK = 8
 V = len(ALPHABET)
@@ -178,7 +179,7 @@ def main(folder: Path = drawing.FOLDER, steps: int = 3000) -> None:
         generator = torch.Generator().manual_seed(1337)
         learner: WaveNet | Flat = WaveNet(generator) if name == "tree" else Flat(generator, hidden=202)
         count = sum(p.numel() for p in learner.parameters())
-        losses = torch.tensor(list(train(learner, training, steps, generator)))
+        losses = torch.tensor(list(watched(train(learner, training, steps, generator), steps)))
         with torch.no_grad():
             after = [float(cross_entropy(learner.tree(c), t)) for c, t in (training, validation)]
         print(f"{name}: {count:,} numbers, {steps:,} steps, loss {after[0]:.2f}, on names kept back {after[1]:.2f}")

@@ -1,4 +1,8 @@
-"""docs/lessons/, from the lessons themselves: `python -m tests.lessons.pages [NAME ...]`."""
+"""docs/lessons/, from the lessons themselves: `python -m tests.lessons.pages [NAME ...]`.
+
+With `--stated TEXT` instead, the part of docs/lessons/letter_gpts-stated.md on this text, for which the model of full
+size is trained: many minutes.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,12 @@ import os
 import re
 import sys
 import tempfile
+import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from reference.progress import clock
 from reference.shakespeare import COPY_VARIABLE
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +35,23 @@ ORDER = {
     "tiny_gpt": "A whole GPT, tiny",
     "letter_gpts": "Four texts, and how warm to speak",
 }
+STATED = FOLDER / "letter_gpts-stated.md"
+STATED_HEAD = f"""\
+# The four texts at full size
+
+The models of [lesson 10](letter_gpts.md) as the notebook states them that these texts come from: 2,673,792 numbers for
+counting, and 8 layers, 8 heads, width 256 and block 128 for the rest: 6,345,472 with Shakespeare's alphabet.
+
+Nothing here is trained again in CI, because each text takes many minutes: what CI checks is that the words are those
+that the command prints today. Each part was written by `{AGAIN} --stated TEXT`, which trains once, by
+the command that stands above what it printed. Anyone can repeat it, and gets the same but for the rounding of another
+machine. `--steps N` takes more batches, or fewer. Shakespeare needs a copy of the file, named by PARITYGPT_SHAKESPEARE,
+or a download. What is kept back is judged by its first 32 stretches, without dropout, which the batches have.
+
+The notebook trains on 300 batches of 8 stretches for counting, and on 1,000 of 16 for the others, always at a rate of
+0.0003, and of Shakespeare on the first 50,000 letters alone. It prints no loss, so that there is none to compare with.
+Here the batches are fewer or smaller, as stated below, and the rate is higher, warmed up and cooled down; of
+Shakespeare it is the whole text."""
 LAST = """\
 Next: [reference/gpt.py](../../reference/gpt.py), the same model as GPT-2 has it, with nothing left out, and
 [reference/functional.py](../../reference/functional.py), the five functions that it is made of. After that
@@ -70,6 +93,7 @@ def page(name: str, said: str) -> str:
     else:
         next_one = LAST
     before = f"[{ORDER[names[number - 1]]}]({names[number - 1]}.md)" if number else ""
+    full_size = f"The same at full size: [what those models learned]({STATED.name})." if name == "letter_gpts" else ""
     parts = [
         f"# {number + 1}. {ORDER[name]}",
         head[0].upper() + head[1:],
@@ -79,11 +103,47 @@ def page(name: str, said: str) -> str:
         f"The code: [reference/lessons/{name}.py](../../reference/lessons/{name}.py), to be read from top to bottom.\n"
         f"Its proof: [tests/lessons/test_{name}.py](../../tests/lessons/test_{name}.py).",
         f"    $ python -m reference.lessons.{name}\n\n" + "\n".join(lines),
+        full_size,
         next_one,
         f"Before this: {before}. All: [the lessons](README.md)." if before else "All: [the lessons](README.md).",
         f"This page is written by `{AGAIN} {name}`.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def stated(text: str, said: str, took: str) -> str:
+    """The part of the page of the full sizes on a text, from what the lesson printed."""
+    lines = [f"    {line}".rstrip() for line in said.splitlines() if not line.endswith(".png")]
+    pictures = [f"![{what}]({file})" for what, file in re.findall(r"^(.*): (\S+\.png)$", said, re.MULTILINE)]
+    command = f"    $ python -m reference.lessons.letter_gpts --stated --text {text}\n\n"
+    shown = command + "\n".join(lines).rstrip()
+    return "\n\n".join([f"## {text}", *pictures, shown, f"It took {took} of one CPU core."])
+
+
+def stated_parts(page: str) -> dict[str, str]:
+    """The parts of that page by their texts."""
+    return {part.split("\n")[0][3:]: part.rstrip() for part in re.split(r"^(?=## )", page, flags=re.MULTILINE)[1:]}
+
+
+def stated_page(parts: dict[str, str]) -> str:
+    """That page, with these parts."""
+    texts = lesson("letter_gpts").STATED
+    return "\n\n".join([STATED_HEAD, *(parts[text] for text in texts if text in parts)]) + "\n"
+
+
+def write_stated(text: str) -> None:
+    """Train the full size of a text, and write its part."""
+    import torch
+
+    torch.set_num_threads(1)
+    out, start = io.StringIO(), time.process_time()
+    with redirect_stdout(out):
+        lesson("letter_gpts").full_size(text, FOLDER)
+    took = clock(time.process_time() - start) + " minutes"
+    said = out.getvalue().replace(FOLDER.as_posix() + "/", "")
+    before = stated_parts(STATED.read_text(encoding="utf-8")) if STATED.exists() else {}
+    STATED.write_text(stated_page({**before, text: stated(text, said, took)}), encoding="utf-8")
+    print(STATED.relative_to(ROOT).as_posix())
 
 
 def first_page() -> str:
@@ -130,4 +190,7 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    if sys.argv[1:2] == ["--stated"]:
+        write_stated(*sys.argv[2:])
+    else:
+        main(sys.argv[1:])

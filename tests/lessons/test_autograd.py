@@ -156,12 +156,26 @@ def test_descent_into_a_bowl_takes_the_printed_steps():
     assert [round(x, 4) for _, _, x in seen[:8]] == [-6.0, -4.8, -3.84, -3.072, -2.4576, -1.9661, -1.5729, -1.2583]
 
 
+def test_a_step_against_the_slope_goes_down_and_one_along_it_up_as_printed():
+    w = Value(1.0)
+    loss = (w - 3.0) ** 2
+    loss.backward()
+    assert (loss.data, w.grad) == (4.0, -4.0)
+    for step, w_after, loss_after in ((-0.1, 1.4, 2.56), (0.1, 0.6, 5.76)):
+        moved = w.data + step * w.grad
+        assert (moved, ((Value(moved) - 3.0) ** 2).data) == pytest.approx((w_after, loss_after))
+
+
 def test_ten_steps_from_torchs_weights_of_seed_42_have_the_printed_losses():
     torch.manual_seed(42)
     network = Network([of(nn.Linear(2, 2), "relu"), of(nn.Linear(2, 1), "none")])
-    losses = list(descend(network, [(FILM, 1.0)], 9, learning_rate=0.1))
+    answers, losses = [], []
+    for loss in descend(network, [(FILM, 1.0)], 9, learning_rate=0.1):
+        losses.append(loss)
+        answers.append(network(FILM).data)  # after the step of this loss
     assert [round(losses[i], 4) for i in (0, 2, 4, 6, 8)] == [0.2065, 0.0422, 0.0087, 0.0018, 0.0004]
-    assert network(FILM).data == pytest.approx(0.9874, abs=5e-5)
+    assert [round(answers[i - 1], 4) for i in (2, 4, 6, 8, 9)] == [0.7946, 0.9066, 0.9579, 0.9812, 0.9874]
+    assert squared_error(network, [(FILM, 1.0)]).data == pytest.approx(0.0002, abs=5e-5)
 
 
 # ---- Learning ----

@@ -60,6 +60,13 @@ def test_characters_become_their_places_in_the_sorted_alphabet(shakespeare):
     assert [alphabet.index(c) for c in "hii there"] == [46, 47, 47, 1, 58, 46, 43, 56, 43]
 
 
+def test_the_nine_tenths_and_the_tenth_begin_as_printed(shakespeare):
+    _, ids = bigram.read(shakespeare)
+    cut = int(0.9 * len(ids))
+    assert ids[:10].tolist() == [18, 47, 56, 57, 58, 1, 15, 47, 58, 47]
+    assert ids[cut : cut + 10].tolist() == [12, 0, 0, 19, 30, 17, 25, 21, 27, 10]
+
+
 def test_seed_1337_draws_the_printed_batch(shakespeare):
     _, ids = first_nine_tenths(shakespeare)
     inputs, targets = bigram.random_batch(ids, 4, 8, torch.Generator().manual_seed(1337))
@@ -96,7 +103,7 @@ def test_2000_steps_bring_the_whole_text_from_4_6_to_3_1(shakespeare):
 
 
 @pytest.mark.slow
-def test_training_ends_at_about_2_5_as_printed(shakespeare):
+def test_training_ends_at_about_2_5_and_says_the_printed_text(shakespeare):
     """The printed losses are of single batches: 2.547 is that of step 43,000 of the run with seed 1337."""
     alphabet, ids = first_nine_tenths(shakespeare)
     counts = bigram.count_pairs(ids, 65)
@@ -112,6 +119,14 @@ def test_training_ends_at_about_2_5_as_printed(shakespeare):
     assert least < whole[43_000] < whole[20_000] < 2.457 < whole[10_000] < 2.475, f"{least:.4f} < {whole}"
     assert single[10_000] == pytest.approx(2.3824, abs=1e-3)
     assert single[43_000] == pytest.approx(2.5473523, abs=1e-4)
+    # Before the text that is printed the notebook drew another one, of 100 letters.
+    learned = model.table.detach().softmax(dim=1)
+    bigram.generate(learned, 0, 100, generator)
+    said = "".join(alphabet[i] for i in bigram.generate(learned, 0, 147, generator))
+    assert said == (
+        "ANoamery,\n\nPoove. f howendofld:\nBRCar wr uny fapou th len sthed chithuterist gin me.\n"
+        "AReidy imut bearg, hendinsouto I ty,\nTIZAnghe ICHengouprearson"
+    )
 
 
 # ---- Counting ----

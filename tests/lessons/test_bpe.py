@@ -1,7 +1,11 @@
 """Byte-pair encoding learns as counting anew would, gives tiktoken's ids with GPT-2's merges, and loses nothing."""
 
+import json
+import sys
 import unicodedata
+from collections import Counter
 from functools import cache
+from itertools import pairwise
 
 import pytest
 import regex
@@ -13,6 +17,7 @@ from reference.corpora import load_text
 from reference.gpt2_vocabulary import load_encoding
 from reference.lessons import bpe
 from reference.lessons.bpe import SPECIAL, Tokenizer, commonest, count_pairs, learn, merge, split, tokens_of
+from reference.lessons.bpe_speed import library, speed
 
 AWKWARD = [
     "",
@@ -192,32 +197,51 @@ def test_no_token_reaches_over_a_cut():
     assert {token for token in tokens_of(learned)[256:] if b"g" in token} == {b"dog", b" dog"}
 
 
-def library(text, merges, progress=False):
-    """The same by Hugging Face's tokenizers, which is written in Rust: how many tokens it has, and what they are."""
-    tokenizers = pytest.importorskip("tokenizers")
-    model = tokenizers.Tokenizer(tokenizers.models.BPE())
-    model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=256 + merges,
-        show_progress=progress,
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-    )
-    model.train_from_iterator([text], trainer)
-    return model
-
-
 def test_a_text_comes_out_as_short_as_with_the_tokenizers_library():
     """Not token by token: of pairs that are as common, the library takes another one first."""
-    text = load_text("pydocs")[:60_000]
-    tokenizer = Tokenizer(tokens_of(learn(text, 300)))
-    ours, theirs = len(tokenizer.encode(text)), len(library(text, 300).encode(text).ids)
+    pytest.importorskip("tokenizers")
+    found = speed(rounds=1)
+    assert (found["characters"], found["merges"]) == (60_000, 300)
+    ours, theirs = found["tokens"]["lesson"], found["tokens"]["tokenizers"]
     assert abs(ours - theirs) <= 0.005 * theirs, f"{ours:,} tokens, by the library {theirs:,}"
 
 
-@pytest.mark.slow
-@pytest.mark.benchmark(group="byte-pair encoding, 1,000 merges of Python's manual")
-@pytest.mark.parametrize("by", ["the lesson", "tokenizers, in Rust"])
-def test_the_speed_of_learning_against_the_tokenizers_library(benchmark, by):
-    text = load_text("pydocs")
-    train = learn if by == "the lesson" else library
-    benchmark.pedantic(train, args=(text, 1000), rounds=3)
+def test_the_library_takes_one_of_the_commonest_pairs_too():
+    """Of each of its merges no other pair was commoner, all counted anew: so it is the same method."""
+    pytest.importorskip("tokenizers")
+    text = load_text("pydocs")[:2_000]
+    letters = {letter: byte for byte, letter in byte_letters().items()}
+    merges = [pair.split() for pair in merges_of(library(text, 40))]
+    theirs = [tuple(bytes(letters[letter] for letter in part) for part in pair) for pair in merges]
+    assert len(theirs) == 40
+    pieces = [[bytes([byte]) for byte in piece.encode()] for piece in split(text)]
+    for pair in theirs:
+        counts = Counter(found for piece in pieces for found in pairwise(piece))
+        assert counts[pair] == max(counts.values()), f"{pair} is not the commonest"
+        pieces = [merge(piece, pair, b"".join(pair)) for piece in pieces]
+
+
+def merges_of(tokenizer):
+    """What a tokenizer of the library has learned, in order, in its letters for bytes."""
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    return [pair if isinstance(pair, str) else " ".join(pair) for pair in merges]
+
+
+def byte_letters():
+    """The letter that GPT-2's file of merges has for each byte: itself if it can be seen, else one from 256 on."""
+    seen = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in seen]
+    return {**{byte: chr(byte) for byte in seen}, **{byte: chr(256 + i) for i, byte in enumerate(others)}}
+
+
+def test_times_are_taken_in_turn_as_many_of_both():
+    pytest.importorskip("tokenizers")
+    found = speed(rounds=3, merges=5, characters=500)
+    assert {name: len(seconds) for name, seconds in found["seconds"].items()} == {"lesson": 3, "tokenizers": 3}
+    assert all(seconds > 0.0 for name in found["seconds"] for seconds in found["seconds"][name])
+
+
+def test_without_the_library_there_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(ValueError, match=r"^Hugging Face's tokenizers is not installed: run `pip install tokenizers`"):
+        speed(rounds=1, merges=1, characters=50)

@@ -5,13 +5,27 @@ from __future__ import annotations
 import doctest
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from reference.lessons import drawing
-from tests.lessons.pages import AGAIN, FOLDER, ORDER, ROOT, first_page, lesson, page, told
+from tests.lessons.pages import (
+    AGAIN,
+    FOLDER,
+    ORDER,
+    ROOT,
+    STATED,
+    first_page,
+    lesson,
+    page,
+    stated,
+    stated_page,
+    stated_parts,
+    told,
+)
 
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?%?")
 # A short run of each lesson: it prints the same words, around other numbers.
@@ -27,6 +41,8 @@ SHORT = {
     "tiny_gpt": {"steps": 50},
     "letter_gpts": {"steps": 3},
 }
+# In the folder of the lessons, and none.
+HELPERS = {"__init__", "drawing", "names", "watching", "bpe_speed"}
 # Numbers of a whole run may differ so much from those of the page, which another machine computed.
 ALLOWED = {"relative": 0.08, "absolute": 0.06}
 
@@ -75,7 +91,8 @@ def test_the_page_has_the_words_and_pictures_of_the_lesson(name: str, monkeypatc
 
 
 def test_no_picture_is_left_over() -> None:
-    shown = {link for name in ORDER for link in re.findall(r"!\[[^]]*\]\((\S+)\)", written(name))}
+    pages = (*ORDER, STATED.stem)
+    shown = {link for name in pages for link in re.findall(r"!\[[^]]*\]\((\S+)\)", written(name))}
     assert {path.name for path in FOLDER.glob("*.png")} == shown
 
 
@@ -125,14 +142,55 @@ def alike(a: dict[str, object], b: dict[str, object]) -> bool:
     return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
 
 
+# ---- The full sizes, which take too long to be trained again ----
+
+
+@pytest.mark.parametrize("text", ["counting", "stories", "code", "shakespeare"])
+def test_the_page_of_the_full_sizes_has_the_words_and_pictures_of_the_lesson(
+    text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    letter_gpts = lesson("letter_gpts")
+    kept = stated_parts(STATED.read_text(encoding="utf-8"))
+    drawn: dict[str, object] = {}
+
+    def draw(chart: Any, path: Path, what: str) -> str:
+        drawn[path.name] = chart.to_dict()
+        return f"\n{what}: {path.name}"
+
+    if text == "shakespeare":  # which not every machine has
+        monkeypatch.setattr(letter_gpts, "load_text", lambda _: "Who's there? Nay, answer me: stand.\n" * 60)
+    monkeypatch.setattr(drawing, "told", draw)
+    course = letter_gpts.STATED[text]
+    tiny = replace(course.shape, n_layer=1, n_head=2, n_embd=8)
+    monkeypatch.setitem(letter_gpts.STATED, text, replace(course, shape=tiny))
+    letter_gpts.full_size(text, Path("anywhere"), steps=10)
+    part = stated(text, capsys.readouterr().out, "0:00 minutes")
+    assert words(part) == words(kept[text]), f"out of date: {AGAIN} --stated {text}"
+    (picture,) = drawn
+    assert shape(drawing.description(FOLDER / picture)) == shape(drawn[picture]), (
+        f"out of date: {AGAIN} --stated {text}"
+    )
+    assert (FOLDER / picture).stat().st_size < 60_000
+
+
+def test_the_page_of_the_full_sizes_says_what_was_trained() -> None:
+    parts = stated_parts(STATED.read_text(encoding="utf-8"))
+    letter_gpts = lesson("letter_gpts")
+    assert list(parts) == list(letter_gpts.STATED)
+    assert stated_page(parts) == STATED.read_text(encoding="utf-8"), "its head is another one in tests/lessons/pages.py"
+    for text, course in letter_gpts.STATED.items():
+        said = f"{course.steps:,} batches of {course.rows}, highest learning rate {course.peak:g}."
+        assert said in parts[text], f"trained otherwise: {AGAIN} --stated {text}"
+        assert f"{letter_gpts.in_words(course.shape)}, dropout {course.shape.dropout}:" in parts[text]
+
+
 # ---- The way through ----
 
 
 def test_the_first_page_lists_the_lessons_and_every_lesson_has_its_page() -> None:
     assert (FOLDER / "README.md").read_text(encoding="utf-8") == first_page(), f"out of date: {AGAIN}"
-    assert {path.stem for path in FOLDER.glob("*.md")} == {*ORDER, "README"}
-    helpers = {"__init__", "drawing", "names"}
-    assert {path.stem for path in (ROOT / "reference" / "lessons").glob("*.py")} - helpers == set(ORDER)
+    assert {path.stem for path in FOLDER.glob("*.md")} == {*ORDER, STATED.stem, "README"}
+    assert {path.stem for path in (ROOT / "reference" / "lessons").glob("*.py")} - HELPERS == set(ORDER)
 
 
 def test_the_links_alone_lead_from_the_first_lesson_to_optimized() -> None:
@@ -151,7 +209,7 @@ def test_the_links_alone_lead_from_the_first_lesson_to_optimized() -> None:
     assert "](../../optimized/gpt.py)" in here.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["README", *ORDER])
+@pytest.mark.parametrize("name", ["README", *ORDER, STATED.stem])
 def test_every_link_of_a_page_leads_somewhere(name: str) -> None:
     for link in re.findall(r"\]\(([^)#:]+)\)", written(name)):
         assert (FOLDER / link).exists(), f"{name}.md: {link}"
@@ -173,4 +231,4 @@ def test_a_lesson_is_short_and_imports_no_other_lesson(name: str) -> None:
     source = Path(lesson(name).__file__).read_text(encoding="utf-8")
     assert source.count("\n") <= 300, "a lesson is read in ten minutes"
     others = set(re.findall(r"reference\.lessons\.(\w+) import|python -m reference\.lessons\.(\w+)", source))
-    assert {a or b for a, b in others} <= {name, "names", "drawing"}
+    assert {a or b for a, b in others} <= {name} | HELPERS

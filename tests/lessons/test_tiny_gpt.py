@@ -49,6 +49,19 @@ def test_it_has_27_747_parameters():
     assert count == 27_747
 
 
+def test_its_parts_have_the_printed_numbers_of_parameters():
+    count = {name: parameter.numel() for name, parameter in TinyGPT(35).named_parameters()}
+    assert (count["word.weight"], count["position.weight"]) == (1120, 192)
+    # The notebook counts weights alone, and neither biases nor norms nor head.
+    weights = {name: n for name, n in count.items() if name.endswith("weight")}
+    for block in ("blocks.0.", "blocks.1."):
+        attention = {n: c for n, c in weights.items() if n.startswith((f"{block}heads.", f"{block}mix."))}
+        assert {c for n, c in attention.items() if "heads" in n} == {512}
+        assert sum(attention.values()) == 4096
+        assert weights[f"{block}wide.weight"] + weights[f"{block}narrow.weight"] == 8192
+    assert sum(c for n, c in weights.items() if not n.startswith("head.")) == 25_888
+
+
 def torchs(model, ids, scale=None):
     """The logits of the same weights through torch's own layer norm, attention and ReLU."""
     x = F.embedding(ids, model.word.weight) + model.position.weight[: ids.shape[1]]
@@ -104,6 +117,27 @@ def test_a_later_word_does_not_move_earlier_logits():
     changed[:, 4:] = 30
     assert torch.equal(model(ids)[:, :4], model(changed)[:, :4])
     assert not torch.equal(model(ids)[:, 4:], model(changed)[:, 4:])
+
+
+def test_the_shares_that_are_drawn_are_those_of_the_heads_and_never_of_a_later_word():
+    model, ids = hot(1), torch.arange(BLOCK)
+    used = []
+    hooks = [head.value.register_forward_hook(lambda m, i, o: used.append(o)) for b in model.blocks for head in b.heads]
+    mixed = [block.mix.register_forward_hook(lambda m, i, o: used.append(i[0])) for block in model.blocks]
+    with torch.no_grad():
+        model(ids[None])
+    for hook in (*hooks, *mixed):
+        hook.remove()
+    values = [v for v in used if v.shape[-1] == WIDTH // HEADS]
+    together = [v for v in used if v.shape[-1] == WIDTH]
+    drawn = tiny_gpt.shares_at(model, ids)
+    assert [name for name, _ in drawn] == [f"block {b}, head {h}" for b in (1, 2) for h in "ab"]
+    for shares in (shares for _, shares in drawn):
+        assert bool((shares[torch.ones(BLOCK, BLOCK).triu(1).bool()] == 0.0).all())
+        torch.testing.assert_close(shares.sum(dim=1), torch.ones(BLOCK, dtype=torch.float64))
+    for block in range(2):
+        heads = [drawn[2 * block + h][1] @ values[2 * block + h][0] for h in range(HEADS)]
+        torch.testing.assert_close(torch.cat(heads, dim=-1), together[block][0])
 
 
 def test_windows_are_all_stretches_with_the_next_words():
