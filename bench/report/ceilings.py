@@ -1,0 +1,181 @@
+"""The roofline: what the device can do at most, the floor of each task, and how close everybody comes to it."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Any
+
+from bench.report.chapter import Chart, Table, View
+from bench.report.charts import Axis, Dot, dots, ordered, roofline
+from bench.report.peers import groups
+from bench.suite_tables import share
+from bench.tables import significant
+
+WORDS = (
+    "Before anything else the device is measured: how fast it multiplies matrices of these models' own shapes in "
+    "each precision, and how fast it moves bytes. A task has to do its products and to read its weights, and so it "
+    "takes a least time on this device: its floor. The roof in the drawing is what the device can do for work that "
+    "needs so many operations for each byte; left of its edge memory decides, right of it arithmetic.",
+    "A share of the floor of 100 % would be code that loses nothing. A rate that was measured at one shape may be "
+    "beaten at another, and small weights may come out of a cache, so that a share above that is possible.",
+)
+
+Result = dict[str, Any]
+
+
+def views(result: Result) -> tuple[View, ...]:
+    """The roofs, then the floors of each workload."""
+    found = result["roofline"]
+    if found is None:
+        return ()
+    points = points_of(result)
+    whole = View("the device", roofs(result, points), (ceilings_table(found), points_table(points)))
+    workloads = ordered(floor["workload"] for floor in found["floors"])
+    return (whole, *(view(result, workload) for workload in workloads))
+
+
+def floor_of(result: Result, case: dict[str, Any]) -> dict[str, Any] | None:
+    """The floor of a case's task in its precision."""
+    wanted = {key: case[key] for key in ("workload", "sitting", "task", "precision")}
+    return next((floor for floor in result["roofline"]["floors"] if wanted.items() <= floor.items()), None)
+
+
+def points_of(result: Result) -> list[dict[str, Any]]:
+    """Everything that was measured and has a floor, as `bench.report.charts.roofline` takes it."""
+    found = []
+    for case in result["cases"]:
+        floor = floor_of(result, case)
+        if floor is not None and floor["bytes"]:
+            rate = case["flops_per_second"]
+            found.append(
+                {
+                    "name": case["name"],
+                    "kind": case["task"].replace("_", " "),
+                    "precision": case["precision"],
+                    "intensity": floor["operations"] / floor["bytes"],
+                    "flops": rate,
+                    "says": f"{case['name']}: {per_second(rate, 'FLOP')}",
+                }
+            )
+    return found
+
+
+def roofs(result: Result, points: list[dict[str, Any]]) -> tuple[Chart, ...]:
+    """The roofs with everything that was measured under them."""
+    found = result["roofline"]
+    bandwidth = found["bandwidth"]["measured"]
+    ceilings = {name: ceiling["measured"] for name, ceiling in found["ceilings"].items() if ceiling["measured"]}
+    if not points or not bandwidth or not ceilings:
+        return ()
+    left = min(point["intensity"] for point in points) / 2
+    right = 4 * max(max(point["intensity"] for point in points), max(ceilings.values()) / bandwidth)
+    corners, ends = [], []
+    for precision, ceiling in ceilings.items():
+        edge = ceiling / bandwidth
+        for intensity in (left, edge, right) if left < edge else (left, right):
+            flops = min(ceiling, intensity * bandwidth)
+            corners.append({"precision": precision, "intensity": intensity, "flops": flops})
+        ends.append({"precision": precision, "intensity": right, "flops": ceiling})
+    return (roofline("The roofline, with every case that was measured", corners, ends, points),)
+
+
+def view(result: Result, workload: str) -> View:
+    """How close everybody comes to the floors of a workload, and the floors."""
+    together = [cases for cases in groups(result) if cases[0]["workload"] == workload]
+    shares = [
+        Dot(short(cases), case["contender"], case["floor"]["share"], share(case["floor"]["share"]))
+        for cases in together
+        for case in cases
+        if case["floor"] is not None
+    ]
+    axis = Axis("share of the floor", format=".0%")
+    everybody = [case["contender"] for case in result["cases"]]
+    title = f"How close to the floor, {workload}"
+    charts = (dots(title, shares, axis, side_by_side=False, everybody=everybody),) if shares else ()
+    floors = [floor for floor in result["roofline"]["floors"] if floor["workload"] == workload]
+    return View(workload, charts, (shares_table(result, workload), floors_table(floors, workload)))
+
+
+def short(cases: list[dict[str, Any]]) -> str:
+    """What a group did, in few words: its workload is known."""
+    case = cases[0]
+    texts = "1 text" if case["batch"] == 1 else f"{case['batch']} texts"
+    rows = f"{case['batch']} x {case['time']}" if "time" in case else texts
+    return f"{case['task'].replace('_', ' ')}, {rows}"
+
+
+def ceilings_table(found: dict[str, Any]) -> Table:
+    """Operations by precision, and bytes."""
+    rows = [
+        (f"{precision} products", *(per_second(ceiling[of], "FLOP") for of in ("measured", "data_sheet")))
+        for precision, ceiling in found["ceilings"].items()
+    ]
+    rows.append(("memory", *(per_second(found["bandwidth"][of], "B") for of in ("measured", "data_sheet"))))
+    return Table("What this device can do at most", ("", "measured", "data sheet"), tuple(rows))
+
+
+def points_table(points: list[dict[str, Any]]) -> Table:
+    """What is under the roofs, in numbers."""
+    rows = [
+        (point["name"], point["precision"], significant(point["intensity"]), per_second(point["flops"], "FLOP"))
+        for point in points
+    ]
+    head = ("case", "precision", "operations for each byte", "operations per second")
+    return Table("Every case under the roofs", head, tuple(rows), words=(0, 1), folded=True)
+
+
+def shares_table(result: Result, workload: str) -> Table:
+    """How long everybody took, beside the floor."""
+    rows = [
+        (
+            short(cases),
+            case["contender"],
+            case["precision"],
+            milliseconds(median(case["seconds"])),
+            "n/a" if case["floor"] is None else milliseconds(case["floor"]["seconds"]),
+            share(case["floor"] and case["floor"]["share"]),
+        )
+        for cases in groups(result)
+        if cases[0]["workload"] == workload
+        for case in cases
+    ]
+    head = ("task", "contender", "precision", "it took", "floor", "share of the floor")
+    return Table(f"{workload}: how close", head, tuple(rows), words=(0, 1, 2))
+
+
+def floors_table(floors: list[dict[str, Any]], workload: str) -> Table:
+    """What each task takes at least, and why."""
+    rows = [
+        (
+            f"{floor['sitting']}: {floor['task'].replace('_', ' ')}",
+            floor["precision"],
+            scaled(floor["operations"], "FLOP"),
+            scaled(floor["bytes"], "B"),
+            milliseconds(floor["seconds_of_operations"]),
+            milliseconds(floor["seconds_of_bytes"]),
+            milliseconds(floor["seconds"]),
+        )
+        for floor in floors
+    ]
+    head = ("task", "precision", "operations", "bytes", "operations take", "bytes take", "floor")
+    return Table(f"{workload}: the floors", head, tuple(rows), words=(0, 1))
+
+
+def scaled(value: float | None, unit: str) -> str:
+    """A large number with a prefix: 1.234 TFLOP."""
+    if value is None:
+        return "n/a"
+    for prefix, factor in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= factor:
+            return f"{value / factor:.4g} {prefix}{unit}"
+    return f"{value:.4g} {unit}"
+
+
+def per_second(value: float | None, unit: str) -> str:
+    """The same of a rate."""
+    return "n/a" if value is None else f"{scaled(value, unit)}/s"
+
+
+def milliseconds(seconds: float) -> str:
+    """A time in milliseconds."""
+    return f"{significant(1000 * seconds)} ms" if seconds >= 1e-4 else f"{1000 * seconds:.3g} ms"

@@ -1,0 +1,240 @@
+"""The kinds of drawings, in Altair: dots with intervals, bars, curves, the roofline.
+
+None has a width or colours of its own: a page draws them as wide as it is and in its colours, light or dark, and a
+picture in those of bench/report/theme.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import altair as alt
+
+from bench.report.chapter import Chart
+from reference.charts import inline
+
+LINE = 15  # height of a dot and what is above and below it
+BYTES = "replace(format(datum.value, '.3~s'), regexp('([kMGT]?)$'), ' $1B')"
+DECADES = "datum.value < 1 ? format(datum.value, '~r') : format(datum.value, '~s')"
+
+# a point in words, for who points at it and for who cannot see it
+SAYING: dict[str, Any] = {"tooltip": alt.Tooltip("says:N"), "description": alt.Description("says:N")}
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A number of something, in one of several kinds."""
+
+    name: str
+    kind: str
+    value: float
+    shown: str  # the number in words, as the tables have it
+    low: float | None = None  # its interval
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What the numbers are, and how they are laid out."""
+
+    title: str
+    log: bool = False
+    rule: float | None = None  # where a line is to compare with
+    format: str = ",~r"  # d3's
+    bytes: bool = False
+    top: float | None = None  # where the axis ends, whatever the numbers: those beyond lie on its end
+
+
+def chart(title: str, drawn: Any, says: str) -> Chart:
+    """A finished drawing, with a description for who cannot see it."""
+    spec = drawn.properties(description=says).to_dict()
+    spec.pop("config", None)  # Altair's default size
+    return Chart(title, spec)
+
+
+def dots(
+    title: str, found: Sequence[Dot], axis: Axis, side_by_side: bool = True, everybody: Sequence[str] = ()
+) -> Chart:
+    """A row for each name, in it a dot for each kind, with its interval if it has one.
+
+    Args:
+        side_by_side: each kind has a line of its own in the row; otherwise they share it
+        everybody: all kinds of a chapter, so that each has the same colour in all its drawings
+    """
+    names, kinds = ordered(dot.name for dot in found), ordered(dot.kind for dot in found)
+    apart = side_by_side and len(kinds) > 1
+    all_kinds = alt.Scale(domain=ordered([*everybody, *kinds]))
+    y: dict[str, Any] = {
+        "y": alt.Y(
+            "name:N",
+            sort=names,
+            title=None,
+            scale=alt.Scale(paddingInner=0.35, paddingOuter=0.2) if apart else alt.Undefined,
+            axis=alt.Axis(grid=True, domain=False, ticks=False, labelPadding=9),
+        ),
+        "color": alt.Color("kind:N", scale=all_kinds, title=None, legend=legend(kinds)),
+    }
+    if apart:
+        y["yOffset"] = alt.YOffset("kind:N", sort=kinds)
+    x = alt.X("value:Q", title=axis.title, scale=scale(found, axis), axis=drawn_axis(found, axis))
+    base = alt.Chart(inline(rows_of(found, axis)))
+    layers = []
+    if axis.rule is not None:
+        layers.append(alt.Chart(inline([{"at": axis.rule}])).mark_rule(strokeDash=[4, 3]).encode(x="at:Q"))
+    if any(dot.low is not None for dot in found):
+        layers.append(base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=axis.title), x2="high:Q", **y))
+    shape = alt.Shape("kind:N", scale=all_kinds, title=None, legend=legend(kinds))
+    layers.append(base.mark_point(filled=True, opacity=1, size=60).encode(x=x, shape=shape, **y, **SAYING))
+    height = LINE * len(names) * (len(kinds) + 0.7 if apart else 1.4)
+    says = f"{title}: {axis.title} of {', '.join(names)}"
+    return chart(title, alt.layer(*layers).properties(height=max(40, height)), says)
+
+
+def bars(title: str, found: Sequence[Dot], axis: Axis) -> Chart:
+    """A bar for each name, with its number at the end."""
+    names = ordered(dot.name for dot in found)
+    base = alt.Chart(inline(rows_of(found, axis))).encode(
+        x=alt.X("value:Q", title=axis.title, scale=scale(found, axis), axis=drawn_axis(found, axis)),
+        y=alt.Y("name:N", sort=names, title=None, axis=alt.Axis(domain=False, ticks=False)),
+        **SAYING,
+    )
+    layers = base.mark_bar(height={"band": 0.7}) + base.mark_text(align="left", dx=4).encode(text="shown:N")
+    return chart(title, layers.properties(height=22 * len(names)), f"{title}: {', '.join(names)}")
+
+
+def curves(title: str, rows: Sequence[dict[str, Any]], across: str, axis: Axis) -> Chart:
+    """A line for each kind.
+
+    Args:
+        rows: at, kind, value and shown
+        across: what `at` is
+    """
+    kinds, places = ordered(row["kind"] for row in rows), sorted({row["at"] for row in rows})
+    x = alt.X(
+        "at:Q",
+        title=across,
+        scale=alt.Scale(type="log", base=2, nice=False, padding=8),
+        axis=alt.Axis(values=places, format=",d"),
+    )
+    y = alt.Y("value:Q", title=axis.title, scale=scale(rows, axis), axis=drawn_axis(rows, axis))
+    colour = alt.Color("kind:N", scale=alt.Scale(domain=kinds), title=None, legend=legend(kinds))
+    shape = alt.Shape("kind:N", scale=alt.Scale(domain=kinds), title=None, legend=legend(kinds))
+    said = [{**row, "says": f"{row['kind']} at {row['at']:,}: {row['shown']}, {axis.title}"} for row in rows]
+    base = alt.Chart(inline(said)).encode(x=x, y=y, color=colour)
+    points = base.mark_point(filled=True, opacity=1, size=50).encode(shape=shape, **SAYING)
+    layers = base.mark_line(strokeWidth=2) + points
+    return chart(title, layers.properties(height=220), f"{title}: {', '.join(kinds)}")
+
+
+def roofline(
+    title: str, roofs: Sequence[dict[str, Any]], ends: Sequence[dict[str, Any]], points: Sequence[dict[str, Any]]
+) -> Chart:
+    """What a device can do at each intensity, and what was reached.
+
+    Args:
+        roofs: precision, intensity, flops: the corners of each roof
+        ends: the same for one place of each roof, where its name goes
+        points: kind, precision, intensity, flops, says
+    """
+    kinds, precisions = ordered(row["kind"] for row in points), ordered(row["precision"] for row in roofs)
+    log = alt.Scale(type="log", nice=False, padding=10)
+    across, up = decades(points, roofs, "intensity"), decades(points, roofs, "flops")
+    x = alt.X("intensity:Q", title="operations for each byte", scale=log, axis=across)
+    y = alt.Y("flops:Q", title="operations per second", scale=log, axis=up)
+    dash = alt.StrokeDash("precision:N", scale=alt.Scale(domain=precisions), legend=None)
+    lines = alt.Chart(inline(list(roofs))).mark_line(strokeWidth=2).encode(x=x, y=y, strokeDash=dash)
+    names = alt.Chart(inline(list(ends))).mark_text(align="right", dy=-8).encode(x=x, y=y, text="precision:N")
+    marks = (
+        alt.Chart(inline(list(points)))
+        .mark_point(filled=True, opacity=0.85, size=45)
+        .encode(
+            x=x,
+            y=y,
+            color=alt.Color("kind:N", scale=alt.Scale(domain=kinds), title=None, legend=legend(kinds)),
+            shape=alt.Shape(
+                "precision:N", scale=alt.Scale(domain=precisions), title=None, legend=legend(precisions, "bottom")
+            ),
+            **SAYING,
+        )
+    )
+    drawn = (lines + names + marks).resolve_scale(shape="independent").properties(height=340)
+    return chart(title, drawn, f"{title}: roofs for {', '.join(precisions)}; points for {', '.join(kinds)}")
+
+
+def decades(points: Sequence[dict[str, Any]], roofs: Sequence[dict[str, Any]], of: str) -> alt.Axis:
+    """Ticks at powers of ten alone."""
+    found = [math.log10(row[of]) for row in (*points, *roofs)]
+    powers = [10.0**power for power in range(math.floor(min(found)), math.ceil(max(found)) + 1)]
+    return alt.Axis(values=powers, labelExpr=DECADES)
+
+
+def rows_of(found: Sequence[Dot], axis: Axis) -> list[dict[str, Any]]:
+    """Dots as rows, with what each says of itself."""
+    several = len({dot.kind for dot in found}) > 1
+    return [
+        {**asdict(dot), "says": f"{dot.name}{f', {dot.kind}' if several else ''}: {dot.shown}, {axis.title}"}
+        for dot in found
+    ]
+
+
+def ordered(names: Iterable[str]) -> list[str]:
+    """Each once, in the order in which they first come."""
+    return list(dict.fromkeys(names))
+
+
+def legend(kinds: Sequence[str], place: Literal["top", "bottom"] = "top") -> alt.Legend | None:
+    """Above the drawing or below it; none if there is nothing to tell apart."""
+    if len(kinds) < 2:
+        return None
+    longest = max(map(len, kinds))
+    columns = max(1, min(len(kinds), 40 // (longest + 4)))  # as many as a phone has room for
+    return alt.Legend(orient=place, columns=columns, labelLimit=300, values=list(kinds))
+
+
+def scale(found: Sequence[Any], axis: Axis) -> alt.Scale:
+    """From zero, or logarithmic around what there is."""
+    if axis.log:
+        low, high = limits(found, axis)
+        return alt.Scale(type="log", domain=[low, high], nice=False)
+    if axis.top is not None:
+        return alt.Scale(domain=[0, axis.top], clamp=True)
+    return alt.Scale(zero=True, nice=True)
+
+
+def limits(found: Sequence[Any], axis: Axis) -> tuple[float, float]:
+    """Where a logarithmic axis begins and ends: a little beyond the numbers, their intervals and the rule."""
+    numbers = [] if axis.rule is None else [axis.rule]
+    for one in found:
+        row = asdict(one) if isinstance(one, Dot) else one
+        numbers += [row[key] for key in ("value", "low", "high") if row.get(key)]
+    low, high = min(numbers), max(numbers)
+    room = max(1.03, (high / low) ** 0.04)
+    return low / room, high * room
+
+
+def drawn_axis(found: Sequence[Any], axis: Axis) -> alt.Axis:
+    """Ticks at round numbers."""
+    options: dict[str, Any] = {"grid": True, "format": axis.format, "tickCount": 5}
+    if axis.bytes:
+        options["labelExpr"] = BYTES
+    if axis.log:
+        options["values"] = round_numbers(*limits(found, axis))
+    return alt.Axis(**options)
+
+
+def round_numbers(low: float, high: float) -> list[float]:
+    """A few of them between two numbers, for a logarithmic axis."""
+    if high / low > 2.5:
+        first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+        ticks = (1,) if high / low > 100 else (1, 2, 5) if high / low > 8 else (1, 1.5, 2, 3, 5, 7)
+        found = [tick * 10.0**power for power in range(first, last + 1) for tick in ticks]
+    else:
+        rough = (high - low) / 4
+        unit = 10.0 ** math.floor(math.log10(rough))
+        step = next(unit * many for many in (1, 2, 5, 10) if unit * many >= rough)
+        begin = math.ceil(low / step)
+        found = [step * number for number in range(begin, begin + 8)]
+    return [float(f"{number:.6g}") for number in found if low <= number <= high]

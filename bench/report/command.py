@@ -1,0 +1,96 @@
+"""`python -m bench report`: a page, pictures and tables of the results of the suite."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from bench.report.contents import chapters
+from bench.report.documents import read_bugs, read_parity
+from bench.report.gather import Run, named_apart, result_files, run_of
+from bench.report.markdown import document
+from bench.report.page import page
+from bench.report.pictures import PICTURES, png
+from bench.settings import Report
+
+PAGE = "index.html"
+Read = TypeVar("Read")
+
+
+def report(options: Report) -> int:
+    """Run the command; returns 0. What cannot be shown is told in a line, and the rest goes on.
+
+    Raises ValueError, one line, if nothing is left or what was made cannot be written.
+    """
+    options.check()
+    runs = named_apart(readable(result_files(options.files)))
+    parity, bugs = or_line(read_parity, options.parity), or_line(read_bugs, options.bugs)
+    for line in (parity, bugs):
+        if isinstance(line, str):
+            print(f"note: {line}", file=sys.stderr)
+    found = chapters([run.views for run in runs], parity, bugs)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=".report.", dir=options.out))
+        try:
+            if options.page:
+                (unfinished / PAGE).write_text(page(runs, found), encoding="utf-8")
+            for number, run in enumerate(runs):
+                folder = unfinished / run.name
+                folder.mkdir()
+                pictures = {}
+                for key in PICTURES:
+                    drawn = png(run.views[key])
+                    if drawn is not None:
+                        pictures[key] = f"{key}.png"
+                        (folder / pictures[key]).write_bytes(drawn)
+                (folder / "tables.md").write_text(document(run, number, found, pictures), encoding="utf-8")
+            written = put_into_place(unfinished, options.out)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    except OSError as error:
+        raise ValueError(f"cannot write into {str(options.out)!r}: {error.strerror}") from None
+    for path in written:
+        print(path)
+    return 0
+
+
+def readable(paths: Sequence[Path]) -> list[Run]:
+    """The runs of files that can be shown; a line is printed for each other one. ValueError if none is left."""
+    runs = []
+    for path in paths:
+        try:
+            runs.append(run_of(path))
+        except ValueError as error:
+            print(f"left out: {error}", file=sys.stderr)
+    if not runs:
+        raise ValueError(
+            f"none of {len(paths)} result files can be shown: measure by nox -s bench, or name other files"
+        )
+    return runs
+
+
+def or_line(read: Callable[[Path], Read], path: Path) -> Read | str:
+    """What is read from a document, or the line that says why it cannot be."""
+    try:
+        return read(path)
+    except ValueError as error:
+        return str(error)
+
+
+def put_into_place(unfinished: Path, out: Path) -> list[Path]:
+    """Move finished files to where they belong, over those of the last time; returns where they are, the page first."""
+    moved = []
+    for path in sorted(unfinished.rglob("*"), key=lambda path: (len(path.relative_to(unfinished).parts), path)):
+        if path.is_dir():
+            continue
+        target = out / path.relative_to(unfinished)
+        target.parent.mkdir(exist_ok=True)
+        os.replace(path, target)
+        moved.append(target)
+    return moved

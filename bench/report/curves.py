@@ -1,0 +1,74 @@
+"""Scaling: speed and memory as one size grows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.report.chapter import Table, View
+from bench.report.charts import Axis, curves, ordered
+from bench.report.ladder import rate
+from bench.suite_tables import interval
+from bench.tables import size
+
+WORDS = (
+    "A whole training step of a small model, as one size grows and the others stay: explicit attention and the plain "
+    "loss (plain), with scaled_dot_product_attention instead (sdpa), and with the loss in chunks instead "
+    "(fused_loss). Every point is a process of its own for each of the three, which take turns.",
+)
+ACROSS = {
+    "time": "tokens of a sequence",
+    "batch": "sequences in a batch",
+    "depth": "layers",
+    "width": "width of the model",
+    "vocabulary": "tokens in the vocabulary",
+}
+
+Result = dict[str, Any]
+
+
+def views(result: Result) -> tuple[View, ...]:
+    """One for each axis."""
+    axes = ordered(point["axis"] for point in result["scaling"])
+    return tuple(view([point for point in result["scaling"] if point["axis"] == axis], axis) for axis in axes)
+
+
+def view(points: list[dict[str, Any]], axis: str) -> View:
+    """The curves of one axis and their table."""
+    across = ACROSS.get(axis, axis)
+    rates = [
+        {"at": point["value"], "kind": point["contender"], "value": point["tokens_per_second"], "shown": rate(point)}
+        for point in points
+    ]
+    memory = [
+        {"at": point["value"], "kind": point["contender"], "value": point["memory"], "shown": size(point["memory"])}
+        for point in points
+        if point["memory"]
+    ]
+    charts = [curves(f"Speed over {axis}", rates, across, Axis("tokens per second", log=steep(rates)))]
+    if memory:
+        charts.append(curves(f"Memory over {axis}", memory, across, Axis("peak memory", log=steep(memory), bytes=True)))
+    return View(axis, tuple(charts), (table(points, axis),))
+
+
+def steep(rows: list[dict[str, Any]]) -> bool:
+    """Whether numbers are so far apart that only a logarithmic axis shows the small ones."""
+    found = [row["value"] for row in rows]
+    return bool(max(found) > 8 * min(found))
+
+
+def table(points: list[dict[str, Any]], axis: str) -> Table:
+    """A row for each point of each curve."""
+    base = next((anchor for point in points for anchor in point["ratios"]), None)
+    rows = [
+        (
+            str(point["value"]),
+            point["contender"],
+            interval(point["ratios"][base]) if base in point["ratios"] else "n/a",
+            rate(point),
+            size(point["memory"]),
+            f"{max(point['parity'].values()):.2f}",
+        )
+        for point in points
+    ]
+    head = (axis, "contender", f"times {base}", "tokens/s", "peak memory", "error / budget")
+    return Table(f"Scaling over {axis}", head, tuple(rows), words=(0, 1))

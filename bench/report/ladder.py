@@ -1,0 +1,90 @@
+"""The ladder: what every rung costs and buys, in three prices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from bench.report.chapter import Table, View
+from bench.report.charts import Axis, Dot, dots, ordered
+from bench.suite_tables import interval
+from bench.tables import significant, size
+
+KINDS = {"alone": "alone", "without": "taken out of FULL", "cumulative": "cumulative"}
+WORDS = (
+    "A rung is one optimization with one claim. Each has three prices. Alone: PLAIN, which has no rung, with this "
+    "one against PLAIN. Taken out of FULL, which has all rungs: FULL against FULL without it. Cumulative: the ladder "
+    "up to this rung against PLAIN. All recipes run in turn, each in a process of its own, and every ratio comes "
+    "from times that were taken next to each other; the bar through a point is its 95 % interval.",
+    "Right of the line is faster. A rung that does not pay on this device keeps its row. Rates and memory are those "
+    "of PLAIN with the rung, of FULL without it, and of the ladder up to it; memory is the peak of the recipe's own "
+    "process, less what interpreter and libraries take.",
+)
+
+Result = dict[str, Any]
+
+
+def views(result: Result) -> tuple[View, ...]:
+    """One for each task."""
+    tasks = ordered(task for price in result["prices"] for task in price["tasks"])
+    return tuple(view(result["prices"], task) for task in tasks)
+
+
+def view(prices: list[dict[str, Any]], task: str) -> View:
+    """The prices of one task."""
+    name = f"{prices[0]['workload']}: {task.replace('_', ' ')}"
+    found = list(measured(prices, task))
+    if not found:
+        return View(name, tables=(prices_table(prices, task),))
+    ratios = [
+        Dot(rung, kind, one["ratio"]["median"], interval(one["ratio"]), one["ratio"]["low"], one["ratio"]["high"])
+        for rung, kind, one in found
+    ]
+    rates = [Dot(rung, kind, one["tokens_per_second"], rate(one)) for rung, kind, one in found]
+    charts = [
+        dots(f"The three prices, {name}", ratios, Axis("times as fast", log=True, rule=1.0)),
+        dots(f"Speed, {name}", rates, Axis("tokens per second")),
+    ]
+    memory = [Dot(rung, kind, one["memory"], size(one["memory"])) for rung, kind, one in found if one["memory"]]
+    if memory:
+        charts.append(dots(f"Memory, {name}", memory, Axis("peak memory", bytes=True)))
+    return View(name, tuple(charts), (prices_table(prices, task), rates_table(prices, task)))
+
+
+def measured(prices: list[dict[str, Any]], task: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Rung, kind in words, and what was measured, of all that was."""
+    for price in prices:
+        for kind, words in KINDS.items():
+            one = price["tasks"].get(task, {}).get(kind)
+            if one is not None:
+                yield price["rung"], words, one
+
+
+def prices_table(prices: list[dict[str, Any]], task: str) -> Table:
+    """A row for each rung: its prices, its proof, and where it does not pay."""
+    head = ("rung", *KINDS.values(), "error / budget", "where it does not pay")
+    rows = []
+    for price in prices:
+        found = price["tasks"].get(task, {})
+        cells = ("n/a" if found.get(kind) is None else interval(found[kind]["ratio"]) for kind in KINDS)
+        over = f"{max(price['parity'].values()):.2f}" if price["parity"] else "n/a"
+        rows.append((price["rung"], *cells, over, price["loses"]))
+    title = f"{prices[0]['workload']}, {task.replace('_', ' ')}: times as fast, with the 95 % interval"
+    return Table(title, head, tuple(rows), words=(0, 5))
+
+
+def rates_table(prices: list[dict[str, Any]], task: str) -> Table:
+    """A row for each rung: tokens per second and memory of the recipes of its prices."""
+    head = ("rung", *(f"{what}, {words}" for what in ("tokens/s", "memory") for words in KINDS.values()))
+    rows = []
+    for price in prices:
+        found = [price["tasks"].get(task, {}).get(kind) for kind in KINDS]
+        rates = ("n/a" if one is None else rate(one) for one in found)
+        memory = ("n/a" if one is None else size(one["memory"]) for one in found)
+        rows.append((price["rung"], *rates, *memory))
+    return Table(f"{prices[0]['workload']}, {task.replace('_', ' ')}: speed and peak memory", head, tuple(rows))
+
+
+def rate(one: dict[str, Any]) -> str:
+    """Tokens per second with their spread."""
+    return f"{significant(one['tokens_per_second'])} ±{100 * one['spread']:.0f} %"

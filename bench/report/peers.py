@@ -1,0 +1,126 @@
+"""Everybody who was measured at the same workload, against the readable model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.report.chapter import Table, View
+from bench.report.charts import Axis, Dot, dots
+from bench.report.ladder import rate
+from bench.suite_tables import interval, shape, share
+from bench.tables import size
+
+WORDS = (
+    "The readable model, Hugging Face's GPT-2 in several ways, and the fast model, on the same weights and tokens. "
+    "They take turns, A B C A B C, each in a process of its own; what is compared is the ratio of times from the "
+    "same turn, and the bar through a point is its 95 % interval. Who fails its proof at a size has no number there, "
+    "and says why.",
+    "Tokens per second come from the median time, ± half the distance between the quartiles. MFU is the share of the "
+    "device's rate of matrix products that is used, measured and from its data sheet; n/a where that is not known. "
+    "Floor is the least time by the roofline over the time it took. Compiling is outside the times, in a column of "
+    "its own. Memory is the peak of the process, less what interpreter and libraries take.",
+)
+
+Result = dict[str, Any]
+Case = dict[str, Any]
+
+
+def groups(result: Result) -> list[list[Case]]:
+    """Cases that were measured together."""
+    together: dict[tuple[str, str, str], list[Case]] = {}
+    for case in result["cases"]:
+        together.setdefault((case["workload"], case["sitting"], case["task"]), []).append(case)
+    return list(together.values())
+
+
+def name_of(cases: list[Case]) -> str:
+    """What a group did, in words."""
+    return f"{cases[0]['workload']}: {cases[0]['task'].replace('_', ' ')}{shape(cases[0])}"
+
+
+def base_of(cases: list[Case]) -> str | None:
+    """Who the ratios of a group are to; None if there are none."""
+    return next((anchor for case in cases for anchor in case["ratios"]), None)
+
+
+def views(result: Result) -> tuple[View, ...]:
+    """One for each group."""
+    return tuple(view(result, cases) for cases in groups(result))
+
+
+def view(result: Result, cases: list[Case]) -> View:
+    """The ratios and memory of a group, and its table."""
+    name, base, charts = name_of(cases), base_of(cases), []
+    precisions = [case["precision"] for case in result["cases"]]
+    ratios = [
+        Dot(
+            case["contender"],
+            case["precision"],
+            case["ratios"][base]["median"],
+            interval(case["ratios"][base]),
+            case["ratios"][base]["low"],
+            case["ratios"][base]["high"],
+        )
+        for case in cases
+        if base is not None and base in case["ratios"]
+    ]
+    if ratios:
+        axis = Axis(f"times as fast as {base}", log=True, rule=1.0)
+        charts.append(dots(f"Speed against {base}, {name}", ratios, axis, side_by_side=False, everybody=precisions))
+    memory = [
+        Dot(case["contender"], case["precision"], case["memory"]["peak"], size(case["memory"]["peak"]))
+        for case in cases
+        if case["memory"]["peak"]
+    ]
+    if memory:
+        charts.append(
+            dots(f"Memory, {name}", memory, Axis("peak memory", bytes=True), side_by_side=False, everybody=precisions)
+        )
+    return View(name, tuple(charts), (table(result, cases),))
+
+
+def table(result: Result, cases: list[Case]) -> Table:
+    """A row for each contender, then one for each that has no number."""
+    base = base_of(cases)
+    head = (
+        *("contender", "precision", f"times {base}", "tokens/s", "MFU, measured", "MFU, data sheet", "floor"),
+        *("compiling", "peak memory", "error / budget"),
+    )
+    rows = [
+        (
+            case["contender"],
+            case["precision"],
+            interval(case["ratios"][base]) if base is not None and base in case["ratios"] else "n/a",
+            rate(case),
+            share(case["mfu"]["measured"]),
+            share(case["mfu"]["data_sheet"]),
+            share(case["floor"] and case["floor"]["share"]),
+            f"{case['compile']['seconds']:.1f} s" if case["compile"]["graphs"] else "",
+            size(case["memory"]["peak"]),
+            f"{max(case['parity']['over'].values()):.2f}",
+        )
+        for case in cases
+    ]
+    known = {case["contender"] for case in cases}
+    for found in result["parity"]:
+        if found["size"] == cases[0]["size"] and not found["passed"] and found["contender"] not in known:
+            rows.append((found["contender"], f"no number: {found['why']}", *[""] * (len(head) - 2)))
+    return Table(name_of(cases), head, tuple(rows), words=(0, 1))
+
+
+def fastest_views(result: Result) -> tuple[View, ...]:
+    """Who of each group is the fastest."""
+    rows = []
+    for cases in groups(result):
+        base = base_of(cases)
+        # by times that were taken next to each other, where there are any
+        best = max(
+            cases, key=lambda case: (case["ratios"].get(base, {"median": 0.0})["median"], case["tokens_per_second"])
+        )
+        times = interval(best["ratios"][base]) if base is not None and base in best["ratios"] else "n/a"
+        memory = size(best["memory"]["peak"])
+        rows.append((name_of(cases), best["contender"], f"{base} × {times}", rate(best), memory))
+    if not rows:
+        return ()
+    head = ("what", "fastest", "times as fast", "tokens/s", "peak memory")
+    return (View("", tables=(Table("The fastest of those that were proven", head, tuple(rows), words=(0, 1)),)),)

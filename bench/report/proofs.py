@@ -1,0 +1,89 @@
+"""Parity: how much of its budget everybody's error takes, in this run and in the tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.report.chapter import Table, View
+from bench.report.charts import Axis, Dot, dots, ordered
+from bench.report.documents import Parity
+from bench.tables import scientific
+
+WORDS = (
+    "Nobody is timed who was not proven first, on the same device, at the size that is timed: logits, loss, every "
+    "gradient and steps of AdamW against the readable model in float64, and the most probable tokens of generated "
+    "texts. Each precision has its budget for rounding; what counts is the largest error over its budget, and above "
+    "1 fails.",
+)
+TESTED = (
+    "What the tests prove of every rung in every precision, on one CPU: the largest distance to the readable model "
+    "in float64 over all tensors, over its budget. Above 1 fails.",
+)
+OVER = Axis("largest error / budget", rule=1.0, top=1.1, format=".1f")
+
+Result = dict[str, Any]
+
+
+def views(result: Result) -> tuple[View, ...]:
+    """One for each size; the sizes of the curves together."""
+    together: dict[str, list[dict[str, Any]]] = {}
+    for found in result["parity"]:
+        of = "scaling" if found["size"].startswith("scaling") else found["size"]
+        together.setdefault(of, []).append(found)
+    return tuple(view(result, of, found) for of, found in together.items())
+
+
+def view(result: Result, of: str, found: list[dict[str, Any]]) -> View:
+    """The proofs at a size."""
+    scaling = of == "scaling"
+    shown = [
+        Dot(one["size"], one["contender"], over, f"{over:.2g} in {precision}")
+        if scaling
+        else Dot(one["contender"], precision, over, f"{over:.2g}")
+        for one in found
+        for precision, over in one["over"].items()
+    ]
+    everybody = [] if scaling else [precision for one in result["parity"] for precision in one["over"]]
+    title = f"Error over budget, {of}"
+    charts = (dots(title, shown, OVER, side_by_side=False, everybody=everybody),) if shown else ()
+    return View(of, charts, (table(of, found),))
+
+
+def table(of: str, found: list[dict[str, Any]]) -> Table:
+    """A row for each proof."""
+    precisions = ordered(precision for one in found for precision in one["over"])
+    rows = [
+        (
+            one["contender"] if one["size"] == of else f"{one['contender']}, {one['size']}",
+            "yes" if one["passed"] else "no",
+            *(f"{one['over'][precision]:.2g}" if precision in one["over"] else "" for precision in precisions),
+            "n/a" if one["logits"] is None else scientific(one["logits"]),
+            " x ".join(map(str, one["shape"])),
+            one["why"],
+        )
+        for one in found
+    ]
+    head = ("contender", "passed", *(f"error / budget, {p}" for p in precisions), "logits, relative L2", "B x T", "why")
+    return Table(f"Proofs at {of}", head, tuple(rows), words=(0, 1, len(head) - 1))
+
+
+def tested_views(parity: Parity) -> tuple[View, ...]:
+    """One for each precision of the tests' own table."""
+    found = []
+    for precision, (head, rows) in parity.tables.items():
+        shown = [
+            Dot(row[0], quantity, judged, cell)
+            for row in rows
+            for quantity, cell in zip(head[1:], row[1:], strict=True)
+            if (judged := over_budget(cell)) is not None
+        ]
+        title = f"Error (over budget) in {precision}"
+        charts = (dots(title, shown, OVER, side_by_side=False),) if shown else ()
+        found.append(View(precision, charts, (Table(title, head, rows),)))
+    return tuple(found)
+
+
+def over_budget(cell: str) -> float | None:
+    """What stands behind an error: 4.0e-07 (0.08) has taken 0.08 of its budget. None where nothing does."""
+    _, bracket, rest = cell.partition(" (")
+    return float(rest.removesuffix(")")) if bracket else None

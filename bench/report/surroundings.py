@@ -1,0 +1,72 @@
+"""The machine and the software of a run, what was asked for, what was left out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.report.chapter import Table, View
+from bench.suite_tables import interval
+from bench.tables import size
+
+WORDS = (
+    "Where the numbers come from. A rate says nothing without its machine, and other programs on it change rates "
+    "from one minute to the next: compare ratios, not rates.",
+)
+
+CLOCKS = {"now": "clock before, MHz", "most": "clock at most, MHz"}
+
+Result = dict[str, Any]
+
+
+def views(result: Result) -> tuple[View, ...]:
+    """The environment; a contender against itself; what was left out."""
+    tables = [Table("Environment", ("what", "value"), tuple(facts(result)), words=(0, 1))]
+    found = result["itself"]
+    if found is not None:
+        rows = [("all together", interval(found["ratio"]))]
+        rows += [(f"start {number}", interval(one)) for number, one in enumerate(found["launches"], 1)]
+        title = f"{found['contender']} against itself, {found['workload']}, {found['task'].replace('_', ' ')}"
+        tables.append(Table(f"{title}: an honest method finds 1", ("", "times as fast"), tuple(rows)))
+    if result["left_out"]:
+        rows = [(str(number), line) for number, line in enumerate(result["left_out"], 1)]
+        tables.append(Table("What was left out, and why", ("", "reason"), tuple(rows), words=(0, 1)))
+    return (View("", tables=tuple(tables)),)
+
+
+def facts(result: Result) -> list[tuple[str, str]]:
+    """Everything that the file says about the machine, in words; what it could not tell is n/a."""
+    where, asked = result["environment"], result["arguments"]
+    cores = where["cores"]
+    rows = [
+        ("device", f"{where['device']} ({where['device_kind']})"),
+        ("memory of the device", size(where["device_memory"])),
+        ("bfloat16 instructions", worded(where["computes_bfloat16"])),
+        ("CPU", where["cpu"]),
+        ("CPU instructions", ", ".join(where["cpu_flags"]) or "n/a"),
+        ("cores", f"{worded(cores['physical'])} physical, {worded(cores['logical'])} logical"),
+        ("memory", size(where["memory"])),
+        ("load before", worded(where["load"])),
+        *((CLOCKS.get(name, name.replace("_", " ")), worded(value)) for name, value in where["clocks"].items()),
+        ("threads", worded(where["threads"])),
+        ("float32 products", worded(where["matmul_precision"])),
+        ("CUDA", worded(where["cuda"])),
+        ("system", where["system"]),
+        ("Python", where["python"]),
+        *((name, worded(version)) for name, version in where["packages"].items()),
+        ("commit", worded(where["commit"])),
+        ("started", result["started"]),
+        ("took", f"{result['seconds']:.0f} s" if result["seconds"] is not None else "n/a"),
+        *((f"asked for: {name}", worded(value)) for name, value in asked.items()),
+    ]
+    return rows
+
+
+def worded(value: Any) -> str:
+    """A value in words."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "n/a"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "n/a" if value is None else str(value)
