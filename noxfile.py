@@ -16,9 +16,10 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["tests", "lint", "types"]
 
 CONSTRAINTS = ("-c", "constraints.txt")
-# One process for each core, up to four; the tests of a file stay together, for what they share, in the order of
-# tests/conftest.py.
+# One process for each core, up to four, with one thread each, or they would wait for each other; the tests of a file
+# stay together, for what they share, in the order of tests/conftest.py.
 SPREAD = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder")
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 @nox.session
@@ -36,31 +37,37 @@ def environment(session: nox.Session) -> None:
     installed.unlink(missing_ok=True)
     # Without isolation the build uses the setuptools that is pinned here, not the newest of the day.
     session.install(*CONSTRAINTS, "setuptools")
-    project = ".[parity,tests,types]"
+    project = ".[parity,peers,tests,types]"
     session.install(*CONSTRAINTS, "--no-build-isolation", "-e", project, silent=False)
     installed.write_text(wanted.hexdigest())
 
 
-def run_python(session: nox.Session, *arguments: str) -> None:
-    """Run the shared environment's python, with the environment's programs first on PATH."""
+def run_python(session: nox.Session, *arguments: str, env: dict[str, str] | None = None) -> None:
+    """Run the shared environment's python, with the environment's programs first on PATH.
+
+    Args:
+        env: variables for it; what the user has set stays
+    """
     programs = session.cache_dir.parent / "environment" / ("Scripts" if sys.platform == "win32" else "bin")
     path = os.pathsep.join([str(programs), os.environ.get("PATH", os.defpath)])
     # Waiting threads sleep soon instead of spinning: where other work shares the cores, spinning takes the time that
-    # the thread waited for needs, and small models become many times slower. What the user has set stays.
-    spinning = {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "3000")}
-    session.run(str(programs / "python"), *arguments, external=True, env={"PATH": path, **spinning})
+    # the thread waited for needs, and small models become many times slower.
+    variables = {"GOMP_SPINCOUNT": "3000", **(env or {})}
+    variables = {name: os.environ.get(name, value) for name, value in variables.items()}
+    session.run(str(programs / "python"), *arguments, external=True, env={"PATH": path, **variables})
 
 
 @nox.session(venv_backend="none", requires=["environment"])
 def tests(session: nox.Session) -> None:
     """Run the tests, less what is marked slow, multiproc or net. `-- -k parity` runs only the proofs."""
-    run_python(session, "-m", "pytest", *SPREAD, *session.posargs)
+    run_python(session, "-m", "pytest", *SPREAD, *session.posargs, env=ONE_THREAD)
 
 
 @nox.session(venv_backend="none", requires=["environment"])
 def slow(session: nox.Session) -> None:
     """Run the tests that take long or start several processes."""
-    run_python(session, "-m", "pytest", *SPREAD, "-m", "slow or multiproc", "--durations=25", *session.posargs)
+    marked = ("-m", "slow or multiproc", "--durations=25")
+    run_python(session, "-m", "pytest", *SPREAD, *marked, *session.posargs, env=ONE_THREAD)
 
 
 @nox.session(venv_backend="none", requires=["environment"])
@@ -73,6 +80,12 @@ def compare(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure every rung and peer on every device: tokens/sec, memory, roofline. `-- --quick` takes two minutes."""
     run_python(session, "-m", "pytest", "bench", "--benchmark-columns=median,iqr,rounds", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
+def report(session: nox.Session) -> None:
+    """Make a page, pictures and tables of the results in bench/results: build/report. `-- --help` lists the options."""
+    run_python(session, "-m", "bench", "report", *session.posargs)
 
 
 @nox.session

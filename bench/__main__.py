@@ -1,4 +1,4 @@
-"""`python -m bench compare|roofline|diff`."""
+"""`python -m bench compare|roofline|report|diff`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import tyro
 
-from bench.settings import Compare, CompareCandidate, Diff, MeasureRoofline
+from bench.settings import Compare, CompareCandidate, Diff, MeasureRoofline, Report
 from reference.cli import finished, notes_of_warnings, wait_briefly
 
-Options = Compare | CompareCandidate | MeasureRoofline | Diff
+Options = Compare | CompareCandidate | MeasureRoofline | Report | Diff
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,6 +37,10 @@ def obey(options: Options) -> int:
             from bench.measure_roofline import measure_roofline
 
             return measure_roofline(options)
+        case Report():
+            from bench.report.command import report
+
+            return report(options)
         case Diff():
             from bench.diff import diff
 
@@ -53,6 +57,7 @@ def read_options(arguments: list[str]) -> Options:
     commands: Any = {
         "compare": CompareCandidate if given else Compare,
         "roofline": MeasureRoofline,
+        "report": Report,
         "diff": Diff,
     }
     options: Options = tyro.extras.subcommand_cli_from_dict(

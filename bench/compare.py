@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from bench.contenders import CONTENDERS, chosen, import_what_is_needed, own_precision
+from bench.contenders import ALL, CONTENDERS, able, chosen, import_what_is_needed, missing, own_precision
 from bench.environment import environment
 from bench.measurement import Measurement
 from bench.memory import activation_bytes, available_bytes, check_memory, give_back_freed, needed_bytes
@@ -37,16 +37,25 @@ LIBRARIES = 600_000_000  # bytes that a process takes for the interpreter, torch
 def compare(options: Compare) -> int:
     """Run a comparison, print it and write it down.
 
-    Returns 0 if every contender was proven, else 1. Raises ValueError, one line, for what the user cannot have.
+    Returns 0 if every contender was proven or is known to be another function, else 1. Raises ValueError, one line, for
+    what the user cannot have.
     """
     started, start = datetime.now().astimezone(), time.monotonic()
     options.check()
     names = chosen(options.contenders)
+    left_out: list[str] = []
+    if ALL in options.contenders:
+        names, left_out = able(names, options.precision)
     what = workload(options.size, options.batch, options.time)
+    if not options.bias:
+        what = dataclasses.replace(what, config=dataclasses.replace(what.config, bias=False))
     if options.precision not in PRECISIONS:
         raise ValueError(f"unknown precision {options.precision!r}: give one of {', '.join(PRECISIONS)}")
     device = device_for(options)
     for name in dict.fromkeys([ORACLE, *names]):
+        line = missing(name, options.precision)
+        if line is not None:
+            raise ValueError(line)
         import_what_is_needed(name)
     rounding = any(CONTENDERS[name].rounds for name in names)
     parts = parts_of(what, options.precision, options.steps, rounding)
@@ -80,11 +89,12 @@ def compare(options: Compare) -> int:
         },
         "proof": [{**dataclasses.asdict(part), "oracle": f"{ORACLE} in float64"} for part in parts],
         "contenders": contenders,
+        "left_out": left_out,
     }
     show(result)
     write(path, result)
     print(f"everything that was measured: {path}")
-    return 0 if all(contender["proof"]["passed"] for contender in contenders) else 1
+    return 0 if all(contender["proof"]["passed"] or contender["unlike"] for contender in contenders) else 1
 
 
 def device_for(options: Compare) -> torch.device:
@@ -127,6 +137,7 @@ def measure(
             "name": name,
             "description": CONTENDERS[name].description,
             "precision": own_precision(options.precision, name),
+            "unlike": "" if name in proven else CONTENDERS[name].unlike(what.config),
             "proof": {
                 "passed": name in proven,
                 "parts": [None if verdict is None else describe(verdict) for verdict in verdicts[name]],

@@ -32,7 +32,7 @@ def compare_candidate(options: CompareCandidate) -> int:
     Returns 0 if it is the same, 1 if it differs. Raises ValueError, one line, if it cannot be judged.
     """
     options.check()
-    config = config_of(options.size)
+    config = replace(config_of(options.size), bias=options.bias)
     time = usual_time(config) if options.time is None else options.time
     if not 1 <= time <= config.block_size:
         raise ValueError(f"--time {time}: {options.size} takes 1 to {config.block_size} tokens (its block size)")

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ import pytest
 import torch
 
 from bench import suite_results
-from bench.contenders import chosen
+from bench.contenders import ALL, able, chosen, missing
 from bench.parts import PARTS
 from bench.session import LeftOut, Session
-from bench.suite import SITTINGS, plan_for
+from bench.suite import SITTINGS, Plan, plan_for
 from bench.suite_tables import show
 from reference.devices import available_devices
 
@@ -32,7 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--quick", action="store_true", help="two minutes on two cores instead of fifteen")
     group.addoption("--workloads", default="", help="some of bench/suite.py's, with commas, instead of the usual ones")
-    group.addoption("--contenders", default="", help="some of bench/contenders.py's, with commas, or all")
+    group.addoption("--contenders", default="", help="some of bench/contenders', with commas, or all")
     group.addoption("--threads", type=int, default=None, help="CPU threads; torch's choice if not given")
     group.addoption("--json", type=Path, default=None, help="where to write the result, if there is one device")
 
@@ -53,8 +54,11 @@ def start(config: pytest.Config) -> None:
             raise ValueError(f"--threads {option.threads}: give a whole number of at least 1")
         torch.set_num_threads(option.threads)
     contenders = split(option.contenders)
+    for name in contenders if ALL not in contenders else ():
+        if name in chosen([name]) and missing(name) is not None:
+            raise ValueError(missing(name))
     contenders = tuple(chosen(contenders)) if contenders else ()
-    devices, missing = devices_for(split(option.device))
+    devices, not_there = devices_for(split(option.device))
     if option.json is not None and len(devices) > 1:
         raise ValueError(f"--json {option.json}: there is a result for each of {', '.join(devices)}: give one --device")
     arguments = {
@@ -66,9 +70,17 @@ def start(config: pytest.Config) -> None:
     for name in devices:
         device = torch.device(name)
         plan = plan_for(device.type, option.quick, split(option.workloads), contenders)
+        plan, absent = of_able(plan)
         session = Session(device, plan, arguments, lambda what: tell(config, what), option.quick)
-        session.left_out += missing
+        session.left_out += [*not_there, *absent]
         config.stash[SESSIONS][name] = session
+
+
+def of_able(plan: Plan) -> tuple[Plan, list[str]]:
+    """A plan without the contenders whose packages are missing, and a line for each of those."""
+    lines = dict.fromkeys(line for row in plan.rows for line in able(row.contenders)[1])
+    rows = tuple(replace(row, contenders=tuple(able(row.contenders)[0])) for row in plan.rows)
+    return replace(plan, rows=rows), list(lines)
 
 
 def split(text: str) -> tuple[str, ...]:

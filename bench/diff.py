@@ -63,7 +63,10 @@ def numbers(result: Result) -> dict[str, Number]:
         Number(c["name"], c["tokens_per_second"], c["spread"], first_ratio(c["ratios"]), c["memory"]["peak"])
         for c in result["cases"]
     ]
-    found += [Number(f"parts/{p['name']}", p["per_second"], p["spread"], None, p["memory"]) for p in result["parts"]]
+    found += [
+        Number(f"parts/{p['name']}", p["per_second"], p["spread"], first_ratio(p.get("ratios", {})), p["memory"])
+        for p in result["parts"]
+    ]
     for point in result["scaling"]:
         name = f"scaling/{point['axis']}/{point['value']}/{point['contender']}"
         ratio = first_ratio(point["ratios"])

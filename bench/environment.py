@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import torch
 
-PACKAGES = ("torch", "transformers", "numpy")
+PACKAGES = ("torch", "transformers", "numpy", "x-transformers", "keras", "keras-hub")
 # Instruction sets that decide how fast matrix products are, by precision.
 CPU_FLAGS = (
     *("avx2", "fma3", "avx512_f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx10_1", "avx10_2"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -76,7 +77,19 @@ def greedy(model: Any, ids: Tensor, new: int) -> Tensor:
     A model under autocast is taken for one whose weights are bfloat16: autocast would convert them for each token.
     """
     inner = model if isinstance(model, HuggingFaceGPT) else bfloat16_copy(model)
-    return library_text(inner, ids, new, do_sample=False)
+    with run_as_python(inner):
+        return library_text(inner, ids, new, do_sample=False)
+
+
+@contextmanager
+def run_as_python(model: HuggingFaceGPT) -> Iterator[None]:
+    """Put aside what `compile_forward` has made: with a cache that grows it would be compiled for each length."""
+    compiled = model.model.__dict__.pop("forward", None)
+    try:
+        yield
+    finally:
+        if compiled is not None:
+            model.model.forward = compiled
 
 
 def library_text(

@@ -134,7 +134,7 @@ def floors_table(found: list[dict[str, Any]]) -> Any:
 def beside(floor: dict[str, Any]) -> str:
     """How many texts are generated side by side, where it is text."""
     work = named(floor["workload"])
-    return f" x {rows_of(work, floor['sitting'])}" if floor["sitting"] in ("text", "texts") else ""
+    return f" x {rows_of(work, floor['sitting'], floor['task'])}" if floor["sitting"] in ("text", "texts") else ""
 
 
 def per_second(value: float | None, unit: str) -> str:

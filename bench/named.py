@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -91,7 +92,7 @@ def told_apart(who: str, file: Path | None) -> Iterator[None]:
 
 def in_words(error: BaseException, file: Path | None = None) -> str:
     """An error of somebody's code in one line, with the last line of theirs that it came through."""
-    text = " ".join(str(error).split())
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())  # some libraries write in colour
     text = text if len(text) <= 300 else f"{text[:297]}..."
     words = f"{type(error).__name__}: {text}" if text else type(error).__name__
     frames = traceback.extract_tb(error.__traceback__)

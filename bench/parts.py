@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import optimized
-from bench.hot import hot_state_dict, random_batch
+from bench.hot import random_batch
 from bench.measurement import distance
 from bench.suite import named
 from bench.throughput import synchronise
@@ -105,7 +105,8 @@ def optimizer_step(fused: bool) -> Callable[[Workload, torch.device, Path], Prep
 
     def prepare(work: Workload, device: torch.device, folder: Path) -> Prepared:
         def build(kind: Any) -> Any:
-            model = optimized.build(work.config, PLAIN, hot_state_dict(work.config, dtype=torch.float32), device)
+            torch.manual_seed(0)  # of the weights
+            model = optimized.build(work.config, PLAIN, None, device)
             generator = torch.Generator().manual_seed(1)
             for parameter in model.parameters():
                 parameter.grad = torch.randn(parameter.shape, generator=generator).to(device)

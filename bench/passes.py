@@ -20,6 +20,7 @@ from bench.contenders import Weights, build_in, find, import_what_is_needed, own
 from bench.hot import random_batch
 from bench.proof import Part, Verdict, asked_of, parts_of, prove, weights_of
 from bench.suite import text_shape
+from bench.tables import NOT_THE_SAME
 from bench.workloads import Workload
 
 STEPS = 2
@@ -87,7 +88,8 @@ class Passes:
             if texts:
                 self.prove_texts(part, work, weights, verdicts)
         for name in names:
-            self.found[work.size, name] = outcome(verdicts[name], self.found.get((work.size, name)), work)
+            text, unlike = self.found.get((work.size, name)), find(name).unlike(work.config)
+            self.found[work.size, name] = outcome(verdicts[name], text, work, unlike)
 
     def prove_texts(self, part: Part, work: Workload, weights: Weights, verdicts: dict[str, list[Verdict]]) -> None:
         """Have contenders write; what is wrong is kept until `outcome`."""
@@ -95,7 +97,9 @@ class Passes:
         new = min(NEW, work.config.block_size - prompt.shape[1])
         where = self.device if self.device.type == "cuda" else torch.device("cpu")
         oracle = build_in("float64", "reference", work.config, weights, where).eval()
-        for name in asked_of(part, "float32", list(verdicts)):
+        # who computes in bfloat16 is never asked for a text in float32
+        precise = [n for n in verdicts if part.question != "function" or own_precision("float32", n) != "bfloat16"]
+        for name in asked_of(part, "float32", precise):
             self.tell(f"proving at {work.size}: text of {name} in {part.precision}")
             model = build_in(part.precision, name, work.config, weights, self.device).eval()
             text = find(name).generate(model, prompt.to(self.device), new).to(where)
@@ -120,15 +124,25 @@ def short_of_best(oracle: torch.nn.Module, text: Tensor, start: int) -> float:
     return float((logits.amax(dim=-1) - chosen).max())
 
 
-def outcome(verdicts: list[Verdict], text: Pass | None, work: Workload) -> Pass:
-    """What the verdicts of one contender and its text come to."""
+def outcome(verdicts: list[Verdict], text: Pass | None, work: Workload, unlike: str = "") -> Pass:
+    """What the verdicts of one contender and its text come to.
+
+    Args:
+        unlike: why it is known to be another function, which is said if a proof failed
+    """
     failures = [(v.over(f), v, f) for v in verdicts for f in v.failures()]
     last = verdicts[-1]  # of the precision it computes in
     why = "" if text is None else text.why
     if failures:
-        over, verdict, failure = max(failures, key=lambda found: found[0])
+        # of another function the logits tell most
+        telling = [found for found in failures if unlike and found[2].quantity == "logits"]
+        over, verdict, failure = max(telling or failures, key=lambda found: found[0])
         name = f" {failure.name}" if failure.name != failure.quantity else ""
-        why = f"{failure.quantity}{name} in {verdict.part.precision}: {over:.3g} times the error that is allowed"
+        what, allowed = f"{failure.quantity}{name} in {verdict.part.precision}", verdict.allowed(failure)
+        why = f"{what}: {over:.3g} times the error that is allowed"
+        if unlike:
+            assert allowed is not None
+            why = f"{NOT_THE_SAME}: {unlike} ({what}: error {failure.error:.1e} against a budget of {allowed:.1e})"
     return Pass(
         passed=not why,
         over={v.part.precision: v.worst_over() for v in verdicts},

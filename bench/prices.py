@@ -1,7 +1,8 @@
 """The three prices of every rung: alone on PLAIN, taken out of FULL, and the ladder up to it.
 
-All recipes of the ladder sit together, so that every price is a ratio of times that were taken next to each other. A
-rung that does not pay keeps its row.
+The recipes of the ladder sit together, or in groups where memory does not hold all: PLAIN and FULL are then in every
+group, and a price is a ratio to the one of them that sat beside it, of times that were taken next to each other.
+A rung that does not pay keeps its row.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 from bench.contenders import PRICED
 from bench.passes import Passes
 from bench.suite import SITTINGS, named, tokens_of
-from bench.throughput import ratio, spread
+from bench.throughput import Ratio, spread
 from bench.turns import Turns
 from bench.workloads import Workload
 from optimized import FULL, RUNGS
@@ -53,11 +54,13 @@ def price(turns: dict[str, dict[str, Turns]], workload: str, sitting: str, rung:
         slower, faster = pair(rung, kind)
         if slower not in turns or faster not in turns:
             return None  # one of them has no parity pass
-        before, after = turns[slower][task], turns[faster][task]
-        ours = before if kind == "without" else after  # the recipe that the price is named after
+        # the recipe that the price is named after; the other is an anchor
+        contender = slower if kind == "without" else faster
+        ours = turns[contender][task]
+        times: Ratio = ours.ratios["full"].turned() if kind == "without" else ours.ratios["plain"]
         return {
-            "contender": slower if kind == "without" else faster,
-            "ratio": asdict(ratio(before.seconds, after.seconds)),
+            "contender": contender,
+            "ratio": asdict(times),
             "tokens_per_second": tokens_of(work, sitting, task) / median(ours.seconds),
             "spread": spread(ours.seconds),
             "memory": ours.memory.bytes,

@@ -13,7 +13,8 @@ that is not finite is null, so that any reader of JSON can read it.
                     flops: of the matrix products of one {forward, training_step}
     proof           a list of parts: question, precision, weights, shape [B, T], gradient_shape [B, T], steps, oracle
     contenders      a list, in the order they were timed:
-      name, description, precision (bfloat16 for one that computes in it although float32 is asked for)
+      name, description, precision (bfloat16 for one that computes in it although float32 is asked for),
+      unlike (why it is known to be another function, in words; "" if it is the same, or should be)
       proof         passed; parts: a list like the one above, null where the part was not asked of it, of
                       top1      share of positions where the most probable token is the oracle's
                       over      largest error / budget
@@ -28,6 +29,7 @@ that is not finite is null, so that any reader of JSON can read it.
                       ratio: how many times as fast as the contender `to`: median, and low and high of its 95 % interval
       memory        ONLY with speed: peak of its process above baseline (interpreter and libraries), method: resident
                     or device
+    left_out        lines: who was not there, for want of a package
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class Session:
     @cached_property
     def roofline(self) -> Roofline:
         """The ceilings of the device, with all shapes of the plan that fit measured."""
-        return Roofline(self.device, seconds=0.02 if self.quick else 0.2)
+        return Roofline(self.device, seconds=0.02 if self.quick else 0.1)
 
     @cached_property
     def floors(self) -> list[dict[str, Any]]:
@@ -243,7 +243,7 @@ class Session:
             "contender": name,
             "description": find(name).description,
             "precision": precision,
-            "batch": rows_of(work, sitting),
+            "batch": rows_of(work, sitting, task),
             **shape,
             "tokens": tokens,
             "tokens_per_second": rate,

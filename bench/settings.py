@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
+DOCS = Path(__file__).parents[1] / "docs"
+
 
 def shown(metavar: str, default: str) -> Any:
     """How --help shows an option whose default is worked out later: as METAVAR, with the rule in words."""
@@ -25,6 +27,8 @@ class Compare:
 
     size: str = "gpt2"
     """Shape of the model: gpt2, gpt2-medium, gpt2-large, gpt2-xl, or small: tiny, small, counting, characters, mini"""
+    bias: bool = True
+    """A GPT-2 with biases, as published; without, x-transformers is the same function too"""
     batch: int = 1
     """Sequences in a batch"""
     time: Annotated[int | None, shown("INT", "128, or the size's block")] = None
@@ -32,12 +36,12 @@ class Compare:
     device: str = "auto"
     """Where to compute: auto, cpu, cuda, cuda:1, mps; auto takes an accelerator if there is one"""
     precision: str = "float32"
-    """float64, float32, or bfloat16: torch's autocast over float32 weights. Where float32 is asked for, full, bf16 and
-    huggingface-best compute in bfloat16 all the same, and prove their rounding besides"""
+    """float64, float32, or bfloat16: torch's autocast over float32 weights. Where float32 is asked for, full, bf16,
+    huggingface-bf16 and huggingface-best compute in bfloat16 all the same, and prove their rounding besides"""
     contenders: Annotated[tuple[str, ...], shown("NAME", "reference, huggingface-eager, huggingface-sdpa, full")] = ()
-    """Who takes part: reference, huggingface-eager, huggingface-sdpa, huggingface-best, plain, full, or a rung by its
-    name (plain with that rung), full-float32 (full without bf16); all for everybody. Ratios are against the first
-    that is proven."""
+    """Who takes part: reference; huggingface-eager, -sdpa, -bf16, -compiled, or -best (sdpa, bf16, compiled);
+    x-transformers and keras-hub, if installed; plain, full, or a rung by its name (plain with that rung), full-float32
+    (full without bf16); all for everybody. Ratios are against the first that is proven."""
     seconds: float = 30.0
     """About how long to time: a quarter of it forward passes, half training steps, a quarter generation; at least 5
     rounds of the first two, 3 of the last"""
@@ -84,6 +88,8 @@ class CompareCandidate:
     FILE.py:FUNCTION: a function from our state dict to yours"""
     size: str = "smoke"
     """Shape of the model: smoke (3 layers, width 48), or one of bench compare's: tiny, small, mini, gpt2, ..."""
+    bias: bool = True
+    """Whether the config says that there are biases, as GPT-2 has them"""
     batch: int = 3
     """Sequences in a batch"""
     time: Annotated[int | None, shown("INT", "three quarters of the size's block, at most 96")] = None
@@ -158,3 +164,24 @@ class Diff:
         """Raise a ValueError, one line, for a value that cannot be."""
         if not 0.0 <= self.threshold < 1.0:
             raise ValueError(f"--threshold {self.threshold}: give a share from 0 up to, not including, 1")
+
+
+@dataclass(frozen=True)
+class Report:
+    """Make one HTML page, pictures and Markdown tables of result files of the suite. The page needs no network."""
+
+    files: Annotated[Positional[tuple[Path, ...]], shown("[FILE.json|FOLDER ...]", "bench/results")] = ()
+    """Which results, by file or folder"""
+    out: Path = Path("build", "report")
+    """The folder to write into: index.html, and for each run a folder with pictures and tables.md"""
+    page: bool = True
+    """Whether to write index.html"""
+    parity: Annotated[Path, shown("FILE.md", "docs/parity.md")] = DOCS / "parity.md"
+    """The table of errors over budgets that the parity tests write"""
+    bugs: Annotated[Path, shown("FILE.md", "docs/bugs.md")] = DOCS / "bugs.md"
+    """The table of the bug zoo"""
+
+    def check(self) -> None:
+        """Raise a ValueError, one line, for a value that cannot be."""
+        if self.out.exists() and not self.out.is_dir():
+            raise ValueError(f"--out {self.out}: is a file; give the name of a folder")

@@ -6,6 +6,7 @@ so the most memory that the process ever held is also that of the last task alon
     forward     forward
     training    loss_and_gradient, then training_step
     step        training_step
+    ladder      prefill and per_token of one text, then training_step, which holds far more than those
     text        prefill, then per_token: one text
     texts       the same: eight texts side by side
 """
@@ -40,16 +41,22 @@ SITTINGS: dict[str, tuple[str, ...]] = {
     "step": ("training_step",),
     "text": ("prefill", "per_token"),
     "texts": ("prefill", "per_token"),
+    "ladder": ("prefill", "per_token", "training_step"),
 }
 ROWS = {"text": 1, "texts": 8}
 EVERY_SITTING = ("forward", "training", "text", "texts")
 
-PEERS = ("reference", "huggingface-eager", "huggingface-sdpa", "huggingface-best", "full", "full-float32")
+LIBRARIES = ("x-transformers", "keras-hub")  # take part where they are installed
+PEERS = (
+    *("reference", "huggingface-eager", "huggingface-sdpa", "huggingface-bf16", "huggingface-best"),
+    *(*LIBRARIES, "full", "full-float32"),
+)
+EVERYBODY = (*PEERS, "huggingface-compiled")
 FEW = ("reference", "huggingface-sdpa", "full-float32")
 LARGE = ("reference", "huggingface-sdpa", "huggingface-best", "full")
 BASE = "reference"  # what ratios are to
 
-LIBRARIES = 600_000_000  # bytes that a process takes for the interpreter, torch and transformers
+INTERPRETER = 600_000_000  # bytes that a process takes for the interpreter, torch and transformers
 
 
 @dataclass(frozen=True)
@@ -84,26 +91,25 @@ QUICK = Plan(
 CPU = Plan(
     (
         Row("smoke", EVERY_SITTING, (*FEW, "full")),
-        Row("mini", ("forward", "training", "text"), PEERS),
+        Row("mini", ("training", "text"), PEERS),
         Row("gpt2-128", ("training", "text"), LARGE),
-        Row("gpt2", ("step",), ("reference", "huggingface-best", "full")),
     ),
-    parts=("mini", "gpt2"),
-    ladder=("mini", ("step", "text")),
+    parts=("mini", "gpt2-128"),
+    ladder=("mini-64", ("ladder",)),
     scaling=True,
     seconds=1.0,
     rounds=(3, 50),
 )
 ACCELERATOR = Plan(
     (
-        Row("smoke", EVERY_SITTING, PEERS),
-        Row("mini", EVERY_SITTING, PEERS),
-        Row("gpt2-512", EVERY_SITTING, PEERS),
-        Row("gpt2", EVERY_SITTING, PEERS),
+        Row("smoke", EVERY_SITTING, EVERYBODY),
+        Row("mini", EVERY_SITTING, EVERYBODY),
+        Row("gpt2-512", EVERY_SITTING, EVERYBODY),
+        Row("gpt2", EVERY_SITTING, EVERYBODY),
         Row("gpt2-xl", EVERY_SITTING, LARGE),
     ),
     parts=("mini", "gpt2"),
-    ladder=("gpt2-512", ("step", "text")),
+    ladder=("gpt2-512", ("ladder",)),
     scaling=True,
     seconds=2.0,
     rounds=(5, 50),
@@ -141,14 +147,14 @@ def text_shape(work: Workload) -> tuple[int, int]:
     return min(32, work.config.block_size - new), new
 
 
-def rows_of(work: Workload, sitting: str) -> int:
-    """Sequences side by side in a sitting."""
-    return ROWS.get(sitting, work.batch)
+def rows_of(work: Workload, sitting: str, task: str) -> int:
+    """Sequences side by side in a task of a sitting."""
+    return ROWS.get(sitting, 1 if task in ("prefill", "per_token") else work.batch)
 
 
 def tokens_of(work: Workload, sitting: str, task: str) -> int:
     """Tokens of one call of a task: those that go through the model, or for `per_token` one for each text."""
-    rows = rows_of(work, sitting)
+    rows = rows_of(work, sitting, task)
     if task == "prefill":
         return rows * text_shape(work)[0]
     return rows if task == "per_token" else work.tokens
@@ -169,16 +175,16 @@ def flops_per_token(work: Workload, task: str) -> float:
 def sitting_bytes(work: Workload, sitting: str) -> int:
     """About how much memory one process of a sitting takes at its highest, computing in float32."""
     c, N = work.config, work.config.parameter_count()
-    if sitting in ("training", "step"):
-        return LIBRARIES + 16 * N + activation_bytes(work, 4)
+    if sitting in ("training", "step", "ladder"):
+        return INTERPRETER + 16 * N + activation_bytes(work, 4)
     if sitting == "forward":
         layer = work.batch * c.n_head * work.time**2 * 3 + work.tokens * 12 * c.n_embd
-        return LIBRARIES + 4 * (N + 2 * work.tokens * c.vocab_size + layer)
+        return INTERPRETER + 4 * (N + 2 * work.tokens * c.vocab_size + layer)
     length = sum(text_shape(work))
     rows = ROWS[sitting]
     cache = 2 * rows * c.n_layer * length * c.n_embd
     # weights and a second copy of them, in whatever layout or precision generates best; the readable way scores all
-    return LIBRARIES + 4 * (2 * N + cache + 2 * rows * length * c.vocab_size)
+    return INTERPRETER + 4 * (2 * N + cache + 2 * rows * length * c.vocab_size)
 
 
 def misfit(name: str, sitting: str, together: int, available: int | None) -> str | None:

@@ -14,7 +14,8 @@ null and never 0.
                  seconds_of_bytes, seconds (see bench/roofline.py)
     parity       a list: size (of bench/suite.py's workloads; "ladder" for the prices, "scaling..." for the curves),
                  contender, passed, over (largest error / budget by precision), logits (relative L2),
-                 shape [B, T], why (what failed; "" if nothing)
+                 shape [B, T], why (what failed; "not the same function: ..." for one known
+                 to differ; "" if nothing)
     cases        a list, one for each number of a whole model. ONLY for contenders with a parity pass.
       name         workload/sitting/task/contender, unique; each of these also by itself, and the size
       description, precision (what it computes in), batch, time or prompt and new
@@ -27,7 +28,9 @@ null and never 0.
       parity       over, logits, shape: as above
       ratios       by the contender that they are to: how many times as fast: median, low and high of the 95 % interval
     parts        a list: name (workload/part, unique), part, workload, group, description, unit, amount (of one call),
-                 per_second, spread, seconds, memory (null in a quick run), error (relative L2 to the readable one)
+                 per_second, spread, seconds, memory (null in a quick run), error (relative L2 to the readable one;
+                 of learned tokenizers: of how many tokens they cut a text into); ratios, as above, only of those that
+                 were timed in turn
     prices       a list, one for each rung, in ladder order: rung, claim, loses, workload, in_full, and for each task
                  alone, without, cumulative: contender, ratio {median, low, high}, tokens_per_second, spread, memory,
                  compile; null where one of the two has no parity pass. And parity: largest error / budget by precision

@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
-from bench.tables import WIDTH, plain_table, scientific, significant, size
+from bench.tables import NOT_THE_SAME, WIDTH, plain_table, scientific, significant, size
 
 Result = dict[str, Any]
 
@@ -15,6 +15,11 @@ CASES_NOTE = (
     "MFU of the measured ceiling and of the data sheet's; floor: the least time by the roofline over\n"
     "this one; parity: largest error / budget of the proof, above 1 fails; memory: peak, libraries apart."
 )
+ITSELF_NOTE = (
+    "over {} starts of both processes. The intervals of the other tables are of one start each: what\n"
+    "is as near to 1 as this interval is wide may come from the start and not from the contender."
+)
+PARTS_NOTE = "times: how many times as fast as the 1 above it, where they were timed in turn, [95 % interval]."
 
 
 def show(result: Result) -> list[str]:
@@ -45,9 +50,10 @@ def tables(result: Result) -> Iterator[tuple[str, Any, str]]:
     for (workload, _, task), cases in together.items():
         last = cases is list(together.values())[-1]
         title = f"{workload}: {task.replace('_', ' ')}{shape(cases[0])}"
-        yield title, cases_table(cases), CASES_NOTE if last else ""
+        others = [p for p in result["parity"] if p["size"] == cases[0]["size"] and p["why"].startswith(NOT_THE_SAME)]
+        yield title, cases_table(cases, [p["contender"] for p in others]), CASES_NOTE if last else ""
     if result["parts"]:
-        yield "Parts", parts_table(result["parts"]), ""
+        yield "Parts", parts_table(result["parts"]), PARTS_NOTE
     if result["prices"]:
         yield (
             "The three prices of every rung",
@@ -58,7 +64,7 @@ def tables(result: Result) -> Iterator[tuple[str, Any, str]]:
     if result["itself"]:
         found, ratio = result["itself"], result["itself"]["ratio"]
         line = f"{found['contender']}, {found['workload']}/{found['task']}: {interval(ratio)}"
-        yield "One contender against itself", line, ""
+        yield "One contender against itself", line, ITSELF_NOTE.format(len(found["launches"]))
 
 
 def shape(case: dict[str, Any]) -> str:
@@ -68,8 +74,8 @@ def shape(case: dict[str, Any]) -> str:
     return f", batch {case['batch']} x time {case['time']}"
 
 
-def cases_table(cases: list[dict[str, Any]]) -> Any:
-    """Contenders that sat together."""
+def cases_table(cases: list[dict[str, Any]], others: list[str]) -> Any:
+    """Contenders that sat together, and those that have no numbers because they are another function."""
     base = next(iter(cases[0]["ratios"]))
     table = plain_table()
     table.add_column("contender", no_wrap=True)
@@ -87,6 +93,8 @@ def cases_table(cases: list[dict[str, Any]]) -> Any:
             size(case["memory"]["peak"]),
             f"{max(case['parity']['over'].values()):.2f}",
         )
+    for name in others:
+        table.add_row(name, NOT_THE_SAME)
     return table
 
 
@@ -95,13 +103,16 @@ def parts_table(parts: list[dict[str, Any]]) -> Any:
     table = plain_table()
     table.add_column("part", no_wrap=True)
     table.add_column("at", no_wrap=True)
-    for name in ("per second", "spread", "peak memory", "error"):
+    for name in ("per second", "times", "spread", "memory", "error"):
         table.add_column(name, justify="right", no_wrap=True)
     for part in parts:
+        ratios = part.get("ratios", {})
+        base = next(iter(ratios), None)
         table.add_row(
             part["part"],
             part["workload"],
             f"{part['per_second']:,.4g} {part['unit']}",
+            "" if base is None else "1" if base == part["part"] else interval(ratios[base]),
             f"±{100 * part['spread']:.0f} %",
             size(part["memory"]),
             scientific(part["error"]),

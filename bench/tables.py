@@ -9,6 +9,7 @@ from typing import Any
 from bench.results import Result
 
 WIDTH = 100
+NOT_THE_SAME = "not the same function"  # how a contender that is known to differ is shown; it has no numbers
 
 
 def show(result: Result) -> None:
@@ -34,7 +35,12 @@ def show(result: Result) -> None:
     if proven:
         console.print(speed_table(proven))
     for contender in result["contenders"]:
-        if "speed" not in contender:
+        if "speed" in contender:
+            continue
+        if contender["unlike"]:
+            words = f"{contender['name']:<17}  {NOT_THE_SAME}: {contender['unlike']} ({failure(contender)})"
+            console.print(words, markup=False)
+        else:
             console.print(f"{contender['name']:<17}  failed: {failure(contender)}", markup=False, style="bold red")
     if proven:
         console.print(speed_note(proven), markup=False, style="dim")
@@ -57,10 +63,10 @@ def heading(result: Result) -> list[str]:
     )
     lines = [
         f"{work['size']}: {work['parameters']:,} parameters, batch {work['batch']} x time {work['time']}, "
-        f"{work['precision']}",
+        f"{work['precision']}{'' if work['config']['bias'] else ', without biases'}",
         f"on {on}; {packages}",
     ]
-    return lines + warnings(result)
+    return lines + warnings(result) + [f"note: {line}" for line in result["left_out"]]
 
 
 def warnings(result: Result) -> list[str]:
@@ -98,6 +104,7 @@ def proof_table(result: Result, number: int) -> Any:
             continue
         worst = found["worst"]
         failed = bool(found["failures"])
+        word = "" if contender["unlike"] else " FAILED"
         table.add_row(
             contender["name"],
             scientific(worst["logits"]["error"]),
@@ -105,8 +112,8 @@ def proof_table(result: Result, number: int) -> Any:
             f"{scientific(worst['gradient']['error'])} {worst['gradient']['name']}",
             *([scientific(worst["trajectory"]["error"])] if steps else []),
             f"{100 * found['top1']:.1f} %",
-            f"{found['over']:.3g} FAILED" if failed else f"{found['over']:.2f}",
-            style="red" if failed else "",
+            f"{found['over']:.3g}{word}" if failed else f"{found['over']:.2f}",
+            style="red" if failed and not contender["unlike"] else "",
         )
     return table
 
@@ -203,6 +210,8 @@ def first_calls(proven: list[dict[str, Any]], task: str) -> list[str]:
 def failure(contender: dict[str, Any]) -> str:
     """The failure furthest beyond its budget, in words; of a contender that has one."""
     failures = [found for part in filter(None, contender["proof"]["parts"]) for found in part["failures"]]
+    if contender["unlike"]:  # of another function the logits tell most
+        failures = [failure for failure in failures if failure["quantity"] == "logits"] or failures
     found = max(failures, key=lambda failure: failure["error"] / (failure["allowed"] or 1e-300))
     name = found["name"] if found["name"] != found["quantity"] else ""
     return (

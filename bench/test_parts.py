@@ -1,4 +1,4 @@
-"""Parts by themselves, in this process: attention, head and loss, optimizer, tokenizers, batches, checkpoints."""
+"""Parts by themselves: attention, head and loss, optimizer, tokenizers, batches, checkpoints, learning byte pairs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from bench import byte_pairs
 from bench.parts import ALLOWED, PARTS
 from bench.peak import peak_memory
-from bench.session import Session
+from bench.session import LeftOut, Session
 from bench.suite import named
 from bench.throughput import interleave, rounds_within, spread, synchronise
 
@@ -53,3 +54,16 @@ def test_part(part: tuple[str, str, str], sessions: dict[str, Session], benchmar
     }
     session.parts.append(found)
     benchmark.extra_info.update(found, environment=session.environment)
+
+
+def test_learning_byte_pairs(device: str, sessions: dict[str, Session]) -> None:
+    session = sessions[device]
+    session.tell(f"{byte_pairs.GROUP}: the lesson and the tokenizers library in turn")
+    try:
+        found = byte_pairs.measure()
+    except LeftOut as reason:
+        raise session.leave_out(str(reason)) from None
+    error = byte_pairs.error_of(found)
+    if not error <= byte_pairs.ALLOWED:
+        pytest.fail(f"no parity pass, no number: {error:.1%} more or fewer tokens than the library's", pytrace=False)
+    session.parts += byte_pairs.rows(found, session.plan.parts[0])

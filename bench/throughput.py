@@ -26,6 +26,10 @@ class Ratio:
     low: float
     high: float
 
+    def turned(self) -> Ratio:
+        """How many times as long the other call takes."""
+        return Ratio(1 / self.median, 1 / self.high, 1 / self.low)
+
 
 def nothing() -> None:
     """Where there is nothing to wait for, as on a CPU."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bench.budgets import BF16_CAPS, BF16_ULP, BUDGETS, rounding_allowance
-from bench.contenders import CONTENDERS, USUAL, Autocast, Contender, build_in, chosen, import_what_is_needed
+from bench.contenders import CONTENDERS, USUAL, Autocast, Contender, able, build_in, chosen, import_what_is_needed
 from bench.hot import hot_state_dict, random_batch
 from bench.huggingface import bfloat16_copy, greedy
 from bench.measurement import Measurement, Report
@@ -37,13 +37,18 @@ def verdicts(precision: str, *names: str, config: GPTConfig = CONFIG, steps: int
     return found
 
 
-COMPILED = ("huggingface-best", "compile", "full")
+COMPILED = ("huggingface-compiled", "huggingface-best", "compile", "full")
+
+
+def same(config: GPTConfig, precision: str) -> list[str]:
+    """Everybody who is to be the same function, as far as their packages are installed."""
+    return [name for name in able(list(CONTENDERS), precision)[0] if not CONTENDERS[name].unlike(config)]
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16"])
 @pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, bias=False)], ids=["bias", "no bias"])
 def test_every_contender_of_the_table_passes(precision: str, config: GPTConfig) -> None:
-    check_all_pass(precision, [name for name in CONTENDERS if name not in COMPILED], config)
+    check_all_pass(precision, [name for name in same(config, precision) if name not in COMPILED], config)
 
 
 @pytest.mark.slow
@@ -137,7 +142,7 @@ def test_what_is_not_judged_neither_fails_nor_counts() -> None:
 
 def test_bfloat16_contenders_compute_in_bfloat16_and_keep_their_weights_in_float32() -> None:
     weights = hot_state_dict(CONFIG, dtype=torch.float32)
-    for name in sorted(CONTENDERS.keys() - {"huggingface-best"}):  # which would have to be compiled for it
+    for name in sorted(set(same(CONFIG, "bfloat16")) - {"huggingface-best", "huggingface-compiled"}):
         model = build_in("bfloat16", name, CONFIG, weights, CPU)
         ids, targets = random_batch(CONFIG, 2, 8)
         assert model(ids).dtype == torch.bfloat16, name

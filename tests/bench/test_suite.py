@@ -75,7 +75,9 @@ def test_a_task_has_the_tokens_and_operations_of_one_call() -> None:
     assert flops_per_token(work, "forward") * 512 == work.forward_flops()
     assert tokens_of(work, "text", "prefill") == 32
     assert tokens_of(work, "texts", "prefill") == 8 * 32
-    assert tokens_of(work, "texts", "per_token") == rows_of(work, "texts") == 8
+    assert tokens_of(work, "texts", "per_token") == rows_of(work, "texts", "per_token") == 8
+    assert tokens_of(work, "ladder", "prefill") == 32
+    assert tokens_of(work, "ladder", "training_step") == 4 * 128
     assert flops_per_token(work, "per_token") == generated_flops_per_token(work.config, 32, 32)
 
 
@@ -130,9 +132,10 @@ def test_who_has_no_parity_pass_is_not_started(monkeypatch: pytest.MonkeyPatch) 
         own.case("smoke", "forward", "forward", "full", made_up_turns())
 
 
-def made_up_turns(seconds: float = 1.0) -> Turns:
-    peak, ratio = Peak(1, 1, "resident"), Ratio(1.0, 1.0, 1.0)
-    return Turns([seconds] * 3, 2.0, Compiled(0, 0.0), 0, peak, {"reference": ratio})
+def made_up_turns(seconds: float = 1.0, rounds: int = 3, **anchors: float) -> Turns:
+    times = {anchor: Ratio(s / seconds, 0.9 * s / seconds, 1.2 * s / seconds) for anchor, s in anchors.items()}
+    peak = Peak(1, 1, "resident")
+    return Turns([seconds] * rounds, 2.0, Compiled(0, 0.0), 0, peak, times or {"reference": Ratio(1.0, 1.0, 1.0)})
 
 
 def test_a_failing_sitting_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,14 +169,31 @@ def test_every_rung_that_can_be_timed_has_three_prices_of_recipes_that_are_there
 def test_a_price_is_above_1_where_the_rung_pays_and_keeps_its_row_where_it_does_not() -> None:
     # PLAIN takes 4 s and FULL 1 s; sdpa alone 2 s; FULL without it 1.5 s; the ladder up to it 3 s
     seconds = {"plain": 4.0, "full": 1.0, "sdpa": 2.0, "without-sdpa": 1.5, "upto-sdpa": 3.0, "compile": 5.0}
-    found = {name: {"forward": made_up_turns(s)} for name, s in seconds.items()}
+    found = {name: {"forward": made_up_turns(s, plain=4.0, full=1.0)} for name, s in seconds.items()}
     prices = price(found, "smoke", "forward", "sdpa")["forward"]
     assert [prices[kind]["ratio"]["median"] for kind in KINDS] == [2.0, 1.5, pytest.approx(4 / 3)]
+    assert prices["alone"]["ratio"] == {"median": 2.0, "low": pytest.approx(1.8), "high": pytest.approx(2.4)}
+    assert prices["without"]["ratio"]["low"] == pytest.approx(1.5 / 1.2)
+    assert prices["without"]["ratio"]["high"] == pytest.approx(1.5 / 0.9)
     assert [prices[kind]["contender"] for kind in KINDS] == ["sdpa", "without-sdpa", "upto-sdpa"]
     assert [prices[kind]["tokens_per_second"] for kind in KINDS] == [512 / 2.0, 512 / 1.5, 512 / 3.0]
     loses = price(found, "smoke", "forward", "compile")["forward"]
     assert loses["alone"]["ratio"]["median"] == 0.8
     assert loses["without"] is None, "that recipe has no parity pass"
+
+
+def test_a_price_is_a_ratio_to_the_anchor_that_sat_in_the_same_group() -> None:
+    """In another group there were other rounds, at another time, and not even as many."""
+    # The machine was twice as slow when sdpa sat beside PLAIN and FULL: 8 s, 2 s, and 4 s for it.
+    found = {
+        "plain": {"forward": made_up_turns(4.0, rounds=5, plain=4.0, full=1.0)},
+        "full": {"forward": made_up_turns(1.0, rounds=5, plain=4.0, full=1.0)},
+        "sdpa": {"forward": made_up_turns(4.0, rounds=3, plain=8.0, full=2.0)},
+        "without-sdpa": {"forward": made_up_turns(3.0, rounds=3, plain=8.0, full=2.0)},
+    }
+    prices = price(found, "smoke", "forward", "sdpa")["forward"]
+    assert prices["alone"]["ratio"]["median"] == 2.0
+    assert prices["without"]["ratio"]["median"] == 1.5
 
 
 def test_every_point_of_a_curve_is_measured_once_and_one_that_does_not_fit_is_a_line(

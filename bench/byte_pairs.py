@@ -1,0 +1,65 @@
+"""Learning byte pairs: the lesson in plain Python beside Hugging Face's tokenizers in Rust.
+
+Nothing imports the lessons, so this one runs as a process of its own, and takes the times of both in turn.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from statistics import median
+from typing import Any
+
+from bench.session import LeftOut
+from bench.throughput import ratio, spread
+
+COMMAND = (sys.executable, "-m", "reference.lessons.bpe_speed")
+GROUP = "byte pairs"
+NAMES = {"lesson": f"{GROUP}, lesson", "tokenizers": f"{GROUP}, tokenizers"}
+DESCRIPTIONS = {
+    "lesson": "reference/lessons/bpe.py, plain Python",
+    "tokenizers": "Hugging Face's tokenizers, in Rust, one thread",
+}
+# Of pairs that are as common, the library takes another one first: so what is learned differs a little, and the text
+# is cut into as many tokens to within this share.
+ALLOWED = 0.005
+
+
+def measure() -> dict[str, Any]:
+    """What the lesson says of both. Raises LeftOut, one line, where it cannot say it."""
+    done = subprocess.run(COMMAND, capture_output=True, text=True, timeout=300)
+    if done.returncode != 0:
+        why = done.stderr.strip().splitlines() or ["it said nothing"]
+        raise LeftOut(f"{GROUP}: {why[-1]}: left out")
+    return json.loads(done.stdout)
+
+
+def error_of(found: dict[str, Any]) -> float:
+    """How far apart the numbers of tokens are, as a share."""
+    ours, theirs = found["tokens"]["lesson"], found["tokens"]["tokenizers"]
+    return abs(ours - theirs) / theirs
+
+
+def rows(found: dict[str, Any], workload: str) -> list[dict[str, Any]]:
+    """Both as parts, as `bench.suite_results` describes them, with how many times as fast as the lesson."""
+    base = found["seconds"]["lesson"]
+    return [
+        {
+            "name": f"{workload}/{NAMES[who]}",
+            "part": NAMES[who],
+            "workload": workload,
+            "group": GROUP,
+            "description": f"{found['merges']:,} merges: {DESCRIPTIONS[who]}",
+            "unit": "characters",
+            "amount": found["characters"],
+            "per_second": found["characters"] / median(seconds),
+            "spread": spread(seconds),
+            "seconds": seconds,
+            "error": error_of(found),
+            "memory": None,
+            "ratios": {NAMES["lesson"]: asdict(ratio(base, seconds))},
+        }
+        for who, seconds in found["seconds"].items()
+    ]

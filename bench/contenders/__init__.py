@@ -1,0 +1,141 @@
+"""Who is compared: one table, a row for each.
+
+To add a contender, write a file that has its rows, and add them to `CONTENDERS`; everything else reads the table.
+What a row builds follows the protocol of this project: `model(ids) -> logits`, `model.loss(ids, targets) -> scalar`,
+and a state dict in the canonical layout, by which it is proven before it is timed. Another library's GPT-2 takes less:
+a file with the functions that `bench.contenders.library` lists.
+
+The rungs of `optimized` are contenders by their names: PLAIN with that rung. What is not part of a forward pass, a
+training step or a generated text is not here (ddp), nor what only CUDA has (tf32).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from bench.contenders import hugging, recipes
+from bench.contenders.autocast import Autocast
+from bench.contenders.contender import Build, Contender, Generate, Weights, greedy, loaded
+from bench.contenders.library import of_library
+from bench.contenders.recipes import LADDER, PRICED, of_recipe
+from reference import GPT, GPTConfig, build_step
+
+__all__ = [
+    "ALL",
+    "CONTENDERS",
+    "LADDER",
+    "PRICED",
+    "USUAL",
+    "Autocast",
+    "Build",
+    "Contender",
+    "Generate",
+    "Weights",
+    "able",
+    "build_in",
+    "build_reference",
+    "chosen",
+    "find",
+    "greedy",
+    "import_what_is_needed",
+    "loaded",
+    "missing",
+    "of_library",
+    "of_recipe",
+    "own_precision",
+]
+
+
+def build_reference(config: GPTConfig, weights: Weights | None, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """This project's readable GPT."""
+    return loaded(GPT(config), weights, device, dtype)
+
+
+CONTENDERS: dict[str, Contender] = {
+    "reference": Contender("the readable GPT of this project", build_reference, build_step),
+    **hugging.ROWS,
+    "x-transformers": of_library(
+        "bench.contenders.xtransformers",
+        "x-transformers' decoder with GPT-2's options, torch's fused attention and AdamW",
+        needs={"x_transformers": "x-transformers"},
+    ),
+    "keras-hub": of_library(
+        "bench.contenders.kerashub",
+        "keras-hub's GPT2CausalLM on torch, its fused attention with a mask of numbers, and AdamW",
+        # without the TensorFlow that keras-hub requires and this does not use
+        needs={"keras": "keras", "keras_hub": "--no-deps keras-hub"},
+        keeps_policy=True,
+    ),
+    **recipes.ROWS,
+}
+
+USUAL = ("reference", "huggingface-eager", "huggingface-sdpa", "full")  # takes part if nobody is named
+ALL = "all"  # stands for everybody whose packages are installed
+
+
+def find(name: str) -> Contender:
+    """The contender of a name, in the table or of the ladder."""
+    return CONTENDERS[name] if name in CONTENDERS else LADDER[name]
+
+
+def build_in(precision: str, name: str, config: GPTConfig, weights: Weights | None, device: torch.device) -> nn.Module:
+    """A contender by name, computing in a precision: float64, float32, or bfloat16 over float32 weights."""
+    contender = find(name)
+    dtype = torch.float64 if precision == "float64" else torch.float32
+    if precision != "bfloat16":
+        return contender.build(config, weights, device, dtype)
+    if contender.build_bfloat16 is not None:
+        return contender.build_bfloat16(config, weights, device, dtype)
+    return Autocast(contender.build(config, weights, device, dtype), device)
+
+
+def own_precision(precision: str, name: str) -> str:
+    """What a contender computes in when a precision is asked of all: some round by nature, and do in float32 too."""
+    return "bfloat16" if precision == "float32" and find(name).rounds else precision
+
+
+def chosen(names: Sequence[str]) -> list[str]:
+    """The names that a user asks for; a ValueError for one that is unknown or there twice."""
+    for number, name in enumerate(names):
+        if name not in (*CONTENDERS, ALL):
+            raise ValueError(f"unknown contender {name!r}: give some of {', '.join(CONTENDERS)}, or {ALL}")
+        if name in names[:number]:
+            raise ValueError(f"contender {name!r} is named twice: give each once")
+    return list(CONTENDERS if ALL in names else names or USUAL)
+
+
+def missing(name: str, precision: str = "float32") -> str | None:
+    """What a contender lacks, in one line: a package and how to have it, or the precision; None if it can take part."""
+    if precision == "float64" and not find(name).float64:
+        return f"{name!r} cannot compute in float64: give --precision float32"
+    for package, install in find(name).needs.items():
+        if importlib.util.find_spec(package) is None:
+            return f"{name!r} needs the package {package!r}, which is not installed: pip install {install}"
+    return None
+
+
+def able(names: Sequence[str], precision: str = "float32") -> tuple[list[str], list[str]]:
+    """Those of some contenders that can take part here, and a line for each of the others."""
+    lines = {name: missing(name, precision) for name in names}
+    return [name for name in names if lines[name] is None], [f"{line}: left out" for line in lines.values() if line]
+
+
+def import_what_is_needed(name: str) -> None:
+    """Import a contender's module; a ValueError that says what to install where it cannot be."""
+    line = missing(name)
+    if line is not None:
+        raise ValueError(line)
+    module = find(name).module
+    if module is None:
+        return
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(
+            f"{name!r} needs the package {error.name!r}, which is not installed: pip install {error.name}"
+        ) from None
