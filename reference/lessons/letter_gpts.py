@@ -73,9 +73,9 @@ COURSES = {
 TEXT = GPTConfig(block_size=128, vocab_size=66, n_layer=8, n_head=8, n_embd=256, dropout=0.1, bias=False)
 STATED = {
     "counting": Course(SIZES["counting"], 600, 8, 3e-3, "char", keeps_back=False),
-    "stories": Course(TEXT, 150, 8, 2e-3),
-    "code": Course(TEXT, 150, 8, 2e-3),
-    "shakespeare": Course(TEXT, 500, 8, 2e-3),
+    "stories": Course(TEXT, 300, 8, 2e-3),
+    "code": Course(TEXT, 300, 8, 2e-3),
+    "shakespeare": Course(TEXT, 1000, 8, 2e-3),
 }
 PROMPTS = {
     "counting": ["Number 15 comes before", "A5B5", "Number 100", "A50B50"],

@@ -50,8 +50,8 @@ or a download. What is kept back is judged by its first 32 stretches, without dr
 
 The notebook trains on 300 batches of 8 stretches for counting, and on 1,000 of 16 for the others, always at a rate of
 0.0003, and of Shakespeare on the first 50,000 letters alone. It prints no loss, so that there is none to compare with.
-Here the batches are fewer or smaller, as stated below, and the rate is higher, warmed up and cooled down; of
-Shakespeare it is the whole text."""
+Here all batches are of 8, as many as stated below, and the rate is higher, warmed up and cooled down; of Shakespeare
+it is the whole text."""
 LAST = """\
 Next: [reference/gpt.py](../../reference/gpt.py), the same model as GPT-2 has it, with nothing left out, and
 [reference/functional.py](../../reference/functional.py), the five functions that it is made of. After that
