@@ -19,6 +19,9 @@ WORDS = (
     "Right of the line is faster. A rung that does not pay on this device keeps its row. Rates and memory are those "
     "of PLAIN with the rung, of FULL without it, and of the ladder up to it; memory is the peak of the recipe's own "
     "process, less what interpreter and libraries take.",
+    "Two rungs are a check of the method: a cache for keys and values changes nothing in a training step, nor a fused "
+    "AdamW in a text. How far these are from 1 shows how far to trust the others, whatever their intervals say: those "
+    "know how rounds differ, and not how one start of a process differs from the next.",
 )
 
 Result = dict[str, Any]
