@@ -76,7 +76,7 @@ def test_a_task_has_the_tokens_and_operations_of_one_call() -> None:
     assert tokens_of(work, "text", "prefill") == 32
     assert tokens_of(work, "texts", "prefill") == 8 * 32
     assert tokens_of(work, "texts", "per_token") == rows_of(work, "texts", "per_token") == 8
-    assert tokens_of(work, "ladder", "prefill") == 32
+    assert tokens_of(work, "ladder", "per_token") == 1
     assert tokens_of(work, "ladder", "training_step") == 4 * 128
     assert flops_per_token(work, "per_token") == generated_flops_per_token(work.config, 32, 32)
 
