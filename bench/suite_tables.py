@@ -87,16 +87,24 @@ def cases_table(cases: list[dict[str, Any]], others: list[str]) -> Any:
             case["contender"],
             "1" if case["contender"] == base else interval(case["ratios"][base]),
             f"{significant(case['tokens_per_second'])} ±{100 * case['spread']:.0f} %",
-            share(case["mfu"]["measured"]),
-            share(case["mfu"]["data_sheet"]),
-            share(case["floor"] and case["floor"]["share"]),
-            f"{case['compile']['seconds']:.1f} s" if case["compile"]["graphs"] else "",
-            size(case["memory"]["peak"]),
-            f"{max(case['parity']['over'].values()):.2f}",
+            *cost_of(case),
         )
     for name in others:
         table.add_row(name, NOT_THE_SAME)
     return table
+
+
+def cost_of(case: dict[str, Any]) -> tuple[str, ...]:
+    """What a number comes with: MFU of the measured ceiling and the data sheet's, share of the floor, seconds of
+    compiling ("" if nothing was), peak memory, largest error / budget."""
+    return (
+        share(case["mfu"]["measured"]),
+        share(case["mfu"]["data_sheet"]),
+        share(case["floor"] and case["floor"]["share"]),
+        f"{case['compile']['seconds']:.1f} s" if case["compile"]["graphs"] else "",
+        size(case["memory"]["peak"]),
+        f"{max(case['parity']['over'].values()):.2f}",
+    )
 
 
 def parts_table(parts: list[dict[str, Any]]) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 from bench.report.chapter import Table, View
 from bench.report.charts import Axis, Dot, dots
 from bench.report.ladder import rate
-from bench.suite_tables import interval, shape, share
+from bench.suite_tables import cost_of, interval, shape
 from bench.tables import size
 
 WORDS = (
@@ -92,12 +92,7 @@ def table(result: Result, cases: list[Case]) -> Table:
             case["precision"],
             interval(case["ratios"][base]) if base is not None and base in case["ratios"] else "n/a",
             rate(case),
-            share(case["mfu"]["measured"]),
-            share(case["mfu"]["data_sheet"]),
-            share(case["floor"] and case["floor"]["share"]),
-            f"{case['compile']['seconds']:.1f} s" if case["compile"]["graphs"] else "",
-            size(case["memory"]["peak"]),
-            f"{max(case['parity']['over'].values()):.2f}",
+            *cost_of(case),
         )
         for case in cases
     ]
