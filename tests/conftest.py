@@ -34,6 +34,11 @@ LONGEST = (
     "test_parity_huggingface.py",
     "test_compare.py",
     "test_pages.py",
+    "test_compilation.py",
+    "test_shared_batches.py",
+    "test_torchrun.py",
+    "test_candidate.py",
+    "test_suite_run.py",
 )
 
 

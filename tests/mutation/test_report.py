@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,27 @@ def test_without_a_run_there_is_nothing_to_report(
     printed(monkeypatch, "    reference.adamw.x_decays__mutmut_1: not checked\n")
     assert report.main() == 1
     assert capsys.readouterr().out == "no mutant was run: python -m mutmut run\n"
+
+
+def test_the_readme_says_what_the_page_says() -> None:
+    text = (ROOT / "docs" / "mutation.md").read_text()
+    ((mutants, share, others),) = re.findall(
+        r"^([\d,]+) mutants, [\d,]+ noticed: ([\d.]+)%\. Of the others, (\d+) change nothing", text, re.MULTILINE
+    )
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    says = f"of {mutants} in the model and its seams, {share} % were noticed, and the other {others} stand there"
+    assert says in readme
+
+
+def test_the_page_has_every_file_that_is_mutated_and_a_reason_for_every_survivor() -> None:
+    text = (ROOT / "docs" / "mutation.md").read_text()
+    rows = re.findall(r"^\| (\S+\.py) \| (\d+) \| (\d+) \| (\d*) \| (\d*) \|$", text, re.MULTILINE)
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mutmut"]
+    assert sorted(row[0] for row in rows) == sorted(settings["only_mutate"])
+    totals, noticed, missed, harmless = (sum(int(row[column] or 0) for row in rows) for column in range(1, 5))
+    assert f"{totals:,} mutants, {noticed:,} noticed: {noticed / totals:.1%}. Of the others, {harmless} change" in text
+    assert totals - noticed == missed == harmless
+    listed = re.findall(r"^- `(\S+)`: (.+)\n\n  ```diff\n  - (.*)\n  \+ (.*)\n  ```$", text, re.MULTILINE)
+    assert len(listed) == missed
+    for function, why, removed, added in listed:
+        assert known().get(Survivor(function, removed, added)) == why, function

@@ -276,7 +276,7 @@ def test_compiled_blocks_train_and_say_how_long_compiling_took(tmp_path: Any, mo
 
 @COMPILERS
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", [COMPILE, FAST, FULL.without("ddp")], ids=str)
+@pytest.mark.parametrize("recipe", [FAST, FULL.without("ddp")], ids=str)
 def test_it_trains_as_eager_code_does(recipe: Recipe) -> None:
     config = replace(SMALL, n_layer=2)
     sides = hot_model(recipe, config), hot_model(recipe.without("compile"), config)
@@ -300,7 +300,7 @@ def test_two_compiled_models_in_turn_are_both_right_and_compiled_once() -> None:
 
 @COMPILERS
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", [COMPILE, FULL.without("ddp")], ids=str)
+@pytest.mark.parametrize("recipe", [FULL.without("ddp")], ids=str)
 def test_dropout_is_on_while_training_and_off_while_evaluating(recipe: Recipe) -> None:
     config = replace(TINY, dropout=0.3, n_layer=2)
     model = hot_model(recipe, config)
