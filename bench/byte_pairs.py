@@ -57,6 +57,7 @@ def rows(found: dict[str, Any], workload: str) -> list[dict[str, Any]]:
             "per_second": found["characters"] / median(seconds),
             "spread": spread(seconds),
             "seconds": seconds,
+            "calls": 1,
             "error": error_of(found),
             "memory": None,
             "ratios": {NAMES["lesson"]: asdict(ratio(base, seconds))},

@@ -22,6 +22,7 @@ from bench.suite_tables import show
 from reference.devices import available_devices
 
 STARTED = pytest.StashKey[float]()
+BEGUN = pytest.StashKey[set[str]]()  # tests, by their ids
 SESSIONS = pytest.StashKey[dict[str, Session]]()
 HERE = Path(__file__).parent
 
@@ -39,7 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[SESSIONS], config.stash[STARTED] = {}, time.monotonic()
+    config.stash[SESSIONS], config.stash[STARTED], config.stash[BEGUN] = {}, time.monotonic(), set()
     try:
         start(config)
     except ValueError as error:
@@ -59,6 +60,8 @@ def start(config: pytest.Config) -> None:
             raise ValueError(missing(name))
     contenders = tuple(chosen(contenders)) if contenders else ()
     devices, not_there = devices_for(split(option.device))
+    if option.json is not None and option.json.is_dir():
+        raise ValueError(f"--json {option.json}: is a folder: give the name of a file")
     if option.json is not None and len(devices) > 1:
         raise ValueError(f"--json {option.json}: there is a result for each of {', '.join(devices)}: give one --device")
     arguments = {
@@ -143,17 +146,33 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """A benchmark may warn, and take long."""
     for item in items:
         if HERE in item.path.parents:
-            item.add_marker(pytest.mark.filterwarnings("default::UserWarning"))
+            item.add_marker(pytest.mark.filterwarnings("default"))
             item.add_marker(pytest.mark.timeout(3600))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """What cannot be measured here is skipped with its line."""
+    """What cannot be measured here is skipped with its line; what fails is a line of the result."""
+    item.config.stash[BEGUN].add(item.nodeid)
     try:
         return (yield)
     except LeftOut as reason:
         pytest.skip(str(reason))
+    except pytest.skip.Exception:
+        raise
+    except (Exception, pytest.fail.Exception) as error:
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        for session in sessions_of(item):
+            session.left_out.append(f"failed: {item.name}: {why}")
+        raise
+
+
+def sessions_of(item: pytest.Item) -> list[Session]:
+    """Those of the devices that a test is about."""
+    named = []  # `device`, or the first of a `case` or `part`
+    for value in item.callspec.params.values() if isinstance(item, pytest.Function) else ():
+        named.append(value if isinstance(value, str) else value[0] if isinstance(value, tuple) else None)
+    return [session for device, session in item.config.stash[SESSIONS].items() if device in named]
 
 
 @pytest.fixture
@@ -180,14 +199,21 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitC
 
 
 def is_whole(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> bool:
-    """Whether everything was measured that can be, so that the result stands for its device."""
+    """Whether everything was measured that can be, so that the result stands for its device.
+
+    A failure is noted in the result, so that it may have some; but everything has to have been begun.
+    """
     option = session.config.option
     narrowed = option.quick or option.workloads or option.contenders or option.keyword or option.markexpr
+    # without its cache pytest has no --lf
+    chosen_by_hand = (
+        option.deselect or getattr(option, "lf", False) or any("::" in argument for argument in session.config.args)
+    )
     files = {item.path for item in session.items}
     every = set(HERE.glob("test_*.py"))
-    parts = [argument for argument in session.config.args if "::" in argument]
     ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
-    return ended and not narrowed and not parts and every <= files and not option.collectonly
+    begun = session.config.stash[BEGUN] >= {item.nodeid for item in session.items}
+    return ended and begun and not narrowed and not chosen_by_hand and every <= files and not option.collectonly
 
 
 @pytest.hookimpl(trylast=True)

@@ -14,6 +14,10 @@ from bench.tables import WIDTH, plain_table, significant, size
 MACHINE = ("device", "device_kind", "device_memory", "cpu", "cpu_flags", "cores", "threads", "system")
 # What may have changed on one machine, and is told.
 SOFTWARE = ("python", "cuda", "commit", "matmul_precision")
+# What the sizes of a model are called in a name, after the field's letters.
+LETTERS = {"n_layer": "L", "n_head": "H", "n_embd": "C", "vocab_size": "V", "block_size": "block "}
+
+SHAPES = "note: 8x64 is batch x time; 1x32+16 is texts x prompt + new tokens"
 
 
 @dataclass(frozen=True)
@@ -58,27 +62,38 @@ def worded(value: Any) -> str:
 
 
 def numbers(result: Result) -> dict[str, Number]:
-    """Every number of a result by a name that is the same in every result."""
-    found = [
-        Number(c["name"], c["tokens_per_second"], c["spread"], first_ratio(c["ratios"]), c["memory"]["peak"])
-        for c in result["cases"]
-    ]
+    """Every number of a result by a name that is the same in every result, and is that of nothing else.
+
+    What was measured is in the name, with its shape (batch x time, or texts x prompt + new tokens): where a plan now
+    has another shape, there is a new number and one is gone, and none has changed.
+    """
+    found = []
+    for case in result["cases"]:
+        name, ratio = f"{case['name']} {shape(case)}", first_ratio(case["ratios"])
+        found.append(Number(name, case["tokens_per_second"], case["spread"], ratio, case["memory"]["peak"]))
     found += [
         Number(f"parts/{p['name']}", p["per_second"], p["spread"], first_ratio(p.get("ratios", {})), p["memory"])
         for p in result["parts"]
     ]
     for point in result["scaling"]:
-        name = f"scaling/{point['axis']}/{point['value']}/{point['contender']}"
+        model = " ".join(f"{LETTERS.get(key, f'{key} ')}{value}" for key, value in point["config"].items())
+        name = f"scaling/{point['axis']}/{point['value']}/{point['contender']} {shape(point)} {model}".rstrip()
         ratio = first_ratio(point["ratios"])
         found.append(Number(name, point["tokens_per_second"], point["spread"], ratio, point["memory"]))
     for price in result["prices"]:
         for task, kinds in price["tasks"].items():
             for kind, one in kinds.items():
                 if one is not None:
-                    name = f"prices/{task}/{price['rung']}/{kind}"
+                    name = f"prices/{price['workload']}/{task}/{price['rung']}/{kind} {shape(price)}"
                     median = one["ratio"]["median"]
                     found.append(Number(name, one["tokens_per_second"], one["spread"], median, one["memory"]))
     return {number.name: number for number in found}
+
+
+def shape(measured: dict[str, Any]) -> str:
+    """The shape of a case or a point, as `SHAPES` says."""
+    after = f"{measured['prompt']}+{measured['new']}" if "prompt" in measured else measured["time"]
+    return f"{measured['batch']}x{after}"
 
 
 def first_ratio(ratios: dict[str, dict[str, float]]) -> float | None:
@@ -101,6 +116,8 @@ def lines(before: Result, after: Result, differing: list[str], threshold: float)
     for what, names in (("new", b.keys() - a.keys()), ("gone", a.keys() - b.keys())):
         for name in sorted(names):
             yield f"{what}: {name}"
+    if a.keys() != b.keys():
+        yield SHAPES
     both = [(a[name], b[name]) for name in b if name in a]
     changed = [(x, y) for x, y in both if is_changed(x, y, threshold)]
     yield (

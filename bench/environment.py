@@ -106,15 +106,48 @@ def clocks(device: torch.device) -> dict[str, float | None]:
     return {"now": (found and found.current) or None, "most": (found and found.max) or None}
 
 
+def clocks_after_work(found: dict[str, float | None], device: torch.device) -> dict[str, float | None]:
+    """Clocks that were read before, with the lowest and the highest that were ever seen just after work, in MHz.
+
+    An idle device lowers its clock and a hot one too, so the one before says little of a measurement. To be called
+    whenever the device has just worked, with what the call before returned; None where it cannot be read.
+    """
+    seen = (found.get("lowest_after_work"), found.get("highest_after_work"), clocks(device)["now"])
+    known = [clock for clock in seen if clock is not None]
+    return {**found, "lowest_after_work": min(known, default=None), "highest_after_work": max(known, default=None)}
+
+
 def nvidia_smi(device: torch.device, *what: str) -> list[float | None]:
-    """Numbers that the driver's own tool tells of a device; None for each where it is not there or does not know."""
-    index = torch.cuda.current_device() if device.index is None else device.index
-    command = ["nvidia-smi", f"--id={index}", f"--query-gpu={','.join(what)}", "--format=csv,noheader,nounits"]
+    """Numbers that the driver's own tool tells of a device; None for each that it does not know, or if it is not
+    there."""
+    command = ["nvidia-smi", f"--id={nvidia_id(device)}", f"--query-gpu={','.join(what)}"]
+    command.append("--format=csv,noheader,nounits")
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
-        return [float(word) for word in done.stdout.strip().split(",")]
-    except (OSError, subprocess.SubprocessError, ValueError):
+    except (OSError, subprocess.SubprocessError):
         return [None] * len(what)
+    words = done.stdout.strip().split(",")
+    return [number_in(word) for word in words] if len(words) == len(what) else [None] * len(what)
+
+
+def nvidia_id(device: torch.device) -> str:
+    """What the driver's tool calls a device.
+
+    Torch counts only what CUDA_VISIBLE_DEVICES leaves, the fastest first; the tool counts all, by their slots. So it is
+    asked by the unique name, which torch gives without its "GPU-", and by torch's number only where torch gives none.
+    """
+    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
+    if uuid is not None:
+        return f"GPU-{uuid}"
+    return str(torch.cuda.current_device() if device.index is None else device.index)
+
+
+def number_in(word: str) -> float | None:
+    """The number that a word is; None for one like "[N/A]"."""
+    try:
+        return float(word)
+    except ValueError:
+        return None
 
 
 def package_version(name: str) -> str | None:

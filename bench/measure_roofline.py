@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from typing import Any
 
 from bench.compare import threads
-from bench.environment import environment
+from bench.environment import clocks_after_work, environment
 from bench.progress import Progress
 from bench.results import write
-from bench.roofline import Roofline, floors, precisions_of
+from bench.roofline import SQUARE, Roofline, floors, precisions_of
 from bench.settings import MeasureRoofline
 from bench.suite import EVERY_SITTING, SITTINGS, WORKLOADS, named, rows_of, tokens_of
-from bench.tables import WIDTH, plain_table, significant, size
+from bench.tables import milliseconds, per_second, plain_table, significant, size, terminal
 from reference.devices import choose_device
 
 USUAL = ("mini", "gpt2-128", "gpt2")
@@ -30,8 +29,9 @@ def measure_roofline(options: MeasureRoofline) -> int:
     with threads(options.threads):
         surroundings = environment(device)
         roofline = Roofline(device, options.seconds)
-        with Progress(len(names) * len(precisions_of(device))) as progress:
+        with Progress((1 + len(names)) * len(precisions_of(device))) as progress:
             found = list(floors(roofline, names, {name: SITTINGS[name] for name in EVERY_SITTING}, progress.stage))
+        surroundings["clocks"] = clocks_after_work(surroundings["clocks"], device)
     result = {"environment": surroundings, "roofline": {**roofline.record(), "floors": found}}
     show(result)
     if options.json is not None:
@@ -42,11 +42,7 @@ def measure_roofline(options: MeasureRoofline) -> int:
 
 def show(result: dict[str, Any]) -> None:
     """Print the ceilings of a device, then the floors."""
-    from rich.console import Console
-
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
-    if console.width > WIDTH:
-        console = Console(highlight=False, width=WIDTH)
+    console = terminal()
     where, roofline = result["environment"], result["roofline"]
     on = f", {where['threads']} of {where['cores']['logical']} cores" if where["device_kind"] == "cpu" else ""
     console.print()
@@ -54,16 +50,21 @@ def show(result: dict[str, Any]) -> None:
     console.print()
     console.print("What can this device do at most?", style="bold")
     console.print(ceilings_table(roofline))
-    console.print("measured: the best of all shapes below; data sheet: n/a where it is not known.", style="dim")
+    console.print(
+        "measured: the best of all shapes below, the large square among them; data sheet: n/a if not known.",
+        style="dim",
+    )
     console.print()
     console.print("How fast does it multiply matrices of these models' own shapes? GFLOP/s", style="bold")
-    console.print(rates_table(roofline["rates"]))
+    precisions = list(roofline["ceilings"])
+    for some in filter(None, (precisions[:2], precisions[2:])):  # three of them are wider than the terminal
+        console.print(rates_table([rate for rate in roofline["rates"] if rate["precision"] in some]))
     console.print("rows x inner x columns; the backward pass has one product for each factor.", style="dim")
     console.print()
     console.print("What does each task take at least?", style="bold")
     console.print(floors_table(roofline["floors"]))
     console.print(
-        "at best: the longer of both, AdamW's bytes after that; which ones count: the head of bench/roofline.py.",
+        "at best: the longer of both, AdamW's bytes after that; what counts: the head of bench/roofline.py.",
         style="dim",
     )
     console.print()
@@ -76,13 +77,15 @@ def ceilings_table(roofline: dict[str, Any]) -> Any:
     for name in ("measured", "data sheet"):
         table.add_column(name, justify="right", no_wrap=True)
     for precision, ceiling in roofline["ceilings"].items():
-        table.add_row(
-            f"{precision} products", *(per_second(ceiling[of], "FLOP/s") for of in ("measured", "data_sheet"))
-        )
+        table.add_row(f"{precision} products", *(per_second(ceiling[of], "FLOP") for of in ("measured", "data_sheet")))
+        for rate in roofline["rates"]:
+            if rate["product"]["name"] == SQUARE and rate["precision"] == precision:
+                rows = rate["product"]["rows"]
+                table.add_row(f"  {SQUARE} of {rows:,}", per_second(rate["flops_per_second"], "FLOP"), "", style="dim")
     bandwidth = roofline["bandwidth"]
-    table.add_row("memory", *(per_second(bandwidth[of], "B/s") for of in ("measured", "data_sheet")))
+    table.add_row("memory", *(per_second(bandwidth[of], "B") for of in ("measured", "data_sheet")))
     for block in roofline["bandwidths"]:
-        copy, read = per_second(block["copy"], "B/s"), per_second(block["read"], "B/s")
+        copy, read = per_second(block["copy"], "B"), per_second(block["read"], "B")
         table.add_row(f"  block of {size(block['block'])}", f"copy {copy}, read {read}", "", style="dim")
     return table
 
@@ -135,16 +138,3 @@ def beside(floor: dict[str, Any]) -> str:
     """How many texts are generated side by side, where it is text."""
     work = named(floor["workload"])
     return f" x {rows_of(work, floor['sitting'], floor['task'])}" if floor["sitting"] in ("text", "texts") else ""
-
-
-def per_second(value: float | None, unit: str) -> str:
-    """A rate for people, n/a if it is not known."""
-    if value is None:
-        return "n/a"
-    scale, letter = next(((s, n) for s, n in ((1e12, "T"), (1e9, "G"), (1e6, "M")) if value >= s), (1.0, ""))
-    return f"{value / scale:.3g} {letter}{unit}"
-
-
-def milliseconds(seconds: float) -> str:
-    """A time, in milliseconds or seconds."""
-    return f"{seconds:.2f} s" if seconds >= 1.0 else f"{1e3 * seconds:.3g} ms"

@@ -1,7 +1,7 @@
 """The parts of a model and of a run, each by itself: the readable way beside the fast one.
 
 A part is first held against its readable counterpart; a part that differs gets no number. To add one, write a function
-that prepares it and add its row to `PARTS`.
+that prepares it and add its row to `PARTS`: bench/parts_in_turn.py times those of a group against the first of it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 import optimized
 from bench.hot import random_batch
 from bench.measurement import distance
+from bench.memory import give_back_freed
 from bench.suite import named
 from bench.throughput import synchronise
 from bench.workloads import Workload
@@ -51,7 +52,7 @@ class Part:
     """One row of the table."""
 
     name: str
-    group: str  # those that do the same
+    group: str  # those that do the same work, and so are timed in turn; the first is what ratios are to
     description: str
     unit: str
     prepare: Callable[[Workload, torch.device, Path], Prepared]  # for a workload, with a folder to write to
@@ -136,10 +137,11 @@ def tokenizer(name: str, decode: bool) -> Callable[[Workload, torch.device, Path
     def prepare(work: Workload, device: torch.device, folder: Path) -> Prepared:
         text = pydocs()[:100_000]
         own = build_tokenizer(name, text)
-        ids = own.encode(text)
+        # what is to be timed has not been done before: its first call sets up what the library needs for it
+        ids = own.encode(text) if decode else []
 
         def error() -> float:
-            return 0.0 if own.decode(ids) == text else math.inf
+            return 0.0 if own.decode(own.encode(text)) == text else math.inf
 
         return Prepared((lambda: own.decode(ids)) if decode else (lambda: own.encode(text)), len(text), error)
 
@@ -206,8 +208,8 @@ PARTS: dict[str, Part] = {
             for name in ("char", "byte", "gpt2")
         ),
         Part("batches", "batches", "one step's ids and targets", "tokens", batches, scales=False),
-        Part("checkpoint, save", "checkpoint", "forced to the disk", "bytes", checkpoint(False), False, False),
-        Part("checkpoint, load", "checkpoint", "every hash compared", "bytes", checkpoint(True), False, False),
+        Part("checkpoint, save", "checkpoint, save", "forced to the disk", "bytes", checkpoint(False), False, False),
+        Part("checkpoint, load", "checkpoint, load", "every hash compared", "bytes", checkpoint(True), False, False),
     )
 }
 
@@ -217,25 +219,41 @@ def furthest(actual: Any, expected: Any) -> float:
     return max(distance(a, b)[0] for a, b in zip(actual, expected, strict=True))
 
 
+def place_of(part: Part, device: torch.device) -> torch.device:
+    """Where a part runs when a device is measured."""
+    return device if part.on_device else torch.device("cpu")
+
+
 def weigh(argument: dict[str, Any]) -> Callable[[], int | None]:
     """For bench/peak.py: prepares a part of a workload, returns what calls it once and on a device counts memory."""
     torch.set_num_threads(argument["threads"])
-    device = torch.device(argument["device"])
-    folder = tempfile.TemporaryDirectory()  # removed when the process ends
     part = PARTS[argument["part"]]
-    prepared = part.prepare(
-        named(argument["workload"]), device if part.on_device else torch.device("cpu"), Path(folder.name)
-    )
+    device = place_of(part, torch.device(argument["device"]))
+    folder = tempfile.TemporaryDirectory()  # removed when the process ends
+    once = called_once(part.prepare(named(argument["workload"]), device, Path(folder.name)).call, device)
 
     def run() -> int | None:
-        if device.type == "cuda" and part.on_device:
-            torch.cuda.reset_peak_memory_stats(device)
-            held = torch.cuda.memory_allocated(device)
-            prepared.call()
-            synchronise(device)()
-            return torch.cuda.max_memory_allocated(device) - held
-        prepared.call()
         assert folder.name
-        return None
+        return once()
+
+    return run
+
+
+def called_once(call: Callable[[], object], device: torch.device) -> Callable[[], int | None]:
+    """Get ready to see the memory of one call; what makes it returns the bytes, where a device counts its own."""
+    give_back_freed()  # or the call would be served from what preparing has freed, and seem to need nothing
+    if device.type == "cuda":
+        # or there is no peak to reset: not every part has something on the device before its call
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+
+    def run() -> int | None:
+        if device.type != "cuda":
+            call()
+            return None
+        torch.cuda.reset_peak_memory_stats(device)
+        held = torch.cuda.memory_allocated(device)
+        call()
+        synchronise(device)()
+        return torch.cuda.max_memory_allocated(device) - held
 
     return run

@@ -5,7 +5,7 @@ that `Workload.proof_shape` gives; one more for text: the most probable tokens a
 the oracle picks in float64. Where something is computed in bfloat16, two tokens that the oracle finds closer to each
 other than twice the largest error of the logits may change places.
 
-Everything is proven once for a size and remembered.
+Everything is proven once for a size and shape, that which is timed, and remembered.
 """
 
 from __future__ import annotations
@@ -38,6 +38,14 @@ class Pass:
     why: str  # what failed, in words; "" if nothing
 
 
+Place = tuple[str, int, int, str]  # size, batch, time, contender
+
+
+def place(work: Workload, name: str) -> Place:
+    """What a proof is of."""
+    return work.size, work.batch, work.time, name
+
+
 class Passes:
     """Proofs as they are needed.
 
@@ -49,25 +57,25 @@ class Passes:
 
     def __init__(self, device: torch.device, tell: Callable[[str], None], seed: int = 0) -> None:
         self.device, self.tell, self.seed = device, tell, seed
-        self.found: dict[tuple[str, str], Pass] = {}
+        self.found: dict[Place, Pass] = {}
 
     def of(self, work: Workload, names: Sequence[str], texts: bool = True) -> dict[str, Pass]:
-        """The passes of contenders at a workload's size, proven now if they have not been.
+        """The passes of contenders at a workload's size and shape, proven now if they have not been.
 
         Args:
             texts: whether they will be asked for text too
         """
-        missing = [name for name in names if (work.size, name) not in self.found]
+        missing = [name for name in names if place(work, name) not in self.found]
         possible: list[str] = []
         for name in missing:
             try:
                 import_what_is_needed(name)
                 possible.append(name)
             except ValueError as error:
-                self.found[work.size, name] = Pass(False, {}, None, (0, 0), str(error))
+                self.found[place(work, name)] = Pass(False, {}, None, (work.batch, work.time), str(error))
         if possible:
             self.prove(work, possible, texts)
-        return {name: self.found[work.size, name] for name in names}
+        return {name: self.found[place(work, name)] for name in names}
 
     def prove(self, work: Workload, names: list[str], texts: bool) -> None:
         """Put all proofs to contenders."""
@@ -88,8 +96,8 @@ class Passes:
             if texts:
                 self.prove_texts(part, work, weights, verdicts)
         for name in names:
-            text, unlike = self.found.get((work.size, name)), find(name).unlike(work.config)
-            self.found[work.size, name] = outcome(verdicts[name], text, work, unlike)
+            text, unlike = self.found.get(place(work, name)), find(name).unlike(work.config)
+            self.found[place(work, name)] = outcome(verdicts[name], text, work, unlike)
 
     def prove_texts(self, part: Part, work: Workload, weights: Weights, verdicts: dict[str, list[Verdict]]) -> None:
         """Have contenders write; what is wrong is kept until `outcome`."""
@@ -108,7 +116,7 @@ class Passes:
             right = torch.equal(text[:, : prompt.shape[1]].cpu(), prompt) and text.shape[1] == prompt.shape[1] + new
             if not right or worst > slack:
                 why = f"text: a token in {part.precision} is {worst:.1e} below the oracle's best, allowed {slack:.1e}"
-                self.found[work.size, name] = Pass(False, {}, None, (0, 0), why)
+                self.found[place(work, name)] = Pass(False, {}, None, (work.batch, work.time), why)
 
 
 @torch.no_grad()

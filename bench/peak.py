@@ -15,10 +15,6 @@ own count of its own memory.
 
 from __future__ import annotations
 
-import importlib
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,7 +24,7 @@ from typing import Any
 
 import psutil
 
-MARK = "peak-memory: "  # before the answer, on a line of its own: anything else may be printed too
+from bench.fresh import Call, function_of
 
 Run = Callable[[], int | None]
 
@@ -60,36 +56,15 @@ class Measurement:
     """One that is under way; several may be."""
 
     def __init__(self, target: str, argument: Any) -> None:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-        self.target = target
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "bench.peak", target, json.dumps(argument)],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        self.call = Call("bench.peak:measure_here", [target, argument], f"measuring the memory of {target}")
 
     def result(self, timeout: float = 600.0) -> Peak:
         """Wait for it; see `peak_memory`."""
-        try:
-            output, errors = self.process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            self.stop()
-            raise RuntimeError(f"measuring the memory of {self.target} took longer than {timeout:.0f} s") from None
-        answers = [line for line in output.splitlines() if line.startswith(MARK)]
-        if self.process.returncode != 0 or not answers:
-            last = (errors.strip().splitlines() or ["it wrote nothing"])[-1]
-            raise RuntimeError(
-                f"measuring the memory of {self.target} failed with status {self.process.returncode}: {last}"
-            )
-        return Peak(**json.loads(answers[-1].removeprefix(MARK)))
+        return Peak(**self.call.result(timeout))
 
     def stop(self) -> None:
         """End the process if it still runs."""
-        self.process.kill()
-        self.process.communicate()
+        self.call.stop()
 
 
 def highest() -> int:
@@ -113,17 +88,17 @@ def forget_highest() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def measure_here(target: str, argument: Any) -> Peak:
-    """What the child does: prepare, note the baseline, run, look."""
-    module, _, function = target.partition(":")
-    run: Run = getattr(importlib.import_module(module), function)(argument)
+def measure_here(asked: tuple[str, Any]) -> dict[str, Any]:
+    """What the fresh process does, asked for a target and its argument."""
+    target, argument = asked
+    return asdict(watched(function_of(target)(argument)))
+
+
+def watched(run: Run) -> Peak:
+    """In a process that has done nothing else: note the baseline, run, look."""
     forget_highest()
     baseline = psutil.Process().memory_info().rss
     counted = run()
     if counted is not None:
         return Peak(counted, baseline, "device")
     return Peak(max(0, highest() - baseline), baseline, "resident")
-
-
-if __name__ == "__main__":
-    print(MARK + json.dumps(asdict(measure_here(sys.argv[1], json.loads(sys.argv[2])))))

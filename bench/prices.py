@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from bench.contenders import PRICED
-from bench.passes import Passes
+from bench.passes import Passes, place
 from bench.suite import SITTINGS, named, tokens_of
 from bench.throughput import Ratio, spread
 from bench.turns import Turns
@@ -27,6 +27,12 @@ ANCHORS = ("plain", "full")
 PROOF = Workload("ladder", GPTConfig(block_size=64, vocab_size=1000, n_layer=2, n_head=4, n_embd=64), batch=3, time=48)
 
 KINDS = ("alone", "without", "cumulative")
+
+# Rungs without prices, and why.
+UNPRICED = {
+    "ddp": "takes several processes, and the suite times one",
+    "tf32": "is no part of FULL, which computes in bfloat16; what its products do is in the roofline of a CUDA device",
+}
 
 
 def ladder() -> tuple[str, ...]:
@@ -63,6 +69,7 @@ def price(turns: dict[str, dict[str, Turns]], workload: str, sitting: str, rung:
             "ratio": asdict(times),
             "tokens_per_second": tokens_of(work, sitting, task) / median(ours.seconds),
             "spread": spread(ours.seconds),
+            "rounds": ours.rounds,
             "memory": ours.memory.bytes,
             "compile": asdict(ours.compiled),
         }
@@ -72,12 +79,14 @@ def price(turns: dict[str, dict[str, Turns]], workload: str, sitting: str, rung:
 
 def row(rung: str, workload: str, tasks: dict[str, Any], passes: Passes) -> dict[str, Any]:
     """The row of a rung."""
-    found = passes.found.get((PROOF.size, rung))
+    found = passes.found.get(place(PROOF, rung))
     return {
         "rung": rung,
         "claim": RUNGS[rung].claim,
         "loses": RUNGS[rung].loses,
         "workload": workload,
+        "batch": named(workload).batch,
+        "time": named(workload).time,
         "in_full": rung in FULL,
         "parity": found and found.over,
         "tasks": tasks,

@@ -26,7 +26,8 @@ that is not finite is null, so that any reader of JSON can read it.
                       first (seconds of a call before the rounds, which compiles and allocates),
                       tokens_per_second (from the median), spread (half the distance between the quartiles, of the
                       median), seconds (every sample; entry i of all contenders is from round i),
-                      ratio: how many times as fast as the contender `to`: median, and low and high of its 95 % interval
+                      ratio: how many times as fast as the contender `to`: median, and low and high of its interval,
+                      and its confidence: 0.95, less of fewer than six rounds
       memory        ONLY with speed: peak of its process above baseline (interpreter and libraries), method: resident
                     or device
     left_out        lines: who was not there, for want of a package

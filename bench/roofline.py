@@ -1,26 +1,35 @@
 """What this device can do, measured before anything else: how fast it multiplies matrices of a model's own shapes, and
-how fast it moves bytes. From these the floor of each workload: no code can be faster that does the same arithmetic.
+how fast it moves bytes. From these the floor of each workload: the least time at the rates that were seen. It is no
+law: code that multiplies a shape faster than torch's product does, or whose weights stay in a cache, comes below it,
+and its share of the floor is then above 100 %.
 
 Which operations. Every product of the forward pass; for training also the two of its backward pass, each at the rate
 measured for exactly that shape and layout, into memory that is already there. At the best rate of any shape instead:
 the causal half of attention and the head, because fused code does not run them as products of that size, and products
-that have a row for each text, which a library may be slow at and the device is not.
+that have a row for each text, which a library may be slow at and the device is not. One large square product is always
+among the shapes, so that the best rate, and what is reckoned from it, hardly hangs on which workloads a run has.
 
-Which bytes. Every weight read once in a forward pass (in the precision of the products), again in a backward pass,
-which writes a gradient (float32) for each. Then AdamW reads weight, gradient and two moments, and writes weight and
-moments: 28 bytes for each parameter. Generating a token reads every weight and the cache. Activations count nothing:
-at best they stay in the device's caches.
+Which bytes. A forward pass reads every weight once (in the precision of the products), but of the position table only
+the rows of positions that are there. A backward pass reads them again, positions apart, and writes a gradient (float32)
+for each that was read; that of the other positions is zero. Then AdamW reads weight, gradient and two moments, and
+writes weight and moments: 28 bytes for each parameter, of whatever position. Generating a token reads the weights, one
+position, and the cache. Activations count nothing: at best they stay in the device's caches.
 
 How long. Operations and bytes of a pass at best overlap, so it takes the longer of both. AdamW cannot start before the
 clipping knows all gradients, so its bytes come after that. The bandwidth is that of a block as large as the model's
 weights: a small model is in the cache, and is read as fast as that allows.
 
-Rates are the best of some rounds and not the median: a ceiling is what can be had.
+Rates are the best of some samples and not the median: a ceiling is what can be had. A sample is many calls queued one
+behind the other and one wait at the end, as a pass has them: a launch and a synchronisation take an accelerator longer
+than a small product does. Where even queueing a call takes longer than the call, its rate is that of queueing, and code
+that is launched as a graph may come below the floor.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -41,6 +50,16 @@ DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfl
 WIDTHS = {"float32": 4, "tf32": 4, "bfloat16": 2}
 # bytes: smaller blocks are copied in less time than the call takes, larger ones at the same rate
 LEAST_BLOCK, LARGEST_BLOCK = 2**22, 2**29
+
+# seconds of a sample: what it takes beside its calls, 10 us or so on an accelerator, is lost in it
+LEAST_SAMPLE, LEAST_SAMPLE_CPU = 5e-3, 1e-3
+MOST_CALLS = 10_000  # in one sample
+
+# Rows, inner and columns: large enough for the best rate, and with as many samples as say it no more than 0.3 s in all
+# on two CPU cores.
+SQUARE = "square"
+SQUARES, SQUARE_ELSEWHERE = {"cpu": 1024, "cuda": 8192}, 4096
+SQUARE_SECONDS = 0.1
 
 Tell = Callable[[str], None]
 
@@ -113,6 +132,17 @@ def attention_flops(config: GPTConfig, B: int, T: int) -> int:
     return 4 * config.n_layer * config.n_embd * B * (T * (T + 1) // 2)
 
 
+def weights_read(config: GPTConfig, positions: int) -> int:
+    """How many weights a forward pass reads: of the position table only the rows of so many positions."""
+    return config.parameter_count() - (config.block_size - positions) * config.n_embd
+
+
+def square_product(device_type: str) -> Product:
+    """The large square product of a kind of device, whose rate is in the ceiling of every run."""
+    n = SQUARES.get(device_type, SQUARE_ELSEWHERE)
+    return Product(SQUARE, n, n, n, 1)
+
+
 def precisions_of(device: torch.device) -> list[str]:
     """What products can be computed in."""
     return ["float32", "tf32", "bfloat16"] if device.type == "cuda" else ["float32", "bfloat16"]
@@ -126,6 +156,7 @@ class Roofline:
         seconds: to measure one shape in one precision, about
         rate: measures a product in its place, in tests: (precision, product, direction) -> operations per second
         bandwidth: the same for a block of memory: bytes -> Bandwidth
+        clock: seconds from any zero
     """
 
     def __init__(
@@ -134,8 +165,9 @@ class Roofline:
         seconds: float = 0.2,
         rate: Callable[[str, Product, str], float] | None = None,
         bandwidth: Callable[[int], Bandwidth] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.device, self.seconds = device, seconds
+        self.device, self.seconds, self.clock = device, seconds, clock
         self.measure_rate = rate or self.time_product
         self.measure_bandwidth = bandwidth or self.time_block
         self.rates: dict[tuple[str, int, int, int, str], Rate] = {}
@@ -181,19 +213,22 @@ class Roofline:
         directions, after = ["forward"], 0  # bytes that have to wait
         if task == "forward":
             *products, head = linear_products(config, work.tokens)
-            others, moved = attention_flops(config, work.batch, work.time) + head.flops, width * N
+            others = attention_flops(config, work.batch, work.time) + head.flops
+            moved = width * weights_read(config, work.time)
         elif task == "prefill":
             *products, head = linear_products(config, rows * prompt)
-            others, moved = attention_flops(config, rows, prompt) + head.flops // prompt, width * N
+            others = attention_flops(config, rows, prompt) + head.flops // prompt
+            moved = width * weights_read(config, prompt)
         elif task == "per_token":
             context = prompt + new / 2
             others = sum(p.count * p.flops for p in linear_products(config, rows)) + int(4 * L * C * context * rows)
-            moved = width * (N + int(2 * L * C * context * rows))
+            moved = width * (weights_read(config, 1) + int(2 * L * C * context * rows))
         else:
             *products, head = linear_products(config, work.tokens)
             directions = ["forward", "input", "weight"]
             others = 3 * (attention_flops(config, work.batch, work.time) + head.flops)
-            moved = (2 * width + 4) * N
+            forth, back = weights_read(config, work.time), weights_read(config, 0)
+            moved = width * (forth + back) + 4 * forth
             self.seconds_of(precision, [head], directions)  # measured, to be looked at
             after = 28 * N if task == "training_step" else 0
         own = self.seconds_of(precision, products, directions)
@@ -227,22 +262,41 @@ class Roofline:
         left, right = factors[direction]()
         out = left @ right  # fresh memory for each call would be timed too
         context = tf32_products if precision == "tf32" else nullcontext
+        seconds = max(self.seconds, SQUARE_SECONDS) if product.name == SQUARE else self.seconds
         with context():
-            return product.flops / self.best(lambda: torch.mm(left, right, out=out))
+            return product.flops / self.best(lambda: torch.mm(left, right, out=out), seconds)
 
     def time_block(self, block: int) -> Bandwidth:
         """Measure copying a block, which counts twice, and reading it."""
         source = torch.ones(max(1, block // 4), device=self.device)
         target = torch.empty_like(source)
         size = 4 * source.numel()
-        return Bandwidth(block, 2 * size / self.best(lambda: target.copy_(source)), size / self.best(source.sum))
+        copying, reading = (self.best(call, self.seconds) for call in (lambda: target.copy_(source), source.sum))
+        return Bandwidth(block, 2 * size / copying, size / reading)
 
-    def best(self, call: Callable[[], object]) -> float:
-        """The shortest time of a call, of as many as fit."""
-        sync = synchronise(self.device)
-        (one,) = interleave({"": call}, 1, 1, sync)[""]
-        rounds = rounds_within(self.seconds, one, least=2, most=1000)
-        return min(one, *interleave({"": call}, rounds, 0, sync)[""])
+    def best(self, call: Callable[[], object], seconds: float) -> float:
+        """The time of a call in the shortest sample, of as many samples as fit into `seconds` and at least three.
+
+        A sample is as many calls as take `LEAST_SAMPLE` together: see the head of this file.
+        """
+        least = LEAST_SAMPLE_CPU if self.device.type == "cpu" else LEAST_SAMPLE
+        number, one = 1, self.sample(call, 1, 1, warmup=1)[0]
+        while one < least and number < MOST_CALLS:
+            # the first time of an accelerator is mostly of its launch and its wait, so look again whether it is enough
+            wanted = math.ceil(1.2 * number * least / max(one, 1e-9))
+            number = min(max(2 * number, wanted), MOST_CALLS)
+            one = self.sample(call, number, 1)[0]
+        rounds = rounds_within(seconds, one, least=2, most=1000)
+        return min(one, *self.sample(call, number, rounds)) / number
+
+    def sample(self, call: Callable[[], object], number: int, rounds: int, warmup: int = 0) -> list[float]:
+        """The seconds of so many calls together, in each round."""
+
+        def calls() -> None:
+            for _ in range(number):
+                call()
+
+        return interleave({"": calls}, rounds, warmup, synchronise(self.device), self.clock)[""]
 
     def record(self) -> dict[str, Any]:
         """Everything that was measured, as plain values; None where a data sheet is not known."""
@@ -271,6 +325,8 @@ def floors(
 ) -> Iterator[dict[str, Any]]:
     """The floor of every task of some named workloads in every precision of the device, as plain values.
 
+    The large square product is measured before them, in every precision, also where there is no workload.
+
     Args:
         sittings: name -> the tasks of it
     """
@@ -280,6 +336,9 @@ def floors(
         work = named(name)
         return roofline.floor(work, task, precision, ROWS.get(sitting, work.batch))
 
+    for precision in precisions_of(roofline.device):
+        tell(f"measuring a large square product in {precision}")
+        roofline.rate(precision, square_product(roofline.device.type))
     both = list(itertools.product(names, precisions_of(roofline.device)))
     for name, precision in both:  # attention is reckoned at the best rate of all: measure all first
         tell(f"measuring the shapes of {name} in {precision}")

@@ -20,10 +20,10 @@ MIDDLE = Workload(
 )
 AXES: dict[str, tuple[int, ...]] = {
     "time": (64, 128, 512, 1024),
-    "batch": (1, 2, 4, 8),
-    "depth": (1, 2, 4, 8),
-    "width": (64, 128, 256, 512),
-    "vocabulary": (1024, 4096, 8192, 32768),
+    "batch": (1, 2, 8),
+    "depth": (1, 2, 8),
+    "width": (64, 256, 512),
+    "vocabulary": (1024, 8192, 32768, 98304),  # the last has two chunks in the fused loss
 }
 
 
@@ -37,26 +37,24 @@ class Point:
 
 
 def points() -> Iterator[Point]:
-    """Every point of every axis, each a workload whose size has a name of its own if its model has."""
+    """Every point of every axis, each a workload whose size has a name of its own, but for the middle."""
     for axis, values in AXES.items():
         for value in values:
-            yield Point(axis, value, moved(axis, value))
+            work = moved(axis, value)
+            yield Point(axis, value, work if work == MIDDLE else replace(work, size=f"{MIDDLE.size}-{axis}-{value}"))
 
 
 def moved(axis: str, value: int) -> Workload:
     """The middle, with one size changed."""
-    if axis == "time":
-        return MIDDLE.of_shape(MIDDLE.batch, value)
-    if axis == "batch":
-        return MIDDLE.of_shape(value, MIDDLE.time)
     c = MIDDLE.config
-    config = {
-        "depth": lambda: replace(c, n_layer=value),
-        "width": lambda: replace(c, n_embd=value),
-        "vocabulary": lambda: replace(c, vocab_size=value),
-    }[axis]()
-    size = MIDDLE.size if config == MIDDLE.config else f"{MIDDLE.size}-{axis}-{value}"
-    return replace(MIDDLE, size=size, config=config)
+    changed = {
+        "time": lambda: MIDDLE.of_shape(MIDDLE.batch, value),
+        "batch": lambda: MIDDLE.of_shape(value, MIDDLE.time),
+        "depth": lambda: replace(MIDDLE, config=replace(c, n_layer=value)),
+        "width": lambda: replace(MIDDLE, config=replace(c, n_embd=value)),
+        "vocabulary": lambda: replace(MIDDLE, config=replace(c, vocab_size=value)),
+    }
+    return changed[axis]()
 
 
 def described(point: Point) -> dict[str, Any]:

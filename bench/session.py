@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from bench.contenders import find
-from bench.environment import environment
+from bench.environment import clocks_after_work, environment
 from bench.memory import available_bytes, give_back_freed
-from bench.passes import Passes, precision_of
+from bench.passes import Passes, place, precision_of
 from bench.roofline import Roofline, floors, utilisation
 from bench.scaling import CURVES, Point, described
 from bench.suite import (
@@ -33,7 +33,7 @@ from bench.suite import (
     too_large,
 )
 from bench.suite_results import KIND, VERSION
-from bench.throughput import Ratio, ratio, ratio_over_launches, spread
+from bench.throughput import Ratio, ratio, spread
 from bench.turns import Pace, Turns, sit
 from bench.workloads import Workload
 
@@ -64,14 +64,14 @@ class Session:
         self.started, self.start = datetime.now().astimezone(), time.monotonic()
         self.environment = environment(device)
         self.passes = Passes(device, tell)
-        self.sittings: dict[tuple[str, str, tuple[str, ...]], Sat | Exception] = {}
+        self.sittings: dict[tuple[object, ...], Sat | Exception] = {}
         self.cases: list[dict[str, Any]] = []
         self.parts: list[dict[str, Any]] = []
         self.prices: list[dict[str, Any]] = []
         self.scaling: list[dict[str, Any]] = []
         self.points: dict[Workload, dict[str, Turns]] = {}
         self.itself: dict[str, Any] | None = None
-        self.left_out: list[str] = []
+        self.left_out: list[str] = list(plan.left_out)
         self.written = ""  # where the result went, for people
 
     @property
@@ -104,29 +104,30 @@ class Session:
         return LeftOut(line)
 
     def proven(self, workload: str, names: Sequence[str], proof: Workload | None = None) -> list[str]:
-        """Those of some contenders that have a parity pass at a workload's size, or at that of another one, `proof`.
+        """Those of some contenders that have a parity pass at a workload, or at another one, `proof`.
 
         Raises LeftOut if it cannot be had.
         """
         line = proof_misfit(workload, available_bytes(self.device))
         if line is not None:
             raise self.leave_out(line)
-        found = self.passes.of(self.largest(named(workload)) if proof is None else proof, names)
+        found = self.passes.of(proof or named(workload), names)
         return [name for name in names if found[name].passed]
 
-    def largest(self, work: Workload) -> Workload:
-        """The workload of the plan that has the same model and the most tokens: a proof for it holds for all."""
-        same = [named(row.workload) for row in self.plan.rows if named(row.workload).size == work.size]
-        return max([*same, work], key=lambda one: one.tokens)
-
     def sitting(
-        self, workload: str, sitting: str, names: Sequence[str], anchors: int = 1, proof: Workload | None = None
+        self,
+        workload: str,
+        sitting: str,
+        names: Sequence[str],
+        anchors: int = 1,
+        proof: Workload | None = None,
+        starts: int = 1,
     ) -> Sat:
         """The proven of some contenders in turn, by contender and task. Raises LeftOut if it does not fit."""
-        key = (workload, sitting, tuple(names))
+        key = (workload, sitting, tuple(names), anchors, starts)
         if key not in self.sittings:
             try:
-                self.sittings[key] = self.sit(workload, sitting, names, anchors, proof)
+                self.sittings[key] = self.sit(workload, sitting, names, anchors, proof, starts)
             except Exception as error:
                 self.sittings[key] = error  # nor will it work the next time
         found = self.sittings[key]
@@ -134,7 +135,9 @@ class Session:
             raise found
         return found
 
-    def sit(self, workload: str, sitting: str, names: Sequence[str], anchors: int, proof: Workload | None) -> Sat:
+    def sit(
+        self, workload: str, sitting: str, names: Sequence[str], anchors: int, proof: Workload | None, starts: int
+    ) -> Sat:
         self.proven(workload, [])
         free = available_bytes(self.device)
         line = misfit(workload, sitting, min(anchors + 1, len(names)), free)
@@ -147,32 +150,35 @@ class Session:
             return {}
         work = named(workload)
         self.give_back()
-        return sit(work, sitting, proven, self.device, self.pace, self.telling(f"{workload}/{sitting}"), free, anchors)
+        tell = self.telling(f"{workload}/{sitting}")
+        found = sit(work, sitting, proven, self.device, self.pace, tell, free, anchors, starts)
+        self.environment["clocks"] = clocks_after_work(self.environment["clocks"], self.device)
+        return found
 
     def against_itself(self, workload: str, sitting: str, task: str, name: str, pace: Pace) -> Ratio:
-        """A contender twice, in turn, several times from the start; kept for the result."""
+        """A contender twice, in turn, several times from the start; kept for the result.
+
+        Args:
+            pace: of one start
+        """
         if not self.proven(workload, [name]):
             raise self.leave_out(f"{workload}/{task}: {name} has no parity pass")
         tell = self.telling(f"{name} against itself")
         self.give_back()
-        found = [
-            sit(named(workload), sitting, [name, name], self.device, pace, tell) for _ in range(LAUNCHES[self.quick])
-        ]
-        pairs = [(launch[name][task].seconds, launch[f"{name} (again)"][task].seconds) for launch in found]
-        whole = ratio_over_launches(pairs)
+        starts = LAUNCHES[self.quick]
+        pace = Pace(starts * pace.seconds, starts * pace.least, starts * pace.most)
+        names = [name, name]
+        found = sit(named(workload), sitting, names, self.device, pace, tell, starts=starts)
+        first, again = (found[who][task] for who in (name, f"{name} (again)"))
+        whole = again.times_as_fast(first)
         self.itself = {
             "contender": name,
             "workload": workload,
             "task": task,
             "ratio": asdict(whole),
-            "launches": [asdict(ratio(a, b)) for a, b in pairs],
+            "launches": [asdict(ratio(a, b)) for a, b in zip(first.starts(), again.starts(), strict=True)],
         }
         return whole
-
-    @staticmethod
-    def ratio(slower: Turns, faster: Turns) -> Ratio:
-        """How many times as fast one of a sitting is as another."""
-        return ratio(slower.seconds, faster.seconds)
 
     def point(self, point: Point) -> None:
         """Measure one point of the curves, or note why not."""
@@ -199,6 +205,7 @@ class Session:
                     "tokens_per_second": work.tokens / median(turns.seconds),
                     "spread": spread(turns.seconds),
                     "seconds": turns.seconds,
+                    "rounds": turns.rounds,
                     "ratios": {anchor: asdict(times) for anchor, times in turns.ratios.items()},
                     "memory": turns.memory.bytes,
                     "parity": found[name].over,
@@ -231,7 +238,7 @@ class Session:
         flops = flops_per_token(work, task)
         ceilings = self.roofline.record()["ceilings"][precision]
         floor = self.floor(workload, sitting, task, precision)
-        passed = self.passes.found[work.size, name]
+        passed = self.passes.found[place(work, name)]
         assert passed.passed, "no parity pass, no number"
         shape = {"prompt": prompt, "new": new} if sitting in ("text", "texts") else {"time": work.time}
         case = {
@@ -249,6 +256,7 @@ class Session:
             "tokens_per_second": rate,
             "spread": spread(turns.seconds),
             "seconds": turns.seconds,
+            "rounds": turns.rounds,
             "first": turns.first,
             "compile": {"graphs": turns.compiled.graphs, "seconds": turns.compiled.seconds},
             "flops_per_token": flops,
@@ -277,7 +285,8 @@ class Session:
             "environment": self.environment,
             "roofline": {**self.roofline.record(), "floors": self.floors} if "floors" in self.__dict__ else None,
             "parity": [
-                {"size": size, "contender": name, **asdict(found)} for (size, name), found in self.passes.found.items()
+                {"size": size, "contender": name, **asdict(found)}
+                for (size, _, _, name), found in self.passes.found.items()
             ],
             "cases": self.cases,
             "parts": self.parts,

@@ -4,7 +4,7 @@ A sitting is a process that does some tasks one after the other. Each task does 
 so the most memory that the process ever held is also that of the last task alone:
 
     forward     forward
-    training    loss_and_gradient, then training_step
+    training    forward, loss_and_gradient, then training_step
     step        training_step
     ladder      per_token of one text, then training_step, which holds far more than that
     text        prefill, then per_token: one text
@@ -37,14 +37,14 @@ WORKLOADS: dict[str, tuple[str, int, int]] = {
 }
 SITTINGS: dict[str, tuple[str, ...]] = {
     "forward": ("forward",),
-    "training": ("loss_and_gradient", "training_step"),
+    "training": ("forward", "loss_and_gradient", "training_step"),
     "step": ("training_step",),
     "text": ("prefill", "per_token"),
     "texts": ("prefill", "per_token"),
     "ladder": ("per_token", "training_step"),
 }
 ROWS = {"text": 1, "texts": 8}
-EVERY_SITTING = ("forward", "training", "text", "texts")
+EVERY_SITTING = ("training", "text", "texts")
 
 LIBRARIES = ("x-transformers", "keras-hub")  # take part where they are installed
 PEERS = (
@@ -66,6 +66,7 @@ class Row:
     workload: str
     sittings: tuple[str, ...]
     contenders: tuple[str, ...]
+    starts: int = 1  # of every process, for the last task of each sitting
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,11 @@ class Plan:
 
     rows: tuple[Row, ...]
     parts: tuple[str, ...]  # the workloads at whose shapes parts are measured; what does not scale at the first only
-    ladder: tuple[str, tuple[str, ...]] | None  # the workload of the three prices, and its sittings
+    ladder: Row | None  # where the three prices are measured; its contenders are the recipes of bench/prices.py
     scaling: bool
     seconds: float  # to time one task of one contender in, about
     rounds: tuple[int, int]  # at least and at most
+    left_out: tuple[str, ...] = ()  # what a user might look for in vain, with what to ask for
 
 
 QUICK = Plan(
@@ -95,10 +97,14 @@ CPU = Plan(
         Row("gpt2-128", ("training", "text"), LARGE),
     ),
     parts=("mini",),
-    ladder=("mini-64", ("ladder",)),
+    ladder=Row("mini-64", ("ladder",), (), starts=3),
     scaling=True,
-    seconds=0.8,
+    seconds=0.6,
     rounds=(3, 50),
+    left_out=(
+        "gpt2 and gpt2-xl at 1,024 tokens: take longer than all the rest: give --workloads gpt2",
+        "huggingface-compiled: huggingface-best is compiled too: give --contenders huggingface-compiled",
+    ),
 )
 ACCELERATOR = Plan(
     (
@@ -109,7 +115,7 @@ ACCELERATOR = Plan(
         Row("gpt2-xl", EVERY_SITTING, LARGE),
     ),
     parts=("mini", "gpt2"),
-    ladder=("gpt2-512", ("ladder",)),
+    ladder=Row("gpt2-512", ("ladder",), (), starts=3),
     scaling=True,
     seconds=2.0,
     rounds=(5, 50),
@@ -132,8 +138,8 @@ def plan_for(device_type: str, quick: bool, workloads: Sequence[str] = (), conte
         rows = tuple(known.get(name, Row(name, EVERY_SITTING, LARGE)) for name in workloads)
     if contenders:
         who = tuple(dict.fromkeys((BASE, *contenders)))
-        rows = tuple(Row(row.workload, row.sittings, who) for row in rows)
-    return replace(plan, rows=rows)
+        rows = tuple(replace(row, contenders=who) for row in rows)
+    return replace(plan, rows=rows, left_out=() if workloads or contenders else plan.left_out)
 
 
 def named(name: str) -> Workload:
@@ -141,9 +147,9 @@ def named(name: str) -> Workload:
     return workload(*WORKLOADS[name])
 
 
-def text_shape(work: Workload) -> tuple[int, int]:
-    """(prompt, new): 32 and 32 tokens, or as many as the block has room for."""
-    new = min(32, work.config.block_size // 2)
+def text_shape(work: Workload, sitting: str = "text") -> tuple[int, int]:
+    """(prompt, new): 32 and 32 tokens, 12 in the ladder, where half write without a cache; less in a smaller block."""
+    new = min(12 if sitting == "ladder" else 32, work.config.block_size // 2)
     return min(32, work.config.block_size - new), new
 
 
@@ -211,7 +217,9 @@ def too_large(what: str, each: int, together: int, available: int | None) -> str
 def proof_misfit(name: str, available: int | None) -> str | None:
     """Why a workload cannot be proven, and so not be measured, in one line; None if it can."""
     work = named(name)
-    needed = needed_bytes(work.of_shape(*work.proof_shape()), "float32", 1, 2)
+    small = work.of_shape(*work.proof_shape())
+    # logits and loss are proven on the whole batch
+    needed = needed_bytes(small, "float32", 1, 2) + 3 * 8 * (work.tokens - small.tokens) * work.config.vocab_size
     if available is None or needed <= available:
         return None
     return (

@@ -20,25 +20,29 @@ null and never 0.
       name         workload/sitting/task/contender, unique; each of these also by itself, and the size
       description, precision (what it computes in), batch, time or prompt and new
       tokens       of one call; tokens_per_second (from the median), spread (half the distance between the quartiles, of
-                   the median), seconds (every sample; entry i of all that sat together is from round i), first (a call
-                   before the rounds, which compiles and allocates), compile {graphs, seconds}
+                   the median), seconds (every sample; entry i of all that sat together is from round i), rounds (how
+                   many of these each start of the processes has, one after the other), first (a call before the rounds,
+                   which allocates, and compiles what no task before it has), compile {graphs, seconds} so far
       flops_per_token, flops_per_second; mfu {measured, data_sheet}: the share of that ceiling
       floor        seconds at best, and the share of them in the median: 1 is the floor; null if not measured
       memory       peak above baseline (interpreter and libraries), method: resident or device
       parity       over, logits, shape: as above
-      ratios       by the contender that they are to: how many times as fast: median, low and high of the 95 % interval
+      ratios       by the contender that they are to: how many times as fast: median, low and high of the interval that
+                   holds it with this confidence (0.95, less of fewer than six rounds or starts)
     parts        a list: name (workload/part, unique), part, workload, group, description, unit, amount (of one call),
-                 per_second, spread, seconds, memory (null in a quick run), error (relative L2 to the readable one;
-                 of learned tokenizers: of how many tokens they cut a text into); ratios, as above, only of those that
-                 were timed in turn
-    prices       a list, one for each rung, in ladder order: rung, claim, loses, workload, in_full, and for each task
-                 alone, without, cumulative: contender, ratio {median, low, high}, tokens_per_second, spread, memory,
+                 per_second, spread, seconds (of one call in each sample), calls (in a sample), memory (null in a quick
+                 run, and where nothing was seen), error (relative L2 to the readable one; of learned tokenizers: of how
+                 many tokens they cut a text into); ratios, as above, to the first of those that were timed in turn,
+                 only if there were several
+    prices       a list, one for each rung, in ladder order: rung, claim, loses, workload, batch, time, in_full, and for
+                 each task alone, without, cumulative: contender, ratio, tokens_per_second, spread, rounds, memory,
                  compile; null where one of the two has no parity pass. And parity: largest error / budget by precision
                    alone       PLAIN with the rung against PLAIN
                    without     FULL against FULL without it
                    cumulative  the ladder up to it against PLAIN
     scaling      a list of points: axis (time, batch, depth, width, vocabulary), value, contender, batch, time, config,
-                 tokens_per_second, spread, memory, seconds, ratios, parity (largest error / budget by precision)
+                 tokens_per_second, spread, memory, seconds, rounds, ratios, parity (largest error / budget by
+                 precision)
     itself       a contender against itself: contender, workload, task, ratio, and launches: the ratio of each time that
                  both were started; null if not measured
     left_out     lines: what was not measured, and why
@@ -54,7 +58,7 @@ from typing import Any
 
 from bench.results import write
 
-KIND, VERSION = "suite", 1
+KIND, VERSION = "suite", 2
 KEYS = {
     *("kind", "version", "started", "seconds", "arguments", "environment", "roofline", "parity", "cases", "parts"),
     *("prices", "scaling", "itself", "left_out"),

@@ -7,19 +7,22 @@ from collections.abc import Iterator
 from typing import Any
 
 from bench.tables import NOT_THE_SAME, WIDTH, plain_table, scientific, significant, size
+from bench.throughput import confidence_of
 
 Result = dict[str, Any]
 
 CASES_NOTE = (
-    "times: how many times as fast, from times taken next to each other, [95 % interval];\n"
-    "MFU of the measured ceiling and of the data sheet's; floor: the least time by the roofline over\n"
-    "this one; parity: largest error / budget of the proof, above 1 fails; memory: peak, libraries apart."
+    "times: how many times as fast, from times taken next to each other, [interval that holds it with\n"
+    "the confidence in the title: 95 %, less of fewer than six rounds or starts]; MFU of the measured\n"
+    "ceiling and of the data sheet's; floor: the least time by the roofline over this one; compile: all\n"
+    "that the process has compiled so far; memory: its peak so far, the compiler's included, libraries\n"
+    "apart; parity: largest error / budget of the proof, above 1 fails."
 )
 ITSELF_NOTE = (
-    "over {} starts of both processes. The intervals of the other tables are of one start each: what\n"
-    "is as near to 1 as this interval is wide may come from the start and not from the contender."
+    "over {} starts of both processes ({}). In a table of one start, what is as near to 1 as this\n"
+    "interval is wide may come from the start and not from the contender."
 )
-PARTS_NOTE = "times: how many times as fast as the 1 above it, where they were timed in turn, [95 % interval]."
+PARTS_NOTE = "times: how many times as fast as the 1 above it, where they were timed in turn, [interval]."
 
 
 def show(result: Result) -> list[str]:
@@ -49,7 +52,7 @@ def tables(result: Result) -> Iterator[tuple[str, Any, str]]:
         together.setdefault((case["workload"], case["sitting"], case["task"]), []).append(case)
     for (workload, _, task), cases in together.items():
         last = cases is list(together.values())[-1]
-        title = f"{workload}: {task.replace('_', ' ')}{shape(cases[0])}"
+        title = f"{workload}: {task.replace('_', ' ')}{shape(cases[0])}; {basis(cases[0])}"
         others = [p for p in result["parity"] if p["size"] == cases[0]["size"] and p["why"].startswith(NOT_THE_SAME)]
         yield title, cases_table(cases, [p["contender"] for p in others]), CASES_NOTE if last else ""
     if result["parts"]:
@@ -60,12 +63,17 @@ def tables(result: Result) -> Iterator[tuple[str, Any, str]]:
             prices_table(result["prices"]),
             "times as fast: PLAIN with it against PLAIN; FULL against FULL without it;\n"
             "the ladder up to it against PLAIN. A cache changes nothing in a training step, nor AdamW in a\n"
-            "text: how far those rows are from 1 shows how far to trust the others.",
+            "text: how far those rows are from 1 shows how far to trust the others. The intervals of several\n"
+            f"starts know how one differs from the next, those of one do not. {'; '.join(bases(result['prices']))}.",
         )
     if result["itself"]:
         found, ratio = result["itself"], result["itself"]["ratio"]
         line = f"{found['contender']}, {found['workload']}/{found['task']}: {interval(ratio)}"
-        yield "One contender against itself", line, ITSELF_NOTE.format(len(found["launches"]))
+        yield (
+            "One contender against itself",
+            line,
+            ITSELF_NOTE.format(len(found["launches"]), percent(ratio["confidence"])),
+        )
 
 
 def shape(case: dict[str, Any]) -> str:
@@ -73,6 +81,18 @@ def shape(case: dict[str, Any]) -> str:
     if "prompt" in case:
         return f", {case['batch']} x {case['new']} tokens after {case['prompt']}"
     return f", batch {case['batch']} x time {case['time']}"
+
+
+def basis(measured: dict[str, Any]) -> str:
+    """What the intervals of a case, a price or a point rest on, and how surely they hold."""
+    rounds = measured["rounds"]
+    starts = f"{len(rounds)} starts" if len(rounds) > 1 else "1 start"
+    return f"{sum(rounds)} rounds of {starts}, {percent(confidence_of(len(rounds) if len(rounds) > 1 else rounds[0]))}"
+
+
+def percent(confidence: float) -> str:
+    """A confidence for people."""
+    return f"{100 * confidence:.0f} %"
 
 
 def cases_table(cases: list[dict[str, Any]], others: list[str]) -> Any:
@@ -127,6 +147,12 @@ def parts_table(parts: list[dict[str, Any]]) -> Any:
             scientific(part["error"]),
         )
     return table
+
+
+def bases(prices: list[dict[str, Any]]) -> list[str]:
+    """What the prices of each task rest on."""
+    found = {task: one for price in prices for task, kinds in price["tasks"].items() for one in kinds.values() if one}
+    return [f"{task.replace('_', ' ')}: {basis(one)}" for task, one in found.items()]
 
 
 def prices_table(prices: list[dict[str, Any]]) -> Any:

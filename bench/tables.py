@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 from bench.results import Result
+from bench.throughput import confidence_of
 
 WIDTH = 100
 NOT_THE_SAME = "not the same function"  # how a contender that is known to differ is shown; it has no numbers
@@ -14,12 +15,7 @@ NOT_THE_SAME = "not the same function"  # how a contender that is known to diffe
 
 def show(result: Result) -> None:
     """Print a result, as `bench.results` describes it."""
-    from rich.console import Console
-
-    # a file or a pipe has no width: 100 columns; a wide terminal gets no wider table
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
-    if console.width > WIDTH:
-        console = Console(highlight=False, width=WIDTH)
+    console = terminal()
     console.print()
     for line in heading(result):
         console.print(line, markup=False)
@@ -118,6 +114,15 @@ def proof_table(result: Result, number: int) -> Any:
     return table
 
 
+def terminal() -> Any:
+    """The console that tables are printed on."""
+    from rich.console import Console
+
+    # a file or a pipe has no width: 100 columns; a wide terminal gets no wider table
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    return Console(highlight=False, width=WIDTH) if console.width > WIDTH else console
+
+
 def plain_table() -> Any:
     """A table with a line under its head, and two spaces between columns."""
     from rich import box
@@ -171,9 +176,10 @@ def speed_table(
 def speed_note(proven: list[dict[str, Any]]) -> str:
     """How the times were taken and what the memory holds."""
     forward, step = (len(proven[0]["speed"][what]["seconds"]) for what in ("forward", "training_step"))
+    sure = confidence_of(min(forward, step))
     lines = [
         f"in turn, {forward} rounds of forward passes and {step} of training steps (forward, backward, clip, AdamW);",
-        "median ± half the distance between the quartiles; [95 % interval of the ratio].",
+        f"median ± half the distance between the quartiles; [{100 * sure:.0f} % interval of the ratio].",
     ]
     where = (
         "on the device"
@@ -229,6 +235,26 @@ def significant(value: float) -> str:
     """Four significant digits, with commas: 12,340."""
     digits = max(0, 3 - len(str(int(value))) + 1) if value < 1000 else 0
     return f"{value:,.{digits}f}"
+
+
+def scaled(value: float | None, unit: str) -> str:
+    """A large number with a prefix: 1.234 TFLOP; n/a if it is not known."""
+    if value is None:
+        return "n/a"
+    for prefix, factor in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= factor:
+            return f"{value / factor:.4g} {prefix}{unit}"
+    return f"{value:.4g} {unit}"
+
+
+def per_second(value: float | None, unit: str) -> str:
+    """The same of a rate, by the unit of what is done: 1.234 TFLOP/s."""
+    return "n/a" if value is None else f"{scaled(value, unit)}/s"
+
+
+def milliseconds(seconds: float) -> str:
+    """A time in milliseconds."""
+    return f"{significant(1000 * seconds)} ms" if seconds >= 1e-4 else f"{1000 * seconds:.3g} ms"
 
 
 def size(count: int | None) -> str:

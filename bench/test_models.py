@@ -43,7 +43,7 @@ def test_model(case: Case, sessions: dict[str, Session], benchmark: Any) -> None
     device, workload, sitting, task, name = case
     session = sessions[device]
     row = next(row for row in session.plan.rows if row.workload == workload)
-    found = session.sitting(workload, sitting, row.contenders)
+    found = session.sitting(workload, sitting, row.contenders, starts=row.starts)
     if name not in found:
         passed = session.passes.of(named(workload), [name])[name]
         if passed.why.startswith(NOT_THE_SAME):

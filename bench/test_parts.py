@@ -1,59 +1,55 @@
-"""Parts by themselves: attention, head and loss, optimizer, tokenizers, batches, checkpoints, learning byte pairs."""
+"""Parts by themselves: attention, head and loss, optimizer, tokenizers, batches, checkpoints, learning byte pairs.
+
+Those that do the same work are timed in turn, in a process of their own (bench/parts_in_turn.py). What pytest-benchmark
+times here is the clock of that process: the samples as they were taken.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from statistics import median
 from typing import Any
 
 import pytest
-import torch
 
-from bench import byte_pairs
-from bench.parts import ALLOWED, PARTS
-from bench.peak import peak_memory
+from bench import byte_pairs, parts_in_turn
+from bench.parts import PARTS
+from bench.parts_in_turn import Outcome
 from bench.session import LeftOut, Session
-from bench.suite import named
-from bench.throughput import interleave, rounds_within, spread, synchronise
+from bench.test_models import CLOCK
+
+Groups = dict[tuple[str, str, str], dict[str, Outcome] | Exception]  # by device, workload and group
 
 
-def test_part(part: tuple[str, str, str], sessions: dict[str, Session], benchmark: Any, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def groups() -> Groups:
+    """Every group is measured when the first of its parts is asked for, once."""
+    return {}
+
+
+@pytest.mark.benchmark(timer=CLOCK)
+def test_part(part: tuple[str, str, str], sessions: dict[str, Session], groups: Groups, benchmark: Any) -> None:
     device, workload, name = part
-    session, row = sessions[device], PARTS[name]
-    where = session.device if row.on_device else torch.device("cpu")
+    session, group = sessions[device], PARTS[name].group
     session.check_part(workload)
-    prepared = row.prepare(named(workload), where, tmp_path)
-    error = prepared.error()
-    if not error <= ALLOWED:
-        pytest.fail(f"no parity pass, no number: {name} is off by {error:.1e}, allowed {ALLOWED:.0e}", pytrace=False)
-    sync = synchronise(where)
-
-    def once() -> None:
-        prepared.call()
-        sync()
-
-    (one,) = interleave({name: once}, 1, 1, sync)[name]  # after a warm-up
-    rounds = rounds_within(session.plan.seconds, one, least=3, most=200)
-    benchmark.group = f"{device}: {row.group}, {workload}"
-    benchmark.pedantic(once, setup=sync, rounds=rounds)
-    seconds = list(benchmark.stats.stats.data)
-    argument = {"part": name, "workload": workload, "device": str(where), "threads": torch.get_num_threads()}
-    found = {
-        "name": f"{workload}/{name}",
-        "part": name,
-        "workload": workload,
-        "group": row.group,
-        "description": row.description,
-        "unit": row.unit,
-        "amount": prepared.amount,
-        "per_second": prepared.amount / median(seconds),
-        "spread": spread(seconds),
-        "seconds": seconds,
-        "error": error,
-        "memory": None if session.quick else peak_memory("bench.parts:weigh", argument).bytes,
-    }
-    session.parts.append(found)
-    benchmark.extra_info.update(found, environment=session.environment)
+    key = (device, workload, group)
+    if key not in groups:
+        session.tell(f"{workload}: {group}, in turn")
+        session.give_back()
+        try:
+            groups[key] = parts_in_turn.measure(
+                group, workload, session.device, session.plan.seconds, weighed=not session.quick
+            )
+        except Exception as error:
+            groups[key] = error  # nor will it work the next time
+    found = groups[key]
+    if isinstance(found, Exception):
+        raise found
+    row = found[name].row
+    if row is None:
+        pytest.fail(found[name].failure, pytrace=False)
+    session.parts.append(row)
+    benchmark.group = f"{device}: {group}, {workload}"
+    benchmark.extra_info.update(row, environment=session.environment)
+    benchmark.pedantic(CLOCK.pass_by, args=(iter(row["seconds"]),), rounds=len(row["seconds"]))
 
 
 def test_learning_byte_pairs(device: str, sessions: dict[str, Session]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bench.contenders import PRICED
-from bench.prices import ANCHORS, PROOF, ladder, price, row
+from bench.prices import ANCHORS, PROOF, UNPRICED, ladder, price, row
 from bench.session import Session
 
 
@@ -15,16 +15,26 @@ def test_every_rung_has_three_prices(device: str, sessions: dict[str, Session]) 
     session = sessions[device]
     if session.plan.ladder is None:
         pytest.skip("the prices of the rungs take longer than a quick run")
-    workload, sittings = session.plan.ladder
-    turns = {sitting: session.sitting(workload, sitting, ladder(), len(ANCHORS), PROOF) for sitting in sittings}
+    workload, starts = session.plan.ladder.workload, session.plan.ladder.starts
+    session.left_out += [f"prices of {name}: it {why}" for name, why in UNPRICED.items()]
+    turns = {
+        sitting: session.sitting(workload, sitting, ladder(), len(ANCHORS), PROOF, starts)
+        for sitting in session.plan.ladder.sittings
+    }
+    recompiled = {
+        f"{name}, {task}"
+        for of in turns.values()
+        for name, tasks in of.items()
+        for task in tasks
+        if tasks[task].recompiled
+    }
+    assert not recompiled, f"graphs were compiled during the rounds: {recompiled}"
     for rung in PRICED:
         tasks: dict[str, Any] = {}
         for sitting, found in turns.items():
             tasks |= price(found, workload, sitting, rung)
         session.prices.append(row(rung, workload, tasks, session.passes))
     unproven = {
-        name: session.passes.found[size, name].why
-        for size, name in session.passes.found
-        if name in ladder() and not session.passes.found[size, name].passed
+        name: found.why for (*_, name), found in session.passes.found.items() if name in ladder() and not found.passed
     }
     assert not unproven, f"no parity pass, no number: {unproven}"

@@ -103,13 +103,17 @@ class Worker:
         return Compiled(**self.ask("compiled"))
 
     def ask(self, what: str) -> dict[str, Any]:
+        self.send(what)
+        return self.answer()
+
+    def send(self, what: str) -> None:
+        """Ask for something without waiting; `answer` waits."""
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(what + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
             pass  # it has ended; why is in what it wrote
-        return self.answer()
 
     def answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
@@ -154,6 +158,13 @@ def take_turns(
             seconds[name].append(worker.time(task))
         after_round()
     return seconds
+
+
+def all_at_once(workers: Mapping[str, Worker], task: str) -> dict[str, list[float]]:
+    """As `take_turns` for one round, but side by side: to get warm, as compilers use one core. No times to compare."""
+    for worker in workers.values():
+        worker.send(task)
+    return {name: [float(worker.answer()["seconds"])] for name, worker in workers.items()}
 
 
 def tasks(job: Job) -> Iterator[dict[str, Callable[[], object]]]:

@@ -8,16 +8,19 @@ from typing import Any
 from bench.report.chapter import Chart, Table, View
 from bench.report.charts import Axis, Dot, dots, ordered, roofline
 from bench.report.peers import groups
+from bench.roofline import SQUARE
 from bench.suite_tables import share
-from bench.tables import significant
+from bench.tables import milliseconds, per_second, scaled, significant
 
 WORDS = (
     "Before anything else the device is measured: how fast it multiplies matrices of these models' own shapes in "
     "each precision, and how fast it moves bytes. A task has to do its products and to read its weights, and so it "
     "takes a least time on this device: its floor. The roof in the drawing is what the device can do for work that "
     "needs so many operations for each byte; left of its edge memory decides, right of it arithmetic.",
-    "A share of the floor of 100 % would be code that loses nothing. A rate that was measured at one shape may be "
-    "beaten at another, and small weights may come out of a cache, so that a share above that is possible.",
+    "At 100 % of the floor code does its products, or reads its weights, as fast as the device was seen to do that "
+    "alone, and nothing else takes any time. That is no law: code that multiplies a shape faster than the library "
+    "does, or whose weights stay in a cache, comes above 100 %. The ceiling of a precision is the best rate of all "
+    "shapes; every run has a large square product among them, so that its ceiling hardly hangs on its workloads.",
 )
 
 Result = dict[str, Any]
@@ -106,10 +109,14 @@ def short(cases: list[dict[str, Any]]) -> str:
 
 def ceilings_table(found: dict[str, Any]) -> Table:
     """Operations by precision, and bytes."""
-    rows = [
-        (f"{precision} products", *(per_second(ceiling[of], "FLOP") for of in ("measured", "data_sheet")))
-        for precision, ceiling in found["ceilings"].items()
-    ]
+    squares = [rate for rate in found["rates"] if rate["product"]["name"] == SQUARE]
+    rows = []
+    for precision, ceiling in found["ceilings"].items():
+        rows.append((f"{precision} products", *(per_second(ceiling[of], "FLOP") for of in ("measured", "data_sheet"))))
+        for rate in squares:
+            if rate["precision"] == precision:
+                words = f"{precision}, a {SQUARE} of {rate['product']['rows']:,} alone"
+                rows.append((words, per_second(rate["flops_per_second"], "FLOP"), ""))
     rows.append(("memory", *(per_second(found["bandwidth"][of], "B") for of in ("measured", "data_sheet"))))
     return Table("What this device can do at most", ("", "measured", "data sheet"), tuple(rows))
 
@@ -159,23 +166,3 @@ def floors_table(floors: list[dict[str, Any]], workload: str) -> Table:
     ]
     head = ("task", "precision", "operations", "bytes", "operations take", "bytes take", "floor")
     return Table(f"{workload}: the floors", head, tuple(rows), words=(0, 1))
-
-
-def scaled(value: float | None, unit: str) -> str:
-    """A large number with a prefix: 1.234 TFLOP."""
-    if value is None:
-        return "n/a"
-    for prefix, factor in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= factor:
-            return f"{value / factor:.4g} {prefix}{unit}"
-    return f"{value:.4g} {unit}"
-
-
-def per_second(value: float | None, unit: str) -> str:
-    """The same of a rate."""
-    return "n/a" if value is None else f"{scaled(value, unit)}/s"
-
-
-def milliseconds(seconds: float) -> str:
-    """A time in milliseconds."""
-    return f"{significant(1000 * seconds)} ms" if seconds >= 1e-4 else f"{1000 * seconds:.3g} ms"

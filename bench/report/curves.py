@@ -13,7 +13,8 @@ from bench.tables import size
 WORDS = (
     "A whole training step of a small model, as one size grows and the others stay: explicit attention and the plain "
     "loss (plain), with scaled_dot_product_attention instead (sdpa), and with the loss in chunks instead "
-    "(fused_loss). Every point is a process of its own for each of the three, which take turns.",
+    "(fused_loss). Every point is a process of its own for each of the three, which take turns. An interval of three "
+    "rounds holds with 75 %, of four with 88 %, of five with 94 %, of more with 95 %.",
 )
 ACROSS = {
     "time": "tokens of a sequence",
@@ -64,11 +65,12 @@ def table(points: list[dict[str, Any]], axis: str) -> Table:
             str(point["value"]),
             point["contender"],
             interval(point["ratios"][base]) if base in point["ratios"] else "n/a",
+            str(sum(point["rounds"])),
             rate(point),
             size(point["memory"]),
             f"{max(point['parity'].values()):.2f}",
         )
         for point in points
     ]
-    head = (axis, "contender", f"times {base}", "tokens/s", "peak memory", "error / budget")
+    head = (axis, "contender", f"times {base}", "rounds", "tokens/s", "peak memory", "error / budget")
     return Table(f"Scaling over {axis}", head, tuple(rows), words=(0, 1))

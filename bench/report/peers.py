@@ -7,18 +7,20 @@ from typing import Any
 from bench.report.chapter import Table, View
 from bench.report.charts import Axis, Dot, dots
 from bench.report.ladder import rate
-from bench.suite_tables import cost_of, interval, shape
+from bench.suite_tables import basis, cost_of, interval, shape
 from bench.tables import size
 
 WORDS = (
     "The readable model, Hugging Face's GPT-2 in several ways, and the fast model, on the same weights and tokens. "
     "They take turns, A B C A B C, each in a process of its own; what is compared is the ratio of times from the "
-    "same turn, and the bar through a point is its 95 % interval. Who fails its proof at a size has no number there, "
+    "same turn, and the bar through a point is its interval: of 95 %, less of fewer than six "
+    "rounds or of several starts, as the title of the table says. Who fails its proof at a size has no number there, "
     "and says why.",
     "Tokens per second come from the median time, ± half the distance between the quartiles. MFU is the share of the "
     "device's rate of matrix products that is used, measured and from its data sheet; n/a where that is not known. "
     "Floor is the least time by the roofline over the time it took. Compiling is outside the times, in a column of "
-    "its own. Memory is the peak of the process, less what interpreter and libraries take.",
+    "its own: all that the process has compiled so far. Memory is the peak of the process so far, the compiler's "
+    "included, less what interpreter and libraries take.",
 )
 
 Result = dict[str, Any]
@@ -98,9 +100,20 @@ def table(result: Result, cases: list[Case]) -> Table:
     ]
     known = {case["contender"] for case in cases}
     for found in result["parity"]:
-        if found["size"] == cases[0]["size"] and not found["passed"] and found["contender"] not in known:
+        same = found["size"] == cases[0]["size"] and found["shape"] == cases[0]["parity"]["shape"]
+        if same and not found["passed"] and found["contender"] not in known:
             rows.append((found["contender"], f"no number: {found['why']}", *[""] * (len(head) - 2)))
-    return Table(name_of(cases), head, tuple(rows), words=(0, 1))
+    return Table(f"{name_of(cases)}; {basis(cases[0])}", head, tuple(rows), words=(0, 1))
+
+
+def named_with(best: Case, cases: list[Case], base: str | None) -> str:
+    """The fastest, and after "or" those whose intervals reach into its own, fastest first."""
+    if base is None or base not in best["ratios"]:
+        return str(best["contender"])
+    low = best["ratios"][base]["low"]
+    near = [c for c in cases if c is not best and base in c["ratios"] and c["ratios"][base]["high"] >= low]
+    near = sorted((c for c in near if c["contender"] != base), key=lambda case: -case["ratios"][base]["median"])
+    return " or ".join(case["contender"] for case in (best, *near))
 
 
 def fastest_views(result: Result) -> tuple[View, ...]:
@@ -114,7 +127,7 @@ def fastest_views(result: Result) -> tuple[View, ...]:
         )
         times = interval(best["ratios"][base]) if base is not None and base in best["ratios"] else "n/a"
         memory = size(best["memory"]["peak"])
-        rows.append((name_of(cases), best["contender"], f"{base} × {times}", rate(best), memory))
+        rows.append((name_of(cases), named_with(best, cases, base), f"{base} × {times}", rate(best), memory))
     if not rows:
         return ()
     head = ("what", "fastest", "times as fast", "tokens/s", "peak memory")

@@ -10,10 +10,11 @@ from bench.report.documents import Parity
 from bench.tables import scientific
 
 WORDS = (
-    "Nobody is timed who was not proven first, on the same device, at the size that is timed: logits, loss, every "
-    "gradient and steps of AdamW against the readable model in float64, and the most probable tokens of generated "
-    "texts. Each precision has its budget for rounding; what counts is the largest error over its budget, and above "
-    "1 fails.",
+    "Nobody is timed who was not proven first, on the same device: logits and loss at the size and shape that are "
+    "timed, every gradient and steps of AdamW there or on a smaller batch, against Hugging Face's model in float64, "
+    "and the most probable tokens of generated texts against the readable one. The recipes of the ladder are proven on "
+    "a small model. Each precision has its budget for rounding; what counts is the largest error over its budget, and "
+    "above 1 fails.",
 )
 TESTED = (
     "What the tests prove of every rung in every precision, on one CPU: the largest distance to the readable model "

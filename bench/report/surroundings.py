@@ -14,6 +14,7 @@ WORDS = (
 )
 
 CLOCKS = {"now": "clock before, MHz", "most": "clock at most, MHz"}
+CLOCKS |= {f"{which}_after_work": f"{which} clock after work, MHz" for which in ("lowest", "highest")}
 
 Result = dict[str, Any]
 

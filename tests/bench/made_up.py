@@ -29,7 +29,7 @@ ENVIRONMENT: dict[str, Any] = {
 
 
 def case(contender: str, rate: float, ratio: float, task: str = "training_step") -> dict[str, Any]:
-    interval = {"median": ratio, "low": ratio * 0.98, "high": ratio * 1.02}
+    interval = {"median": ratio, "low": ratio * 0.98, "high": ratio * 1.02, "confidence": 0.95}
     return {
         "name": f"smoke/training/{task}/{contender}",
         "workload": "smoke",
@@ -45,6 +45,7 @@ def case(contender: str, rate: float, ratio: float, task: str = "training_step")
         "tokens_per_second": rate,
         "spread": 0.01,
         "seconds": [512 / rate] * 5,
+        "rounds": [5],
         "first": 1.0,
         "compile": {"graphs": 0, "seconds": 0.0},
         "flops_per_token": 1e6,

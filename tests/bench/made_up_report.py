@@ -23,13 +23,13 @@ def whole(seed: int = 0, **changes: Any) -> dict[str, Any]:
 
     def ratio() -> dict[str, float]:
         middle = drawn.uniform(0.7, 3.0)
-        return {"median": middle, "low": middle * 0.97, "high": middle * 1.04}
+        return {"median": middle, "low": middle * 0.97, "high": middle * 1.04, "confidence": 0.95}
 
     def price(contender: str) -> dict[str, Any]:
         compiled = {"graphs": 0, "seconds": 0.0}
         return {
             **{"contender": contender, "ratio": ratio(), "tokens_per_second": rate(), "spread": 0.02},
-            **{"memory": memory(), "compile": compiled},
+            **{"rounds": [2, 2, 2], "memory": memory(), "compile": compiled},
         }
 
     def measured(contender: str, task: str, precision: str) -> dict[str, Any]:
@@ -66,6 +66,7 @@ def whole(seed: int = 0, **changes: Any) -> dict[str, Any]:
         prices=[
             {
                 **{"rung": rung, "claim": "the same", "loses": f"where {rung} <does not> pay", "workload": "mini"},
+                **{"batch": 4, "time": 128},
                 **{"in_full": True, "parity": {"float32": 0.25}},
                 "tasks": {
                     task: {
@@ -81,7 +82,13 @@ def whole(seed: int = 0, **changes: Any) -> dict[str, Any]:
         scaling=[
             {
                 **{"axis": axis, "value": value, "contender": name, "batch": 2, "time": 128, "config": {}},
-                **{"tokens_per_second": rate(), "spread": 0.03, "memory": memory(), "seconds": [0.1] * 5},
+                **{
+                    "tokens_per_second": rate(),
+                    "spread": 0.03,
+                    "memory": memory(),
+                    "seconds": [0.1] * 5,
+                    "rounds": [5],
+                },
                 **{"ratios": {"plain": ratio()}, "parity": {"float32": 0.1}},
             }
             for axis, values in {"time": (64, 128, 256), "vocabulary": (1024, 65536)}.items()
@@ -97,7 +104,10 @@ def whole(seed: int = 0, **changes: Any) -> dict[str, Any]:
         ],
         itself={
             **{"contender": "reference", "workload": "smoke", "task": "training_step"},
-            **{"ratio": {"median": 1.0, "low": 0.98, "high": 1.03}, "launches": [ratio(), ratio()]},
+            **{
+                "ratio": {"median": 1.0, "low": 0.98, "high": 1.03, "confidence": 0.875},
+                "launches": [ratio(), ratio()],
+            },
         },
         left_out=["gpt2-xl/training: needs about 30.0 GB of memory & <more> | or less: left out"],
     )

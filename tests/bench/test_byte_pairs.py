@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bench import byte_pairs, test_parts
+from bench.report.parts import views
 from bench.session import LeftOut
 from bench.suite_tables import show
 from tests.bench.made_up import result
@@ -47,7 +48,7 @@ def test_both_are_parts_with_how_many_times_as_fast_as_the_lesson(monkeypatch: p
     lesson, library = measured(monkeypatch).parts
     assert lesson["name"] == "smoke/byte pairs, lesson"
     assert library["per_second"] == pytest.approx(600_000)
-    assert lesson["ratios"] == {lesson["part"]: {"median": 1.0, "low": 1.0, "high": 1.0}}
+    assert lesson["ratios"] == {lesson["part"]: {"median": 1.0, "low": 1.0, "high": 1.0, "confidence": 0.75}}
     (ratio,) = library["ratios"].values()
     assert ratio["median"] == pytest.approx(6.0)
     assert 5.0 - 1e-9 <= ratio["low"] < ratio["high"] <= 7.0 + 1e-9
@@ -62,6 +63,16 @@ def test_the_table_shows_the_ratio_with_its_interval(monkeypatch: pytest.MonkeyP
     assert "6.00 [5.00, 7.00]" in lines["byte pairs, tokenizers"]
     assert lines["byte pairs, lesson"].split()[6:8] == ["1", "±8"]
     assert "[" not in lines["batches"]
+
+
+def test_the_page_says_to_whom_the_ratio_is_and_how_surely_it_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = measured(monkeypatch).parts
+    other = {**parts[0], "name": "smoke/batches", "part": "batches"}
+    del other["ratios"]
+    (view,) = views(result(parts=[*parts, other]))
+    (table,) = view.tables
+    place = table.head.index("times as fast")
+    assert [row[place] for row in table.rows] == ["1", "byte pairs, lesson × 6.00 [5.00, 7.00], 75 %", ""]
 
 
 def test_who_cuts_a_text_otherwise_gets_no_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,24 @@ from typing import Any
 import pytest
 
 from bench.__main__ import main
+from bench.diff import numbers
 from bench.suite_results import save
 from tests.bench.made_up import ENVIRONMENT, case, result
 
 REFERENCE, FULL = case("reference", 1000.0, 1.0), case("full", 2000.0, 2.0)
+
+
+def price(one: dict[str, Any], workload: str = "mini-64") -> dict[str, Any]:
+    tasks = {"training_step": {"alone": one, "without": None, "cumulative": one}}
+    return {"rung": "sdpa", "workload": workload, "batch": 2, "time": 64, "tasks": tasks}
+
+
+def point(rate: float, ratio: dict[str, float], batch: int = 2, **config: Any) -> dict[str, Any]:
+    return {
+        **{"axis": "time", "value": 64, "contender": "sdpa", "batch": batch, "time": 64},
+        **{"config": {"block_size": 1024, "n_layer": 2, "bias": True, **config}, "tokens_per_second": rate},
+        **{"spread": 0.01, "memory": 10**8, "ratios": {"plain": ratio}},
+    }
 
 
 def told(
@@ -35,8 +49,9 @@ def test_nothing_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_names_that_are_new_or_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = told(tmp_path, capsys, result(), result(cases=[REFERENCE, case("sdpa", 1500.0, 1.5)]))
-    assert "new: smoke/training/training_step/sdpa\n" in out
-    assert "gone: smoke/training/training_step/full\n" in out
+    assert "new: smoke/training/training_step/sdpa 8x64\n" in out
+    assert "gone: smoke/training/training_step/full 8x64\n" in out
+    assert "note: 8x64 is batch x time; 1x32+16 is texts x prompt + new tokens\n" in out
     assert "1 numbers are in both" in out
 
 
@@ -44,7 +59,10 @@ def test_a_loss_is_told_with_both_rates_and_both_ratios(tmp_path: Path, capsys: 
     _, out, _ = told(tmp_path, capsys, result(), result(cases=[REFERENCE, case("full", 1500.0, 1.5)]))
     assert "2 numbers are in both; 1 changed" in out
     row = next(line for line in out.splitlines() if line.startswith("smoke/training/training"))
-    assert row.split()[1:6] == ["2,000", "1,500", "0.75", "2.00", "1.50"]
+    assert row.split()[:7] == [
+        *("smoke/training/training_step/full", "8x64"),
+        *("2,000", "1,500", "0.75", "2.00", "1.50"),
+    ]
     assert max(map(len, out.splitlines())) <= 100
 
 
@@ -99,24 +117,71 @@ def test_parts_prices_and_curves_are_compared_too(tmp_path: Path, capsys: pytest
         one = {"contender": "sdpa", "ratio": ratio, "tokens_per_second": rate, "spread": 0.01, "memory": 10**8}
         return result(
             parts=[{"name": "mini/batches", "per_second": rate, "spread": 0.01, "memory": None}],
-            prices=[{"rung": "sdpa", "tasks": {"training_step": {"alone": one, "without": None, "cumulative": one}}}],
-            scaling=[
-                {
-                    "axis": "time",
-                    "value": 64,
-                    "contender": "sdpa",
-                    "tokens_per_second": rate,
-                    "spread": 0.01,
-                    "memory": 10**8,
-                    "ratios": {"plain": ratio},
-                }
-            ],
+            prices=[price(one)],
+            scaling=[point(rate, ratio)],
         )
 
     _, out, _ = told(tmp_path, capsys, with_rate(100.0), with_rate(50.0))
     assert "6 numbers are in both; 4 changed" in out
-    for name in ("parts/mini/batches", "prices/training_step/sdpa/alone", "scaling/time/64/sdpa"):
+    for name in ("parts/mini/batches", "prices/mini-64/training_step/sdpa/alone", "scaling/time/64/sdpa"):
         assert name in out
+    assert max(map(len, out.splitlines())) <= 100
+
+
+RATIO = {"median": 2.0, "low": 1.9, "high": 2.1}
+ALONE = {"contender": "sdpa", "ratio": RATIO, "tokens_per_second": 100.0, "spread": 0.01, "memory": 10**8}
+FASTER = {**ALONE, "ratio": {**RATIO, "median": 4.0}, "tokens_per_second": 900.0}
+TEXT = {key: value for key, value in case("full", 2000.0, 2.0, "per_token").items() if key != "time"}
+
+
+@pytest.mark.parametrize(
+    "what,before,after,name,was,now",
+    [
+        ("cases", REFERENCE, {**case("reference", 9000.0, 9.0), "time": 128}, "reference", "8x64", "8x128"),
+        ("cases", REFERENCE, {**case("reference", 9000.0, 9.0), "batch": 1}, "reference", "8x64", "1x64"),
+        *(
+            ("cases", {**TEXT, "batch": 1, "prompt": 32, "new": 16}, {**TEXT, **other}, "full", "1x32+16", now)
+            for other, now in (
+                ({"batch": 8, "prompt": 32, "new": 16}, "8x32+16"),
+                ({"batch": 1, "prompt": 16, "new": 16}, "1x16+16"),
+                ({"batch": 1, "prompt": 32, "new": 32}, "1x32+32"),
+            )
+        ),
+        ("prices", price(ALONE), price(FASTER, "gpt2-128"), "training_step/sdpa/alone", "mini-64", "gpt2-128"),
+        ("prices", price(ALONE), {**price(FASTER), "batch": 8}, "training_step/sdpa/alone", "2x64", "8x64"),
+        ("scaling", point(1.0, RATIO), point(9.0, RATIO, batch=4), "scaling/time/64/sdpa", "2x64", "4x64"),
+        ("scaling", point(1.0, RATIO), point(9.0, RATIO, n_layer=4), "scaling/time/64/sdpa", "L2", "L4"),
+        ("scaling", point(1.0, RATIO), point(9.0, RATIO, block_size=64), "scaling/time", "block 1024", "block 64"),
+        ("scaling", point(1.0, RATIO), point(9.0, RATIO, bias=False), "scaling/time", "bias True", "bias False"),
+    ],
+)
+def test_what_has_another_shape_is_new_and_not_changed(
+    what: str,
+    before: dict[str, Any],
+    after: dict[str, Any],
+    name: str,
+    was: str,
+    now: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, out, _ = told(tmp_path, capsys, result(**{"cases": [], what: [before]}), result(**{"cases": [], what: [after]}))
+    assert "0 numbers are in both; 0 changed" in out
+    for word, shape in (("gone", was), ("new", now)):
+        (line, *_) = [line for line in out.splitlines() if line.startswith(f"{word}: ")]
+        assert name in line
+        assert shape in line
+
+
+def test_a_name_says_what_was_measured_with_its_whole_shape() -> None:
+    made = result(cases=[{**TEXT, "batch": 1, "prompt": 32, "new": 16}], prices=[price(ALONE)], scaling=[])
+    made["scaling"] = [point(1.0, RATIO, vocab_size=8192, n_head=4, n_embd=256)]
+    assert list(numbers(made)) == [
+        "smoke/training/per_token/full 1x32+16",
+        "scaling/time/64/sdpa 2x64 block 1024 L2 bias True V8192 H4 C256",
+        "prices/mini-64/training_step/sdpa/alone 2x64",
+        "prices/mini-64/training_step/sdpa/cumulative 2x64",
+    ]
 
 
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

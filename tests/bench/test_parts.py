@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from bench import parts
+from bench import parts, test_parts
 from bench.parts import ALLOWED, PARTS
-from bench.peak import peak_memory
+from bench.parts_in_turn import Outcome, weights_of
 from bench.suite import named
+from bench.suite_results import read
+from bench.test_models import CLOCK
+from tests.bench.test_suite_run import bench
 
 CPU = torch.device("cpu")
 WORK = named("smoke")
@@ -29,7 +35,8 @@ def test_every_part_runs_and_is_the_readable_one(name: str, tmp_path: Path) -> N
 def test_every_part_of_the_issue_is_there() -> None:
     groups = {part.group for part in PARTS.values()}
     assert groups == {
-        *("attention", "head and loss", "optimizer", "tokenizer, encode", "tokenizer, decode", "batches", "checkpoint")
+        *("attention", "head and loss", "optimizer", "tokenizer, encode", "tokenizer, decode", "batches"),
+        *("checkpoint, save", "checkpoint, load"),
     }
 
 
@@ -48,10 +55,92 @@ def test_a_part_that_is_another_function_is_found(
 
 
 def test_the_memory_of_a_part_is_that_of_its_call_alone() -> None:
-    def peak(name: str) -> int:
-        argument = {"part": name, "workload": "mini", "device": "cpu", "threads": 1}
-        return peak_memory("bench.parts:weigh", argument).bytes
-
+    names = ["head and loss, plain", "head and loss, fused", "tokenizer byte, encode"]
+    plain, fused, ids = weights_of(names, {"workload": "mini", "device": "cpu", "threads": 1}).values()
     logits = 4 * 4 * 128 * 50257  # float32, B T V
-    assert peak("head and loss, plain") > 2 * logits
-    assert peak("head and loss, fused") < 2 * logits
+    assert plain > 2 * logits
+    assert fused < 2 * logits
+    assert 0.5 * 8 * 100_000 < ids < 10 * 8 * 100_000, "the list alone is a pointer for each byte"
+
+
+class Shown:
+    """In place of pytest-benchmark: the times of the rounds by its own clock."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.extra_info: dict[str, Any] = {}
+
+    def pedantic(self, call: Callable[..., None], args: tuple[Any, ...], rounds: int) -> None:
+        for _ in range(rounds):
+            start = CLOCK()
+            call(*args)
+            self.seconds.append(CLOCK() - start)
+
+
+class Session:
+    """As much of one as is asked of it."""
+
+    def __init__(self) -> None:
+        self.device, self.plan, self.quick = CPU, SimpleNamespace(seconds=0.5), True
+        self.environment: dict[str, Any] = {"device": "Some CPU"}
+        self.parts: list[dict[str, Any]] = []
+        self.log: list[str] = []
+
+    def check_part(self, workload: str) -> None:
+        self.log.append(f"does {workload} fit")
+
+    def tell(self, what: str) -> None:
+        self.log.append(what)
+
+    def give_back(self) -> None:
+        self.log.append("given back")
+
+
+def test_a_group_is_measured_once_and_every_sample_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(group: str, workload: str, device: torch.device, seconds: float, weighed: bool) -> dict[str, Outcome]:
+        session.log.append(f"{group} at {workload} on {device}, {seconds} s, weighed: {weighed}")
+        samples = [0.25, 0.5, 0.25]
+        return {"attention, explicit": Outcome(row={"seconds": samples}), "attention, sdpa": Outcome("it is off")}
+
+    monkeypatch.setattr(test_parts.parts_in_turn, "measure", measure)
+    session, shown, groups = Session(), Shown(), {}
+    sessions: Any = {"cpu": session}
+    test_parts.test_part(("cpu", "smoke", "attention, explicit"), sessions, groups, shown)
+    assert shown.seconds == [0.25, 0.5, 0.25]
+    assert shown.extra_info == {"seconds": [0.25, 0.5, 0.25], "environment": session.environment}
+    with pytest.raises(pytest.fail.Exception, match="it is off"):
+        test_parts.test_part(("cpu", "smoke", "attention, sdpa"), sessions, groups, Shown())
+    assert session.parts == [{"seconds": [0.25, 0.5, 0.25]}], "what is off has no number"
+    measured = "attention at smoke on cpu, 0.5 s, weighed: False"
+    assert session.log == [*("does smoke fit", "smoke: attention, in turn", "given back", measured, "does smoke fit")]
+
+
+def test_a_group_that_cannot_be_measured_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    def measure(group: str, *_: Any, **__: Any) -> dict[str, Outcome]:
+        tried.append(group)
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(test_parts.parts_in_turn, "measure", measure)
+    groups: dict[Any, Any] = {}
+    sessions: Any = {"cpu": Session()}
+    for name in ("explicit", "sdpa"):
+        with pytest.raises(RuntimeError, match="no such luck"):
+            test_parts.test_part(("cpu", "smoke", f"attention, {name}"), sessions, groups, Shown())
+    assert tried == ["attention"]
+
+
+@pytest.mark.slow
+def test_a_run_shows_the_samples_of_the_other_process(tmp_path: Path) -> None:
+    own, theirs = tmp_path / "suite.json", tmp_path / "benchmark.json"
+    few = ("bench/test_parts.py", "--quick", "--device", "cpu", "-k", "optimizer")
+    done = bench(*few, f"--json={own}", f"--benchmark-json={theirs}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = {part["part"]: part for part in read(own)["parts"]}
+    assert list(rows) == ["optimizer, by hand", "optimizer, fused"]
+    assert all(part["ratios"].keys() == {"optimizer, by hand"} for part in rows.values())
+    shown = json.loads(theirs.read_text())["benchmarks"]
+    assert len(shown) == 2
+    for benchmark in shown:
+        assert benchmark["stats"]["data"] == pytest.approx(rows[benchmark["extra_info"]["part"]]["seconds"])

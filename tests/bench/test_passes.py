@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.contenders import CONTENDERS
-from bench.passes import Passes, precision_of, short_of_best
+from bench.passes import Pass, Passes, place, precision_of, short_of_best
 from bench.suite import named
 from bench.workloads import Workload
 from reference import GPT, GPTConfig, generate
@@ -70,11 +70,20 @@ def test_a_missing_package_is_said_and_the_others_go_on(monkeypatch: pytest.Monk
     assert "needs the package 'no_such_package', which is not installed" in found["peer"].why
 
 
-def test_everything_is_proven_once_for_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_is_proven_once_and_each_shape_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some code chooses its way by the shape, so a proof for more tokens is none for fewer."""
     own = passes()
     first = own.of(WORK, ["reference"])
-    monkeypatch.setattr(Passes, "prove", lambda *_: pytest.fail("proven again"))
-    assert own.of(WORK.of_shape(1, 8), ["reference"]) == first
+    asked: list[tuple[int, int]] = []
+
+    def prove(self: Passes, work: Workload, names: list[str], texts: bool) -> None:
+        asked.append((work.batch, work.time))
+        self.found |= {place(work, name): Pass(True, {}, 0.0, (work.batch, work.time), "") for name in names}
+
+    monkeypatch.setattr(Passes, "prove", prove)
+    assert own.of(WORK, ["reference"]) == first
+    assert own.of(WORK.of_shape(1, 8), ["reference"])["reference"].shape == (1, 8)
+    assert asked == [(1, 8)]
 
 
 def test_how_far_a_token_is_below_the_best() -> None:

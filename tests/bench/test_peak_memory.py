@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.fresh import Call
 from bench.memory import activation_bytes, available_bytes, check_memory, needed_bytes
 from bench.peak import peak_memory
 from bench.workers import crew, job
@@ -26,6 +27,10 @@ def hold(argument):
         return argument.get("counted")
     run.before = before
     return run
+
+def sleep(argument):
+    import time
+    time.sleep(60)
 
 def fail(argument):
     print("nothing that is an answer")
@@ -64,6 +69,13 @@ def test_a_device_that_counts_for_itself_is_believed() -> None:
 def test_a_function_that_fails_is_an_error_with_its_last_line() -> None:
     with pytest.raises(RuntimeError, match=r"memory of blocks:fail failed with status 1: OSError: no such luck"):
         peak_memory("blocks:fail", {})
+
+
+def test_a_process_that_takes_too_long_is_ended() -> None:
+    call = Call("blocks:sleep", {}, "sleeping")
+    with pytest.raises(RuntimeError, match=r"^sleeping took longer than 0 s$"):
+        call.result(timeout=0.1)
+    assert call.process.poll() is not None
 
 
 @pytest.mark.parametrize("precision", ["float32", pytest.param("float64", marks=pytest.mark.slow)])

@@ -23,6 +23,7 @@ from bench.report.documents import read_bugs, read_parity
 from bench.report.gather import Run, named_apart, result_files, run_of
 from bench.report.markdown import document
 from bench.report.page import page
+from bench.report.peers import named_with
 from bench.settings import DOCS
 from bench.suite_results import HOME, VERSION, save
 from bench.suite_tables import interval
@@ -216,13 +217,13 @@ def test_every_proof_that_is_drawn_is_the_files(results: list[dict[str, Any]], d
 
 def test_the_tables_say_the_same_in_words(results: list[dict[str, Any]], read: Reader) -> None:
     for run, found in enumerate(results):
-        rows = read.tables["mini, training step: times as fast, with the 95 % interval"][run]
+        rows = read.tables["mini, training step: times as fast, with intervals of 6 rounds of 3 starts, 75 %"][run]
         assert [row[0] for row in rows[1:]] == list(RUNGS)
         for row, price in zip(rows[1:], found["prices"], strict=True):
             prices = price["tasks"]["training_step"]
             words = ["n/a" if prices[kind] is None else interval(prices[kind]["ratio"]) for kind in KINDS]
             assert row == [price["rung"], *words, "0.25", price["loses"]]
-        rows = read.tables["smoke: training step, batch 8 x time 64"][run]
+        rows = read.tables["smoke: training step, batch 8 x time 64; 5 rounds of 1 start, 94 %"][run]
         cases = [case for case in found["cases"] if case["task"] == "training_step"]
         for row, case in zip(rows[1:], cases, strict=False):
             assert row[2] == interval(case["ratios"]["reference"])
@@ -234,7 +235,19 @@ def test_the_tables_say_the_same_in_words(results: list[dict[str, Any]], read: R
             "no number: logits in float32: 7.5e+03 times the error that is allowed",
         ]
         ((best, *_),) = [[row[1:] for row in read.tables["The fastest of those that were proven"][run][2:]]]
-        assert best[0] == max(cases, key=lambda case: case["ratios"]["reference"]["median"])["contender"]
+        fastest = max(cases, key=lambda case: case["ratios"]["reference"]["median"])
+        assert best[0] == named_with(fastest, cases, "reference")
+
+
+def test_who_may_be_as_fast_as_the_fastest_is_named_beside_it() -> None:
+    def one(contender: str, low: float, middle: float, high: float) -> dict[str, Any]:
+        return {"contender": contender, "ratios": {"reference": {"median": middle, "low": low, "high": high}}}
+
+    far, near, best = one("far", 2.0, 2.3, 2.7), one("near", 2.2, 2.5, 2.9), one("best", 2.8, 3.0, 3.1)
+    base, wide = one("reference", 1.0, 1.0, 4.0), one("wide", 1.0, 2.9, 2.95)
+    assert named_with(best, [base, far, near, wide, best], "reference") == "best or wide or near"
+    assert named_with(best, [base, far, best], "reference") == "best"
+    assert named_with(best, [best, near], None) == "best"
 
 
 def test_every_point_under_the_roofs_is_in_a_table(results: list[dict[str, Any]], read: Reader) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,21 @@ import torch
 
 from bench.__main__ import main
 from bench.datasheets import DATA_SHEETS, data_sheet_bandwidth, data_sheet_rate
-from bench.measure_roofline import per_second
-from bench.roofline import Bandwidth, Product, Roofline, attention_flops, floors, linear_products, utilisation
+from bench.measure_roofline import ceilings_table, rates_table, show
+from bench.report import ceilings
+from bench.roofline import (
+    Bandwidth,
+    Product,
+    Roofline,
+    attention_flops,
+    floors,
+    linear_products,
+    precisions_of,
+    utilisation,
+    weights_read,
+)
 from bench.suite import SITTINGS, named
+from bench.tables import WIDTH, milliseconds, per_second
 from bench.workloads import Workload
 from reference import GPTConfig
 
@@ -20,6 +33,31 @@ CPU = torch.device("cpu")
 CONFIG = GPTConfig(block_size=64, vocab_size=100, n_layer=3, n_head=2, n_embd=16)
 WORK = Workload("some", CONFIG, batch=2, time=8)
 N = CONFIG.parameter_count()
+TABLE, ROW = 64 * 16, 16  # weights of all positions, of one
+READ = N - TABLE + 8 * ROW  # in a forward pass of WORK
+
+
+class Accelerator:
+    """A device that works while the program goes on: queueing a call and waiting for all of them take time too."""
+
+    def __init__(self, call: float, queueing: float, waiting: float) -> None:
+        self.seconds, self.queueing, self.waiting = call, queueing, waiting
+        self.now = self.done = 0.0
+        self.queued, self.samples = 0, list[int]()  # calls between two waits
+
+    def clock(self) -> float:
+        return self.now
+
+    def call(self) -> None:
+        self.queued += 1
+        self.now += self.queueing
+        self.done = max(self.done, self.now) + self.seconds
+
+    def synchronise(self) -> None:
+        if self.queued:
+            self.samples.append(self.queued)
+        self.queued = 0
+        self.now = max(self.now, self.done) + self.waiting
 
 
 def made_up(rate: float = 1e9, bandwidth: float = 1e6, slow: str = "", slower: float = 1.0) -> Roofline:
@@ -40,7 +78,11 @@ def test_the_products_and_the_attention_are_all_operations_of_a_forward_pass() -
 
 @pytest.mark.parametrize(
     "task,passes,bytes_of_passes,bytes_after",
-    [("forward", 1, 4 * N, 0), ("loss_and_gradient", 3, 12 * N, 0), ("training_step", 3, 12 * N, 28 * N)],
+    [
+        ("forward", 1, 4 * READ, 0),
+        ("loss_and_gradient", 3, 4 * READ + 4 * (N - TABLE) + 4 * READ, 0),
+        ("training_step", 3, 4 * READ + 4 * (N - TABLE) + 4 * READ, 28 * N),
+    ],
 )
 def test_a_pass_takes_the_longer_of_operations_and_bytes_and_the_optimizer_comes_after(
     task: str, passes: int, bytes_of_passes: int, bytes_after: int
@@ -72,13 +114,25 @@ def test_a_token_reads_every_weight_and_the_cache() -> None:
     roofline.floor(WORK, "forward", "float32", 2)
     one, eight = (roofline.floor(WORK, "per_token", "float32", rows) for rows in (1, 8))
     cache = 2 * CONFIG.n_layer * CONFIG.n_embd * (32 + 16)  # keys and values of the prompt and half of the new tokens
-    assert (one.bytes, eight.bytes) == (4 * (N + cache), 4 * (N + 8 * cache))
+    weights = N - TABLE + ROW
+    assert (one.bytes, eight.bytes) == (4 * (weights + cache), 4 * (weights + 8 * cache))
     assert eight.operations == 8 * one.operations
+
+
+def test_of_the_position_table_only_the_rows_of_positions_that_are_there_are_read() -> None:
+    assert weights_read(CONFIG, 64) == N
+    assert weights_read(CONFIG, 63) == N - ROW
+    roofline = made_up()
+    short, long = (
+        roofline.floor(Workload("some", CONFIG, batch=2, time=time), "forward", "float32", 2) for time in (1, 64)
+    )
+    assert (short.bytes, long.bytes) == (4 * (N - 63 * ROW), 4 * N)
+    assert roofline.floor(WORK, "prefill", "float32", 1).bytes == 4 * (N - 32 * ROW), "a prompt of 32 tokens"
 
 
 def test_bfloat16_moves_half_the_bytes_of_the_weights_but_its_optimizer_as_many() -> None:
     floor = made_up().floor(WORK, "training_step", "bfloat16", 2)
-    assert floor.bytes == (2 + 2 + 4) * N + 28 * N
+    assert floor.bytes == 2 * READ + 2 * (N - TABLE) + 4 * READ + 28 * N
 
 
 def test_the_floor_of_one_token_is_asked_for_after_something_was_measured() -> None:
@@ -119,6 +173,129 @@ def test_attention_is_reckoned_at_the_best_rate_of_all_workloads_whatever_their_
     assert there == back
 
 
+@pytest.mark.parametrize("names", [[], ["smoke"], ["mini", "smoke"]])
+def test_a_large_square_product_is_in_every_ceiling_whatever_the_workloads(names: list[str]) -> None:
+    for device in (CPU, torch.device("cuda")):
+
+        def rate(precision: str, p: Product, direction: str) -> float:
+            return 1e9 * min(p.rows, p.inner, p.columns)  # small shapes are slow
+
+        roofline = Roofline(device, rate=rate, bandwidth=lambda block: Bandwidth(block, 1e9, 1e9))
+        told: list[str] = []
+        list(floors(roofline, names, SITTINGS, told.append))
+        size = {"cpu": 1024, "cuda": 8192}[device.type]
+        assert {p: roofline.ceiling(p) for p in precisions_of(device)} == dict.fromkeys(
+            precisions_of(device), 1e9 * size
+        )
+        assert told[0] == "measuring a large square product in float32"
+        assert len(told) == (1 + len(names)) * len(precisions_of(device))
+
+
+def test_the_square_is_named_in_every_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.roofline.device_name", lambda device: "NVIDIA H100 80GB HBM3")
+    roofline = made_up(2e9)
+    list(floors(roofline, [], SITTINGS, lambda _: None))
+    found = roofline.record()
+    for table in (ceilings_table(found), rates_table(found["rates"])):
+        console = pytest.importorskip("rich.console").Console(width=WIDTH)
+        with console.capture() as captured:
+            console.print(table)
+        assert "square" in captured.get()
+    rows = ceilings.ceilings_table(found).rows
+    assert rows[:2] == (
+        ("float32 products", "2 GFLOP/s", "67 TFLOP/s"),
+        ("float32, a square of 1,024 alone", "2 GFLOP/s", ""),
+    )
+    assert rows[3][0] == "bfloat16, a square of 1,024 alone"
+
+
+def test_three_precisions_fit_into_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    roofline = Roofline(
+        torch.device("cuda"),
+        rate=lambda precision, product, direction: 7.7e14,
+        bandwidth=lambda block: Bandwidth(block, 3.1e12, 2.9e12),
+    )
+    found = list(floors(roofline, ["gpt2"], {"training": SITTINGS["training"]}, lambda _: None))
+    roofline.device = CPU  # whose name can be asked for
+    ceiling = {"measured": 7.7e14, "data_sheet": None}
+    ceilings = dict.fromkeys(("float32", "tf32", "bfloat16"), ceiling)
+    where = {"device": "NVIDIA", "device_kind": "cuda", "packages": {"torch": "2.13.0"}}
+    show({"environment": where, "roofline": {**roofline.record(), "ceilings": ceilings, "floors": found}})
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= WIDTH
+    assert "…" not in out
+    assert out.count("770,000") == 3 * (1 + 3 * 5), "the square and five products in three directions"
+
+
+@pytest.mark.parametrize("seconds", [1e-6, 2e-6, 1e-4, 2e-3, 5e-2])
+def test_queueing_and_waiting_are_not_in_the_time_of_a_call(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Accelerator(call=seconds, queueing=0.9e-6, waiting=10e-6)
+    monkeypatch.setattr("bench.roofline.synchronise", lambda _: device.synchronise)
+    roofline = Roofline(torch.device("cuda"), clock=device.clock)
+    assert roofline.best(device.call, 0.1) == pytest.approx(seconds, rel=0.01)
+    assert device.samples[-1] * seconds >= 0.99 * 5e-3
+    assert device.now < 0.1 + 0.02 + 5 * seconds, "no longer than asked for, but for the first samples"
+
+
+def test_a_sample_of_a_cpu_takes_a_millisecond(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Accelerator(call=0.0, queueing=3e-6, waiting=1e-7)
+    monkeypatch.setattr("bench.roofline.synchronise", lambda _: device.synchronise)
+    assert Roofline(CPU, clock=device.clock).best(device.call, 0.02) == pytest.approx(3e-6, rel=0.01)
+    assert 1e-3 <= 3e-6 * device.samples[-1] <= 2e-3
+    assert device.now < 0.03
+
+
+def test_a_call_that_takes_no_time_comes_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Accelerator(call=0.0, queueing=0.0, waiting=1e-5)
+    monkeypatch.setattr("bench.roofline.synchronise", lambda _: device.synchronise)
+    assert Roofline(torch.device("cuda"), clock=device.clock).best(device.call, 0.0) > 0.0
+    assert max(device.samples) == 10_000
+
+
+def test_copies_are_timed_as_products_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = []
+
+    def best(self: Roofline, call: object, seconds: float) -> float:
+        timed.append(seconds)
+        return 0.5 if len(timed) == 1 else 0.25
+
+    monkeypatch.setattr(Roofline, "best", best)
+    roofline = Roofline(CPU, seconds=0.02)
+    assert roofline.bandwidth(2**22) == Bandwidth(2**22, copy=2 * 2**22 / 0.5, read=2**22 / 0.25)
+    assert timed == [0.02, 0.02]
+
+
+def test_the_square_is_measured_as_long_in_a_quick_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = []
+
+    def best(self: Roofline, call: object, seconds: float) -> float:
+        timed.append(seconds)
+        return 1.0
+
+    monkeypatch.setattr(Roofline, "best", best)
+    for seconds in (0.02, 0.5):
+        roofline = Roofline(CPU, seconds=seconds)
+        for product in (Product("qkv", 4, 4, 4, 1), Product("square", 4, 4, 4, 1)):
+            roofline.rate("float32", product)
+            roofline.rates.clear()
+    assert timed == [0.02, 0.1, 0.5, 0.5]
+
+
+@pytest.mark.gpu
+def test_a_small_product_is_not_timed_with_its_wait() -> None:
+    device = torch.device("cuda")
+    product = Product("attention output", 1024, 768, 768, 1)
+    left, right = (torch.randn(shape, device=device, dtype=torch.bfloat16) for shape in ((1024, 768), (768, 768)))
+    times = []
+    for _ in range(20):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        torch.mm(left, right)
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    assert Roofline(device).rate("bfloat16", product) > product.flops / min(times)
+
+
 def test_this_device_is_measured(one_thread: None) -> None:
     roofline = Roofline(CPU, seconds=0.01)
     large, small = Product("large", 256, 256, 256, 1), Product("small", 1, 8, 8, 1)
@@ -153,9 +330,16 @@ def test_what_no_data_sheet_says_is_not_known_and_never_zero() -> None:
     assert data_sheet_rate("NVIDIA H100 NVL", "bfloat16") is None, "not a device whose name begins like it"
     assert data_sheet_bandwidth("AMD EPYC") is None
     assert utilisation(1e9, data_sheet_rate("AMD EPYC", "float32")) is None
-    assert per_second(None, "FLOP/s") == "n/a"
+    assert per_second(None, "FLOP") == "n/a"
     assert data_sheet_rate("NVIDIA H100 80GB HBM3", "bfloat16") == 989e12
     assert utilisation(494.5e12, 989e12) == 0.5
+
+
+def test_rates_and_times_are_written_in_one_way() -> None:
+    assert [per_second(rate, "FLOP") for rate in (2.5e3, 1.2345e12, 3.3519e9)] == [
+        *("2.5 kFLOP/s", "1.234 TFLOP/s", "3.352 GFLOP/s")
+    ]
+    assert [milliseconds(seconds) for seconds in (1.234, 0.0123, 2.5e-6)] == ["1,234 ms", "12.30 ms", "0.0025 ms"]
 
 
 @pytest.mark.parametrize("name", DATA_SHEETS)
@@ -174,10 +358,15 @@ def test_the_command_prints_what_it_measured_and_writes_it(
     assert "float32 products" in out
     assert "n/a" in out, "nobody promises what a CPU does"
     assert "smoke/training_step" in out
+    assert "square" in out
+    assert "1024 x 1024 x 1024" in out
     assert max(map(len, out.splitlines())) <= 100
     written = json.loads(path.read_text())
     assert written["roofline"]["ceilings"]["float32"]["data_sheet"] is None
     assert written["roofline"]["ceilings"]["float32"]["measured"] > 1e8
+    names = [(rate["product"]["name"], rate["precision"]) for rate in written["roofline"]["rates"]]
+    assert names[:2] == [("square", "float32"), ("square", "bfloat16")]
+    assert {"lowest_after_work", "highest_after_work"} <= written["environment"]["clocks"].keys()
 
 
 @pytest.mark.parametrize(

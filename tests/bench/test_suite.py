@@ -12,7 +12,7 @@ from bench.contenders import CONTENDERS, LADDER, PRICED, find
 from bench.flops import generated_flops_per_token
 from bench.passes import Pass
 from bench.peak import Peak
-from bench.prices import ANCHORS, KINDS, ladder, pair, price
+from bench.prices import ANCHORS, KINDS, UNPRICED, ladder, pair, price
 from bench.scaling import AXES, CURVES, MIDDLE, points
 from bench.session import LeftOut, Session
 from bench.suite import (
@@ -124,8 +124,8 @@ def test_who_has_no_parity_pass_is_not_started(monkeypatch: pytest.MonkeyPatch) 
     own = session(None, monkeypatch)
     monkeypatch.setattr("bench.session.sit", lambda work, sitting, names, *_: asked.extend(names) or {})
     monkeypatch.setattr(Session, "floors", [])
-    own.passes.found["tiny", "reference"] = Pass(True, {"float32": 0.3}, 1e-6, (8, 64), "")
-    own.passes.found["tiny", "full"] = Pass(False, {"float32": 300.0}, 1e-2, (8, 64), "logits: too far")
+    own.passes.found["tiny", 8, 64, "reference"] = Pass(True, {"float32": 0.3}, 1e-6, (8, 64), "")
+    own.passes.found["tiny", 8, 64, "full"] = Pass(False, {"float32": 300.0}, 1e-2, (8, 64), "logits: too far")
     own.sitting("smoke", "forward", ("reference", "full"))
     assert asked == ["reference"]
     with pytest.raises(AssertionError, match=r"no parity pass, no number"):
@@ -135,7 +135,9 @@ def test_who_has_no_parity_pass_is_not_started(monkeypatch: pytest.MonkeyPatch) 
 def made_up_turns(seconds: float = 1.0, rounds: int = 3, **anchors: float) -> Turns:
     times = {anchor: Ratio(s / seconds, 0.9 * s / seconds, 1.2 * s / seconds) for anchor, s in anchors.items()}
     peak = Peak(1, 1, "resident")
-    return Turns([seconds] * rounds, 2.0, Compiled(0, 0.0), 0, peak, times or {"reference": Ratio(1.0, 1.0, 1.0)})
+    return Turns(
+        [seconds] * rounds, [rounds], 2.0, Compiled(0, 0.0), 0, peak, times or {"reference": Ratio(1.0, 1.0, 1.0)}
+    )
 
 
 def test_a_failing_sitting_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +174,8 @@ def test_a_price_is_above_1_where_the_rung_pays_and_keeps_its_row_where_it_does_
     found = {name: {"forward": made_up_turns(s, plain=4.0, full=1.0)} for name, s in seconds.items()}
     prices = price(found, "smoke", "forward", "sdpa")["forward"]
     assert [prices[kind]["ratio"]["median"] for kind in KINDS] == [2.0, 1.5, pytest.approx(4 / 3)]
-    assert prices["alone"]["ratio"] == {"median": 2.0, "low": pytest.approx(1.8), "high": pytest.approx(2.4)}
+    interval = {"low": pytest.approx(1.8), "high": pytest.approx(2.4), "confidence": 0.95}
+    assert prices["alone"]["ratio"] == {"median": 2.0, **interval}
     assert prices["without"]["ratio"]["low"] == pytest.approx(1.5 / 1.2)
     assert prices["without"]["ratio"]["high"] == pytest.approx(1.5 / 0.9)
     assert [prices[kind]["contender"] for kind in KINDS] == ["sdpa", "without-sdpa", "upto-sdpa"]
@@ -244,9 +247,17 @@ def test_the_curves_cross_in_the_middle_and_change_one_size_each() -> None:
     assert {point.axis for point in points()} == set(AXES) == {"time", "batch", "depth", "width", "vocabulary"}
     assert set(CURVES) == {"plain", "sdpa", "fused_loss"}
     for axis, values in AXES.items():
-        assert len(values) >= 4
+        assert len(values) >= 3
+        assert max(values) >= 8 * min(values), "a curve has to go somewhere"
         assert list(values) == sorted(set(values))
         works = [point.work for point in points() if point.axis == axis]
         assert MIDDLE in works, f"{axis} does not go through the middle"
-    sizes = {point.work.size: point.work.config for point in points()}
-    assert len(sizes) == len({point.work.config for point in points()}), "a proof is remembered by its size"
+    sizes = {point.work.size for point in points()}
+    assert len(sizes) == len({point.work for point in points()}), "each is called by a name of its own"
+
+
+def test_what_has_no_price_or_is_not_in_the_plan_says_why() -> None:
+    assert {*PRICED, *UNPRICED} == set(RUNGS)
+    assert not set(PRICED) & set(UNPRICED)
+    assert any(line.startswith("gpt2 and gpt2-xl at 1,024 tokens: ") for line in plan_for("cpu", False).left_out)
+    assert plan_for("cpu", False, ("gpt2",)).left_out == (), "who chooses knows what is left out"

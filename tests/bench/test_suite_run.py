@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from bench.conftest import devices_for, split
+from bench.conftest import BEGUN, devices_for, is_whole, split
 from bench.suite_results import read
 from reference.devices import available_devices
 
@@ -69,6 +71,7 @@ def test_all_kinds_of_devices_are_found_and_others_are_one_line() -> None:
         (["--device", "quantum"], "ERROR: --device quantum: this machine has "),
         pytest.param(["--workloads", "gpt9"], "ERROR: unknown workload 'gpt9': give some of ", marks=pytest.mark.slow),
         pytest.param(["--contenders", "me"], "ERROR: unknown contender 'me': give some of ", marks=pytest.mark.slow),
+        pytest.param(["--json", "bench"], "ERROR: --json bench: is a folder: give the name", marks=pytest.mark.slow),
         pytest.param(["--threads", "0"], "ERROR: --threads 0: give a whole number of at", marks=pytest.mark.slow),
     ],
 )
@@ -79,6 +82,34 @@ def test_a_mistake_is_one_line(arguments: list[str], message: str) -> None:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+OPTIONS = ("quick", "workloads", "contenders", "keyword", "markexpr", "deselect", "collectonly")
+
+
+def run_of(exit_status: int = 0, begun: int | None = None, files: int | None = None, **options: Any) -> bool:
+    """Whether a run is whole that had these options, ended so, began so many tests and collected so many files."""
+    paths = sorted((ROOT / "bench").glob("test_*.py"))[:files]
+    items = [SimpleNamespace(path=path, nodeid=f"{path}::test") for path in paths]
+    usual = dict.fromkeys(OPTIONS)
+    config = SimpleNamespace(
+        option=SimpleNamespace(**{**usual, **options}),
+        args=options.get("args", ["bench"]),
+        stash={BEGUN: {item.nodeid for item in items[:begun]}},
+    )
+    session: Any = SimpleNamespace(config=config, items=items)
+    return is_whole(session, exit_status)
+
+
+def test_only_a_run_that_began_everything_stands_for_its_device() -> None:
+    assert run_of()
+    assert run_of(exit_status=1), "what failed is a line of the result"
+    assert not run_of(exit_status=2), "interrupted"
+    assert not run_of(exit_status=1, begun=3), "ended at the first failure"
+    assert not run_of(files=3)
+    assert not run_of(args=["bench/test_models.py::test_model"])
+    for option in (*OPTIONS, "lf"):
+        assert not run_of(**{option: "something"}), option
+
+
 @pytest.mark.slow
 def test_a_run_writes_everything_that_belongs_to_a_number(tmp_path: Path) -> None:
     own, theirs = tmp_path / "suite.json", tmp_path / "benchmark.json"
@@ -87,7 +118,7 @@ def test_a_run_writes_everything_that_belongs_to_a_number(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stdout + done.stderr
     result = read(own)
     names = [case["name"] for case in result["cases"]]
-    tasks = ["forward/forward", "training/loss_and_gradient", "training/training_step"]
+    tasks = [f"training/{task}" for task in ("forward", "loss_and_gradient", "training_step")]
     tasks += [f"{texts}/{task}" for texts in ("text", "texts") for task in ("prefill", "per_token")]
     assert names == [f"smoke/{task}/{name}" for task in tasks for name in ("reference", "full-float32")]
     for case in result["cases"]:
@@ -97,7 +128,7 @@ def test_a_run_writes_everything_that_belongs_to_a_number(tmp_path: Path) -> Non
         assert case["floor"]["seconds"] > 0.0
         assert case["memory"]["peak"] > 0
         assert len(case["seconds"]) >= 5
-        trained = case["sitting"] == "training" and case["contender"] == "full-float32"
+        trained = case["task"] in ("loss_and_gradient", "training_step") and case["contender"] == "full-float32"
         assert (case["compile"]["graphs"] > 0) == trained
     assert result["roofline"]["ceilings"]["float32"]["measured"] > 1e8
     assert {p["contender"] for p in result["parity"] if p["passed"]} == {"reference", "full-float32"}
@@ -115,11 +146,15 @@ def test_a_contender_that_is_another_function_gets_no_number_and_the_rest_goes_o
     own = tmp_path / "suite.json"
     few = ("--quick", "--device", "cpu", "--workloads", "smoke", "--contenders", "full-float32,huggingface-sdpa")
     done = bench(
-        *("-p", "makes_it_wrong", "bench/test_models.py", *few, "-k", "forward-forward", f"--json={own}"), path=tmp_path
+        *("-p", "makes_it_wrong", "bench/test_models.py", *few, "-k", "training-forward", f"--json={own}"),
+        path=tmp_path,
     )
     assert done.returncode == 1
     assert "no parity pass, no number: full-float32 at smoke: " in done.stdout
     assert [case["contender"] for case in read(own)["cases"]] == ["reference", "huggingface-sdpa"]
+    (line,) = read(own)["left_out"]
+    failed = "failed: test_model[cpu-smoke-training-forward-full-float32]: no parity pass, no number: "
+    assert line.startswith(f"{failed}full-float32 at smoke: ")
 
 
 @pytest.mark.slow
@@ -130,10 +165,10 @@ def test_a_workload_that_does_not_fit_is_skipped_in_one_line_and_the_rest_goes_o
     own = tmp_path / "suite.json"
     few = ("--quick", "--device", "cpu,quantum", "--workloads", "gpt2-xl,smoke", "--contenders", "reference")
     done = bench(
-        *("-p", "little_memory", "bench/test_models.py", *few, "-k", "forward-forward", f"--json={own}"), path=tmp_path
+        *("-p", "little_memory", "bench/test_models.py", *few, "-k", "training-forward", f"--json={own}"), path=tmp_path
     )
     assert done.returncode == 0, done.stdout + done.stderr
     result = read(own)
-    assert [case["name"] for case in result["cases"]] == ["smoke/forward/forward/reference"]
+    assert [case["name"] for case in result["cases"]] == ["smoke/training/forward/reference"]
     assert [line.split(":")[0] for line in result["left_out"]] == ["device quantum", "gpt2-xl"]
     assert "gpt2-xl: its proof in float64 needs about " in done.stdout

@@ -99,13 +99,36 @@ def test_the_same_call_against_itself_has_an_interval_that_holds_1_as_often_as_i
     assert widths[len(widths) // 2] < 0.1, "an interval that holds anything is no use"
 
 
-def biased(launches: int, seed: int) -> list[tuple[list[float], list[float]]]:
+@pytest.mark.parametrize(("rounds", "said"), [(2, 0.5), (3, 0.75), (4, 0.875), (5, 0.9375), (6, 0.95), (9, 0.95)])
+def test_intervals_of_few_rounds_say_with_less_confidence_what_they_hold_as_often(rounds: int, said: float) -> None:
+    found = [ratio(noisy(1.0, rounds, 2 * n), noisy(1.0, rounds, 2 * n + 1)) for n in range(600)]
+    assert {one.confidence for one in found} == {said}
+    assert found[0].turned().confidence == said
+    holds = sum(one.low <= 1.0 <= one.high for one in found) / len(found)
+    assert holds >= said - 0.04, f"{holds:.0%} of the intervals hold the truth, {said:.0%} are promised"
+    if rounds < 6:
+        assert holds <= said + 0.04, f"{holds:.0%} hold it: more than {said:.0%} could be promised"
+
+
+@pytest.mark.parametrize("noise", [False, True])
+def test_intervals_of_three_starts_of_two_rounds_hold_at_least_as_often_as_they_say(noise: bool) -> None:
+    runs = [biased(3, seed, rounds=2) for seed in range(600)]
+    if not noise:  # the start is all that differs: then it is no more often
+        runs = [[([min(a)] * 2, [min(b)] * 2) for a, b in launches] for launches in runs]
+    found = [ratio_over_launches(launches) for launches in runs]
+    assert {one.confidence for one in found} == {0.75}
+    holds = sum(one.low <= 1.0 <= one.high for one in found) / len(found)
+    assert holds >= 0.71, f"{holds:.0%} of the intervals hold the truth"
+    assert noise or holds <= 0.79
+
+
+def biased(launches: int, seed: int, rounds: int = 25) -> list[tuple[list[float], list[float]]]:
     """The same call twice, each in a process of its own that is up to 5 % slower for as long as it runs."""
     source = random.Random(seed)
     return [
         (
-            noisy(source.uniform(1.0, 1.05), 25, source.randrange(10**6)),
-            noisy(source.uniform(1.0, 1.05), 25, source.randrange(10**6)),
+            noisy(source.uniform(1.0, 1.05), rounds, source.randrange(10**6)),
+            noisy(source.uniform(1.0, 1.05), rounds, source.randrange(10**6)),
         )
         for _ in range(launches)
     ]
@@ -145,7 +168,7 @@ def test_ratios_are_of_times_from_the_same_round_and_not_of_the_medians() -> Non
 
 
 def test_one_sample_is_its_own_interval() -> None:
-    assert ratio([3.0], [2.0]) == Ratio(1.5, 1.5, 1.5)
+    assert ratio([3.0], [2.0]) == Ratio(1.5, 1.5, 1.5, 0.0), "one sample has no interval"
 
 
 @pytest.mark.parametrize("a,b", [([], []), ([1.0], [1.0, 2.0])])
