@@ -19,11 +19,11 @@ MIDDLE = Workload(
     "scaling", GPTConfig(block_size=1024, vocab_size=8192, n_layer=2, n_head=4, n_embd=256), batch=2, time=128
 )
 AXES: dict[str, tuple[int, ...]] = {
-    "time": (64, 128, 512, 1024),
+    "time": (64, 128, 512),
     "batch": (1, 2, 8),
     "depth": (1, 2, 8),
     "width": (64, 256, 512),
-    "vocabulary": (1024, 8192, 32768, 98304),  # the last has two chunks in the fused loss
+    "vocabulary": (1024, 8192, 98304),  # the last has two chunks in the fused loss
 }
 
 

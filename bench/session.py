@@ -39,8 +39,7 @@ from bench.workloads import Workload
 
 Tell = Callable[[str], None]
 
-# Of a contender against itself, by whether the run is quick: how processes of one program differ is to be seen too.
-LAUNCHES = {False: 4, True: 3}
+LAUNCHES = 3  # of a contender against itself: how processes of one program differ is to be seen too
 Sat = dict[str, dict[str, Turns]]
 
 
@@ -165,7 +164,7 @@ class Session:
             raise self.leave_out(f"{workload}/{task}: {name} has no parity pass")
         tell = self.telling(f"{name} against itself")
         self.give_back()
-        starts = LAUNCHES[self.quick]
+        starts = LAUNCHES
         pace = Pace(starts * pace.seconds, starts * pace.least, starts * pace.most)
         names = [name, name]
         found = sit(named(workload), sitting, names, self.device, pace, tell, starts=starts)
@@ -224,6 +223,8 @@ class Session:
         give_back_freed()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+        elif self.device.type == "mps":
+            torch.mps.empty_cache()
 
     def telling(self, where: str) -> Tell:
         """`tell`, with a place in front."""

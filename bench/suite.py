@@ -96,10 +96,10 @@ CPU = Plan(
         Row("mini", ("training", "text"), PEERS),
         Row("gpt2-128", ("training", "text"), LARGE),
     ),
-    parts=("mini",),
+    parts=("mini-64",),
     ladder=Row("mini-64", ("ladder",), (), starts=3),
     scaling=True,
-    seconds=0.6,
+    seconds=0.5,
     rounds=(3, 50),
     left_out=(
         "gpt2 and gpt2-xl at 1,024 tokens: take longer than all the rest: give --workloads gpt2",

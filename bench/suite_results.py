@@ -36,7 +36,8 @@ null and never 0.
                  only if there were several
     prices       a list, one for each rung, in ladder order: rung, claim, loses, workload, batch, time, in_full, and for
                  each task alone, without, cumulative: contender, ratio, tokens_per_second, spread, rounds, memory,
-                 compile; null where one of the two has no parity pass. And parity: largest error / budget by precision
+                 compile (of everybody at the same time); null where one of the two has no parity pass. And parity:
+                 largest error / budget by precision
                    alone       PLAIN with the rung against PLAIN
                    without     FULL against FULL without it
                    cumulative  the ladder up to it against PLAIN

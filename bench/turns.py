@@ -98,11 +98,12 @@ def sit(
         for number in range(starts):
             # in another order each time: whoever is always after the same one meets the caches as that one leaves them
             order = everybody if number == 0 else random.Random(number).sample(everybody, len(everybody))
+            cold = number == 0 and sitting != "ladder"  # whose first calls nobody shows
             tell(f"start {number + 1} of {starts}: {', '.join(called)}")
             with crew(order) as workers:
                 for task in tasks if number == 0 else tasks[-1:]:
                     its_pace = pace.of_one(starts) if task == tasks[-1] else pace
-                    measured[task].append(hold(workers, task, its_pace, tell, cold=number == 0))
+                    measured[task].append(hold(workers, task, its_pace, tell, cold))
         for name in called:
             if name not in found:
                 found[name] = {task: joined(measured[task], name, called[:anchors]) for task in tasks}

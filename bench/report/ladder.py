@@ -23,7 +23,7 @@ WORDS = (
     "AdamW in a text. How far these are from 1 shows how far to trust the others. Where a process lies in memory stays "
     "for as long as it runs, and can move all its times by a tenth: the intervals of several starts of every process "
     "know that, those of one start do not. How surely an interval holds its ratio stands in the title of the table. "
-    "All recipes were proven on a small model with a batch of 3 x 48; FULL also at the size that is timed.",
+    "All recipes were proven on a small model with a batch of 3 x 48; FULL also at the sizes of its peers.",
 )
 
 Result = dict[str, Any]

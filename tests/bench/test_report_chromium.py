@@ -14,7 +14,7 @@ from bench.report.documents import read_bugs, read_parity
 from bench.report.gather import named_apart, run_of
 from bench.report.page import page
 from bench.settings import DOCS
-from bench.suite_results import save
+from bench.suite_results import HOME, save
 from tests.bench import chromium
 from tests.bench.made_up_report import CUDA, whole
 
@@ -24,6 +24,7 @@ pytestmark = [
 ]
 
 PICTURES = Path(__file__).parents[2] / "build" / "report-pages"
+RESULTS = sorted(HOME.glob("*.json"))
 DRAWN = "document.documentElement.dataset.drawn"
 SEEN = """[...document.querySelectorAll('.chart')].filter((one) => !one.closest('[hidden]'))"""
 
@@ -119,6 +120,24 @@ def test_it_loads_without_a_word_in_the_console_and_asks_for_nothing_else(tab: c
     }
     assert cut_off(tab) == []
     tab.picture(PICTURES / "light.png")
+
+
+@pytest.mark.skipif(not RESULTS, reason="no result is committed")
+def test_the_page_of_the_committed_results_loads_as_well(browser: chromium.Page, tmp_path: Path) -> None:
+    """The picture that it leaves is the one in the README: docs/results/page.png."""
+    runs = named_apart([run_of(path) for path in RESULTS])
+    parity, bugs = read_parity(DOCS / "parity.md"), read_bugs(DOCS / "bugs.md")
+    index = tmp_path / "index.html"
+    index.write_text(page(runs, chapters([run.views for run in runs], parity, bugs)), encoding="utf-8")
+    browser.resize(1200, 2300)
+    browser.prefer("light")
+    browser.events.clear()
+    browser.open(index)
+    browser.until(f"{DRAWN} === 'light'")
+    assert browser.complaints() == []
+    assert cut_off(browser) == []
+    assert {place.split("-")[0] for place in places(browser)} >= {"ladder", "peers", "roofline", "scaling", "parity"}
+    browser.picture(PICTURES / "page.png", whole=False)
 
 
 def test_the_newest_run_of_the_first_device_is_shown_first_and_both_choices_change_what_is_drawn(
