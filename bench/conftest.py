@@ -135,7 +135,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             for device, session in sessions.items()
             for number, workload in enumerate(session.plan.parts)
             for name, part in PARTS.items()
-            if number == 0 or part.scales
+            if part.scales or (number == 0 and not session.quick)
         ]
         metafunc.parametrize("part", parts, ids=["-".join(part) for part in parts])
     elif "device" in metafunc.fixturenames:

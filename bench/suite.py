@@ -74,7 +74,7 @@ class Plan:
     """What a run of the suite does unless its options say otherwise."""
 
     rows: tuple[Row, ...]
-    parts: tuple[str, ...]  # the workloads at whose shapes parts are measured; what does not scale at the first only
+    parts: tuple[str, ...]  # whose shapes parts are measured at; what does not scale at the first, in a whole run
     ladder: Row | None  # where the three prices are measured; its contenders are the recipes of bench/prices.py
     scaling: bool
     seconds: float  # to time one task of one contender in, about
@@ -89,6 +89,7 @@ QUICK = Plan(
     scaling=False,
     seconds=0.5,
     rounds=(5, 50),
+    left_out=("tokenizers, batches and checkpoints, prices and curves: are part of a whole run",),
 )
 CPU = Plan(
     (

@@ -233,7 +233,7 @@ contenders.CONTENDERS["toy"] = contenders.of_library("tests.bench.toy_library", 
 def test_the_suite_gives_another_function_no_number_and_does_not_fail_for_it(tmp_path: Path) -> None:
     (tmp_path / "planted.py").write_text(PLANTED)
     own = tmp_path / "suite.json"
-    few = ("--quick", "--device", "cpu", "--workloads", "smoke", "--contenders", "toy", "-k", "forward-forward")
+    few = ("--quick", "--device", "cpu", "--workloads", "smoke", "--contenders", "toy", "-k", "training-forward")
     pytest_ = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "planted")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
