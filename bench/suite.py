@@ -100,7 +100,7 @@ CPU = Plan(
     parts=("mini-64",),
     ladder=Row("mini-64", ("ladder",), (), starts=3),
     scaling=True,
-    seconds=0.5,
+    seconds=0.4,
     rounds=(3, 50),
     left_out=(
         "gpt2 and gpt2-xl at 1,024 tokens: take longer than all the rest: give --workloads gpt2",
