@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import torch
@@ -31,3 +32,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    os._exit(0)  # to free a model of the group that is gone can wait for ever: gloo's thread and Python for each other
