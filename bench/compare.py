@@ -57,7 +57,7 @@ def compare(options: Compare) -> int:
         if line is not None:
             raise ValueError(line)
         import_what_is_needed(name)
-    rounding = any(CONTENDERS[name].rounds for name in names)
+    rounding = any(CONTENDERS[name].rounds(what.config, device) for name in names)
     parts = parts_of(what, options.precision, options.steps, rounding)
     check_memory(
         needed_bytes(what, options.precision, min(2, len(names)), parts[0].steps),
@@ -121,7 +121,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Proofs, times and memory of every contender, as `bench.results` describes them."""
     verdicts: dict[str, list[Verdict | None]] = {name: [] for name in names}
-    asked = [asked_of(part, options.precision, names) for part in parts]
+    asked = [asked_of(part, options.precision, names, what.config, device) for part in parts]
     timings = 1 + len(tasks_of(options))
     with Progress(sum(stages(part, who) for part, who in zip(parts, asked, strict=True)) + timings) as progress:
         for part, who in zip(parts, asked, strict=True):
@@ -136,7 +136,7 @@ def measure(
         {
             "name": name,
             "description": CONTENDERS[name].description,
-            "precision": own_precision(options.precision, name),
+            "precision": own_precision(options.precision, name, what.config, device),
             "unlike": "" if name in proven else CONTENDERS[name].unlike(what.config),
             "proof": {
                 "passed": name in proven,
@@ -194,7 +194,7 @@ def time_in_turn(
     rounds: dict[str, int] = {}
     for number, group in enumerate(groups, start=1):
         where = f" (group {number} of {len(groups)})" if len(groups) > 1 else ""
-        precisions = {name: own_precision(options.precision, name) for name in (base, *group)}
+        precisions = {name: own_precision(options.precision, name, what.config, device) for name in (base, *group)}
         threads = torch.get_num_threads()
         jobs = [job(name, what, precisions[name], device, threads, options.new_tokens) for name in precisions]
         with crew(jobs) as workers:

@@ -14,11 +14,13 @@ import pytest
 import torch
 
 from bench import suite_results
-from bench.contenders import ALL, able, chosen, missing
+from bench.contenders import ALL, able, chosen, find, missing
+from bench.contenders.contender import always
 from bench.parts import PARTS
 from bench.session import LeftOut, Session
 from bench.suite import SITTINGS, Plan, plan_for
 from bench.suite_tables import show
+from optimized.hardware import hardware_of
 from reference.devices import available_devices
 
 STARTED = pytest.StashKey[float]()
@@ -74,6 +76,9 @@ def start(config: pytest.Config) -> None:
         device = torch.device(name)
         plan = plan_for(device.type, option.quick, split(option.workloads), contenders)
         plan, absent = of_able(plan)
+        if not contenders:
+            plan, slow = without_emulation(plan, device)
+            absent += slow
         session = Session(device, plan, arguments, lambda what: tell(config, what), option.quick)
         session.left_out += [*not_there, *absent]
         config.stash[SESSIONS][name] = session
@@ -84,6 +89,20 @@ def of_able(plan: Plan) -> tuple[Plan, list[str]]:
     lines = dict.fromkeys(line for row in plan.rows for line in able(row.contenders)[1])
     rows = tuple(replace(row, contenders=tuple(able(row.contenders)[0])) for row in plan.rows)
     return replace(plan, rows=rows), list(lines)
+
+
+def without_emulation(plan: Plan, device: torch.device) -> tuple[Plan, list[str]]:
+    """A plan without the contenders that do nothing but emulate bfloat16 on a device, and a line on them.
+
+    One of their training steps takes longer than all else that is measured at its size.
+    """
+    if hardware_of(str(device)).bfloat16:
+        return plan, []
+    every = dict.fromkeys(name for row in plan.rows for name in row.contenders)
+    names = [name for name in every if find(name).rounds is always]
+    rows = tuple(replace(row, contenders=tuple(n for n in row.contenders if n not in names)) for row in plan.rows)
+    lines = [f"{name}: would emulate bfloat16 on this device: give --contenders {name}" for name in names]
+    return replace(plan, rows=rows), lines
 
 
 def split(text: str) -> tuple[str, ...]:

@@ -79,7 +79,7 @@ class Passes:
 
     def prove(self, work: Workload, names: list[str], texts: bool) -> None:
         """Put all proofs to contenders."""
-        rounding = any(find(name).rounds for name in names)
+        rounding = any(find(name).rounds(work.config, self.device) for name in names)
         verdicts: dict[str, list[Verdict]] = {name: [] for name in names}
         for part in parts_of(work, "float32", STEPS, rounding):
             weights = weights_of(part, work.config, self.seed)
@@ -87,7 +87,7 @@ class Passes:
                 part,
                 work.config,
                 weights,
-                asked_of(part, "float32", names),
+                asked_of(part, "float32", names, work.config, self.device),
                 self.device,
                 self.seed,
                 lambda what: self.tell(f"proving at {work.size}: {what}"),
@@ -106,8 +106,10 @@ class Passes:
         where = self.device if self.device.type == "cuda" else torch.device("cpu")
         oracle = build_in("float64", "reference", work.config, weights, where).eval()
         # who computes in bfloat16 is never asked for a text in float32
-        precise = [n for n in verdicts if part.question != "function" or own_precision("float32", n) != "bfloat16"]
-        for name in asked_of(part, "float32", precise):
+        precise = [
+            n for n in verdicts if part.question != "function" or precision_of(n, work, self.device) != "bfloat16"
+        ]
+        for name in asked_of(part, "float32", precise, work.config, self.device):
             self.tell(f"proving at {work.size}: text of {name} in {part.precision}")
             model = build_in(part.precision, name, work.config, weights, self.device).eval()
             text = find(name).generate(model, prompt.to(self.device), new).to(where)
@@ -160,6 +162,6 @@ def outcome(verdicts: list[Verdict], text: Pass | None, work: Workload, unlike: 
     )
 
 
-def precision_of(name: str) -> str:
+def precision_of(name: str, work: Workload, device: torch.device) -> str:
     """What a contender of the suite computes in: float32, unless it rounds by nature."""
-    return own_precision("float32", name)
+    return own_precision("float32", name, work.config, device)

@@ -94,9 +94,13 @@ def parts_of(workload: Workload, precision: str, steps: int | None = None, round
     return [Part("function", precision, "hot", shape, small, steps)]
 
 
-def asked_of(part: Part, precision: str, names: Sequence[str]) -> list[str]:
+def asked_of(
+    part: Part, precision: str, names: Sequence[str], config: GPTConfig, device: torch.device
+) -> list[str]:
     """Who has to give a proof: of rounding, only those that compute in bfloat16."""
-    return [n for n in names if part.question == "function" or own_precision(precision, n) == "bfloat16"]
+    if part.question == "function":
+        return list(names)
+    return [name for name in names if own_precision(precision, name, config, device) == "bfloat16"]
 
 
 def weights_of(part: Part, config: GPTConfig, seed: int) -> Weights:

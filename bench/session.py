@@ -232,7 +232,8 @@ class Session:
 
     def case(self, workload: str, sitting: str, task: str, name: str, turns: Turns) -> dict[str, Any]:
         """One number with all that belongs to it, as `bench.suite_results` describes it; kept for the result."""
-        work, precision = named(workload), precision_of(name)
+        work = named(workload)
+        precision = precision_of(name, work, self.device)
         prompt, new = text_shape(work)
         tokens, middle = tokens_of(work, sitting, task), median(turns.seconds)
         rate = tokens / middle

@@ -61,7 +61,7 @@ def tables(result: Result) -> Iterator[tuple[str, Any, str]]:
         yield (
             "The three prices of every rung",
             prices_table(result["prices"]),
-            "times as fast: PLAIN with it against PLAIN; FULL against FULL without it;\n"
+            "times as fast: PLAIN with it against PLAIN; the best recipe against itself without the rung;\n"
             "the ladder up to it against PLAIN. A cache changes nothing in a training step, nor AdamW in a\n"
             "text: how far those rows are from 1 shows how far to trust the others. The intervals of several\n"
             f"starts know how one differs from the next, those of one do not. {'; '.join(bases(result['prices']))}.",
@@ -160,7 +160,7 @@ def prices_table(prices: list[dict[str, Any]]) -> Any:
     table = plain_table()
     table.add_column("rung", no_wrap=True)
     table.add_column("task", no_wrap=True)
-    for name in ("alone", "taken out of FULL", "cumulative"):
+    for name in ("alone", "leave-one-out", "cumulative"):
         table.add_column(name, justify="right", no_wrap=True)
     for price in prices:
         for number, (task, found) in enumerate(price["tasks"].items()):

@@ -1,4 +1,4 @@
-"""What every rung of `optimized` costs and buys: alone, taken out of FULL, cumulative."""
+"""What every rung of `optimized` costs and buys: alone, leave-one-out, cumulative."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 from bench.contenders import PRICED
 from bench.prices import ANCHORS, PROOF, UNPRICED, ladder, price, row
 from bench.session import Session
+from bench.suite import named
+from optimized import best
 
 
 def test_every_rung_has_three_prices(device: str, sessions: dict[str, Session]) -> None:
@@ -16,9 +18,11 @@ def test_every_rung_has_three_prices(device: str, sessions: dict[str, Session]) 
     if session.plan.ladder is None:
         pytest.skip("the prices of the rungs take longer than a quick run")
     workload, starts = session.plan.ladder.workload, session.plan.ladder.starts
+    here = best(str(session.device), "float32", named(workload).config)
+    names = ladder(here)
     session.left_out += [f"prices of {name}: it {why}" for name, why in UNPRICED.items()]
     turns = {
-        sitting: session.sitting(workload, sitting, ladder(), len(ANCHORS), PROOF, starts)
+        sitting: session.sitting(workload, sitting, names, len(ANCHORS), PROOF, starts)
         for sitting in session.plan.ladder.sittings
     }
     recompiled = {
@@ -32,9 +36,9 @@ def test_every_rung_has_three_prices(device: str, sessions: dict[str, Session]) 
     for rung in PRICED:
         tasks: dict[str, Any] = {}
         for sitting, found in turns.items():
-            tasks |= price(found, workload, sitting, rung)
-        session.prices.append(row(rung, workload, tasks, session.passes))
+            tasks |= price(found, workload, sitting, rung, here)
+        session.prices.append(row(rung, workload, tasks, session.passes, here))
     unproven = {
-        name: found.why for (*_, name), found in session.passes.found.items() if name in ladder() and not found.passed
+        name: found.why for (*_, name), found in session.passes.found.items() if name in names and not found.passed
     }
     assert not unproven, f"no parity pass, no number: {unproven}"

@@ -142,7 +142,7 @@ def possible(seconds: Mapping[str, list[float]], task: str) -> tuple[dict[str, l
 def sitting_job(name: str, work: Workload, sitting: str, device: torch.device, again: bool) -> Job:
     """What a worker of a sitting is to build."""
     prompt, new = text_shape(work, sitting)
-    one = job(name, work, precision_of(name), device, torch.get_num_threads(), new)
+    one = job(name, work, precision_of(name, work, device), device, torch.get_num_threads(), new)
     return replace(one, prompt=prompt, rows=ROWS.get(sitting, 1), label=f"{name} (again)" if again else "")
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from optimized.builder import build, build_step
     from optimized.generation import generate
-    from optimized.recipe import FULL, PLAIN, RUNGS, Recipe, only, upto, without
+    from optimized.recipe import FULL, PLAIN, RUNGS, Recipe, best, only, upto, without
 
-__all__ = ["FULL", "PLAIN", "RUNGS", "Recipe", "build", "build_step", "generate", "only", "upto", "without"]
+__all__ = ["FULL", "PLAIN", "RUNGS", "Recipe", "best", "build", "build_step", "generate", "only", "upto", "without"]
 
 # Each name's module is imported when the name is first used: torch takes a second or two, and `--help` needs none.
 HOMES = {"build": "builder", "build_step": "builder", "generate": "generation"}

@@ -19,12 +19,13 @@ from optimized.loss import fused_loss, plain_loss
 from optimized.memory import keep_freed_memory
 from optimized.one_row import Compiled, RowProduct, in_parallel
 from optimized.optimizer import CanonicalAdamW, FusedAdamW
-from optimized.precision import TF32, BFloat16, Exact, cpu_has_bfloat16
+from optimized.precision import TF32, BFloat16, Exact
 from optimized.qkv import FusedQKV, SeparateQKV
-from optimized.recipe import FULL, Recipe
+from optimized.recipe import Recipe, best
 from optimized.step import TrainingStep
 from optimized.vocab import ExactTable, PaddedTable
 from reference.config import GPTConfig
+from reference.cpu import computes_bfloat16
 from reference.gpt import GPT as ReferenceGPT
 from reference.gpt import MLP, LayerNorm
 from reference.sampling import stream
@@ -56,7 +57,7 @@ def choose_precision(recipe: Recipe, device: torch.device) -> Exact:
     """What products are computed in; a warning where that will be slow."""
     product = choose_row_product(recipe, device)
     inner = BFloat16(device, product) if "bf16" in recipe else Exact(product)
-    if "bf16" in recipe and device.type == "cpu" and not cpu_has_bfloat16():
+    if "bf16" in recipe and device.type == "cpu" and not computes_bfloat16():
         warnings.warn(
             "bf16: this CPU has no bfloat16 instructions and emulates them, which is slow; leave the rung out of the "
             "recipe for speed",
@@ -76,7 +77,7 @@ def choose_row_product(recipe: Recipe, device: torch.device) -> RowProduct | Non
 
 def build(
     config: GPTConfig,
-    recipe: Recipe = FULL,
+    recipe: Recipe | None = None,
     state_dict: Mapping[str, Tensor] | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -85,7 +86,7 @@ def build(
 
     Args:
         config: the shape
-        recipe: which rungs are on
+        recipe: which rungs are on; None for those that pay on this device, in this precision, at this shape
         state_dict: canonical weights; None draws those that `reference.GPT` would draw from torch's global generator
         device: the CPU if None
         dtype: of the weights; float32 if None
@@ -94,19 +95,27 @@ def build(
     torch's RuntimeError for a state dict that does not fit.
     """
     device, dtype = torch.device(device or "cpu"), dtype or torch.float32
-    recipe.check(device.type, str(dtype).removeprefix("torch."))
+    if recipe is None:
+        recipe = best(str(device), name_of(dtype), config)
+    recipe.check(device.type, name_of(dtype))
     if "kept_memory" in recipe:
         keep_freed_memory()
     weights = ReferenceGPT(config).state_dict() if state_dict is None else dict(state_dict)
     with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten
         model = GPT(config, choose_parts(recipe, device)).to(device, dtype)
     model.load_state_dict(weights)
+    model.recipe = recipe
     return model
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """A precision as recipes call it: "float32"."""
+    return str(dtype).removeprefix("torch.")
 
 
 def build_step(
     model: nn.Module,
-    recipe: Recipe = FULL,
+    recipe: Recipe | None = None,
     learning_rate: float | Callable[[int], float] = 3e-4,
     weight_decay: float = 0.1,
     betas: tuple[float, float] = (0.9, 0.95),
@@ -117,7 +126,7 @@ def build_step(
 
     Args:
         model: trained in place, in whatever mode (train or eval) it is in when called
-        recipe: the model's; it says which AdamW, and whether processes share the batch
+        recipe: says which AdamW, and whether processes share the batch; None for the one that the model was built by
         learning_rate: a number, or a function of the step number counted from 0
         weight_decay, betas: see `reference.adamw.AdamW`
         clip: largest joint L2 norm of the gradients of the whole batch; infinity switches clipping off
@@ -132,6 +141,9 @@ def build_step(
         raise ValueError(f"clip = {clip}: give a number above 0; inf switches clipping off")
     if micro_batch is not None and micro_batch < 1:
         raise ValueError(f"micro-batch {micro_batch}: give 1 or more rows")
+    if recipe is None:
+        weight = next(model.parameters())
+        recipe = model.recipe if isinstance(model, GPT) else best(str(weight.device), name_of(weight.dtype))
     optimizer = (FusedAdamW if "fused_adamw" in recipe else CanonicalAdamW)(model, weight_decay, betas)
     device = next(model.parameters()).device.type
     several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

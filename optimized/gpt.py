@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from optimized.precision import Exact
 from optimized.qkv import translate
+from optimized.recipe import Recipe
 from optimized.vocab import ExactTable
 from reference.config import GPTConfig
 from reference.gpt import check_ids
@@ -73,6 +74,8 @@ class GPT(nn.Module):
 
     The state dict is that of `reference.GPT`, whatever the parts.
     """
+
+    recipe: Recipe  # that it was built by
 
     def __init__(self, config: GPTConfig, parts: Parts) -> None:
         super().__init__()

@@ -8,9 +8,19 @@ not have this cost, because torch keeps what is freed there itself.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 
 # malloc.h of glibc; mallopt(3)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+
+
+def mallopt() -> Callable[[int, int], int] | None:
+    """The C library's function that sets malloc's parameters; None where there is none: musl, macOS, Windows."""
+    try:
+        found: Callable[[int, int], int] = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return None
+    return found
 
 
 def keep_freed_memory() -> bool:
@@ -19,8 +29,5 @@ def keep_freed_memory() -> bool:
     Large blocks come from the heap (no mmap for any of them) and the heap never shrinks. For the whole process: there
     is only one malloc in it.
     """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # musl, macOS, Windows
-        return False
-    return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))
+    setting = mallopt()
+    return setting is not None and bool(setting(M_MMAP_MAX, 0) and setting(M_TRIM_THRESHOLD, -1))

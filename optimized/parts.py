@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from optimized.builder import build, build_step
+from optimized.builder import build, build_step, name_of
 from optimized.compilation import CompiledBlocks
 from optimized.gpt import GPT
-from optimized.recipe import FULL, RUNGS, Recipe
-from optimized.settings import Eval, Sample, Train, recipe_of
+from optimized.recipe import FULL, PLAIN, RUNGS, Recipe, left_out
+from optimized.settings import BEST, Eval, RecipeFor, Sample, Train, recipe_of
 from optimized.step import TrainingStep
 from reference.config import GPTConfig
 from reference.parts import Parts
@@ -32,50 +33,59 @@ def optimized_parts(options: Any, processes: Processes = ALONE) -> Parts:
     if processes.world > 1:
         command = type(options).__name__.lower()
         raise ValueError(f"{command} takes one process, and {processes.world} were started: run it without torchrun")
-    return for_using(options) if isinstance(options, (Sample, Eval)) else parts_of(lambda device, dtype: Recipe())
+    return for_using(options) if isinstance(options, (Sample, Eval)) else parts_of(lambda device, dtype, config: PLAIN)
 
 
 def for_training(options: Train, processes: Processes) -> Parts:
     """The recipe as it is asked for: what cannot be is refused."""
     options.check()
-    recipe = options.switched(recipe_of(options.recipe))
-    if processes.world == 1:
-        recipe = recipe.without("ddp")  # which changes nothing then
-    elif "ddp" not in recipe:
+    chosen = chooser(options)
+    if processes.world > 1 and "ddp" not in options.switched(PLAIN if options.recipe == "plain" else FULL):
         raise ValueError(
             f"{processes.world} processes and a recipe without ddp: switch it on by --with ddp, or start one process"
         )
     check_shares(options.batch_size, processes.world, options.micro_batch)
-    return parts_of(lambda device, dtype: recipe, options.micro_batch, processes, summary=described(recipe))
+
+    def recipe(device: str, dtype: str, config: GPTConfig) -> Recipe:
+        found = chosen(device, dtype, config)
+        return found.without("ddp") if processes.world == 1 else found  # which changes nothing then
+
+    return parts_of(recipe, options, options.micro_batch, processes)
 
 
 def for_using(options: Sample | Eval) -> Parts:
-    """The recipe that is asked for; if none is, all that the device and the precision of the weights have."""
+    """The recipe that is asked for, as far as it has anything to do where nothing is trained."""
+    chosen = chooser(options)
 
-    def recipe(device: str, dtype: str) -> Recipe:
-        base = FULL.possible(device, dtype) if options.recipe is None else recipe_of(options.recipe)
-        chosen = options.switched(base)
+    def recipe(device: str, dtype: str, config: GPTConfig) -> Recipe:
+        found = chosen(device, dtype, config)
         # What serves training changes nothing here, but that compile makes a large model write faster in bfloat16, once
         # its code is there. That takes longer than a short text: whoever writes long ones asks for it.
-        needless = [name for name in chosen.rungs if RUNGS[name].seam in OF_TRAINING]
-        return chosen.without(*(name for name in needless if name not in options.with_rungs))
+        needless = [name for name in found.rungs if RUNGS[name].seam in OF_TRAINING]
+        return found.without(*(name for name in needless if name not in options.with_rungs))
 
-    options.switched(recipe_of(options.recipe or "full"))  # complains before the weights are read
-    return parts_of(recipe)
+    return parts_of(recipe, options)
+
+
+def chooser(options: Train | Sample | Eval) -> RecipeFor:
+    """What a command's options make of a device, a precision and a shape; complains of unknown names now."""
+    named = recipe_of(options.recipe)
+    options.switched(FULL)
+    return lambda device, dtype, config: options.switched(named(device, dtype, config))
 
 
 def parts_of(
-    recipe: Callable[[str, str], Recipe],
+    recipe: RecipeFor,
+    options: Train | Sample | Eval | None = None,
     micro_batch: int | None = None,
     processes: Processes = ALONE,
-    summary: str = "",
 ) -> Parts:
-    """The parts of a recipe, which is a function of the device ("cuda") and of the weights' precision ("float32")."""
+    """The parts of a recipe, which is a function of device, precision of the weights and shape."""
 
     def build_model(
         config: GPTConfig, state_dict: dict[str, Tensor], device: torch.device, dtype: torch.dtype
     ) -> nn.Module:
-        return build(config, recipe(*names(device, dtype)), state_dict, device, dtype)
+        return build(config, recipe(str(device), name_of(dtype), config), state_dict, device, dtype)
 
     def step(
         model: nn.Module,
@@ -84,16 +94,38 @@ def parts_of(
         betas: tuple[float, float] = (0.9, 0.95),
         clip: float = 1.0,
     ) -> TrainingStep:
-        weight = next(model.parameters())
-        own = recipe(*names(weight.device, weight.dtype))
-        return build_step(model, own, learning_rate, weight_decay, betas, clip, micro_batch)
+        return build_step(model, None, learning_rate, weight_decay, betas, clip, micro_batch)
 
-    return Parts("optimized", build_model, step, stream, processes, summary, remark)
+    def summary(model: nn.Module) -> list[str]:
+        assert isinstance(model, GPT)
+        return [f"recipe {described(model.recipe)}", *remarks_on(model, options)]
+
+    return Parts("optimized", build_model, step, stream, processes, precision, summary, partial(remarks_on, options=options), remark)
 
 
-def names(device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
-    """Device and precision as recipes call them."""
-    return device.type, str(dtype).removeprefix("torch.")
+def precision(model: nn.Module) -> str:
+    """What a model computes in, for people."""
+    assert isinstance(model, GPT)
+    weights = name_of(model.wpe.weight.dtype)
+    if "bf16" in model.recipe:
+        return f"bfloat16 products of {weights} weights"
+    return f"TF32 products of {weights} weights" if "tf32" in model.recipe else weights
+
+
+def remarks_on(model: nn.Module, options: Train | Sample | Eval | None) -> list[str]:
+    """One line that says which rungs the best recipe leaves out here, and why; none where another was asked for."""
+    assert isinstance(model, GPT)
+    if options is None or options.recipe != BEST:
+        return []
+    weight = model.wpe.weight
+    found = left_out(str(weight.device), name_of(weight.dtype), model.config)
+    of_training = isinstance(options, Train)
+    told = [
+        f"{name} ({why})"
+        for name, why in found.items()
+        if name not in model.recipe and (of_training or RUNGS[name].seam not in OF_TRAINING)
+    ]
+    return [f"left out: {', '.join(told)}"] if told else []
 
 
 def stream(model: GPT, *arguments: Any) -> Iterator[Tensor]:

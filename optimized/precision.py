@@ -79,12 +79,3 @@ def tf32_products() -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def cpu_has_bfloat16() -> bool:
-    """Whether this CPU has instructions for bfloat16 products: avx512_bf16, AMX, or Arm's bf16."""
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return False
-    supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return supported and any(found for flag, found in capabilities.items() if "bf16" in flag)

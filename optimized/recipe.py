@@ -5,12 +5,52 @@ No torch here, so that the command line can list the rungs before it is imported
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+
+from optimized.hardware import Hardware, hardware_of
+from reference.config import GPTConfig
 
 # The seams inside the model, and those around it: the process, the training step, generation, the launch.
 MODEL_SEAMS = ("qkv", "attend", "norm_and_mlp", "table", "loss", "precision", "matmul", "run")
 AROUND_SEAMS = ("memory", "optimizer", "generate", "launch")
+
+VOCAB_MULTIPLE = 128  # of the rows of a padded table
+LEAST_BFLOAT16_WIDTH = 256  # of a model, on a CPU: docs/speed.md has the measurements
+
+
+# Why a rung does not pay on a device, for models of a shape (None for any), in words; None where it pays.
+Cost = Callable[[Hardware, GPTConfig | None], str | None]
+
+
+def pays(hardware: Hardware, config: GPTConfig | None) -> None:
+    """No device and no shape is known on which a rung loses."""
+
+
+def cost_of_bfloat16(hardware: Hardware, config: GPTConfig | None) -> str | None:
+    """Products in bfloat16 pay by instructions, and where they are large enough to win back the conversions."""
+    if not hardware.bfloat16:
+        return f"this {hardware.kind.upper()} has no bfloat16 instructions and would emulate them"
+    if hardware.kind == "cpu" and config is not None and config.n_embd < LEAST_BFLOAT16_WIDTH:
+        return f"products of width {config.n_embd} are too small to win back the conversions to bfloat16"
+    return None
+
+
+def cost_of_compiling(hardware: Hardware, config: GPTConfig | None) -> str | None:
+    """torch.compile writes C++ for a CPU."""
+    return None if hardware.compiler else "torch.compile finds no C++ compiler here"
+
+
+def cost_of_keeping(hardware: Hardware, config: GPTConfig | None) -> str | None:
+    """A GPU's memory is kept by torch itself."""
+    return None if hardware.keeps_memory or hardware.kind != "cpu" else "this C library cannot be told to keep memory"
+
+
+def cost_of_padding(hardware: Hardware, config: GPTConfig | None) -> str | None:
+    """The rows that are added are computed like all others."""
+    if config is None or -(-config.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE <= 1.05 * config.vocab_size:
+        return None
+    return f"padding would make a vocabulary of {config.vocab_size} more than 5 % larger"
 
 
 @dataclass(frozen=True)
@@ -24,6 +64,7 @@ class Rung:
     devices: tuple[str, ...] = ()  # device types that have it; empty for all
     dtypes: tuple[str, ...] = ()  # weights that it works on; empty for all
     in_full: bool = True
+    cost: Cost = pays
 
     @property
     def in_model(self) -> bool:
@@ -66,6 +107,7 @@ RUNGS: dict[str, Rung] = {
             "table",
             claim="a table of a multiple of 128 rows: padding has exactly zero probability, gradient and movement",
             loses="where products do not care about alignment, and at tiny vocabularies",
+            cost=cost_of_padding,
         ),
         Rung(
             "fused_loss",
@@ -77,8 +119,9 @@ RUNGS: dict[str, Rung] = {
             "bf16",
             "precision",
             claim="products in bfloat16 over float32 weights: no more error than plain code has in bfloat16",
-            loses="on a CPU without bfloat16 instructions",
+            loses="on a CPU without bfloat16 instructions, and at small widths",
             dtypes=("float32",),
+            cost=cost_of_bfloat16,
         ),
         Rung(
             "tf32",
@@ -94,12 +137,14 @@ RUNGS: dict[str, Rung] = {
             "run",
             claim="torch.compile of one block's code for all blocks, once per shape: as eager within rounding",
             loses="in short runs, which end before the compile time is won back",
+            cost=cost_of_compiling,
         ),
         Rung(
             "kept_memory",
             "memory",
             claim="what a CPU step frees is kept for the next one, which then need not ask for it: nothing is computed",
             loses="where other programs want the memory, and where the C library is not glibc, which has the setting",
+            cost=cost_of_keeping,
         ),
         Rung(
             "fused_adamw",
@@ -194,3 +239,35 @@ def upto(name: str) -> Recipe:
     ladder = list(RUNGS)
     before = ladder[: ladder.index(name)]
     return Recipe((*(rung for rung in before if rung in FULL), name))
+
+
+def best(device: str = "cpu", dtype: str = "float32", config: GPTConfig | None = None) -> Recipe:
+    """The rungs of FULL that pay on a device of this machine: the default everywhere.
+
+    Args:
+        device: its name or type: "cpu", "cuda:1"
+        dtype: of the weights
+        config: the shape of the model; None for what pays at any size
+    """
+    return best_on(hardware_of(device), dtype, config)
+
+
+def best_on(hardware: Hardware, dtype: str = "float32", config: GPTConfig | None = None) -> Recipe:
+    """As `best`, on any hardware."""
+    return FULL.without(*left_out_on(hardware, dtype, config))
+
+
+def left_out(device: str = "cpu", dtype: str = "float32", config: GPTConfig | None = None) -> dict[str, str]:
+    """The rungs of FULL that `best` leaves out, and why, in words."""
+    return left_out_on(hardware_of(device), dtype, config)
+
+
+def left_out_on(hardware: Hardware, dtype: str = "float32", config: GPTConfig | None = None) -> dict[str, str]:
+    """As `left_out`, on any hardware."""
+    found = {}
+    for name in FULL.rungs:
+        clash = RUNGS[name].clash(hardware.kind, dtype)
+        why = f"{clash} cannot have it" if clash else RUNGS[name].cost(hardware, config)
+        if why is not None:
+            found[name] = why
+    return found

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
 from tyro.conf import arg
 
-from optimized.recipe import FULL, PLAIN, RUNGS, Recipe
+from optimized.recipe import FULL, PLAIN, RUNGS, Recipe, best
+from reference.config import GPTConfig
 from reference.settings import Eval as ReferenceEval
 from reference.settings import Sample as ReferenceSample
 from reference.settings import Train as ReferenceTrain
 from reference.settings import at_least, shown
 
-RECIPES = {"full": FULL, "plain": PLAIN}
+BEST = "best"  # the default
+# What a recipe's name means on a device ("cuda"), for weights of a precision ("float32"), for a model of a shape.
+RecipeFor = Callable[[str, str, GPTConfig], Recipe]
+RECIPES: dict[str, RecipeFor] = {
+    BEST: best,
+    "full": lambda device, dtype, config: FULL,
+    "plain": lambda device, dtype, config: PLAIN,
+}
 NAMES = ", ".join(RUNGS)
 
 
@@ -51,8 +60,8 @@ class Rungs:
         return recipe.plus(*self.with_rungs).without(*self.without_rungs)
 
 
-def recipe_of(name: str) -> Recipe:
-    """A recipe by its name on the command line."""
+def recipe_of(name: str) -> RecipeFor:
+    """What a recipe's name on the command line means."""
     if name not in RECIPES:
         raise ValueError(f"--recipe {name}: give one of {', '.join(RECIPES)}; rungs are switched by --with, --without")
     return RECIPES[name]
@@ -65,8 +74,9 @@ class Train(Rungs, ReferenceTrain):
     Several processes share a run under torchrun: torchrun --standalone --nproc-per-node N -m optimized train ...
     """
 
-    recipe: Annotated[str, arg(metavar="NAME")] = "full"
-    """Which optimizations are on: full or plain; the next two options switch single ones"""
+    recipe: Annotated[str, arg(metavar="NAME")] = BEST
+    """Which optimizations are on: best (those that pay on this device at this size), full (all), plain (none); the next
+    two options switch single ones"""
     micro_batch: Annotated[int | None, shown("INT", "all of a process's share")] = None
     """Sequences that a process computes at a time: fewer need less memory, and change no gradient"""
 
@@ -77,9 +87,6 @@ class Train(Rungs, ReferenceTrain):
             at_least(1, "micro_batch", self.micro_batch)
 
 
-Wanted = Annotated[str | None, shown("NAME", "full, as far as device and precision have it, less compile")]
-
-
 @dataclass(frozen=True)
 class Sample(Rungs, ReferenceSample):
     """Let a trained model write: print a prompt and what the model makes of it, token by token.
@@ -87,13 +94,13 @@ class Sample(Rungs, ReferenceSample):
     --with compile pays for thousands of tokens of a large model in bf16: compiling takes some seconds.
     """
 
-    recipe: Wanted = None
-    """Which optimizations are on: full or plain"""
+    recipe: Annotated[str, arg(metavar="NAME")] = BEST
+    """Which optimizations are on: best (those that pay on this device at this size, less compile), full, or plain"""
 
 
 @dataclass(frozen=True)
 class Eval(Rungs, ReferenceEval):
     """Measure a trained model: loss, perplexity and bits on a text's validation split, every token counted once."""
 
-    recipe: Wanted = None
-    """Which optimizations are on: full or plain"""
+    recipe: Annotated[str, arg(metavar="NAME")] = BEST
+    """Which optimizations are on: best (those that pay on this device at this size, less compile), full, or plain"""

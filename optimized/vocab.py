@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from optimized.recipe import VOCAB_MULTIPLE
 from reference.config import GPTConfig
 
-MULTIPLE = 128
 
 
 class ExactTable(nn.Module):
@@ -56,7 +56,7 @@ class PaddedTable(ExactTable):
         self.register_load_state_dict_pre_hook(pad)  # type: ignore[no-untyped-call]
 
     def rows(self, vocab_size: int) -> int:
-        return -(-vocab_size // MULTIPLE) * MULTIPLE
+        return -(-vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
 
     def logits(self, x: Tensor) -> Tensor:
         return super().logits(x)[..., : self.vocab_size]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -55,7 +55,9 @@ class Parts:
     # as reference.sampling.stream
     stream: Callable[..., Iterator[Tensor]]
     processes: Processes = ALONE  # that share a training run
-    summary: str = ""  # of the choices, for people; "" if there were none
+    precision: Callable[[nn.Module], str] = lambda model: precision_of_weights(model)  # of products, for people
+    summary: Callable[[nn.Module], Sequence[str]] = lambda model: ()  # lines on the choices that a run begins with
+    notes: Callable[[nn.Module], Sequence[str]] = lambda model: ()  # lines on what a user may miss
     remark: Callable[[nn.Module], str] = lambda model: ""  # about a trained model, for people
 
     @property
@@ -72,6 +74,11 @@ def build_model(
         model = GPT(config).to(device, dtype)
     model.load_state_dict(state_dict)
     return model
+
+
+def precision_of_weights(model: nn.Module) -> str:
+    """ "float32" """
+    return str(next(model.parameters()).dtype).removeprefix("torch.")
 
 
 def reference_parts(options: Any) -> Parts:

@@ -74,7 +74,7 @@ CONTENDERS: dict[str, Contender] = {
     **recipes.ROWS,
 }
 
-USUAL = ("reference", "huggingface-eager", "huggingface-sdpa", "full")  # takes part if nobody is named
+USUAL = ("reference", "huggingface-eager", "huggingface-sdpa", "optimized")  # takes part if nobody is named
 ALL = "all"  # stands for everybody whose packages are installed
 
 
@@ -94,9 +94,9 @@ def build_in(precision: str, name: str, config: GPTConfig, weights: Weights | No
     return Autocast(contender.build(config, weights, device, dtype), device)
 
 
-def own_precision(precision: str, name: str) -> str:
+def own_precision(precision: str, name: str, config: GPTConfig, device: torch.device) -> str:
     """What a contender computes in when a precision is asked of all: some round by nature, and do in float32 too."""
-    return "bfloat16" if precision == "float32" and find(name).rounds else precision
+    return "bfloat16" if precision == "float32" and find(name).rounds(config, device) else precision
 
 
 def chosen(names: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.observation import BuildStep
+from optimized import best
 from reference import GPTConfig, generate
 
 Weights = dict[str, Tensor]
@@ -20,6 +21,24 @@ Generate = Callable[[Any, Tensor, int], Tensor]
 def greedy(model: Any, ids: Tensor, new: int) -> Tensor:
     """The readable way: the whole text again for each token."""
     return generate(model, ids, new, temperature=0.0)
+
+
+Rounds = Callable[[GPTConfig, torch.device], bool]
+
+
+def never(config: GPTConfig, device: torch.device) -> bool:
+    """It computes in the precision that is asked for."""
+    return False
+
+
+def always(config: GPTConfig, device: torch.device) -> bool:
+    """It computes in bfloat16: that is what it is."""
+    return True
+
+
+def where_it_pays(config: GPTConfig, device: torch.device) -> bool:
+    """It computes in bfloat16 where `optimized.best` does, at this shape on this device."""
+    return "bf16" in best(str(device), "float32", config)
 
 
 def same(config: GPTConfig) -> str:
@@ -38,7 +57,7 @@ class Contender:
     generate: Generate = greedy
     build_bfloat16: Build | None = None  # computing in bfloat16 over float32 weights; None for `build` under autocast
     float64: bool = True  # whether it can compute in it
-    rounds: bool = False  # computes in bfloat16 even where float32 is asked for: that is what it is
+    rounds: Rounds = never  # whether it computes in bfloat16 even where float32 is asked for
     module: str | None = None  # to be imported before it is built, and where it may be missing
     # packages that not everybody has: the name that is imported -> what pip installs
     needs: Mapping[str, str] = field(default_factory=dict)

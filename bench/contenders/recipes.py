@@ -1,4 +1,4 @@
-"""The fast GPT as a contender: without any rung, with each alone, with all, and with each step of the ladder."""
+"""The fast GPT as a contender: its best recipe here, no rung, each alone, all, and each step of the ladder."""
 
 from __future__ import annotations
 
@@ -10,44 +10,80 @@ from torch import Tensor, nn
 
 import optimized
 from bench.contenders.contender import Contender, Weights
-from optimized import FULL, PLAIN, RUNGS, Recipe, only, upto
+from optimized import FULL, PLAIN, RUNGS, Recipe, best, only
 from reference import GPTConfig
 
 
-def of_recipe(recipe: Recipe, description: str) -> Contender:
+RecipeFor = Callable[[GPTConfig, torch.device], Recipe]  # which recipe, for models of a shape on a device
+
+
+def best_here(config: GPTConfig, device: torch.device) -> Recipe:
+    """The rungs that pay."""
+    return best(str(device), "float32", config)
+
+
+def fixed(recipe: Recipe) -> RecipeFor:
+    """The same everywhere."""
+    return lambda config, device: recipe
+
+
+def of_recipe(recipe: RecipeFor, description: str) -> Contender:
     """The fast GPT of a recipe; where it is asked in float64 or float32 it does without its coarser products."""
 
     def build(config: GPTConfig, weights: Weights | None, device: torch.device, dtype: torch.dtype) -> nn.Module:
-        return optimized.build(config, recipe.without("bf16"), weights, device, dtype)
+        return optimized.build(config, recipe(config, device).without("bf16"), weights, device, dtype)
 
     def build_bfloat16(
         config: GPTConfig, weights: Weights | None, device: torch.device, dtype: torch.dtype
     ) -> nn.Module:
-        return optimized.build(config, recipe.plus("bf16"), weights, device, dtype)
+        return optimized.build(config, recipe(config, device).plus("bf16"), weights, device, dtype)
 
     def step(model: nn.Module, **settings: Any) -> Callable[[Tensor, Tensor], Tensor]:
-        return optimized.build_step(model, recipe, **settings)
+        return optimized.build_step(model, None, **settings)
 
     def write(model: Any, ids: Tensor, new: int) -> Tensor:
         return optimized.generate(model, ids, new, temperature=0.0)
 
-    return Contender(description, build, step, write, build_bfloat16, rounds="bf16" in recipe)
+    def rounds(config: GPTConfig, device: torch.device) -> bool:
+        return "bf16" in recipe(config, device)
+
+    return Contender(description, build, step, write, build_bfloat16, rounds=rounds)
 
 
 ROWS: dict[str, Contender] = {
-    "plain": of_recipe(PLAIN, "optimized without any rung"),
+    "optimized": of_recipe(best_here, "the fast GPT of this project, with the rungs that pay on this device"),
+    "plain": of_recipe(fixed(PLAIN), "optimized without any rung"),
     **{
-        name: of_recipe(only(name), f"{name}: {rung.claim}")
+        name: of_recipe(fixed(only(name)), f"{name}: {rung.claim}")
         for name, rung in RUNGS.items()
         if name not in ("ddp", "tf32")
     },
-    "full": of_recipe(FULL, "optimized with all rungs"),
-    "full-float32": of_recipe(FULL.without("bf16"), "optimized with all rungs but bf16"),
+    "full": of_recipe(fixed(FULL), "optimized with all rungs"),
+    "full-float32": of_recipe(fixed(FULL.without("bf16")), "optimized with all rungs but bf16"),
 }
-# The three prices of every rung: alone on PLAIN (a row above), taken out of FULL, and cumulative in ladder order. Apart
-# from the table because nobody asks for all of them by name. `upto-` has the rungs of FULL up to this one.
+# The three numbers of every rung: alone on PLAIN (a row above), added to or taken out of the best recipe of the device,
+# and cumulative in ladder order. Apart from the table because nobody asks for all of them by name.
 PRICED = tuple(name for name in RUNGS if name in FULL and name in ROWS)
+
+
+def best_with(name: str) -> RecipeFor:
+    """The best recipe and a rung that it may lack."""
+    return lambda config, device: best_here(config, device).plus(name)
+
+
+def best_without(name: str) -> RecipeFor:
+    """The best recipe less a rung that it may have."""
+    return lambda config, device: best_here(config, device).without(name)
+
+
+def best_upto(name: str) -> RecipeFor:
+    """The rungs of the best recipe from the first up to this one, which is in it even if the best does without."""
+    before = list(RUNGS)[: list(RUNGS).index(name)]
+    return lambda config, device: only(*(rung for rung in before if rung in best_here(config, device)), name)
+
+
 LADDER: dict[str, Contender] = {
-    **{f"without-{name}": of_recipe(FULL.without(name), f"full without {name}") for name in PRICED},
-    **{f"upto-{name}": of_recipe(upto(name), f"the rungs up to {name}") for name in PRICED},
+    **{f"with-{name}": of_recipe(best_with(name), f"optimized with {name}") for name in PRICED},
+    **{f"without-{name}": of_recipe(best_without(name), f"optimized without {name}") for name in PRICED},
+    **{f"upto-{name}": of_recipe(best_upto(name), f"the rungs up to {name}") for name in PRICED},
 }

@@ -33,7 +33,9 @@ class Trained:
         """The package's model with these weights, in their precision, ready to be used and not trained."""
         dtype = self.weights["wte.weight"].dtype
         where = choose_device(device, str(dtype).removeprefix("torch."))
-        return parts.build_model(self.config, self.weights, where, dtype).eval()
+        model = parts.build_model(self.config, self.weights, where, dtype).eval()
+        note(*parts.notes(model))
+        return model
 
 
 def open_trained(run: Path | None, init_from: str | None) -> Trained:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reference.batches import Batches, windows
 from reference.charts import draw_losses
@@ -94,7 +94,7 @@ def train(options: Train, parts: Parts) -> int:
             step.optimizer.load_state_dict(start.optimizer)
     start = dataclasses.replace(start, weights={}, optimizer=None)  # the model and the optimizer have copies
     folder, log, validated = open_run(start, options.out, processes)
-    introduce(folder, start, parts, describe(device))
+    introduce(folder, start, parts, model, describe(device))
 
     def save_checkpoint(done: int) -> None:
         if log is None:
@@ -319,7 +319,7 @@ def shareable(settings: Train) -> dict[str, object]:
     return {option(name): value for name, value in settings.to_json().items() if name not in own}
 
 
-def introduce(folder: Path, start: Start, parts: Parts, device: str) -> None:
+def introduce(folder: Path, start: Start, parts: Parts, model: nn.Module, device: str) -> None:
     """Say what is trained, on what, where."""
     config, data, settings, world = start.config, start.data, start.settings, parts.processes.world
     print(
@@ -332,11 +332,11 @@ def introduce(folder: Path, start: Start, parts: Parts, device: str) -> None:
     )
     print(
         f"steps  {settings.steps:,} of {settings.batch_size} x {config.block_size} = "
-        f"{settings.batch_size * config.block_size:,} tokens, on {device}, {settings.dtype}"
+        f"{settings.batch_size * config.block_size:,} tokens, on {device}, {parts.precision(model)}"
         + (f"; {world} processes with {settings.batch_size // world} each" if world > 1 else "")
     )
-    if parts.summary:
-        print(f"recipe {parts.summary}")
+    for line in parts.summary(model):
+        print(line)
     print(f"run    {folder}" + ("" if start.folder is None else f", going on after step {start.done:,}"), flush=True)
 
 

@@ -32,7 +32,7 @@ def test_a_right_contender_passes_with_its_error_over_the_budget() -> None:
     assert set(found["bf16"].over) == {"float32", "bfloat16"}
     assert found["bf16"].logits is not None
     assert 1e-4 < found["bf16"].logits < 2e-2, "in the precision it computes in"
-    assert precision_of("bf16") == "bfloat16"
+    assert precision_of("bf16", WORK, CPU) == "bfloat16"
 
 
 def test_another_function_fails_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from bench.__main__ import main
 from bench.candidate_report import text
 from bench.conftest import of_able
 from bench.contenders import CONTENDERS, able, build_in, import_what_is_needed, missing, of_library
+from bench.contenders.contender import always, where_it_pays
 from bench.contenders.library import LibraryGPT, Place, laid_out
 from bench.contenders.recipes import of_recipe
 from bench.examination import examine
@@ -331,7 +332,8 @@ def test_who_cannot_compute_in_float64_says_so_in_one_line(compared: Any, monkey
 def test_every_kind_of_hugging_face_is_there() -> None:
     kinds = {name.removeprefix("huggingface-") for name in CONTENDERS if name.startswith("huggingface-")}
     assert kinds == {"eager", "sdpa", "bf16", "compiled", "best"}
-    assert {kind for kind in kinds if CONTENDERS[f"huggingface-{kind}"].rounds} == {"bf16", "best"}
+    assert {kind for kind in kinds if CONTENDERS[f"huggingface-{kind}"].rounds is always} == {"bf16"}
+    assert CONTENDERS["huggingface-best"].rounds is where_it_pays
     assert not of_recipe(PLAIN, "plain").needs
     assert set(LIBRARIES) <= {name for row in ACCELERATOR.rows for name in row.contenders}
     assert set(LIBRARIES) <= {name for row in CPU.rows for name in row.contenders}

@@ -37,7 +37,7 @@ def verdicts(precision: str, *names: str, config: GPTConfig = CONFIG, steps: int
     return found
 
 
-COMPILED = ("huggingface-compiled", "huggingface-best", "compile", "full")
+COMPILED = ("huggingface-compiled", "huggingface-best", "compile", "full", "optimized")
 
 
 def same(config: GPTConfig, precision: str) -> list[str]:
@@ -54,7 +54,7 @@ def test_every_contender_of_the_table_passes(precision: str, config: GPTConfig) 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_compiled_contenders_pass(precision: str) -> None:
-    check_all_pass(precision, ["huggingface-best", "full"], CONFIG)
+    check_all_pass(precision, ["huggingface-best", "full", "optimized"], CONFIG)
 
 
 def check_all_pass(precision: str, names: list[str], config: GPTConfig) -> None:

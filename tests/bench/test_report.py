@@ -31,7 +31,7 @@ from bench.tables import significant, size
 from tests.bench.made_up import ENVIRONMENT, result
 from tests.bench.made_up_report import CUDA, RUNGS, whole
 
-KINDS = {"alone": "alone", "without": "taken out of FULL", "cumulative": "cumulative"}
+KINDS = {"alone": "alone", "without": "leave-one-out", "cumulative": "cumulative"}
 OLDER = "2026-01-01T03:04:05+00:00"
 
 

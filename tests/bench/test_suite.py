@@ -36,6 +36,7 @@ from bench.turns import Turns
 from bench.workers import Compiled
 from bench.workloads import Workload
 from optimized import FULL, RUNGS
+from optimized.hardware import Hardware
 
 
 def test_the_workloads_go_from_smoke_to_gpt2_at_1024_tokens_and_gpt2_xl() -> None:
@@ -158,21 +159,24 @@ def test_every_rung_that_can_be_timed_has_three_prices_of_recipes_that_are_there
     assert set(PRICED) == set(FULL.rungs) - {"ddp"}
     for rung in PRICED:
         for kind in KINDS:
-            slower, faster = pair(rung, kind)
-            assert slower != faster
-            assert {slower, faster} <= set(ladder())
-            assert find(slower)
-            assert find(faster)
-    assert ladder()[:2] == ANCHORS
-    assert len(set(ladder())) == len(ladder())
+            for best in (FULL, FULL.without("bf16", "padded_vocab")):
+                slower, faster = pair(rung, kind, best)
+                assert slower != faster
+                assert {slower, faster} <= set(ladder(best))
+                assert find(slower)
+                assert find(faster)
+    assert ladder(FULL)[:2] == ANCHORS
+    assert len(set(ladder(FULL))) == len(ladder(FULL))
     assert set(LADDER) >= {f"without-{rung}" for rung in PRICED}
+    assert not any(name.startswith("with-") for name in ladder(FULL)), "it has them all"
+    assert [name for name in ladder(FULL.without("bf16")) if name.startswith("with-")] == ["with-bf16"]
 
 
 def test_a_price_is_above_1_where_the_rung_pays_and_keeps_its_row_where_it_does_not() -> None:
-    # PLAIN takes 4 s and FULL 1 s; sdpa alone 2 s; FULL without it 1.5 s; the ladder up to it 3 s
-    seconds = {"plain": 4.0, "full": 1.0, "sdpa": 2.0, "without-sdpa": 1.5, "upto-sdpa": 3.0, "compile": 5.0}
-    found = {name: {"forward": made_up_turns(s, plain=4.0, full=1.0)} for name, s in seconds.items()}
-    prices = price(found, "smoke", "forward", "sdpa")["forward"]
+    # PLAIN takes 4 s and the best 1 s; sdpa alone 2 s; the best without it 1.5 s; the ladder up to it 3 s
+    seconds = {"plain": 4.0, "optimized": 1.0, "sdpa": 2.0, "without-sdpa": 1.5, "upto-sdpa": 3.0, "compile": 5.0}
+    found = {name: {"forward": made_up_turns(s, plain=4.0, optimized=1.0)} for name, s in seconds.items()}
+    prices = price(found, "smoke", "forward", "sdpa", FULL)["forward"]
     assert [prices[kind]["ratio"]["median"] for kind in KINDS] == [2.0, 1.5, pytest.approx(4 / 3)]
     interval = {"low": pytest.approx(1.8), "high": pytest.approx(2.4), "confidence": 0.95}
     assert prices["alone"]["ratio"] == {"median": 2.0, **interval}
@@ -180,21 +184,25 @@ def test_a_price_is_above_1_where_the_rung_pays_and_keeps_its_row_where_it_does_
     assert prices["without"]["ratio"]["high"] == pytest.approx(1.5 / 0.9)
     assert [prices[kind]["contender"] for kind in KINDS] == ["sdpa", "without-sdpa", "upto-sdpa"]
     assert [prices[kind]["tokens_per_second"] for kind in KINDS] == [512 / 2.0, 512 / 1.5, 512 / 3.0]
-    loses = price(found, "smoke", "forward", "compile")["forward"]
+    loses = price(found, "smoke", "forward", "compile", FULL)["forward"]
     assert loses["alone"]["ratio"]["median"] == 0.8
     assert loses["without"] is None, "that recipe has no parity pass"
+    found["with-compile"] = {"forward": made_up_turns(2.0, plain=4.0, optimized=1.0)}
+    added = price(found, "smoke", "forward", "compile", FULL.without("compile"))["forward"]["without"]
+    assert added["contender"] == "with-compile", "the best recipe does without: it is added"
+    assert added["ratio"]["median"] == 0.5
 
 
 def test_a_price_is_a_ratio_to_the_anchor_that_sat_in_the_same_group() -> None:
     """In another group there were other rounds, at another time, and not even as many."""
-    # The machine was twice as slow when sdpa sat beside PLAIN and FULL: 8 s, 2 s, and 4 s for it.
+    # The machine was twice as slow when sdpa sat beside PLAIN and the best: 8 s, 2 s, and 4 s for it.
     found = {
-        "plain": {"forward": made_up_turns(4.0, rounds=5, plain=4.0, full=1.0)},
-        "full": {"forward": made_up_turns(1.0, rounds=5, plain=4.0, full=1.0)},
-        "sdpa": {"forward": made_up_turns(4.0, rounds=3, plain=8.0, full=2.0)},
-        "without-sdpa": {"forward": made_up_turns(3.0, rounds=3, plain=8.0, full=2.0)},
+        "plain": {"forward": made_up_turns(4.0, rounds=5, plain=4.0, optimized=1.0)},
+        "optimized": {"forward": made_up_turns(1.0, rounds=5, plain=4.0, optimized=1.0)},
+        "sdpa": {"forward": made_up_turns(4.0, rounds=3, plain=8.0, optimized=2.0)},
+        "without-sdpa": {"forward": made_up_turns(3.0, rounds=3, plain=8.0, optimized=2.0)},
     }
-    prices = price(found, "smoke", "forward", "sdpa")["forward"]
+    prices = price(found, "smoke", "forward", "sdpa", FULL)["forward"]
     assert prices["alone"]["ratio"]["median"] == 2.0
     assert prices["without"]["ratio"]["median"] == 1.5
 
@@ -227,20 +235,32 @@ def test_the_recipes_of_the_ladder_are_what_their_names_say(monkeypatch: pytest.
     built: list[optimized.Recipe] = []
     monkeypatch.setattr(optimized, "build", lambda config, recipe, *rest: built.append(recipe))
 
+    config, cpu = named("mini").config, torch.device("cpu")
+
     def recipe(name: str) -> set[str]:
         contender = find(name)
-        build = contender.build_bfloat16 if contender.rounds else contender.build
+        build = contender.build_bfloat16 if contender.rounds(config, cpu) else contender.build
         assert build is not None
-        build(named("smoke").config, None, torch.device("cpu"), torch.float32)
+        build(config, None, cpu, torch.float32)
         return set(built.pop().rungs)
 
-    full = set(FULL.rungs)
-    for rung in PRICED:
-        assert recipe(f"without-{rung}") == full - {rung}
-        order = list(RUNGS)
-        assert recipe(f"upto-{rung}") == {r for r in full if order.index(r) <= order.index(rung)}
-        assert recipe(rung) == {rung}
-    assert recipe("full") - recipe(f"upto-{PRICED[-1]}") == {"ddp"}, "the last of the ladder is FULL on one process"
+    for bfloat16 in (True, False):
+        monkeypatch.setattr("optimized.recipe.hardware_of", lambda device, found=bfloat16: machine(found))
+        best = set(optimized.best("cpu", "float32", config).rungs)
+        assert ("bf16" in best) == bfloat16
+        for rung in PRICED:
+            assert recipe(f"without-{rung}") == best - {rung}
+            assert recipe(f"with-{rung}") == best | {rung}
+            order = list(RUNGS)
+            assert recipe(f"upto-{rung}") == {r for r in best if order.index(r) < order.index(rung)} | {rung}
+            assert recipe(rung) == {rung}
+        assert recipe("full") == set(FULL.rungs)
+        assert recipe("optimized") == best
+        assert best - recipe(f"upto-{PRICED[-1]}") == {"ddp"}, "the last of the ladder is the best on one process"
+
+
+def machine(bfloat16: bool) -> Hardware:
+    return Hardware("cpu", bfloat16, compiler=True, keeps_memory=True)
 
 
 def test_the_curves_cross_in_the_middle_and_change_one_size_each() -> None:

@@ -1,5 +1,6 @@
 """`python -m optimized`: the options and the runs of `python -m reference`, and the recipe."""
 
+import dataclasses
 import json
 import os
 import re
@@ -16,10 +17,12 @@ import torch
 import optimized.builder
 import optimized.compilation
 import optimized.parts
+import optimized.recipe
 import reference.commands.train as command
 from bench.parity import measure_all
 from optimized import FULL, RUNGS, Recipe
 from optimized.__main__ import PACKAGE, start
+from optimized.hardware import Hardware
 from optimized.settings import Train
 from reference import GPTConfig
 from reference.checkpoint import load_newest
@@ -30,7 +33,7 @@ from tests.cli.conftest import TRAIN, Cli, Result, tree
 
 ROOT = Path(__file__).parents[2]
 EXACT = [*TRAIN, "--dtype", "float64", "--dropout", "0"]
-FULL_IN_FLOAT64 = ["--without", "bf16", "compile"]
+FULL_IN_FLOAT64 = ["--recipe", "full", "--without", "bf16", "compile"]
 PLAIN = ["--recipe", "plain"]
 
 
@@ -55,8 +58,15 @@ def fast(cli: Cli) -> Iterator[OptimizedCli]:
 
 @pytest.fixture(autouse=True)
 def processor_with_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else every run of FULL says that it will be slow, on a machine where it is."""
-    monkeypatch.setattr(optimized.builder, "cpu_has_bfloat16", lambda: True)
+    """On a CPU that multiplies bfloat16, has a compiler and glibc, whatever this one has."""
+    on(monkeypatch)
+
+
+def on(monkeypatch: pytest.MonkeyPatch, **other: Any) -> None:
+    """Take this CPU for another one."""
+    here = dataclasses.replace(Hardware("cpu", bfloat16=True, compiler=True, keeps_memory=True), **other)
+    monkeypatch.setattr(optimized.recipe, "hardware_of", lambda device: here)
+    monkeypatch.setattr(optimized.builder, "computes_bfloat16", lambda: here.bfloat16)
 
 
 @pytest.fixture
@@ -116,14 +126,19 @@ def test_a_run_has_the_files_of_the_other_package_and_names_its_recipe(
     assert result.status == 0, result.err
     assert result.err == ""
     lines = result.out.splitlines()
-    rungs = ", ".join(name for name in FULL.rungs if name not in ("compile", "ddp"))
-    assert lines[3] == f"recipe {rungs}"
+    left_out = ("bf16", "padded_vocab", "compile", "ddp")
+    assert lines[2].endswith(", float32"), "what it computes in"
+    assert lines[3] == f"recipe {', '.join(name for name in FULL.rungs if name not in left_out)}"
+    assert lines[4] == (
+        "left out: padded_vocab (padding would make a vocabulary of 27 more than 5 % larger), "
+        "bf16 (products of width 16 are too small to win back the conversions to bfloat16)"
+    )
     assert lines[-1] == "Next: python -m optimized sample run   or   python -m optimized plot attention run"
     assert tree(tmp_path / "run").keys() == tree(trained).keys()
     checkpoint, _ = load_newest(tmp_path / "run")
     assert checkpoint.run["package"] == "optimized"
     settings = json.loads((tmp_path / "run" / "settings.json").read_text())
-    assert settings["recipe"] == "full"
+    assert settings["recipe"] == "best"
     assert settings["without_rungs"] == ["compile"]
     assert settings["micro_batch"] == 2
     assert settings == checkpoint.run["settings"]
@@ -198,10 +213,10 @@ def test_micro_batches_change_nothing_that_is_learned(fast: OptimizedCli) -> Non
 REFUSED = [
     ("--with fused_everything", "unknown rung 'fused_everything': give some of fused_qkv, sdpa, "),
     ("--without speed", "unknown rung 'speed': give some of fused_qkv, sdpa, "),
-    ("--recipe fast", "--recipe fast: give one of full, plain; rungs are switched by --with, --without"),
+    ("--recipe fast", "--recipe fast: give one of best, full, plain; rungs are switched by --with, --without"),
     ("--with tf32 --without tf32", "--with tf32 and --without tf32: give one of them"),
     (
-        "--dtype float64",
+        "--dtype float64 --recipe full",
         "the rung bf16 and float64 weights do not go together: leave bf16 out of the recipe, or choose",
     ),
     ("--with tf32", "the rung tf32 and the device cpu do not go together: leave tf32 out of the recipe, or choose"),
@@ -227,7 +242,7 @@ def test_a_recipe_that_cannot_be_is_one_line_and_nothing_is_written(
     "options, says",
     [
         ("--with speed", "unknown rung 'speed': give some of"),
-        ("--recipe fast", "--recipe fast: give one of full, plain"),
+        ("--recipe fast", "--recipe fast: give one of best, full, plain"),
         ("--recipe full", "the rung bf16 and float64 weights do not go together: leave bf16 out of the recipe"),
     ],
 )
@@ -260,9 +275,9 @@ def test_both_packages_write_the_same_text_and_measure_the_same_loss(
     assert fast(*measure, *recipe).out == cli(*measure).out
 
 
-def test_a_float32_run_is_used_in_bf16_unless_told(fast: OptimizedCli, trained: Path) -> None:
+def test_a_float32_run_is_used_in_bf16_if_told(fast: OptimizedCli, trained: Path) -> None:
     measure = ["eval", trained, "--device", "cpu"]
-    rounded, exact = fast(*measure).out, fast(*measure, "--without", "bf16").out
+    rounded, exact = fast(*measure, "--with", "bf16").out, fast(*measure).out
     losses = [float(re.findall(r"loss ([\d.]+) per token", text)[0]) for text in (rounded, exact)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)
 
@@ -277,10 +292,8 @@ def test_sample_compiles_only_if_told(fast: OptimizedCli, trained: Path, monkeyp
     monkeypatch.setattr(optimized.parts, "build", watched)
     for more in ([], ["--with", "compile"]):
         assert fast("sample", trained, "--tokens", "2", "--prompt", "mary", "--device", "cpu", *more).status == 0
-    assert built == [
-        FULL.without("compile", "kept_memory", "fused_adamw", "ddp"),
-        FULL.without("kept_memory", "fused_adamw", "ddp"),
-    ]
+    best = FULL.without("bf16", "padded_vocab", "kept_memory", "fused_adamw", "ddp")
+    assert built == [best.without("compile"), best]
 
 
 def test_a_plot_of_attention_is_that_of_the_readable_model(fast: OptimizedCli, exact: Path) -> None:
@@ -291,16 +304,35 @@ def test_a_plot_of_attention_is_that_of_the_readable_model(fast: OptimizedCli, e
 def test_a_warning_is_one_line_without_its_place_in_the_code(
     fast: OptimizedCli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(optimized.builder, "cpu_has_bfloat16", lambda: False)
+    on(monkeypatch, bfloat16=False, compiler=False)
     monkeypatch.setattr(optimized.compilation.shutil, "which", lambda name: None)
     monkeypatch.delenv("CXX", raising=False)
     for _ in range(2):  # the second run of a process says it as well
-        result = fast(*TRAIN)
+        result = fast(*TRAIN, "--recipe", "full")
         assert result.status == 0
         notes = result.err.splitlines()
         assert len(notes) == 2, result.err
         assert notes[0].startswith("note: bf16: this CPU has no bfloat16 instructions"), notes
         assert notes[1].startswith("note: compile: no C++ compiler (g++) on this machine"), notes
+
+
+def test_the_header_says_the_precision_that_is_used_and_why_a_rung_is_left_out(
+    fast: OptimizedCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = [*TRAIN, "--steps", "1", "--width", "256", "--without", "compile"]
+    lines = fast(*wide).out.splitlines()
+    assert lines[2].endswith(", bfloat16 products of float32 weights")
+    assert lines[4].startswith("left out: padded_vocab (")
+    assert "bf16" not in lines[4]
+    on(monkeypatch, bfloat16=False)
+    result = fast(*wide)
+    assert result.err == "", "not a warning: nothing is slow"
+    lines = result.out.splitlines()
+    assert lines[2].endswith(", float32")
+    assert lines[4].endswith("bf16 (this CPU has no bfloat16 instructions and would emulate them)")
+    asked = fast(*wide, "--with", "bf16")
+    assert asked.out.splitlines()[2].endswith(", bfloat16 products of float32 weights"), "who asks for it has it"
+    assert asked.err.startswith("note: bf16: this CPU has no bfloat16 instructions and emulates them")
 
 
 def test_saved_settings_are_read_back_as_they_were() -> None:

@@ -118,12 +118,20 @@ def test_a_step_has_the_references_settings_unless_told() -> None:
     shared = ours.keys() & theirs.keys() - {"model"}
     assert shared == {"learning_rate", "weight_decay", "betas", "clip"}
     assert {name: ours[name].default for name in shared} == {name: theirs[name].default for name in shared}
-    assert ours["recipe"].default == FULL == inspect.signature(build).parameters["recipe"].default
     assert ours["micro_batch"].default is None
     step: Any = build_step(hot_model(FULL))
     group = step.optimizer.adamw.param_groups[0]
     assert (step.learning_rate, group["weight_decay"], group["betas"], step.clip) == (3e-4, 0.1, (0.9, 0.95), 1.0)
     assert step.micro_batch is None
+
+
+def test_without_a_recipe_a_model_and_its_step_have_the_best_one() -> None:
+    model = build(SMALL)
+    assert model.recipe == optimized.best("cpu", "float32", SMALL)
+    assert build(SMALL, dtype=torch.float64).recipe == optimized.best("cpu", "float64", SMALL)
+    assert type(build_step(model).optimizer) is FusedAdamW
+    assert type(build_step(build(SMALL, PLAIN)).optimizer) is CanonicalAdamW, "the recipe that it was built by"
+    assert type(build_step(reference.GPT(SMALL)).optimizer) is FusedAdamW, "a model that no recipe built"
 
 
 def in_a_group_of(size: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,6 @@ from optimized.gpt import GPT
 from reference import GPTConfig
 from tests.optimized.models import SMALL, hot_model, hot_reference, relative
 
-pytestmark = pytest.mark.filterwarnings("ignore:bf16. this CPU has no bfloat16:UserWarning")
 
 BLOCK = SMALL.block_size
 RECIPES = {"alone": only("kv_cache"), "full": FULL.without("bf16", "compile", "ddp")}

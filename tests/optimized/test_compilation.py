@@ -23,7 +23,6 @@ from reference import generate as reference_generate
 from reference.canonical import canonical_gradients
 from tests.optimized.models import SMALL, hot_model, hot_reference, relative
 
-pytestmark = pytest.mark.filterwarnings("ignore:bf16. this CPU has no bfloat16:UserWarning")
 
 COMPILE = only("compile")
 FAST = FULL.without("bf16", "ddp")

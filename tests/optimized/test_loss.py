@@ -361,7 +361,6 @@ def largest_tensor(recipe: Recipe, rows: int, monkeypatch: pytest.MonkeyPatch) -
     return largest
 
 
-@pytest.mark.filterwarnings("ignore:bf16. this CPU has no bfloat16:UserWarning")
 @pytest.mark.parametrize("rows", [3, 16, 50, 120])
 @pytest.mark.parametrize(
     "recipe", [only("fused_loss"), only("fused_loss", "padded_vocab"), only("fused_loss", "bf16", "sdpa")], ids=str

@@ -19,12 +19,11 @@ from bench.hot import hot_state_dict, random_batch, warm_state_dict
 from optimized import FULL, PLAIN, Recipe, build, build_step, builder, generate, only
 from optimized.gpt import GPT
 from optimized.one_row import in_parallel
-from optimized.precision import TF32, BFloat16, Exact, cpu_has_bfloat16
+from optimized.precision import TF32, BFloat16, Exact
 from optimized.working_copies import WorkingCopies
 from reference.canonical import canonical_gradients
 from tests.optimized.models import SMALL, hot_model, hot_reference, relative
 
-pytestmark = pytest.mark.filterwarnings("ignore:bf16. this CPU has no bfloat16:UserWarning")
 
 EAGER = FULL.without("compile", "ddp")
 RECIPES = [only("bf16"), only("bf16", "fused_kernels"), only("bf16", "sdpa", "fused_loss"), EAGER]
@@ -126,7 +125,7 @@ def test_bf16_is_bfloat16_whatever_precision_autocast_has_otherwise() -> None:
 def test_a_cpu_without_bf16_instructions_gets_one_line_that_says_it_will_be_slow(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(builder, "cpu_has_bfloat16", lambda: False)
+    monkeypatch.setattr(builder, "computes_bfloat16", lambda: False)
     with pytest.warns(UserWarning, match="bf16") as warned:
         model = build(SMALL, EAGER, hot_state_dict(SMALL))
     assert len(warned) == 1
@@ -143,7 +142,7 @@ def test_a_cpu_without_bf16_instructions_gets_one_line_that_says_it_will_be_slow
 
 
 def test_the_line_about_slow_bf16_names_the_builder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(builder, "cpu_has_bfloat16", lambda: False)
+    monkeypatch.setattr(builder, "computes_bfloat16", lambda: False)
     with pytest.warns(UserWarning, match="bf16") as warned:
         build(SMALL, EAGER, hot_state_dict(SMALL))
     assert Path(warned[0].filename).name == "builder.py"
@@ -151,35 +150,8 @@ def test_the_line_about_slow_bf16_names_the_builder(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.filterwarnings("error")
 def test_a_cpu_that_has_them_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(builder, "cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr(builder, "computes_bfloat16", lambda: True)
     build(SMALL, only("bf16"))
-
-
-@pytest.mark.parametrize(
-    "flags, found",
-    [
-        ({"avx512_bf16": True}, True),
-        ({"amx_bf16": True}, True),
-        ({"arm_bf16": True}, True),
-        ({"avx512_bf16": False, "amx_bf16": False, "avx2": True}, False),
-        ({"avx512_f": True}, False),
-        ({}, False),
-    ],
-    ids=str,
-)
-def test_the_instructions_are_looked_for_by_name(
-    flags: dict[str, bool], found: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags, raising=False)
-    supported = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    assert cpu_has_bfloat16() == (found and supported)
-
-
-def test_a_torch_without_what_it_asks_has_no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert not cpu_has_bfloat16(), "a release that cannot tell"
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    assert not cpu_has_bfloat16(), "a build without oneDNN"
 
 
 # --- working copies

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 import optimized
-from optimized import FULL, PLAIN, RUNGS, Recipe, build, only, upto, without
-from reference import GPTConfig
+from optimized import FULL, PLAIN, RUNGS, Recipe, best, build, only, upto, without
+from optimized.hardware import Hardware, hardware_of
+from optimized.recipe import LEAST_BFLOAT16_WIDTH, best_on, left_out, left_out_on
+from reference import SIZES, GPTConfig
 
 TINY = GPTConfig(block_size=4, vocab_size=5, n_layer=1, n_head=1, n_embd=4)
 LADDER = list(RUNGS)
@@ -173,6 +175,50 @@ def test_a_recipe_that_cannot_be_is_refused_when_built(recipe: Recipe, dtype: to
 def test_a_device_that_a_rung_does_not_know_is_refused_with_those_that_it_does() -> None:
     with pytest.raises(ValueError, match=r"^the rung fused_adamw and the device meta do not .* cuda or mps or xpu$"):
         only("fused_adamw").check("meta", "float32")
+
+
+EVERYTHING = Hardware("cpu", bfloat16=True, compiler=True, keeps_memory=True)
+WIDE = SIZES["mini"]
+
+
+@pytest.mark.parametrize(
+    "lacking, rung, why",
+    [
+        ("bfloat16", "bf16", "this CPU has no bfloat16 instructions and would emulate them"),
+        ("compiler", "compile", "torch.compile finds no C++ compiler here"),
+        ("keeps_memory", "kept_memory", "this C library cannot be told to keep memory"),
+    ],
+)
+def test_the_best_recipe_leaves_out_what_does_not_pay_on_a_device_and_says_why(
+    lacking: str, rung: str, why: str
+) -> None:
+    assert best_on(EVERYTHING, "float32", WIDE) == FULL
+    hardware = dataclasses.replace(EVERYTHING, **{lacking: False})
+    assert best_on(hardware, "float32", WIDE) == FULL.without(rung)
+    assert left_out_on(hardware, "float32", WIDE) == {rung: why}
+
+
+def test_the_best_recipe_goes_by_the_size_of_the_model() -> None:
+    narrow = dataclasses.replace(WIDE, n_embd=LEAST_BFLOAT16_WIDTH - WIDE.n_head)
+    assert list(left_out_on(EVERYTHING, "float32", narrow)) == ["bf16"]
+    assert left_out_on(dataclasses.replace(EVERYTHING, kind="cuda"), "float32", narrow) == {}
+    few = dataclasses.replace(WIDE, vocab_size=65)
+    assert left_out_on(EVERYTHING, "float32", few) == {
+        "padded_vocab": "padding would make a vocabulary of 65 more than 5 % larger"
+    }
+    assert best_on(EVERYTHING) == FULL, "of any size"
+
+
+def test_the_best_recipe_can_be_on_the_device_in_the_precision() -> None:
+    assert left_out_on(EVERYTHING, "float64", WIDE) == {"bf16": "float64 weights cannot have it"}
+    for kind in ("cpu", "cuda", "mps", "xpu", "meta"):
+        for dtype in ("float32", "float64", "bfloat16"):
+            best_on(dataclasses.replace(EVERYTHING, kind=kind), dtype).check(kind, dtype)
+
+
+def test_the_best_recipe_here_is_that_of_this_hardware() -> None:
+    assert best("cpu", "float32", WIDE) == best_on(hardware_of("cpu"), "float32", WIDE)
+    assert left_out("cpu", "float64").keys() >= {"bf16"}
 
 
 def test_full_can_be_on_every_kind_of_device() -> None:
