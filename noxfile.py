@@ -83,6 +83,12 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["environment"])
+def machines(session: nox.Session) -> None:
+    """Run tests, training and a comparison as on other machines: without bfloat16, a compiler, ... `-- NAME` for one."""
+    run_python(session, "-m", "tests.machines", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
 def report(session: nox.Session) -> None:
     """Make a page, pictures and tables of the results in bench/results: build/report. `-- --help` lists the options."""
     run_python(session, "-m", "bench", "report", *session.posargs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,9 +28,7 @@ class Side:
         """A model of its own with these weights, in train mode."""
         if self.recipe is None:
             return build_model(config, weights, torch.device("cpu"), dtype)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "bf16: this CPU has no bfloat16", UserWarning)
-            return optimized.build(config, self.recipe, weights, dtype=dtype)
+        return optimized.build(config, self.recipe, weights, dtype=dtype)
 
     def step(self, model: nn.Module, micro_batch: int | None = None, **settings: Any) -> Any:
         """A training step for that model."""

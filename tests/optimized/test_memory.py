@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from optimized.memory import M_MMAP_MAX, M_TRIM_THRESHOLD, keep_freed_memory
+from optimized.memory import M_MMAP_MAX, M_TRIM_THRESHOLD, keep_freed_memory, mallopt
 
 
 def with_malloc(monkeypatch: pytest.MonkeyPatch, library: Any) -> None:
@@ -38,36 +38,34 @@ def test_a_malloc_without_such_settings_is_left_alone(monkeypatch: pytest.Monkey
     assert keep_freed_memory() is False
 
 
-# Blocks of the heap that come back are now and then a few bytes too small for the next tensor, because of how
-# posix_memalign cuts them out; the heap then grows once more. After some steps it has all the sizes it needs.
+# Larger than any threshold that glibc adapts (32 MB), so that its malloc asks the system for each anew.
 FAULTS = """
 import resource, sys
 import torch
-from optimized import FULL, build, build_step
+from optimized import PLAIN, build, only
 from reference import SIZES
 
-recipe = FULL.without("compile") if sys.argv[1] == "kept" else FULL.without("compile", "kept_memory")
-step = build_step(build(SIZES["small"], recipe), recipe)
-ids = torch.randint(SIZES["small"].vocab_size, (16, 64))
+torch.set_num_threads(1)
+build(SIZES["tiny"], only("kept_memory") if sys.argv[1] == "kept" else PLAIN)
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    step(ids, ids)
+    torch.ones(2**24)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-found = [faults() for _ in range(30)]
-print(sorted(found[15:])[7])
+print(sorted(faults() for _ in range(9))[4])
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc, which Linux has")
-def test_training_meets_hardly_any_page_faults_once_the_heap_has_grown() -> None:
-    if not hasattr(ctypes.CDLL(None), "mallopt"):
+def test_a_large_tensor_meets_no_page_faults_once_one_like_it_was_freed() -> None:
+    if mallopt() is None:
         pytest.skip("this C library has no mallopt")
     faults = {}
     for how in ("usual", "kept"):
         ended = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True)
         assert ended.returncode == 0, ended.stderr
         faults[how] = int(ended.stdout)
-    assert faults["usual"] > 1_000, f"{faults}: nothing here that could be saved"
+    if faults["usual"] < 1_000:
+        pytest.skip(f"{faults['usual']} faults for 64 MB: this system has large pages, and nothing can be saved")
     assert faults["kept"] * 20 < faults["usual"], faults

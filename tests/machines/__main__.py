@@ -1,0 +1,148 @@
+"""`python -m tests.machines [NAME ...]`: what a user does first, on each simulated machine; `nox -s machines` runs it.
+
+The quick tests, a training run of both packages and a comparison, at a size that stays quick. Writes build/machines.json
+and docs-ready build/machines.md.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tests.machines.machines import MACHINES, Machine
+
+ROOT = Path(__file__).parents[2]
+BUILD = ROOT / "build"
+
+SPREAD = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder")
+# What meets the machine: devices, recipes, memory, the command line, workers. The rest computes the same everywhere.
+QUICK = (
+    *("tests/optimized", "tests/cli", "tests/reference", "tests/training", "tests/machines"),
+    *("tests/bench/test_compare.py", "tests/bench/test_workers.py", "tests/bench/test_environment.py"),
+    *("tests/parity/test_parity_huggingface.py", "tests/parity/test_parity_generation.py"),
+)
+WHOLE = ("no-bfloat16",)  # machines on which all default tests run
+
+TRAIN = ("train", "--corpus", "nursery", "--size", "tiny", "--steps", "200", "--eval-interval", "200")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One command on one machine."""
+
+    machine: str
+    command: str
+    passed: bool
+    seconds: float
+    tokens_per_second: float | None = None
+    why: str = ""  # the last line that was said, if it failed
+
+
+def commands(machine: Machine, folder: Path) -> dict[str, tuple[str, ...]]:
+    """What is run, by what it is called in the table."""
+    python = sys.executable
+    if not machine.stdout:
+        tests: tuple[str, ...] = ()  # pytest itself needs one
+    elif machine.name in WHOLE:
+        tests = ("tests",)
+    else:
+        tests = QUICK
+    found = {
+        "train (reference)": (python, "-m", "reference", *TRAIN, "--out", str(folder / "readable")),
+        "train (optimized)": (python, "-m", "optimized", *TRAIN, "--out", str(folder / "fast")),
+        "sample": (python, "-m", "optimized", "sample", str(folder / "fast"), "--tokens", "40"),
+        "compare": (
+            *(python, "-m", "bench", "compare", "--size", "tiny", "--seconds", "2"),
+            *("--json", str(folder / "compare.json")),
+        ),
+    }
+    if tests:
+        found["tests"] = (python, "-m", "pytest", "-q", *SPREAD, *tests)
+    return found
+
+
+def run(machine: Machine, called: str, command: Sequence[str], folder: Path) -> Outcome:
+    """Run a command as on a machine, and say what became of it."""
+    variables = machine.environment()
+    if called == "tests":
+        variables.setdefault("OMP_NUM_THREADS", "1")
+    start = time.monotonic()
+    shell = ["sh", "-c", 'exec "$@" >&-', "sh"] if not machine.stdout else []
+    done = subprocess.run([*shell, *command], cwd=ROOT, env=variables, capture_output=True, check=False)
+    seconds = time.monotonic() - start
+    out, errors = (stream.decode("utf-8", "replace") for stream in (done.stdout, done.stderr))
+    (folder / f"{called}.log").write_text(f"{out}\n{errors}")
+    log = folder / ("readable" if "reference" in called else "fast") / "log.jsonl"
+    rate = rate_of(log) if called.startswith("train") and log.is_file() else None
+    lines = (errors.strip() or out.strip() or "it wrote nothing").splitlines()
+    if called == "tests":
+        lines = out.strip().splitlines() or lines
+    passed = done.returncode == 0
+    return Outcome(machine.name, called, passed, seconds, rate, "" if passed and called != "tests" else lines[-1])
+
+
+def rate_of(log: Path) -> float | None:
+    """The median tokens/s of a run, by its log."""
+    rates = [json.loads(line).get("tokens_per_second") for line in log.read_text().splitlines()]
+    known = sorted(rate for rate in rates if rate)
+    return known[len(known) // 2] if known else None
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """A row for each machine, in Markdown."""
+    columns = list(dict.fromkeys(outcome.command for outcome in outcomes))
+    rows = [f"| machine | {' | '.join(columns)} |", f"| --- |{' ---: |' * len(columns)}"]
+    for name in dict.fromkeys(outcome.machine for outcome in outcomes):
+        found = {outcome.command: outcome for outcome in outcomes if outcome.machine == name}
+        rows.append(f"| {name} | {' | '.join(cell(found.get(column)) for column in columns)} |")
+    return "\n".join(rows)
+
+
+def cell(outcome: Outcome | None) -> str:
+    """Passed or not, the seconds, and how fast."""
+    if outcome is None:
+        return "n/a"
+    words = [f"{outcome.seconds:.0f} s"]
+    if outcome.tokens_per_second:
+        words.append(f"{outcome.tokens_per_second:,.0f} tokens/s")
+    if outcome.command == "tests":
+        words += re.findall(r"\d+ passed", outcome.why)
+    return ("" if outcome.passed else "**failed**, ") + ", ".join(words)
+
+
+def main(names: Sequence[str]) -> int:
+    """Run everything on some machines, or on all; 1 if anything failed, 2 for a machine that does not exist."""
+    for name in names:
+        if name not in MACHINES:
+            print(f"error: unknown machine {name!r}: give some of {', '.join(MACHINES)}", file=sys.stderr)
+            return 2
+    BUILD.mkdir(exist_ok=True)
+    outcomes = []
+    for name in names or MACHINES:
+        machine = MACHINES[name]
+        print(f"\n{name}: {machine.description}", flush=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
+        for called, command in commands(machine, folder).items():
+            outcome = run(machine, called, command, folder)
+            outcomes.append(outcome)
+            print(f"  {called:<18} {cell(outcome)}", flush=True)
+            if not outcome.passed:
+                print((folder / f"{called}.log").read_text()[-4000:], file=sys.stderr, flush=True)
+    (BUILD / "machines.json").write_text(json.dumps([asdict(outcome) for outcome in outcomes], indent=1) + "\n")
+    (BUILD / "machines.md").write_text(table(outcomes) + "\n")
+    print(f"\n{table(outcomes)}")
+    failed = [outcome for outcome in outcomes if not outcome.passed]
+    passed = len(outcomes) - len(failed)
+    print(f"\n{passed} passed, {len(failed)} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
