@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import tyro
 
+from reference.streams import prepare_streams
 from reference.settings import Eval, Plot, Sample, Train
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def main(package: Package, arguments: Sequence[str] | None = None) -> int:
 
 def finished(command: Callable[[], int]) -> int:
     """The exit status of a command. What is expected to go wrong is one line on standard error, and no traceback."""
+    prepare_streams()
     try:
         return command()
     except BrokenPipeError:

@@ -66,12 +66,12 @@ MACHINES = {
         Machine(
             "cp1252",
             "a terminal of Windows' code page 1252",
-            {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"},
+            {"PYTHONIOENCODING": "cp1252"},
         ),
         Machine(
-            "ascii",
-            "LANG=C, ASCII and nothing else",
-            {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"},
+            "lang-c",
+            "LANG=C, and output in ASCII",
+            {"LC_ALL": "C", "LANG": "C", "PYTHONIOENCODING": "ascii"},
         ),
         Machine("80-columns", "a terminal of 80 columns", {"COLUMNS": "80"}),
     )

@@ -40,7 +40,7 @@ IS = {
     "read-only-home": {"home": False},
     "no-stdout": {"stdout": False},
     "cp1252": {"encoding": "cp1252"},
-    "ascii": {"encoding": "ascii"},
+    "lang-c": {"encoding": "ascii"},
     "80-columns": {"columns": 80},
 }
 
