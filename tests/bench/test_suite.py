@@ -12,7 +12,7 @@ from bench.contenders import CONTENDERS, LADDER, PRICED, find
 from bench.flops import generated_flops_per_token
 from bench.passes import Pass
 from bench.peak import Peak
-from bench.prices import ANCHORS, KINDS, UNPRICED, ladder, pair, price
+from bench.prices import ANCHORS, KINDS, PROOF, UNPRICED, ladder, pair, price
 from bench.scaling import AXES, CURVES, MIDDLE, points
 from bench.session import LeftOut, Session
 from bench.suite import (
@@ -29,10 +29,11 @@ from bench.suite import (
     proof_misfit,
     rows_of,
     sitting_bytes,
+    text_shape,
     tokens_of,
 )
 from bench.throughput import Ratio
-from bench.turns import Turns
+from bench.turns import Turns, sitting_job
 from bench.workers import Compiled
 from bench.workloads import Workload
 from optimized import FULL, RUNGS
@@ -281,3 +282,49 @@ def test_what_has_no_price_or_is_not_in_the_plan_says_why() -> None:
     assert not set(PRICED) & set(UNPRICED)
     assert any(line.startswith("gpt2 and gpt2-xl at 1,024 tokens: ") for line in plan_for("cpu", False).left_out)
     assert plan_for("cpu", False, ("gpt2",)).left_out == (), "who chooses knows what is left out"
+
+
+def test_the_ladder_writes_fewer_tokens() -> None:
+    work = named("mini-64")
+    assert text_shape(work) == (32, 32)
+    assert text_shape(work, "ladder") == sitting_text(work) == (32, 12)
+
+
+def sitting_text(work: Workload) -> tuple[int, int]:
+    job = sitting_job("plain", work, "ladder", torch.device("cpu"), again=False)
+    return job.prompt, job.new
+
+
+def test_the_logits_of_the_whole_batch_count_in_the_memory_of_a_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proof's gradients are of a smaller batch than its logits."""
+    work = named("gpt2-512")
+    small = work.of_shape(*work.proof_shape())
+    assert small.tokens < work.tokens
+    logits = 8 * (work.tokens - small.tokens) * work.config.vocab_size
+    monkeypatch.setattr("bench.suite.needed_bytes", lambda *_: 0)
+    assert proof_misfit("gpt2-512", logits) is not None
+
+
+def test_a_sitting_is_proven_at_its_own_shape_is_told_apart_by_its_starts_and_reads_the_clocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own, proven, held = session(None, monkeypatch), [], []
+
+    def of(work: Workload, names: list[str], texts: bool = True) -> dict[str, Pass]:
+        proven.append(work)
+        return dict.fromkeys(names, Pass(True, {"float32": 0.3}, 1e-6, (work.batch, work.time), ""))
+
+    def sit(*arguments: object) -> dict[str, dict[str, Turns]]:
+        held.append(arguments[-1])
+        return {}
+
+    monkeypatch.setattr(own.passes, "of", of)
+    monkeypatch.setattr("bench.session.sit", sit)
+    monkeypatch.setattr("bench.session.clocks_after_work", lambda found, device: {**found, "read": len(held)})
+    for starts in (1, 3, 3):
+        own.sitting("mini-64", "step", ("reference",), starts=starts)
+    assert held == [1, 3], "once each"
+    assert {(work.batch, work.time) for work in proven} == {(2, 64)}
+    assert own.environment["clocks"]["read"] == 2
+    own.sitting("mini-64", "step", ("plain",), proof=PROOF)
+    assert PROOF in proven

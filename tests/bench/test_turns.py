@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -202,3 +203,35 @@ def test_what_several_starts_found_is_joined() -> None:
     assert whole.recompiled == 1, "in any of them"
     assert (whole.first, whole.compiled.seconds) == (2.0, 2.0), "of the first start, which began cold"
     assert whole.ratios["b"].median == pytest.approx((1 / 2 + 1 / 3) / 2)
+
+
+def test_the_ratio_of_several_starts_is_that_of_their_medians_and_their_number_is_its_confidence() -> None:
+    anchor = Turns([1.0] * 7, [5, 1, 1], 1.0, Compiled(0, 0.0), 0, Peak(1, 1, "resident"), {})
+    ours = replace(anchor, seconds=[1.0] * 5 + [0.25, 0.125])
+    found = ours.times_as_fast(anchor)
+    assert found.median == 4.0, "one start of three, although five rounds of seven were of another"
+    assert found.confidence == 0.75
+    assert replace(ours, rounds=[7]).times_as_fast(replace(anchor, rounds=[7])).median == 1.0
+
+
+@pytest.mark.parametrize(("sitting", "starts", "alone"), [("step", 1, [True]), ("step", 2, [True, False])])
+def test_first_calls_are_made_alone_where_they_will_be_shown(
+    sitting: str, starts: int, alone: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert first_calls_alone(sitting, starts, monkeypatch) == alone
+    assert first_calls_alone("ladder", 1, monkeypatch) == [False, False], "nobody shows those of the ladder"
+
+
+def first_calls_alone(sitting: str, starts: int, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of each task that is held."""
+    seen: list[bool] = []
+    turns_of_one = Turns([1.0], [1], 1.0, Compiled(0, 0.0), 0, Peak(1, 1, "resident"), {})
+
+    def held(workers: Any, task: str, pace: Pace, tell: Any, cold: bool) -> dict[str, Turns]:
+        seen.append(cold)
+        return {"reference": turns_of_one}
+
+    monkeypatch.setattr(turns, "hold", held)
+    monkeypatch.setattr(turns, "crew", lambda jobs: nullcontext({}))
+    sit(named("smoke"), sitting, ["reference"], CPU, PACE, tell, starts=starts)
+    return seen
