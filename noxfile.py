@@ -84,7 +84,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["environment"])
 def machines(session: nox.Session) -> None:
-    """Run tests, training and a comparison as on other machines: without bfloat16, a compiler, ... `-- NAME` for one."""
+    """Run tests, training and a comparison as if on other machines, without bfloat16 for one. `-- NAME` for some."""
     run_python(session, "-m", "tests.machines", *session.posargs)
 
 

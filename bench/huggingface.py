@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 
+from optimized.compilation import vector_width
 from reference.config import GPTConfig
 from reference.hf import PREFIX, from_hf, hf_config, to_hf
 
@@ -46,7 +47,7 @@ class HuggingFaceGPT(nn.Module):
 
     def compile_forward(self) -> None:
         """Have torch.compile run the model, the head included; the loss stays as it is."""
-        self.model.forward = torch.compile(self.model.forward)
+        self.model.forward = torch.compile(self.model.forward, options=vector_width())
 
     def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy over the targets that are not -1, by torch, in the precision of the logits.

@@ -2,8 +2,9 @@
 
 A rung that the best recipe of this device does without is added to it instead, and its price says what that loses.
 
-The recipes of the ladder sit together, or in groups where memory does not hold all: PLAIN and the best recipe are then in
-every group, and a price is a ratio to the one of them that sat beside it, of times that were taken next to each other.
+The recipes of the ladder sit together, or in groups where memory does not hold all: PLAIN and the best recipe are then
+in every group, and a price is a ratio to the one of them that sat beside it, of times that were taken next to each
+other.
 A rung that does not pay keeps its row.
 """
 
@@ -24,8 +25,8 @@ from reference.config import GPTConfig
 
 ANCHORS = ("plain", "optimized")
 
-# Two dozen recipes, half of them compiled, are proven on a small model, whose vocabulary has to be padded, and which is as
-# wide as the one that is timed, since the best recipe goes by the width; that one is also proven at the size that is
+# Two dozen recipes, half of them compiled, are proven on a small model, whose vocabulary has to be padded, and which is
+# as wide as the one that is timed, since the best recipe goes by the width; that one is also proven at the size that is
 # timed, with the other whole models.
 PROOF = Workload("ladder", GPTConfig(block_size=64, vocab_size=1000, n_layer=2, n_head=4, n_embd=256), batch=3, time=48)
 
@@ -59,9 +60,7 @@ def pair(rung: str, kind: str, best: Recipe) -> tuple[str, str]:
     return "plain", names.get(rung, f"upto-{rung}")
 
 
-def price(
-    turns: dict[str, dict[str, Turns]], workload: str, sitting: str, rung: str, best: Recipe
-) -> dict[str, Any]:
+def price(turns: dict[str, dict[str, Turns]], workload: str, sitting: str, rung: str, best: Recipe) -> dict[str, Any]:
     """What a rung costs or buys in each task of a sitting, as `bench.suite_results` describes it."""
     work = named(workload)
 

@@ -94,9 +94,7 @@ def parts_of(workload: Workload, precision: str, steps: int | None = None, round
     return [Part("function", precision, "hot", shape, small, steps)]
 
 
-def asked_of(
-    part: Part, precision: str, names: Sequence[str], config: GPTConfig, device: torch.device
-) -> list[str]:
+def asked_of(part: Part, precision: str, names: Sequence[str], config: GPTConfig, device: torch.device) -> list[str]:
     """Who has to give a proof: of rounding, only those that compute in bfloat16."""
     if part.question == "function":
         return list(names)

@@ -80,7 +80,7 @@ class CompiledBlocks:
                 return compile_fx_inner(*args, **kwargs)
 
         with self.timing():
-            compiled = compile_fx(graph, inputs, inner_compile=compile_inner)
+            compiled = compile_fx(graph, inputs, inner_compile=compile_inner, config_patches=vector_width())
         self.graphs += 1
         return compiled
 
@@ -93,6 +93,19 @@ class CompiledBlocks:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledBlocks:
         return self  # compiled code belongs to no model
+
+
+def vector_width() -> dict[str, Any]:
+    """torch's setting for how wide its compiler's vectors are on this CPU, which it would choose by itself.
+
+    Stated, it is part of what torch looks up earlier compilations by. Left out, code that was compiled on the same disk
+    with wider vectors (ATEN_CPU_CAPABILITY, or a cache that machines share) is taken for that of narrower ones, and
+    computes NaN: seen in torch 2.13.
+    """
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
+
+    isa = pick_vec_isa()
+    return {"cpp.simdlen": isa.bit_width()} if isa else {}
 
 
 def block_runner() -> RunBlock:

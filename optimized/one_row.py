@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from optimized.compilation import vector_width
 
 RowProduct = Callable[[Tensor, Tensor], Tensor]  # x (K,), weight (N, K) -> (N,), in the precision of the weight
 
@@ -58,8 +61,11 @@ def in_parallel(x: Tensor, weight: Tensor) -> Tensor:
 class Compiled:
     """One row times a large matrix by code that is compiled once for all shapes; a small one as usual."""
 
-    def __init__(self) -> None:
-        self.multiply_and_sum: RowProduct = torch.compile(multiply_and_sum, dynamic=True)
+    @cached_property
+    def multiply_and_sum(self) -> RowProduct:
+        """Compiled at its first call; torch's compiler takes seconds to import."""
+        compiled: RowProduct = torch.compile(multiply_and_sum, dynamic=True, options=vector_width())
+        return compiled
 
     def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
         if weight.numel() < WORTH_COMPILING:

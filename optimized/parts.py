@@ -100,7 +100,17 @@ def parts_of(
         assert isinstance(model, GPT)
         return [f"recipe {described(model.recipe)}", *remarks_on(model, options)]
 
-    return Parts("optimized", build_model, step, stream, processes, precision, summary, partial(remarks_on, options=options), remark)
+    return Parts(
+        "optimized",
+        build_model,
+        step,
+        stream,
+        processes,
+        precision,
+        summary,
+        partial(remarks_on, options=options),
+        remark,
+    )
 
 
 def precision(model: nn.Module) -> str:

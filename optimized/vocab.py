@@ -19,7 +19,6 @@ from optimized.recipe import VOCAB_MULTIPLE
 from reference.config import GPTConfig
 
 
-
 class ExactTable(nn.Module):
     """The tied table as it is."""
 

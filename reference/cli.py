@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import tyro
 
-from reference.streams import prepare_streams
 from reference.settings import Eval, Plot, Sample, Train
+from reference.streams import prepare_streams
 
 if TYPE_CHECKING:
     from reference.parts import Parts

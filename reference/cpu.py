@@ -1,9 +1,9 @@
 """What the CPU can do in one instruction, as far as torch may use it.
 
-A processor's name does not say it: "AMD EPYC" stands on CPUs with and without bfloat16. Two environment variables narrow
-what torch uses below what the CPU has: ATEN_CPU_CAPABILITY for torch's own kernels, ONEDNN_MAX_CPU_ISA for the matrix
-products of oneDNN (https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html). What they rule out is
-not there: so one machine can be measured as if it were another.
+A processor's name does not say it: "AMD EPYC" stands on CPUs with and without bfloat16. Two environment variables
+narrow what torch uses below what the CPU has: ATEN_CPU_CAPABILITY for torch's own kernels, ONEDNN_MAX_CPU_ISA for the
+matrix products of oneDNN (https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html). What they
+rule out is not there: so one machine can be measured as if it were another.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BFLOAT16 = ("AVX-512 bfloat16", "AMX bfloat16", "NEON bfloat16")  # those that m
 
 
 def instruction_sets() -> tuple[str, ...]:
-    """Those of `INSTRUCTION_SETS` that this CPU has and torch may use, narrowest first; empty where torch cannot tell."""
+    """Those of `INSTRUCTION_SETS` that torch may use on this CPU, narrowest first; empty where torch cannot tell."""
     found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return tuple(name for name, flag in INSTRUCTION_SETS.items() if found.get(flag) and not ruled_out(name))
 

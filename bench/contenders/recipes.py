@@ -13,7 +13,6 @@ from bench.contenders.contender import Contender, Weights
 from optimized import FULL, PLAIN, RUNGS, Recipe, best, only
 from reference import GPTConfig
 
-
 RecipeFor = Callable[[GPTConfig, torch.device], Recipe]  # which recipe, for models of a shape on a device
 
 

@@ -13,12 +13,13 @@ from bench.tables import significant, size
 KINDS = {"alone": "alone", "without": "leave-one-out", "cumulative": "cumulative"}
 WORDS = (
     "A rung is one optimization with one claim. Each has three prices. Alone: PLAIN, which has no rung, with this "
-    "one against PLAIN. Leave-one-out: the best recipe of this device against itself without the rung; a rung that it does "
-    "without is added to it instead. Cumulative: the ladder up to this rung against PLAIN. All recipes run in turn, each in a process of its own, and every ratio comes "
-    "from times that were taken next to each other; the bar through a point is its interval.",
+    "one against PLAIN. Leave-one-out: the best recipe of this device against itself without the rung; a rung that it "
+    "does without is added to it instead. Cumulative: the ladder up to this rung against PLAIN. All recipes run in "
+    "turn, each in a process of its own, and every ratio comes from times that were taken next to each other; the bar "
+    "through a point is its interval.",
     "Right of the line is faster. A rung that does not pay on this device keeps its row. Rates and memory are those "
-    "of PLAIN with the rung, of the best recipe without it, and of the ladder up to it; memory is the peak of the recipe's own "
-    "process, less what interpreter and libraries take.",
+    "of PLAIN with the rung, of the best recipe without it, and of the ladder up to it; memory is the peak of the "
+    "recipe's own process, less what interpreter and libraries take.",
     "Two rungs are a check of the method: a cache for keys and values changes nothing in a training step, nor a fused "
     "AdamW in a text. How far these are from 1 shows how far to trust the others. Where a process lies in memory stays "
     "for as long as it runs, and can move all its times by a tenth: the intervals of several starts of every process "

@@ -1,7 +1,7 @@
 """`python -m tests.machines [NAME ...]`: what a user does first, on each simulated machine; `nox -s machines` runs it.
 
-The quick tests, a training run of both packages and a comparison, at a size that stays quick. Writes build/machines.json
-and docs-ready build/machines.md.
+The quick tests, a training run of both packages and a comparison, at a size that stays quick. Writes
+build/machines.json, and the table of docs/machines.md as build/machines.md.
 """
 
 from __future__ import annotations

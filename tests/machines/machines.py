@@ -1,7 +1,7 @@
 """Machines unlike this one, simulated: what a process is told so that torch and this project behave as if on them.
 
-What is simulated is what software can see. A CPU that is told not to use its bfloat16 instructions computes the bits and
-takes the paths of one without them, though it may be faster or slower than a real one.
+What is simulated is what software can see. A CPU that is told not to use its bfloat16 instructions takes the paths of
+one without them and rounds as it does, though it may be faster or slower than a real one.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ class Machine:
     def environment(self) -> dict[str, str]:
         """This process's environment with what is simulated."""
         variables = {**os.environ, **self.variables}
+        # torch looks up what it has compiled without a look at the instruction sets: see optimized/compilation.py
+        variables["TORCHINDUCTOR_CACHE_DIR"] = str(Path(tempfile.gettempdir(), f"torchinductor-{self.name}"))
         if not self.home:
             variables["HOME"] = nowhere()
             for name in [name for name in variables if name.startswith("XDG_")]:
@@ -59,7 +61,11 @@ MACHINES = {
         Machine("no-vectors", "torch's own kernels without vector instructions", {"ATEN_CPU_CAPABILITY": "default"}),
         Machine("no-compiler", "no C++ compiler for torch.compile", {"CXX": "no-such-compiler"}),
         Machine("one-thread", "one core", {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}),
-        Machine("sixteen-threads", "sixteen threads, however many cores", {"OMP_NUM_THREADS": "16", "MKL_NUM_THREADS": "16", "MKL_DYNAMIC": "FALSE"}),
+        Machine(
+            "sixteen-threads",
+            "sixteen threads, however many cores",
+            {"OMP_NUM_THREADS": "16", "MKL_NUM_THREADS": "16", "MKL_DYNAMIC": "FALSE"},
+        ),
         Machine("no-mallopt", "a C library without glibc's mallopt, as musl", hidden="without_mallopt"),
         Machine("read-only-home", "a HOME that cannot be written to", home=False),
         Machine("no-stdout", "standard output closed", stdout=False),

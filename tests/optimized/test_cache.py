@@ -18,7 +18,6 @@ from optimized.gpt import GPT
 from reference import GPTConfig
 from tests.optimized.models import SMALL, hot_model, hot_reference, relative
 
-
 BLOCK = SMALL.block_size
 RECIPES = {"alone": only("kv_cache"), "full": FULL.without("bf16", "compile", "ddp")}
 MODELS = {name: hot_model(recipe).eval() for name, recipe in RECIPES.items()}

@@ -23,7 +23,6 @@ from reference import generate as reference_generate
 from reference.canonical import canonical_gradients
 from tests.optimized.models import SMALL, hot_model, hot_reference, relative
 
-
 COMPILE = only("compile")
 FAST = FULL.without("bf16", "ddp")
 TINY = GPTConfig(block_size=16, vocab_size=31, n_layer=1, n_head=2, n_embd=8)

@@ -5,13 +5,16 @@ test_compilation.py has whole models.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
 import sys
 import types
 import warnings
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +22,15 @@ import torch
 from torch import Tensor, nn
 
 from optimized import compilation
-from optimized.compilation import CompiledBlocks, RunBlock, block_runner, compilers, eager, wanted_compilers
+from optimized.compilation import (
+    CompiledBlocks,
+    RunBlock,
+    block_runner,
+    compilers,
+    eager,
+    vector_width,
+    wanted_compilers,
+)
 
 X = torch.arange(6.0, dtype=torch.float64).view(2, 3)
 
@@ -152,8 +163,10 @@ def test_both_passes_go_to_torchs_own_backend_counted_and_timed(clock: Clock, mo
     """With a stand-in for torch._inductor.compile_fx, which takes seconds to import."""
     given: list[object] = []
 
-    def compile_fx(graph: object, inputs: object, inner_compile: Callable[..., object]) -> Callable[[], object]:
-        given.extend([graph, inputs])
+    def compile_fx(
+        graph: object, inputs: object, inner_compile: Callable[..., object], config_patches: object
+    ) -> Callable[[], object]:
+        given.extend([graph, inputs, config_patches])
         clock.now += 1.0
         assert inner_compile(graph, 1, is_backward=False) == ((graph, 1), {"is_backward": False})
         return lambda: inner_compile(graph, 2, is_backward=True)
@@ -165,9 +178,10 @@ def test_both_passes_go_to_torchs_own_backend_counted_and_timed(clock: Clock, mo
     inductor: Any = types.ModuleType("torch._inductor.compile_fx")
     inductor.compile_fx, inductor.compile_fx_inner = compile_fx, compile_fx_inner
     monkeypatch.setitem(sys.modules, "torch._inductor.compile_fx", inductor)
+    monkeypatch.setattr(compilation, "vector_width", lambda: {"cpp.simdlen": 256})
     run: Any = CompiledBlocks()
     first_backward = run.backend("graph", ["inputs"])
-    assert given == ["graph", ["inputs"]]
+    assert given == ["graph", ["inputs"], {"cpp.simdlen": 256}]
     assert (run.graphs, run.seconds) == (1, 3.0)
     clock.now += 32.0
     assert first_backward() == (("graph", 2), {"is_backward": True})
@@ -304,3 +318,39 @@ def test_warnings_name_the_caller(full: CompiledBlocks, monkeypatch: pytest.Monk
         with pytest.warns(UserWarning, match=re.escape("compile: ")) as warned:
             warn()
         assert warned[0].filename == __file__
+
+
+@pytest.mark.parametrize("capability, width", [("avx2", 256), ("avx512", 512), ("default", None)])
+def test_the_width_of_vectors_is_stated_so_that_code_of_another_width_is_not_taken_from_the_cache(
+    capability: str, width: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
+
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", capability)
+    isa = pick_vec_isa()
+    assert vector_width() == ({"cpp.simdlen": isa.bit_width()} if isa else {})
+    if isa and width:
+        assert isa.bit_width() <= width, "no wider than asked"
+
+
+ONE_LOSS = """
+import torch
+from optimized import build, only
+from reference import GPTConfig
+torch.manual_seed(0)
+model = build(GPTConfig(block_size=32, vocab_size=65, n_layer=1, n_head=2, n_embd=64), only("compile"))
+ids = torch.randint(65, (4, 32))
+print(model.loss(ids, ids).item())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not compilers(), reason="needs a C++ compiler")
+def test_cpus_of_two_kinds_share_a_cache_of_compiled_code_and_compute_the_same(tmp_path: Path) -> None:
+    losses = []
+    for capability in ({}, {"ATEN_CPU_CAPABILITY": "avx2"}, {"ATEN_CPU_CAPABILITY": "default"}):
+        variables = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), **capability}
+        done = subprocess.run([sys.executable, "-c", ONE_LOSS], capture_output=True, text=True, env=variables)
+        assert done.returncode == 0, done.stderr
+        losses.append(float(done.stdout))
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)

@@ -15,7 +15,6 @@ from optimized.gpt import GPT
 from reference import generate as reference_generate
 from tests.optimized.models import SMALL, hot_model, hot_reference
 
-
 BLOCK = SMALL.block_size
 RECIPES = {
     "plain": PLAIN,

@@ -18,7 +18,6 @@ from reference.adamw import AdamW
 from reference.canonical import from_canonical
 from tests.optimized.models import SMALL, hot_model, hot_reference, relative
 
-
 Optimizer = CanonicalAdamW | FusedAdamW
 KINDS: list[type[Optimizer]] = [CanonicalAdamW, FusedAdamW]
 EVERY = FULL.without("compile", "ddp", "bf16")

@@ -24,7 +24,6 @@ from optimized.working_copies import WorkingCopies
 from reference.canonical import canonical_gradients
 from tests.optimized.models import SMALL, hot_model, hot_reference, relative
 
-
 EAGER = FULL.without("compile", "ddp")
 RECIPES = [only("bf16"), only("bf16", "fused_kernels"), only("bf16", "sdpa", "fused_loss"), EAGER]
 IDS, TARGETS = random_batch(SMALL, 2, 9)

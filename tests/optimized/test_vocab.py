@@ -16,7 +16,6 @@ from reference import SIZES, GPTConfig
 from reference.canonical import canonical_gradients
 from tests.optimized.models import SMALL, gradients_of, hot_model, hot_reference, relative
 
-
 V = SMALL.vocab_size  # 101 of 128 rows
 EAGER = FULL.without("compile", "ddp")
 RECIPES = [

@@ -18,7 +18,6 @@ from reference import GPT as ReferenceGPT
 from reference import GPTConfig
 from reference import generate as reference_generate
 
-
 CONFIG = GPTConfig(block_size=64, vocab_size=211, n_layer=2, n_head=3, n_embd=24)
 NEW, PROMPTS = 8, 1000
 WEIGHTS = hot_state_dict(CONFIG, seed=3)

@@ -22,7 +22,7 @@ print(sys.stdin.read(), end="")
 """
 
 
-def run(folder: Path, redirections: str, **variables: str) -> "subprocess.CompletedProcess[bytes]":
+def run(folder: Path, redirections: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
     command = ["sh", "-c", f'exec "$@" {redirections}', "sh", sys.executable, "-c", CODE, str(folder / "file")]
     env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(__file__).parents[2]), **variables}
     return subprocess.run(command, capture_output=True, env=env, stdin=subprocess.DEVNULL, timeout=60, check=False)
