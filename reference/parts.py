@@ -57,11 +57,7 @@ class Parts:
     processes: Processes = ALONE  # that share a training run
     summary: str = ""  # of the choices, for people; "" if there were none
     remark: Callable[[nn.Module], str] = lambda model: ""  # about a trained model, for people
-
-    @property
-    def program(self) -> str:
-        """What the user types."""
-        return f"python -m {self.package}"
+    program: str = ""  # what the user types to come here, before the command: `reference.cli` fills it in
 
 
 def build_model(
