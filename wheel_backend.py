@@ -54,7 +54,7 @@ def build_wheel(
     with TemporaryDirectory() as folder:
         lay_out(ROOT, Path(folder))
         with chdir(folder):
-            return str(build_meta.build_wheel(str(wheels), config_settings))  # type: ignore[arg-type]
+            return str(build_meta.build_wheel(str(wheels), config_settings))
 
 
 def lay_out(checkout: Path, folder: Path) -> None:
