@@ -14,15 +14,15 @@ from reference.cli import finished, notes_of_warnings, wait_briefly
 Options = Compare | CompareCandidate | MeasureRoofline | Report | Diff
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status.
+def main(arguments: Sequence[str] | None = None, program: str = f"python -m {__package__}") -> int:
+    """Run one command of the program that the user typed; returns the exit status.
 
     0 done, and everything proven; 1 a contender or a candidate failed its proof, or something failed that is nobody's
     mistake; 2 the user asked for what cannot be; 130 Ctrl-C. Options that cannot even be read end the process with 2,
     as tyro does it.
     """
     with notes_of_warnings():
-        return finished(lambda: obey(read_options(sys.argv[1:] if arguments is None else list(arguments))))
+        return finished(lambda: obey(read_options(sys.argv[1:] if arguments is None else list(arguments), program)))
 
 
 def obey(options: Options) -> int:
@@ -51,7 +51,7 @@ def obey(options: Options) -> int:
             return compare(options)
 
 
-def read_options(arguments: list[str]) -> Options:
+def read_options(arguments: list[str], program: str) -> Options:
     """The command and its options, which for compare are others where a candidate is given."""
     given = any(argument == "--candidate" or argument.startswith("--candidate=") for argument in arguments)
     commands: Any = {
@@ -61,7 +61,7 @@ def read_options(arguments: list[str]) -> Options:
         "diff": Diff,
     }
     options: Options = tyro.extras.subcommand_cli_from_dict(
-        commands, args=arguments, prog="python -m bench", description="Measure the models of this project."
+        commands, args=arguments, prog=program, description="Measure the models of this project."
     )
     return options
 

@@ -12,10 +12,11 @@ from dataclasses import asdict
 from statistics import median
 from typing import Any
 
+import reference
 from bench.session import LeftOut
 from bench.throughput import ratio, spread
 
-COMMAND = (sys.executable, "-m", "reference.lessons.bpe_speed")
+COMMAND = (sys.executable, "-m", f"{reference.__name__}.lessons.bpe_speed")
 GROUP = "byte pairs"
 NAMES = {"lesson": f"{GROUP}, lesson", "tokenizers": f"{GROUP}, tokenizers"}
 DESCRIPTIONS = {

@@ -31,7 +31,7 @@ class Call:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
         self.what = what
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "bench.fresh", target, json.dumps(argument)],
+            [sys.executable, "-P", "-m", f"{__package__}.fresh", target, json.dumps(argument)],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

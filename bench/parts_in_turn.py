@@ -57,7 +57,7 @@ def measure(
     """
     where = {"workload": workload, "device": str(device), "threads": torch.get_num_threads()}
     argument = {**where, "group": group, "seconds": seconds, "weighed": weighed}
-    found = Call("bench.parts_in_turn:time_group", argument, f"timing {group} at {workload}").result()["parts"]
+    found = Call(f"{__name__}:time_group", argument, f"timing {group} at {workload}").result()["parts"]
     if weighed:
         others = [name for name, one in found.items() if "seconds" in one and "memory" not in one]
         for name, memory in weights_of(others, where).items():
@@ -68,7 +68,7 @@ def measure(
 def weights_of(names: list[str], argument: dict[str, Any]) -> dict[str, int]:
     """The most bytes that each of some parts held, all weighed side by side."""
     with ExitStack() as ended:
-        started = {name: Measurement("bench.parts:weigh", {**argument, "part": name}) for name in names}
+        started = {name: Measurement(f"{__package__}.parts:weigh", {**argument, "part": name}) for name in names}
         for one in started.values():
             ended.callback(one.stop)
         return {name: one.result().bytes for name, one in started.items()}

@@ -56,7 +56,7 @@ class Measurement:
     """One that is under way; several may be."""
 
     def __init__(self, target: str, argument: Any) -> None:
-        self.call = Call("bench.peak:measure_here", [target, argument], f"measuring the memory of {target}")
+        self.call = Call(f"{__name__}:measure_here", [target, argument], f"measuring the memory of {target}")
 
     def result(self, timeout: float = 600.0) -> Peak:
         """Wait for it; see `peak_memory`."""

@@ -91,7 +91,7 @@ class CompareCandidate:
     """How its weights are named and laid out: canonical (reference/gpt.py), hf (transformers), nanogpt, or
     FILE.py:FUNCTION: a function from our state dict to yours"""
     size: str = "smoke"
-    """Shape of the model: smoke (3 layers, width 48), or one of bench compare's: tiny, small, mini, gpt2, ..."""
+    """Shape of the model: smoke (3 layers, width 48), or one of compare's without a candidate: tiny, mini, gpt2, ..."""
     bias: bool = True
     """Whether the config says that there are biases, as GPT-2 has them"""
     batch: int = 3

@@ -105,12 +105,14 @@ def read(path: Path) -> Result:
         raise ValueError(f"{path}: {whole}, not a result of the suite ({error})") from None
     if not isinstance(result, dict) or result.get("kind") != KIND:
         kind = repr(result.get("kind")) if isinstance(result, dict) else "no object"
-        raise ValueError(f"{path}: is no result of the suite (kind {kind}, not {KIND!r}): make one by nox -s bench")
+        raise ValueError(
+            f"{path}: is no result of the suite (kind {kind}, not {KIND!r}): make one by nox -s bench in a checkout"
+        )
     if result.get("version") != VERSION:
         raise ValueError(
             f"{path}: is of version {result.get('version')!r}, this program reads {VERSION}: measure again"
         )
     missing = sorted(KEYS - result.keys())
     if missing:
-        raise ValueError(f"{path}: lacks {', '.join(missing)}: measure again by nox -s bench")
+        raise ValueError(f"{path}: lacks {', '.join(missing)}: measure again by nox -s bench in a checkout")
     return result

@@ -74,7 +74,7 @@ class Worker:
         self.name, self.new = job.name, job.new
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed by stop
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "bench.workers", json.dumps(asdict(job))],
+            [sys.executable, "-P", "-m", f"{__package__}.workers", json.dumps(asdict(job))],
             env={
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),

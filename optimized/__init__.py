@@ -18,5 +18,5 @@ HOMES = {"build": "builder", "build_step": "builder", "generate": "generation"}
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
-        raise AttributeError(f"module 'optimized' has no attribute {name!r}")
-    return getattr(import_module(f"optimized.{HOMES.get(name, 'recipe')}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{HOMES.get(name, 'recipe')}"), name)

@@ -22,7 +22,7 @@ def parts(options: Any) -> Parts:
 
 
 PACKAGE = Package(
-    "optimized",
+    f"python -m {__package__}",
     "A GPT-2 to run: the same function, from fast parts.",
     parts,
     train=Train,
@@ -31,14 +31,14 @@ PACKAGE = Package(
 )
 
 
-def start(arguments: Sequence[str] | None = None) -> int:
+def start(arguments: Sequence[str] | None = None, package: Package = PACKAGE) -> int:
     """Run one command, alone or as one of several processes; returns the exit status."""
     with notes_of_warnings():
         if is_one_of_several():
             from optimized.launch import main as main_of_several
 
-            return main_of_several(PACKAGE, sys.argv[1:] if arguments is None else arguments)
-        return main(PACKAGE, arguments)
+            return main_of_several(package, sys.argv[1:] if arguments is None else arguments)
+        return main(package, arguments)
 
 
 def is_one_of_several() -> bool:

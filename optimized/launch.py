@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from dataclasses import replace
 from typing import Any, NoReturn, TextIO, TypeVar
 
 import torch
@@ -179,7 +180,7 @@ def main(package: Package, arguments: Sequence[str]) -> NoReturn:
             try:
                 with processes.agreed():
                     options = read_options(package, list(arguments))
-                    parts = optimized_parts(options, processes)
+                    parts = replace(optimized_parts(options, processes), program=package.program)
                 status = obey(options, parts)
             except SystemExit as ended:  # agreed upon
                 status = int(ended.code or 0)

@@ -71,7 +71,7 @@ def recipe_of(name: str) -> RecipeFor:
 class Train(Rungs, ReferenceTrain):
     """Train a GPT on a text: from fresh weights, from published ones, or on from where a run stopped.
 
-    Several processes share a run under torchrun: torchrun --standalone --nproc-per-node N -m optimized train ...
+    Several processes share a run under torchrun: torchrun --standalone --nproc-per-node N -m paritygpt train ...
     """
 
     recipe: Annotated[str, arg(metavar="NAME")] = BEST

@@ -19,5 +19,5 @@ HOMES = {"GPT": "gpt", "SIZES": "config", "GPTConfig": "config", "build_step": "
 
 def __getattr__(name: str) -> Any:
     if name not in HOMES:
-        raise AttributeError(f"module 'reference' has no attribute {name!r}")
-    return getattr(import_module(f"reference.{HOMES[name]}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{HOMES[name]}"), name)

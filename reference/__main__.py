@@ -18,7 +18,9 @@ def parts(options: Any) -> Parts:
     return reference_parts(options)
 
 
-PACKAGE = Package("reference", "A GPT-2 to read: train it, let it write, measure it, look inside.", parts)
+PACKAGE = Package(
+    f"python -m {__package__}", "A GPT-2 to read: train it, let it write, measure it, look inside.", parts
+)
 
 
 if __name__ == "__main__":

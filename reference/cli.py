@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import tyro
@@ -25,7 +25,7 @@ EXPECTED = (ValueError, ArithmeticError, OSError, KeyboardInterrupt)  # what end
 class Package:
     """What a package's __main__ says about itself: which options its commands have, and which parts they mean."""
 
-    name: str  # "reference"
+    program: str  # what the user types to come here: "python -m reference", or "paritygpt"
     description: str
     parts: Callable[[Any], Parts]  # from the options of a command, already read
     train: type[Train] = Train
@@ -103,7 +103,7 @@ def status_of(error: BaseException) -> int:
 def run(package: Package, arguments: list[str]) -> int:
     """Read the options and hand them to their command."""
     options = read_options(package, arguments)
-    return obey(options, package.parts(options))
+    return obey(options, replace(package.parts(options), program=package.program))
 
 
 def obey(options: Train | Sample | Eval | Plot, parts: Parts) -> int:
@@ -133,13 +133,12 @@ def read_options(package: Package, arguments: list[str]) -> Train | Sample | Eva
     commands = {"train": package.train, "sample": package.sample, "eval": package.eval, "plot": package.plot}
     kinds: list[Any] = [Annotated[kind, tyro.conf.subcommand(name)] for name, kind in commands.items()]
     any_command: Any = Union[*kinds]
-    program = f"python -m {package.name}"
     options: Train | Sample | Eval | Plot = tyro.cli(
-        any_command, args=arguments, prog=program, description=package.description
+        any_command, args=arguments, prog=package.program, description=package.description
     )
     if isinstance(options, Train) and options.resume is not None:
         from reference.commands.train import saved_settings
 
         saved = saved_settings(options.resume, type(options))
-        options = tyro.cli(type(options), args=arguments[1:], default=saved, prog=f"{program} train")
+        options = tyro.cli(type(options), args=arguments[1:], default=saved, prog=f"{package.program} train")
     return options

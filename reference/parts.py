@@ -59,11 +59,7 @@ class Parts:
     summary: Callable[[nn.Module], Sequence[str]] = lambda model: ()  # lines on the choices that a run begins with
     notes: Callable[[nn.Module], Sequence[str]] = lambda model: ()  # lines on what a user may miss
     remark: Callable[[nn.Module], str] = lambda model: ""  # about a trained model, for people
-
-    @property
-    def program(self) -> str:
-        """What the user types."""
-        return f"python -m {self.package}"
+    program: str = ""  # what the user types to come here, before the command: `reference.cli` fills it in
 
 
 def build_model(

@@ -60,12 +60,12 @@ CONTENDERS: dict[str, Contender] = {
     "reference": Contender("the readable GPT of this project", build_reference, build_step),
     **hugging.ROWS,
     "x-transformers": of_library(
-        "bench.contenders.xtransformers",
+        f"{__name__}.xtransformers",
         "x-transformers' decoder with GPT-2's options, torch's fused attention and AdamW",
         needs={"x_transformers": "x-transformers"},
     ),
     "keras-hub": of_library(
-        "bench.contenders.kerashub",
+        f"{__name__}.kerashub",
         "keras-hub's GPT2CausalLM on torch, its fused attention with a mask of numbers, and AdamW",
         # without the TensorFlow that keras-hub requires and this does not use
         needs={"keras": "keras", "keras_hub": "--no-deps keras-hub"},

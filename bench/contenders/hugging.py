@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib.util import resolve_name
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ def write(model: Any, ids: Tensor, new: int) -> Tensor:
 
 def row(what: str, build: Build, rounds: Rounds = never, fused: bool = False) -> Contender:
     """A contender of this kind."""
-    description, module = f"transformers' GPT2LMHeadModel, {what}", "bench.huggingface"
+    description, module = f"transformers' GPT2LMHeadModel, {what}", resolve_name("..huggingface", __package__)
     return Contender(description, build, partial(step, fused=fused), write, rounds=rounds, module=module)
 
 

@@ -70,7 +70,7 @@ def readable(paths: Sequence[Path]) -> list[Run]:
             print(f"left out: {error}", file=sys.stderr)
     if not runs:
         raise ValueError(
-            f"none of {len(paths)} result files can be shown: measure by nox -s bench, or name other files"
+            f"none of {len(paths)} result files can be shown: measure by nox -s bench in a checkout, or name others"
         )
     return runs
 

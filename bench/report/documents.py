@@ -81,7 +81,7 @@ def remedy(path: Path) -> str:
         "bugs.md": "python -m tests.bugs.table",
         "parity.md": 'python -m pytest tests/parity/test_parity_recipes.py -m "slow or not slow"',
     }
-    return f"write it again by {how.get(path.name, 'the tests')}"
+    return f"write it again by {how.get(path.name, 'the tests')} in a checkout"
 
 
 def text_of(path: Path) -> str:

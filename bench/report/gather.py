@@ -11,6 +11,8 @@ from bench.report.chapter import View
 from bench.report.contents import OF_A_RUN
 from bench.suite_results import HOME, read, slug
 
+REMEDY = "measure by nox -s bench in a checkout, or name a file"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -40,10 +42,10 @@ def result_files(given: Sequence[Path]) -> list[Path]:
         if path.is_dir():
             inside = sorted(path.glob("*.json"))
             if not inside:
-                raise ValueError(f"{path}: has no result file (*.json): measure by nox -s bench, or name a file")
+                raise ValueError(f"{path}: has no result file (*.json): {REMEDY}")
             found += inside
         elif path == HOME:
-            raise ValueError(f"{path}: is not there: measure by nox -s bench, or name a file")
+            raise ValueError(f"{path}: is not there: {REMEDY}")
         else:
             found.append(path)
     return list({path.resolve(): path for path in found}.values())

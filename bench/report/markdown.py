@@ -15,7 +15,7 @@ def document(run: Run, number: int, chapters: Sequence[Chapter], pictures: dict[
         number: which of the chapters' views are its own
         pictures: chapter -> file, beside this one
     """
-    lines = [f"# {run.device}", "", f"Measured {run.title}. Written by `python -m bench report`.", ""]
+    lines = [f"# {run.device}", "", f"Measured {run.title}. Written by `paritygpt report`.", ""]
     for chapter in chapters:
         views = () if chapter.shared else chapter.views[number]
         if not views:

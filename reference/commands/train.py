@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 
@@ -36,6 +35,7 @@ from reference.settings import Train, check_resumable, corpus_key, option
 from reference.tokenizers import tokenizer_from_json
 from reference.training import NonFiniteError, Plan, Record, derived_seed, initial_weights
 from reference.training import train as train_steps
+from reference.version import own_version
 
 SAMPLE_TOKENS, SAMPLE_TEMPERATURE = 300, 0.8  # of the text at the end
 STOPPING = "stopping after this step, with a checkpoint; once more to stop without"
@@ -355,13 +355,3 @@ def conclude(folder: Path, program: str, done: int, loss: float, seconds: float,
 def quoted(path: Path) -> str:
     """A path as a shell takes it."""
     return shlex.quote(str(path))
-
-
-def own_version() -> str:
-    """The release of this project; "unknown" where it runs without being installed."""
-    from importlib.metadata import PackageNotFoundError
-
-    try:
-        return version("paritygpt")
-    except PackageNotFoundError:
-        return "unknown"

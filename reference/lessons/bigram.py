@@ -239,7 +239,7 @@ def main(corpus: str = "names", steps: int = 10_000, folder: Path = drawing.FOLD
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m reference.lessons.bigram")
+    parser = argparse.ArgumentParser(prog=f"python -m {__package__}.bigram")
     parser.add_argument("corpus", nargs="?", default="names", help="a text by name or file (default: a list of names)")
     try:
         main(parser.parse_args().corpus)

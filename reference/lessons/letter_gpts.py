@@ -269,7 +269,7 @@ def means(losses: list[float], points: int) -> list[tuple[int, float]]:
 
 def run() -> None:
     """The command. ValueError, one line, for what cannot be."""
-    parser = argparse.ArgumentParser(prog="python -m reference.lessons.letter_gpts")
+    parser = argparse.ArgumentParser(prog=f"python -m {__package__}.letter_gpts")
     parser.add_argument("--stated", action="store_true", help="the full size: many minutes for each text")
     parser.add_argument("--text", help=f"one of the texts alone: {', '.join(COURSES)}")
     parser.add_argument("--steps", type=int, help="so many batches, instead of what a text needs")

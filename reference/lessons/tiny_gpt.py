@@ -259,7 +259,7 @@ def main(start: str = "", steps: int = 1500, seed: int = 1337, folder: Path = dr
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m reference.lessons.tiny_gpt")
+    parser = argparse.ArgumentParser(prog=f"python -m {__package__}.tiny_gpt")
     parser.add_argument("start", nargs="*", help="words to begin with (default: several words in turn)")
     try:
         main(" ".join(parser.parse_args().start))

@@ -49,7 +49,7 @@ core. It exits with 0 if the two are the same, 1 if they differ, and 2, with one
 
 In a test file of your own, with the report as its message:
 
-    from bench.parity import assert_same
+    from paritygpt import assert_same
 
     def test_my_gpt_is_gpt2():
         assert_same("path/to/file.py:build", layout="nanogpt")

@@ -456,7 +456,9 @@ def test_files_that_cannot_be_shown_are_a_line_each_and_the_others_go_on(
     status, lines = told(capsys, *paths, "--out", out)
     assert status == 2
     assert len(lines) == 6
-    assert lines[-1] == "error: none of 5 result files can be shown: measure by nox -s bench, or name other files"
+    assert (
+        lines[-1] == "error: none of 5 result files can be shown: measure by nox -s bench in a checkout, or name others"
+    )
     assert not out.exists(), "nothing is written"
 
 
@@ -465,11 +467,12 @@ def test_folders_without_results_and_places_to_write_that_are_none_are_one_line(
 ) -> None:
     status, (line,) = told(capsys, tmp_path)
     assert status == 2
-    assert line == f"error: {tmp_path}: has no result file (*.json): measure by nox -s bench, or name a file"
+    remedy = "measure by nox -s bench in a checkout, or name a file"
+    assert line == f"error: {tmp_path}: has no result file (*.json): {remedy}"
     monkeypatch.setattr("bench.report.gather.HOME", tmp_path / "results")
     status, (line,) = told(capsys)
     assert status == 2
-    assert line == f"error: {tmp_path / 'results'}: is not there: measure by nox -s bench, or name a file"
+    assert line == f"error: {tmp_path / 'results'}: is not there: {remedy}"
     (tmp_path / "file").write_text("mine")
     status, (line,) = told(capsys, small, "--out", tmp_path / "file")
     assert status == 2
@@ -509,8 +512,9 @@ def test_documents_that_cannot_be_read_are_a_note_and_the_rest_goes_on(
     assert status == 0
     assert lines == [
         f"note: {tmp_path / 'parity.md'}: cannot be read (No such file or directory), write it again by "
-        'python -m pytest tests/parity/test_parity_recipes.py -m "slow or not slow"',
-        f"note: {tmp_path / 'bugs.md'}: has 0 tables, not 3, write it again by python -m tests.bugs.table",
+        'python -m pytest tests/parity/test_parity_recipes.py -m "slow or not slow" in a checkout',
+        f"note: {tmp_path / 'bugs.md'}: has 0 tables, not 3, write it again by "
+        "python -m tests.bugs.table in a checkout",
     ]
     made = unescape((tmp_path / "out" / "index.html").read_text())
     for line in lines:

@@ -61,7 +61,7 @@ def test_a_file_that_is_cut_short_is_refused(length: int, tmp_path: Path) -> Non
     [
         ({"version": VERSION + 1}, rf"is of version {VERSION + 1}, this program reads {VERSION}: measure again$"),
         ({"version": None}, rf"is of version None, this program reads {VERSION}"),
-        ({"kind": "compare"}, r"is no result of the suite \(kind 'compare', not 'suite'\): make one by nox -s bench$"),
+        ({"kind": "compare"}, r"is no result of the suite \(kind 'compare', not 'suite'\): make one by nox -s bench "),
     ],
 )
 def test_a_file_of_another_kind_or_version_is_refused(content: dict[str, Any], message: str, tmp_path: Path) -> None:

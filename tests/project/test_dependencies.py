@@ -76,7 +76,7 @@ def test_what_the_packages_import_is_a_declared_requirement() -> None:
     """Not merely something that another requirement happens to bring."""
     optional = [line for extra in ("parity", "peers", "keras") for line in EXTRAS[extra]]
     declared = {canonicalize_name(Requirement(line).name) for line in (*PROJECT["dependencies"], *optional)}
-    ours = {"reference", "optimized", "bench"}
+    ours = {"reference", "optimized", "bench", "paritygpt"}
     distributions = packages_distributions()
     strays = []
     for path in sorted(path for package in ours for path in (ROOT / package).rglob("*.py")):

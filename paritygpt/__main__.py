@@ -1,0 +1,98 @@
+"""The program `paritygpt`, also as `python -m paritygpt` and under `torchrun -m paritygpt`: every command there is.
+
+Nothing is imported here but what its command needs, so that --help and --version are there at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+HELP = """\
+usage: {program} COMMAND [OPTION ...]
+
+A GPT-2 to read, a GPT-2 to run, and the proof that they are the same model.
+
+train      train a GPT on a text
+sample     let a trained model write
+eval       measure a trained model: loss, perplexity and bits
+plot       pictures of runs and of what is inside a model
+compare    put models side by side: prove them equal, then time them;
+           with --candidate FILE.py:build, examine a GPT of your own
+roofline   measure what this device can do at best
+report     make a page, pictures and tables of result files
+diff       tell what changed between two result files
+reference  train, sample, eval or plot by the readable GPT-2
+optimized  the same by the fast one, as without this word
+
+{program} COMMAND --help lists the options of a command.
+-h, --help: show this; --version: show the version.
+"""
+
+
+def readable(program: str, arguments: Sequence[str]) -> int:
+    """A command of `reference`."""
+    from dataclasses import replace
+
+    from reference.__main__ import PACKAGE
+    from reference.cli import main
+
+    return main(replace(PACKAGE, program=program), arguments)
+
+
+def fast(program: str, arguments: Sequence[str]) -> int:
+    """A command of `optimized`, alone or as one of several processes."""
+    from dataclasses import replace
+
+    from optimized.__main__ import PACKAGE, start
+
+    return start(arguments, replace(PACKAGE, program=program))
+
+
+def measuring(program: str, arguments: Sequence[str]) -> int:
+    """A command of `bench`."""
+    from bench.__main__ import main
+
+    return main(arguments, program)
+
+
+COMMANDS: dict[str, Callable[[str, Sequence[str]], int]] = {
+    **dict.fromkeys(("train", "sample", "eval", "plot"), fast),
+    **dict.fromkeys(("compare", "roofline", "report", "diff"), measuring),
+}
+SIDES: dict[str, Callable[[str, Sequence[str]], int]] = {"reference": readable, "optimized": fast}
+
+
+def main(arguments: Sequence[str], program: str) -> int:
+    """Run one command of the program that the user typed; returns the exit status.
+
+    0 done; 1 a proof failed, or something that is nobody's mistake; 2 the user asked for what cannot be; 130 Ctrl-C.
+    """
+    first = arguments[0] if arguments else ""
+    if first in ("-h", "--help"):
+        print(HELP.format(program=program), end="")
+        return 0
+    if first == "--version":
+        from reference.version import own_version
+
+        print(f"paritygpt {own_version()}")
+        return 0
+    if first not in COMMANDS and first not in SIDES:
+        wrong = f"unknown command {first!r}" if first else "no command"
+        print(f"error: {wrong}: give one of {', '.join((*COMMANDS, *SIDES))}", file=sys.stderr)
+        return 2
+    from reference.cli import wait_briefly
+
+    wait_briefly()
+    if first in SIDES:
+        return SIDES[first](f"{program} {first}", arguments[1:])
+    return COMMANDS[first](program, arguments)
+
+
+def console() -> int:
+    """The program `paritygpt`."""
+    return main(sys.argv[1:], "paritygpt")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], f"python -m {__package__}"))
