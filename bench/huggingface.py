@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from reference.config import GPTConfig
 from reference.hf import PREFIX, from_hf, hf_config, to_hf
@@ -108,7 +108,7 @@ def library_text(
         attention_mask=real,
         max_new_tokens=new,
         min_new_tokens=new,
-        past_key_values=DynamicCache(config=model.model.config),
+        use_cache=True,  # a new DynamicCache. The argument for one of our own got another name in transformers 5.24
         pad_token_id=0,
         eos_token_id=None,
         **settings,
