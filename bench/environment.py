@@ -39,7 +39,8 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "system": platform.platform(),
         "python": platform.python_version(),
-        "packages": {name: package_version(name) for name in PACKAGES},
+        # torch by its own word: a CUDA build is 2.13.0+cu130, which the metadata of the one on PyPI calls 2.13.0.
+        "packages": {name: package_version(name) for name in PACKAGES} | {"torch": str(torch.__version__)},
         "commit": commit(ROOT),
     }
 

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from optimized.compilation import vector_width
 from reference.config import GPTConfig
@@ -109,7 +109,7 @@ def library_text(
         attention_mask=real,
         max_new_tokens=new,
         min_new_tokens=new,
-        past_key_values=DynamicCache(config=model.model.config),
+        use_cache=True,  # a new DynamicCache. The argument for one of our own got another name in transformers 5.24
         pad_token_id=0,
         eos_token_id=None,
         **settings,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import time
+import types
 import warnings
 from dataclasses import replace
 from typing import Any
@@ -242,7 +243,8 @@ def test_without_a_cpp_compiler_one_line_says_so_and_blocks_run_as_python(
 def test_it_looks_for_the_one_that_torch_would_use(system: str, usual: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", "/nonexistent")
-    monkeypatch.setattr(compilation.sys, "platform", system)
+    # not sys.platform itself: by that shutil.which too would take this system for another, and since Python 3.12 fail
+    monkeypatch.setattr(compilation, "sys", types.SimpleNamespace(platform=system))
     with pytest.warns(UserWarning, match=re.escape(f"no C++ compiler ({usual})")):
         assert block_runner() is eager
 

@@ -62,9 +62,12 @@ def test_the_ranges_admit_the_releases_that_must_work(name: str, version: str) -
     assert version in requirement.specifier, f"{requirement} leaves out {version}"
 
 
-@pytest.mark.parametrize("version", ["3.11.0", "3.12.3"])
+@pytest.mark.parametrize("version", ["3.11.0", "3.12.3", "3.13.0"])
 def test_the_supported_pythons_are_admitted(version: str) -> None:
     assert version in SpecifierSet(PROJECT["requires-python"])
+    python = ".".join(version.split(".")[:2])
+    assert f"Programming Language :: Python :: {python}" in PROJECT["classifiers"]
+    assert f'"{python}"' in (ROOT / ".github/workflows/ci.yml").read_text(), f"the workflow leaves out Python {python}"
 
 
 def test_torch_is_pinned_to_the_release_that_the_published_numbers_come_from() -> None:
