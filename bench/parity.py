@@ -21,6 +21,7 @@ from bench.layouts import layout_of
 from bench.measurement import Measurement, Report, distance, measure_all
 from bench.named import find
 from bench.observation import BuildStep, hold_against, observe
+from reference.ids import check_targets, check_type, check_values
 from reference.step import build_step
 
 __all__ = ["Measurement", "Report", "assert_same", "compare", "distance", "measure_all"]
@@ -82,9 +83,13 @@ def compare(
         build, oracle_build: `build_step` of each side
         learning_rate, weight_decay: of those steps
 
-    Raises ValueError if the two do not hold the same weights.
+    Raises ValueError if the two do not hold the same weights, and for ids or targets that they have no token for.
     """
     check_same_weights(candidate, oracle)
+    vocab_size = len(oracle.state_dict()["wte.weight"])
+    check_type(ids)
+    check_values(ids, vocab_size)
+    check_targets(targets, ids, vocab_size)
     batch, seen = (ids, targets), []
     for model, builder in ((candidate, build), (oracle, oracle_build)):
         weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}

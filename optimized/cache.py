@@ -23,16 +23,17 @@ class Cache:
         padding: (B,) int64, how many tokens at the left of each row are none
         room: tokens that fit, at most the model's block size
         dtype: of the keys and values
+        padded: whether some row may have padding; False spares the mask. It is said and not looked up in `padding`,
+            whose values are on the device.
     """
 
-    def __init__(self, config: GPTConfig, padding: Tensor, room: int, dtype: torch.dtype) -> None:
+    def __init__(self, config: GPTConfig, padding: Tensor, room: int, dtype: torch.dtype, padded: bool = True) -> None:
         if not 1 <= room <= config.block_size:
             raise ValueError(f"a cache for {room} tokens: give 1 to {config.block_size} (the model's block size)")
         shape = (config.n_layer, len(padding), config.n_head, room, config.head_size)
         self.keys = torch.zeros(shape, dtype=dtype, device=padding.device)
         self.values = torch.zeros(shape, dtype=dtype, device=padding.device)
-        self.padding, self.room, self.length = padding, room, 0
-        self.padded = bool(padding.any())
+        self.padding, self.padded, self.room, self.length = padding, padded, room, 0
 
     def positions(self, T: int) -> Tensor:
         """The positions of the next T tokens of each row: (B, T); padding gets 0."""

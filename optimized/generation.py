@@ -10,7 +10,7 @@ from torch import Tensor
 
 from optimized.cache import Cache
 from optimized.gpt import GPT
-from reference.gpt import check_ids
+from reference.ids import check_shape
 from reference.sampling import check_prompt, next_token
 
 
@@ -19,7 +19,8 @@ class CachedGPT:
 
     Args:
         model: of `optimized.build`, in eval mode: with dropout a text would have no meaning
-        padding: (B,) int64, how many tokens at the left of each row are none; or the number of rows, without padding
+        padding: (B,) int64, how many tokens at the left of each row are none; or the number of rows, without padding,
+            which spares the mask
         room: tokens that fit; the model's block size if None
 
     Between two pieces the weights must not change: the keys and values of the first would be those of other weights.
@@ -29,24 +30,26 @@ class CachedGPT:
         self.config, self.precision, device = model.config, model.precision, model.wpe.weight.device
         self.model = model.precision.working_copy(model)
         self.blocks: list[Any] = list(self.model.h)
+        padded = not isinstance(padding, int)  # of a tensor of zeros too, which nobody looks at
         if isinstance(padding, int):
             padding = torch.zeros(padding, dtype=torch.int64, device=device)
         with self.precision.forward():
             autocast = torch.is_autocast_enabled(device.type)
             dtype = torch.get_autocast_dtype(device.type) if autocast else model.wpe.weight.dtype
-        self.cache = Cache(model.config, padding, model.config.block_size if room is None else room, dtype)
+        room = model.config.block_size if room is None else room
+        self.cache = Cache(model.config, padding, room, dtype, padded)
 
     @torch.no_grad()
     def extend(self, ids: Tensor, last: int | None = None) -> Tensor:
         """Show the model the next tokens of each row.
 
         Args:
-            ids: (B, T) int64; of a padded token any id will do
+            ids: (B, T) int64, each in [0, V), as for `GPT.forward`; of a padded token any of them will do
             last: for how many of them, at the end, logits are wanted; all if None
 
         Returns (B, last, V). More tokens than fit, or than there are, are a ValueError.
         """
-        check_ids(ids, self.config)
+        check_shape(ids, self.config)  # not the values: that would wait for the device at each token
         cache, T = self.cache, ids.shape[1]
         if len(ids) != len(cache.padding):
             raise ValueError(f"{len(ids)} rows for a cache of {len(cache.padding)}: give as many")
@@ -82,18 +85,20 @@ def cached_stream(
 
     Beyond the block size the model sees the last block_size tokens, numbered from position 0 again, as the reference
     does it. Then every token has another position than before, and nothing that was kept is of use.
+
+    The values of `ids` and `padding` are looked at before the first token; from there on nothing waits for the device.
     """
-    check_prompt(ids, max_new_tokens, temperature, top_k, top_p)
-    block, B = model.config.block_size, len(ids)
-    lead = torch.zeros(B, dtype=torch.int64, device=ids.device) if padding is None else padding
-    check_padding(lead, ids)
+    check_prompt(ids, model.config.vocab_size, max_new_tokens, temperature, top_k, top_p)
+    most = 0 if padding is None else check_padding(padding, ids)
+    block = model.config.block_size
     cached, seen = None, 0
     for _ in range(max_new_tokens):
         width = ids.shape[1]
         if cached is None or width > block:
             first = max(0, width - block)  # column
             room = min(block, width - first + max_new_tokens)
-            cached, seen = CachedGPT(model, (lead - first).clamp(min=0), room), first
+            lead = len(ids) if padding is None or most <= first else (padding - first).clamp(min=0)
+            cached, seen = CachedGPT(model, lead, room), first
         logits = cached.extend(ids[:, seen:], last=1)[:, -1]  # (B, V)
         seen = width
         new = next_token(logits, temperature, top_k, top_p, generator)
@@ -136,15 +141,21 @@ def left_pad(prompts: Sequence[Sequence[int]], device: torch.device | str | None
     return ids, torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
 
 
-def check_padding(padding: Tensor, ids: Tensor) -> None:
-    """Raise a ValueError unless every row has a token of its own after its padding."""
+def check_padding(padding: Tensor, ids: Tensor) -> int:
+    """Raise a ValueError unless every row has a token of its own after its padding; returns the longest padding.
+
+    Looks at the values of `padding`, and so waits for the device that it is on.
+    """
     if padding.shape != (len(ids),) or padding.dtype != torch.int64:
         raise ValueError(
             f"padding of shape {tuple(padding.shape)} and type {padding.dtype}: give int64, one for each of the "
             f"{len(ids)} rows"
         )
-    if len(ids) and not 0 <= int(padding.min()) <= int(padding.max()) < ids.shape[1]:
+    if len(ids) == 0:
+        return 0
+    least, most = (int(end) for end in torch.stack(padding.aminmax()).tolist())
+    if not 0 <= least <= most < ids.shape[1]:
         raise ValueError(
-            f"padding from {int(padding.min())} to {int(padding.max())} for rows of {ids.shape[1]} tokens: give 0 to "
-            f"{ids.shape[1] - 1}"
+            f"padding from {least} to {most} for rows of {ids.shape[1]} tokens: give 0 to {ids.shape[1] - 1}"
         )
+    return most

@@ -16,7 +16,7 @@ from optimized.qkv import translate
 from optimized.recipe import Recipe
 from optimized.vocab import ExactTable
 from reference.config import GPTConfig
-from reference.gpt import check_ids
+from reference.ids import check_shape
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class GPT(nn.Module):
 
     def hidden(self, ids: Tensor) -> Tensor:
         """The stream after the final norm: ids (B, T) -> (B, T, C)."""
-        check_ids(ids, self.config)
+        check_shape(ids, self.config)  # not the values: that would wait for the device
         positions = torch.arange(ids.shape[1], device=ids.device)
         x = self.dropout(self.wte(ids) + self.wpe(positions))
         for block in self.h:
@@ -97,11 +97,19 @@ class GPT(nn.Module):
         return self.ln_f(x)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Logits of the next token: ids (B, T) int64 -> (B, T, V), in the precision of the products."""
+        """Logits of the next token: ids (B, T) int64 -> (B, T, V), in the precision of the products.
+
+        Values are not looked at, as in `reference.GPT.forward`: an id that is not in [0, V) is torch's IndexError on
+        the CPU and a failed assertion of the device elsewhere, whatever the recipe. `reference.ids.check_ids` is for
+        ids that come from outside.
+        """
         with self.precision.forward():
             return self.wte.logits(self.hidden(ids))
 
     def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy in nats over the targets (B, T) that are not -1, a scalar, in float32 at least."""
+        """Mean cross-entropy in nats over the targets (B, T) that are not -1, a scalar, in float32 at least.
+
+        Looks at values no more than `forward`: a target that is not in [0, V) or -1 is torch's RuntimeError on the CPU.
+        """
         with self.precision.forward():
             return self.head_loss(self.hidden(ids), self.wte, targets)

@@ -57,6 +57,11 @@ class PaddedTable(ExactTable):
     def rows(self, vocab_size: int) -> int:
         return -(-vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
 
+    def forward(self, ids: Tensor) -> Tensor:
+        # The rows beyond V can be read, but stand for no token: their ids become one that torch refuses as it does any
+        # that is out of range. No value comes to the host for that.
+        return super().forward(ids.masked_fill(ids >= self.vocab_size, -1))
+
     def logits(self, x: Tensor) -> Tensor:
         return super().logits(x)[..., : self.vocab_size]
 

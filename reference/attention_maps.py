@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from reference.evaluation import evaluating
-from reference.gpt import GPT, check_ids
+from reference.gpt import GPT
+from reference.ids import check_ids
 
 
 @torch.no_grad()

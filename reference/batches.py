@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from reference.ids import check_values
 from reference.shards import TokenSequence
 
 Tokens = Tensor | NDArray[np.integer[Any]] | TokenSequence | Sequence[int]
@@ -32,11 +33,22 @@ class Batches:
     takes them in order; after the last full block comes the first again, in the middle of a batch if need be,
     so that between two visits to a block every other one is visited once. The seed has no say in it.
 
+    With a vocab_size every token is checked to be an id below it: those of a tensor now, others on the CPU as they are
+    fetched, since there may be more of them than anybody would wait for.
+
     Raises:
-        ValueError: sizes below 1, an unknown order, or too few tokens for one row.
+        ValueError: sizes below 1, an unknown order, too few tokens for one row, or a token that is no id.
     """
 
-    def __init__(self, tokens: Tokens, block_size: int, batch_size: int, seed: int, order: Order = "random") -> None:
+    def __init__(
+        self,
+        tokens: Tokens,
+        block_size: int,
+        batch_size: int,
+        seed: int,
+        order: Order = "random",
+        vocab_size: int | None = None,
+    ) -> None:
         _check_sizes(block_size, batch_size)
         if order not in get_args(Order):
             raise ValueError(f"unknown order {order!r}: choose one of {', '.join(get_args(Order))}")
@@ -45,7 +57,9 @@ class Batches:
                 f"{len(tokens)} tokens are too few for blocks of {block_size}: at least {block_size + 1} are "
                 "needed (a block and the token after it); use a longer text or a smaller block size"
             )
+        _check_tensor(tokens, vocab_size)
         self.tokens = tokens
+        self.vocab_size = vocab_size
         self.block_size = block_size
         self.batch_size = batch_size
         self.seed = seed
@@ -58,7 +72,8 @@ class Batches:
         changes nothing about what is learned from.
 
         Raises:
-            ValueError: a step below 0, a world that does not divide the batch, a rank that the world has not.
+            ValueError: a step below 0, a world that does not divide the batch, a rank that the world has not, or a
+                token that is no id.
         """
         if step < 0:
             raise ValueError(f"step {step} is below 0: the first step is 0")
@@ -81,34 +96,41 @@ class Batches:
         else:
             full_blocks = (len(self.tokens) - 1) // self.block_size
             start = (step * self.batch_size + row) % full_blocks * self.block_size
-        return _fetch(self.tokens, start, start + self.block_size + 1)
+        return _fetch(self.tokens, start, start + self.block_size + 1, self.vocab_size)
 
 
-def windows(tokens: Tokens, block_size: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def windows(
+    tokens: Tokens, block_size: int, batch_size: int, vocab_size: int | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Go through all tokens once, in order, for validation: every token but the first is a target just once.
 
     Yields ids and targets of shape (B, T), the last batch with as many rows as are left. Where the tokens end
     inside the last row, its ids are filled up with 0 and its targets with -1, which the loss ignores.
-    No randomness is used, so nothing about training changes.
+    No randomness is used, so nothing about training changes. With a vocab_size tokens are checked as by `Batches`.
 
     Raises:
-        ValueError: sizes below 1, or fewer than two tokens (at once, not when the first batch is asked for).
+        ValueError: sizes below 1, fewer than two tokens, or one in a tensor that is no id (at once, not when the first
+            batch is asked for).
     """
     _check_sizes(block_size, batch_size)
     if len(tokens) < 2:
         raise ValueError(f"{len(tokens)} tokens are too few to validate on: at least 2 are needed; use a longer text")
+    _check_tensor(tokens, vocab_size)
     starts = range(0, len(tokens) - 1, block_size)
     return (
-        _window_batch(tokens, block_size, starts[first : first + batch_size])
+        _window_batch(tokens, block_size, starts[first : first + batch_size], vocab_size)
         for first in range(0, len(starts), batch_size)
     )
 
 
-def _window_batch(tokens: Tokens, block_size: int, starts: Sequence[int]) -> tuple[Tensor, Tensor]:
+def _window_batch(
+    tokens: Tokens, block_size: int, starts: Sequence[int], vocab_size: int | None
+) -> tuple[Tensor, Tensor]:
     ids = torch.zeros(len(starts), block_size, dtype=torch.int64)
     targets = torch.full((len(starts), block_size), IGNORED, dtype=torch.int64)
     for row, start in enumerate(starts):
-        block = _fetch(tokens, start, min(start + block_size + 1, len(tokens)))  # (T + 1,), fewer at the end
+        end = min(start + block_size + 1, len(tokens))
+        block = _fetch(tokens, start, end, vocab_size)  # (T + 1,), fewer at the end
         ids[row, : len(block) - 1] = block[:-1]
         targets[row, : len(block) - 1] = block[1:]
     return ids, targets
@@ -125,14 +147,23 @@ def _hashed(seed: int, step: int, row: int, below: int) -> int:
     return int.from_bytes(digest[:8], "little") % below
 
 
-def _fetch(tokens: Tokens, start: int, stop: int) -> Tensor:
-    """Return tokens[start:stop] as int64, whatever they are kept in."""
+def _fetch(tokens: Tokens, start: int, stop: int, vocab_size: int | None) -> Tensor:
+    """Return tokens[start:stop] as int64, whatever they are kept in, checked unless they are a tensor's."""
     part = tokens[start:stop]
     if isinstance(part, Tensor):
         return part.to(torch.int64)
     if isinstance(part, TokenSequence):
         part = part.numpy()
-    return torch.from_numpy(np.array(part, dtype=np.int64))
+    fetched = torch.from_numpy(np.array(part, dtype=np.int64))
+    if vocab_size is not None:
+        check_values(fetched, vocab_size)
+    return fetched
+
+
+def _check_tensor(tokens: Tokens, vocab_size: int | None) -> None:
+    """Check the ids of a tensor, once: it may be on a device, where each look at it is a wait."""
+    if isinstance(tokens, Tensor) and vocab_size is not None:
+        check_values(tokens.to(torch.int64), vocab_size)
 
 
 def _check_sizes(block_size: int, batch_size: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 
 def available_devices() -> list[str]:
@@ -32,6 +33,15 @@ def choose_device(name: str, dtype: str = "float32") -> torch.device:
     if device.type == "mps" and dtype == "float64":
         raise ValueError("--dtype float64 on mps: that device has no float64; use --device cpu, or float32")
     return device
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device, where it is read after everything that was asked of the device before.
+
+    To a CUDA device torch copies in its stream but waits for that stream, unless it is told not to. What it copies from
+    is ordinary memory, which CUDA has read when the call returns. The other devices do not promise that.
+    """
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def describe(device: torch.device) -> str:

@@ -72,7 +72,8 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     log_sum = logits.exp().sum(dim=-1).log()  # log of the softmax's denominator
     index = targets.masked_fill(~counted, 0)  # any valid column: its value is dropped below
     chosen = logits.gather(-1, index.unsqueeze(-1)).squeeze(-1)
-    return (log_sum - chosen).masked_select(counted).mean()
+    losses = (log_sum - chosen).masked_fill(~counted, 0.0)  # not selected: how many are left, only the device knows
+    return losses.sum() / counted.sum()
 
 
 def causal_attention_weights(q: Tensor, k: Tensor) -> Tensor:

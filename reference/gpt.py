@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from reference.config import GPTConfig
 from reference.functional import causal_attention_weights, cross_entropy, gelu, layer_norm
+from reference.ids import check_shape
 
 
 class LayerNorm(nn.Module):
@@ -128,7 +129,7 @@ class GPT(nn.Module):
 
     def hidden(self, ids: Tensor) -> Tensor:
         """The stream after the final norm: ids (B, T) -> (B, T, C)."""
-        check_ids(ids, self.config)
+        check_shape(ids, self.config)  # not the values: that would wait for the device
         positions = torch.arange(ids.shape[1], device=ids.device)
         x = self.dropout(self.wte(ids) + self.wpe(positions))  # (B, T, C)
         for block in self.h:
@@ -139,29 +140,20 @@ class GPT(nn.Module):
         """Logits of the next token at every position.
 
         Args:
-            ids: (B, T) int64, each in [0, V), T at most block_size; anything else is a ValueError.
+            ids: (B, T) int64, T at most block_size, or it is a ValueError; each in [0, V).
 
-        Returns (B, T, V).
+        Returns (B, T, V). Values are not looked at, since the host would have to wait for the device: an id that is
+        not in [0, V) is torch's IndexError on the CPU and a failed assertion of the device elsewhere. Ids that come
+        from outside are checked there, once, by `reference.ids.check_ids`.
         """
         return self.hidden(ids) @ self.wte.weight.T  # the table that read the tokens also scores them
 
     def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy in nats, a scalar, over the targets (B, T) that are not -1."""
+        """Mean cross-entropy in nats, a scalar, over the targets (B, T) that are not -1.
+
+        No more than `forward` does it look at values: a target that is not in [0, V) or -1 is torch's RuntimeError on
+        the CPU. `reference.ids.check_targets` is for targets that come from outside.
+        """
         logits = self(ids)
         # under bf16 autocast the logits have 8 bits: the exponentials and their sum need more
         return cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), targets)
-
-
-def check_ids(ids: Tensor, config: GPTConfig) -> None:
-    """Raise a ValueError unless `ids` is a (B, T) int64 batch that a model of this config can read."""
-    if ids.dim() != 2 or ids.dtype != torch.int64:
-        raise ValueError(f"ids of shape {tuple(ids.shape)} and type {ids.dtype}: give int64 ids of shape (batch, time)")
-    if not 1 <= ids.shape[1] <= config.block_size:
-        raise ValueError(
-            f"a sequence of {ids.shape[1]} tokens: this model takes 1 to {config.block_size} (its block size)"
-        )
-    if ids.numel() > 0:
-        low, high = (int(end) for end in ids.aminmax())
-        if low < 0 or high >= config.vocab_size:
-            bad = low if low < 0 else high
-            raise ValueError(f"token id {bad}: this model's vocabulary has the ids 0 to {config.vocab_size - 1}")

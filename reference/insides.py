@@ -9,6 +9,7 @@ from torch import Tensor
 
 from reference.evaluation import evaluating
 from reference.gpt import GPT
+from reference.ids import check_ids, check_targets, check_values
 from reference.sampling import next_token_probabilities
 
 
@@ -39,6 +40,8 @@ def streams_and_gradients(model: GPT, ids: Tensor, targets: Tensor) -> tuple[lis
 
     Returns n_layer + 1 activations and as many gradients, each (B, T, C). The model's own gradients stay untouched.
     """
+    check_ids(ids, model.config)
+    check_targets(targets, ids, model.config.vocab_size)
     streams: list[Tensor] = []
 
     def before(_: object, inputs: tuple[Tensor]) -> None:
@@ -68,6 +71,7 @@ def choices(
         ids: what is gone on from; of more than the block, the end is seen
         temperature: 0 takes the most probable token, with probability 1
     """
+    check_values(torch.tensor(ids), model.config.vocab_size)
     seen = list(ids)
     drawn: list[tuple[int, float]] = []
     with evaluating(model):

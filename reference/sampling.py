@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from reference.functional import softmax
+from reference.ids import check_type, check_values
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
@@ -82,9 +83,10 @@ def stream(
 ) -> Iterator[Tensor]:
     """Yield one (B, 1) tensor of new ids at a time; arguments as for `generate`.
 
-    Beyond the block size the model sees the last block_size tokens, numbered from position 0 again.
+    Beyond the block size the model sees the last block_size tokens, numbered from position 0 again. The values of `ids`
+    are looked at before the first token; from there on nothing waits for the device.
     """
-    check_prompt(ids, max_new_tokens, temperature, top_k, top_p)
+    check_prompt(ids, model.config.vocab_size, max_new_tokens, temperature, top_k, top_p)
     for _ in range(max_new_tokens):
         logits = model(ids[:, -model.config.block_size :])[:, -1]  # (B, V)
         new = next_token(logits, temperature, top_k, top_p, generator)
@@ -104,8 +106,9 @@ def generate(
     """Extend each row of `ids` by sampled tokens.
 
     Args:
-        model: `model(ids) -> logits`, with `model.config.block_size`; in eval mode, or its dropout takes part
-        ids: (B, T) int64, T at least 1
+        model: `model(ids) -> logits`, with `model.config.block_size` and `.vocab_size`; in eval mode, or its dropout
+            takes part
+        ids: (B, T) int64, each in [0, V), T at least 1
         max_new_tokens: how many to append
         temperature: divides the logits; 0 takes the most probable token, without randomness
         top_k: draw only from the k largest logits (and ties with the k-th); None for all
@@ -113,18 +116,25 @@ def generate(
         generator: source of randomness, on the model's device; None for torch's global one
 
     Returns (B, T + max_new_tokens): the prompt and what follows. The same generator state gives the same tokens as
-    `generate` of transformers with the same settings. Raises ValueError for settings that cannot be.
+    `generate` of transformers with the same settings. Raises ValueError for ids and settings that cannot be.
     """
     return torch.cat([ids, *stream(model, ids, max_new_tokens, temperature, top_k, top_p, generator)], dim=1)
 
 
-def check_prompt(ids: Tensor, max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None) -> None:
-    """Raise a ValueError, one line, for a prompt or settings from which nothing can be generated."""
+def check_prompt(
+    ids: Tensor, vocab_size: int, max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None
+) -> None:
+    """Raise a ValueError, one line, for a prompt or settings from which nothing can be generated.
+
+    Looks at the values of `ids`, and so waits for the device that they are on.
+    """
     check_sampling(temperature, top_k, top_p)
     if max_new_tokens < 0:
         raise ValueError(f"{max_new_tokens} new tokens: give 0 or more")
     if ids.dim() != 2 or ids.shape[1] == 0:
         raise ValueError(f"ids of shape {tuple(ids.shape)}: give (batch, time) with at least one token to go on from")
+    check_type(ids)
+    check_values(ids, vocab_size)
 
 
 def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:

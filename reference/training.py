@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from reference.config import GPTConfig
+from reference.devices import send
 from reference.evaluation import Batch, mean_loss, shared
 from reference.gpt import GPT
 from reference.processes import ALONE, Processes
@@ -97,7 +98,8 @@ def train(
         stopping: asked after each step; True ends the run there, with a checkpoint
         processes: that share the steps and the validations; `step` and `stopping` give the same answer in each
 
-    Raises NonFiniteError before anything is saved that came after a loss or gradient that is not finite.
+    Raises NonFiniteError before anything is saved that came after a loss or gradient that is not finite: every one is
+    looked at when a line is logged. That, a validation and a checkpoint read from the device; a step does not.
     """
     device = next(model.parameters()).device
     known = set(validated)
@@ -125,7 +127,7 @@ def train(
         while done < plan.steps and not stopping():
             ids, targets = batches.at(done, processes.rank, processes.world)  # (B / world, T) twice
             with step_randomness(plan.seed, done, device, processes.rank):
-                loss = step(ids.to(device), targets.to(device))
+                loss = step(send(ids, device), send(targets, device))
             done += 1
             interval.add(loss, step.gradient_norm, ids.numel() * processes.world)
             observer.stepped(done)

@@ -23,7 +23,7 @@ def evaluate(options: Eval, parts: Parts) -> int:
     block, vocabulary = trained.config.block_size, trained.config.vocab_size
     at_once = options.batch_size or windows_at_once(block, vocabulary)
     passes = {  # made before the model, because they complain about a split that is too short
-        name: (tokens := take(whole, options.windows, block), windows(tokens, block, at_once))
+        name: (tokens := take(whole, options.windows, block), windows(tokens, block, at_once, vocabulary))
         for name, whole in chosen.items()
     }
     model = trained.model(parts, options.device)

@@ -72,10 +72,11 @@ def train(options: Train, parts: Parts) -> int:
         device = processes.device(options.device, options.dtype)
         start = begin(options) if options.resume is None else go_on(options, options.resume)
         settings, config, data = start.settings, start.config, start.data
-        batches = Batches(data.train, config.block_size, settings.batch_size, settings.seed, settings.order)
-        judged = take(data.validation, settings.eval_windows, config.block_size)
-        at_once = max(settings.batch_size // processes.world, windows_at_once(config.block_size, config.vocab_size))
-        validation = partial(windows, judged, config.block_size, at_once)
+        V, T = config.vocab_size, config.block_size
+        batches = Batches(data.train, T, settings.batch_size, settings.seed, settings.order, V)
+        judged = take(data.validation, settings.eval_windows, T)
+        at_once = max(settings.batch_size // processes.world, windows_at_once(T, V))
+        validation = partial(windows, judged, T, at_once, V)
         validation()  # complains now about a split that is too short, and not after the first steps
     processes.check_same({"text": data.fingerprint, "step": start.done, "device": device.type, **shareable(settings)})
 

@@ -84,6 +84,35 @@ def test_a_mistake_in_training_is_one_line_and_writes_nothing(cli: Cli, here: Pa
     assert not (here / "runs").exists()
 
 
+BEYOND = "token id 300: this model's vocabulary has the ids 0 to 255"
+
+
+@pytest.mark.parametrize("where", ["train", "validation"])
+def test_an_id_in_the_middle_of_token_files_that_the_vocabulary_has_not_is_one_line(
+    cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Only the ends of large files are looked at before a run begins; the rest is as it is fetched."""
+    monkeypatch.setattr("reference.datasets.EDGE", 10)
+    tokens = np.full(1000, 7, dtype=np.uint16)
+    tokens[slice(400, 410) if where == "train" else slice(950, 960)] = 300  # the last tenth is for validation
+    np.save(here / "middle.npy", tokens)
+    files = ["--corpus", "middle.npy", "--tokenizer", "byte", "--order", "sequential", "--steps", "20"]
+    assert cli(*TRAIN, *files).message == BEYOND
+
+
+def test_an_id_in_the_middle_of_token_files_is_one_line_in_an_evaluation_too(
+    cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reference.datasets.EDGE", 10)
+    tokens = np.full(1000, 7, dtype=np.uint16)
+    np.save(here / "right.npy", tokens)
+    tokens[955] = 300
+    np.save(here / "wrong.npy", tokens)
+    assert cli(*TRAIN, "--corpus", "right.npy", "--tokenizer", "byte", "--steps", "1", "--out", "run").status == 0
+    assert cli("eval", "run", "--corpus", "right.npy").status == 0
+    assert cli("eval", "run", "--corpus", "wrong.npy").message == BEYOND
+
+
 USING = [
     (["sample", "RUN", "--temperature", "-0.1"], "temperature -0.1: give 0 (greedy) or more"),
     (["sample", "RUN", "--temperature", "nan"], "temperature nan: give 0 (greedy) or more"),

@@ -65,6 +65,13 @@ def test_attention_maps_are_made_without_dropout_and_leave_the_mode_as_it_was(ho
     assert all(module.training == training for module in hot_model.modules())
 
 
+def test_attention_maps_of_ids_that_the_model_has_not_are_refused(hot_model: GPT) -> None:
+    with pytest.raises(ValueError, match=r"^token id 11: this model's vocabulary has the ids 0 to 10$"):
+        attention_maps(hot_model, torch.tensor([[3, 11]]))
+    with pytest.raises(ValueError, match=r"^a sequence of 13 tokens: this model takes 1 to 12"):
+        attention_maps(hot_model, torch.zeros(1, 13, dtype=torch.int64))
+
+
 def test_the_attention_picture_has_a_cell_for_each_token_that_may_be_seen_and_none_for_the_future(
     hot_model: GPT,
 ) -> None:

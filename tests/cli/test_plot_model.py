@@ -88,6 +88,14 @@ def test_the_streams_and_their_gradients_are_those_of_the_model_put_together_by_
     assert not hot_model.h[0]._forward_pre_hooks, "a hook was left behind"
 
 
+def test_streams_of_ids_and_targets_that_the_model_has_not_are_refused(hot_model: GPT) -> None:
+    good = torch.tensor([[3, 1]])
+    with pytest.raises(ValueError, match=r"^token id 11: this model's vocabulary has the ids 0 to 10$"):
+        streams_and_gradients(hot_model, torch.tensor([[3, 11]]), good)
+    with pytest.raises(ValueError, match=r"^target 11: this model's vocabulary has the ids 0 to 10, and -1 is for"):
+        streams_and_gradients(hot_model, good, torch.tensor([[3, 11]]))
+
+
 def test_a_histogram_has_the_shares_of_all_values() -> None:
     shares = histogram(torch.tensor([0.0, 0.0, 0.99, 5.0]), 1.0)
     assert len(shares) == BINS
@@ -111,6 +119,11 @@ def test_at_temperature_0_the_choices_are_those_of_greedy_generation_and_certain
     greedy = generate(hot_model, torch.tensor([[3, 1]]), max_new_tokens=12, temperature=0.0)[0, 2:]
     assert [token for token, _ in drawn] == greedy.tolist()
     assert [share for _, share in drawn] == [1.0] * 12
+
+
+def test_choices_after_ids_that_the_model_has_not_are_refused(hot_model: GPT) -> None:
+    with pytest.raises(ValueError, match=r"^token id 11: this model's vocabulary has the ids 0 to 10$"):
+        choices(hot_model, [3, 11], 2, 0.0, torch.Generator())
 
 
 def test_the_shares_are_those_with_which_the_tokens_were_drawn(hot_model: GPT) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.hot import random_batch
 from optimized import FULL, PLAIN, Recipe, build, build_step, compilation, generate, only
@@ -81,6 +81,35 @@ def test_a_model_of_any_depth_is_one_graph_without_a_break(graphs: Graphs, layer
     model = hot_model(recipe, config)
     assert_right(model, config, *batch(2, 5))
     assert runner(model).graphs == 1, "one graph, and fullgraph=True refuses breaks"
+
+
+class Reading(nn.Module):
+    """A block that takes a value to the host, which torch compiles as it is told."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * x.sum().item()
+
+
+READS = {"item", "tolist", "nonzero", "masked_select", "equal", "cpu", "numpy", "unique", "__bool__"}
+
+
+@pytest.mark.parametrize("recipe", [COMPILE, FAST, None], ids=str)
+def test_a_graph_has_nothing_in_it_that_reads_from_the_device(
+    recipe: Recipe | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """test_device_reads.py runs all of a step, but this as Python."""
+    seen: list[str] = []
+
+    def backend(run: CompiledBlocks, graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        seen.extend(getattr(node.target, "__name__", str(node.target)) for node in graph.graph.nodes)
+        return graph
+
+    monkeypatch.setattr(CompiledBlocks, "backend", backend)
+    x = torch.randn(2, 5, TINY.n_embd, dtype=torch.float64)
+    block = Reading() if recipe is None else hot_model(recipe, TINY).h[0]
+    CompiledBlocks()(block, x)
+    assert len(seen) > 2
+    assert (READS & set(seen) == {"item"}) if recipe is None else not READS & set(seen), seen
 
 
 def test_every_shape_is_compiled_once_and_known_ones_never_again(graphs: Graphs) -> None:

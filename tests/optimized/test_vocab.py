@@ -49,6 +49,22 @@ def test_the_table_has_the_next_multiple_of_128_rows(vocab_size: int, rows: int)
     assert ExactTable(config).weight.shape == (vocab_size, 1)
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("recipe", [PLAIN, *RECIPES[:-1]])
+def test_an_id_of_the_padding_is_refused_as_any_that_is_out_of_range(recipe: Recipe, training: bool) -> None:
+    model = hot_model(recipe).train(training)
+    good = torch.tensor([[V - 1]])
+    for bad in (V, 127, 128, -1):
+        wrong = torch.tensor([[bad]])
+        with pytest.raises(IndexError, match="index out of range in self"):
+            model(wrong)
+        with pytest.raises(IndexError, match="index out of range in self"):
+            model.loss(wrong, good)
+        if bad != -1:  # the target that does not count
+            with pytest.raises(RuntimeError, match="is out of bounds"):
+                model.loss(good, wrong)
+
+
 def test_gpt2_has_50304_rows_and_logits_for_50257_tokens() -> None:
     assert SIZES["gpt2"].vocab_size == 50257
     config = GPTConfig(block_size=4, n_layer=1, n_head=1, n_embd=2)

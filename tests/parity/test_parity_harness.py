@@ -179,6 +179,23 @@ def test_different_shapes_and_names_are_refused_rather_than_broadcast() -> None:
         list(measure_all("gradient", {"a": torch.ones(1)}, {"a": torch.ones(1), "b": torch.ones(1)}))
 
 
+@pytest.mark.parametrize(
+    ("ids", "targets", "message"),
+    [
+        ([[3, 29]], [[0, 0]], "token id 29: this model's vocabulary has the ids 0 to 28"),
+        ([[3, -1]], [[0, 0]], "token id -1: this model's vocabulary has the ids 0 to 28"),
+        ([[3, 4]], [[0, 29]], "target 29: this model's vocabulary has the ids 0 to 28, and -1 is for what does not"),
+        ([[3, 4]], [[0]], "targets of shape (1, 1) and type torch.int64: give int64, one for each of the ids (1, 2)"),
+        ([[3.0, 4.0]], [[0, 0]], "ids of shape (1, 2) and type torch.float32: give int64 ids"),
+    ],
+)
+def test_a_batch_that_the_models_have_no_tokens_for_is_refused(
+    ids: list[list[float]], targets: list[list[float]], message: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        compare(gpt(), gpt(), torch.tensor(ids), torch.tensor(targets))
+
+
 def test_the_error_is_relative_l2_in_float64() -> None:
     a, b = torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.5])
     error, largest = distance(a, b)

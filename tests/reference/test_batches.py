@@ -169,6 +169,48 @@ def test_windows_worked_by_hand(kind, tmp_path):
     assert [part.tolist() for part in second] == [[[9, 10, 0, 0]], [[10, 11, -1, -1]]]
 
 
+# Ids
+
+
+@pytest.mark.parametrize("kind", ["torch", "memmap", "shards", "list"])
+def test_a_token_beyond_the_vocabulary_is_refused(kind, tmp_path):
+    tokens = kept_as(kind, [5, 6, 7, 8, 9, 10, 11], tmp_path)
+    for vocab_size in (None, 12):
+        Batches(tokens, 6, 1, seed=0, vocab_size=vocab_size).at(0)
+        assert len(list(windows(tokens, 2, 1, vocab_size))) == 3
+    with pytest.raises(ValueError, match=r"^token id 11: this model's vocabulary has the ids 0 to 10$"):
+        Batches(tokens, 6, 1, seed=0, vocab_size=11).at(0)
+    with pytest.raises(ValueError, match=r"^token id 11: this model's vocabulary has the ids 0 to 10$"):
+        list(windows(tokens, 2, 1, 11))
+
+
+def test_those_of_a_tensor_are_refused_at_once_and_those_on_disk_as_they_are_fetched(tmp_path):
+    """A tensor may be on a device, where each look is a wait; a file may have more tokens than anybody waits for."""
+    values = [1, 2, 3, 4, 99, 5, 6, 7, 8]
+    with pytest.raises(ValueError, match=r"^token id 99: "):
+        Batches(torch.tensor(values), 2, 1, seed=0, vocab_size=10)
+    with pytest.raises(ValueError, match=r"^token id 99: "):
+        windows(torch.tensor(values, dtype=torch.int32), 2, 1, 10)
+    on_disk = kept_as("shards", values, tmp_path)
+    batches = Batches(on_disk, 2, 1, seed=0, order="sequential", vocab_size=10)
+    assert batches.at(0)[0].tolist() == [[1, 2]]
+    for step in (1, 2):  # as a target, as an input
+        with pytest.raises(ValueError, match=r"^token id 99: "):
+            batches.at(step)
+    assert batches.at(3)[0].tolist() == [[6, 7]]
+    judged = windows(on_disk, 2, 1, 10)
+    assert next(judged)[0].tolist() == [[1, 2]]
+    with pytest.raises(ValueError, match=r"^token id 99: "):
+        next(judged)
+
+
+def test_a_negative_token_is_refused_and_never_taken_for_a_target_that_does_not_count():
+    with pytest.raises(ValueError, match=r"^token id -1: this model's vocabulary has the ids 0 to 9$"):
+        Batches([1, -1, 2], 2, 1, seed=0, vocab_size=10).at(0)
+    with pytest.raises(ValueError, match=r"^token id -1: "):
+        Batches(torch.tensor([1, -1, 2]), 2, 1, seed=0, vocab_size=10)
+
+
 # Bad input
 
 

@@ -180,10 +180,6 @@ def test_a_config_is_frozen_and_goes_through_a_dict() -> None:
     [
         (torch.zeros(1, 21, dtype=torch.int64), "a sequence of 21 tokens: this model takes 1 to 20"),
         (torch.zeros(1, 0, dtype=torch.int64), "a sequence of 0 tokens: this model takes 1 to 20"),
-        (torch.tensor([[3, 50]]), "token id 50: this model's vocabulary has the ids 0 to 49"),
-        (torch.tensor([[3, -1]]), "token id -1: this model's vocabulary has the ids 0 to 49"),
-        (torch.tensor([[0, 50]]), "token id 50: this model's vocabulary has the ids 0 to 49"),
-        (torch.tensor([[50]]), "token id 50: this model's vocabulary has the ids 0 to 49"),
         (
             torch.tensor([3, 4]),
             "ids of shape (2,) and type torch.int64: give int64 ids of shape (batch, time)",
@@ -194,6 +190,17 @@ def test_a_config_is_frozen_and_goes_through_a_dict() -> None:
 def test_ids_that_the_model_cannot_read_say_what_is_allowed(ids: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         GPT(CONFIG)(ids)
+
+
+@pytest.mark.parametrize("bad", [-1, 50, 2**40])
+def test_values_of_ids_and_targets_are_left_to_torch_which_refuses_them_on_the_cpu(bad: int) -> None:
+    model, good, wrong = GPT(CONFIG), torch.tensor([[3, 4]]), torch.tensor([[3, bad]])
+    with pytest.raises(IndexError, match="index out of range in self"):
+        model(wrong)
+    with pytest.raises(IndexError, match="index out of range in self"):
+        model.loss(wrong, good)
+    with pytest.raises(RuntimeError, match="is out of bounds"):
+        model.loss(good, torch.tensor([[3, bad if bad > 0 else -2]]))  # -1 is a target that does not count
 
 
 def test_a_batch_without_rows_gives_logits_without_rows() -> None:
@@ -217,3 +224,19 @@ def test_generation_refuses_an_empty_prompt_and_a_negative_length() -> None:
         generate(model, torch.zeros(1, 1, dtype=torch.int64), -1)
     prompt = torch.tensor([[1, 2]])
     assert torch.equal(generate(model, prompt, 0), prompt)
+
+
+@pytest.mark.parametrize("new", [0, 3])
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (torch.tensor([[3, 50]]), "token id 50: this model's vocabulary has the ids 0 to 49"),
+        (torch.tensor([[3, -1]]), "token id -1: this model's vocabulary has the ids 0 to 49"),
+        (torch.tensor([[50] + 30 * [1]]), "token id 50: "),  # of which the model would see the last 20
+        (torch.tensor([[3.0]]), "ids of shape (1, 1) and type torch.float32: give int64 ids of shape (batch, time)"),
+        (torch.tensor([[3]], dtype=torch.int32), "ids of shape (1, 1) and type torch.int32: give int64 ids"),
+    ],
+)
+def test_generation_refuses_a_prompt_of_ids_that_the_model_has_not(ids: torch.Tensor, message: str, new: int) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        generate(hot(), ids, new)

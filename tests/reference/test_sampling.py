@@ -26,7 +26,7 @@ class Fixed(torch.nn.Module):
     def __init__(self, logits: torch.Tensor) -> None:
         super().__init__()
         self.logits = logits
-        self.config = type("Config", (), {"block_size": 8})
+        self.config = type("Config", (), {"block_size": 8, "vocab_size": logits.shape[-1]})
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         return self.logits.expand(*ids.shape, -1)

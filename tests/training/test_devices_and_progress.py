@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from reference.devices import available_devices, choose_device, describe
+from reference.devices import available_devices, choose_device, describe, send
 from reference.progress import Lines, clock, display
 
 
@@ -24,6 +24,20 @@ def test_float64_is_not_asked_of_a_device_without_it(monkeypatch: pytest.MonkeyP
     assert choose_device("auto", "float64") == torch.device("cpu")
     with pytest.raises(ValueError, match="--dtype float64 on mps: that device has no float64; use --device cpu"):
         choose_device("mps", "float64")
+
+
+@pytest.mark.parametrize(
+    "name, waits", [("cpu", True), ("mps", True), ("xpu", True), ("cuda", False), ("cuda:1", False)]
+)
+def test_only_to_cuda_is_a_batch_sent_without_waiting(name: str, waits: bool) -> None:
+    sent: list[tuple[torch.device, bool]] = []
+
+    class Batch:
+        def to(self, device: torch.device, non_blocking: bool) -> None:
+            sent.append((device, non_blocking))
+
+    send(Batch(), torch.device(name))  # type: ignore[arg-type]
+    assert sent == [(torch.device(name), not waits)]
 
 
 def test_the_cpu_is_there_and_says_its_threads() -> None:

@@ -286,6 +286,29 @@ def test_a_loss_or_gradient_that_is_not_finite_ends_the_run_before_anything_is_s
     assert all(math.isfinite(value) for record in run.records for value in record.values())
 
 
+READS = ("item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "__array__")
+
+
+def test_the_device_is_waited_for_only_where_a_line_is_logged_a_validation_made_or_a_checkpoint_saved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = Run(replace(PLAN, log_interval=4, eval_interval=6, checkpoint_interval=10))
+    looked_after: set[int] = set()  # numbers of steps
+
+    def noted(usual: Callable[..., Any]) -> Callable[..., Any]:
+        def look(*args: Any, **kwargs: Any) -> Any:
+            looked_after.add(len(run.stepped_to))
+            return usual(*args, **kwargs)
+
+        return look
+
+    for name in READS:
+        monkeypatch.setattr(Tensor, name, noted(getattr(Tensor, name)))
+    run.go()
+    assert looked_after == {0, 4, 6, 8, 10, 12}
+    assert list(run.saved) == [0, 10, 12]
+
+
 def poison(run: Run) -> Callable[[int], None]:
     def stepped(done: int) -> None:
         if done == 7:
