@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from bench.environment import identity_in_words
 from bench.settings import Diff
 from bench.suite_results import Result, read
 from bench.tables import WIDTH, plain_table, significant, size
 
-# What makes a machine another one: rates of two of them do not say what changed in the code.
-MACHINE = ("device", "device_kind", "device_memory", "cpu", "cpu_flags", "cores", "threads", "system")
+# What makes a machine another one, besides its identity: rates of two of them do not say what changed in the code.
+MACHINE = ("device_kind", "device_memory", "cpu", "cpu_flags", "cores", "threads", "system")
 # What may have changed on one machine, and is told.
 SOFTWARE = ("python", "cuda", "commit", "matmul_precision")
 # What the sizes of a model are called in a name, after the field's letters.
@@ -47,18 +48,25 @@ def diff(options: Diff) -> int:
 
 
 def machine_differences(before: Result, after: Result) -> Iterator[str]:
-    """What tells two machines apart, in words."""
+    """What tells two machines apart, in words; both identities first, if they differ."""
+    x, y = before["environment"], after["environment"]
+    if x["identity"] != y["identity"]:
+        a, b = identity_in_words(x["identity"]), identity_in_words(y["identity"])
+        yield f"{a} and {b}"
+        for key in ("instruction_sets", "limits") if a == b else ():  # what those words leave out
+            if x["identity"][key] != y["identity"][key]:
+                yield f"{key}: {worded(x['identity'][key])} and {worded(y['identity'][key])}"
+    named = {"threads"} if x["identity"]["threads"] and y["identity"]["threads"] else set()
     for key in MACHINE:
-        a, b = before["environment"].get(key), after["environment"].get(key)
-        if a != b:
-            yield f"{key}: {worded(a)} and {worded(b)}"
+        if key not in named and x.get(key) != y.get(key):
+            yield f"{key}: {worded(x.get(key))} and {worded(y.get(key))}"
 
 
 def worded(value: Any) -> str:
     """A value of the environment, short."""
     if isinstance(value, dict):
-        return ", ".join(f"{key} {one}" for key, one in value.items())
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+        return ", ".join(f"{key} {one}" for key, one in value.items()) or "none"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def numbers(result: Result) -> dict[str, Number]:

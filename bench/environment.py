@@ -12,12 +12,16 @@ from typing import Any
 import psutil
 import torch
 
+from reference import cpu
+
 PACKAGES = ("torch", "transformers", "numpy", "x-transformers", "keras", "keras-hub")
 # Instruction sets that decide how fast matrix products are, by precision.
 CPU_FLAGS = (
     *("avx2", "fma3", "avx512_f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx10_1", "avx10_2"),
     *("amx_tile", "amx_bf16", "amx_fp16", "neon", "sve", "sve2", "bf16", "sve_bf16", "i8mm"),
 )
+# Variables by which a CPU computes as if it were a lesser one: torch's own kernels, oneDNN (by its two names), MKL.
+LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 ROOT = Path(__file__).parents[1]
 
 
@@ -25,6 +29,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     """Everything worth recording, as plain values; None where this machine does not tell."""
     return {
         "device": device_name(device),
+        "identity": identity(device),
         "device_kind": device.type,
         "device_memory": device_memory(device),
         "computes_bfloat16": computes_bfloat16(device),
@@ -43,6 +48,53 @@ def environment(device: torch.device) -> dict[str, Any]:
         "packages": {name: package_version(name) for name in PACKAGES} | {"torch": str(torch.__version__)},
         "commit": commit(ROOT),
     }
+
+
+def identity(device: torch.device) -> dict[str, Any]:
+    """What tells one kind of machine from another; numbers of two kinds are not to be taken for each other's.
+
+    A name does not do it: there are CPUs with and without bfloat16 that both call themselves "AMD EPYC". So, besides
+    the name, of a CPU: the instruction sets that torch may use, narrowest first (the architecture where there is none
+    that matters), the limits that the environment sets below what the CPU has, and how many threads compute. Of other
+    devices these are empty, and None.
+    """
+    if device.type != "cpu":
+        return {"name": device_name(device), "instruction_sets": [], "limits": {}, "threads": None}
+    return {
+        "name": device_name(device),
+        "instruction_sets": list(cpu.instruction_sets()) or [platform.machine()],
+        "limits": limits(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def identity_in_words(identity: dict[str, Any]) -> str:
+    """An identity for people: AMD EPYC (AVX-512 bfloat16), 2 threads.
+
+    Of instruction sets the widest stands for those below it; under a limit, which may leave out one in between, all
+    are named: AMD EPYC (limited to AVX2), 2 threads.
+    """
+    sets, threads = identity["instruction_sets"], identity["threads"]
+    kind = f"limited to {', '.join(sets)}" if identity["limits"] else sets[-1] if sets else ""
+    number = "" if threads is None else f", {threads} thread{'' if threads == 1 else 's'}"
+    return f"{identity['name']}{f' ({kind})' if kind else ''}{number}"
+
+
+def limits() -> dict[str, str]:
+    """Those of `LIMITS` that are set and heeded, with their values.
+
+    A variable that asks for no more than the CPU has anyway is one too: better a machine that is taken for a limited
+    one than a limited one that is taken for itself.
+    """
+    found = {name: value for name in LIMITS if (value := os.environ.get(name))}
+    if found.get("ATEN_CPU_CAPABILITY") != torch.backends.cpu.get_cpu_capability().lower():
+        found.pop("ATEN_CPU_CAPABILITY", None)  # torch does not know it, warns and ignores it
+    if "ONEDNN_MAX_CPU_ISA" in found:
+        found.pop("DNNL_MAX_CPU_ISA", None)  # the older name yields
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        if found.get(name, "").upper() in ("ALL", "DEFAULT"):
+            del found[name]
+    return found
 
 
 def device_name(device: torch.device) -> str:
@@ -84,10 +136,7 @@ def computes_bfloat16(device: torch.device) -> bool | None:
     """Whether a device has instructions for bfloat16; without them it is emulated, and slow. None: cannot be told."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        known = capabilities()
-        return any(value for flag, value in known.items() if "bf16" in flag) if known else None
-    return None
+    return cpu.computes_bfloat16() if device.type == "cpu" else None
 
 
 def load() -> float | None:

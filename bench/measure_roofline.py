@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from bench.compare import threads
-from bench.environment import clocks_after_work, environment
+from bench.environment import clocks_after_work, environment, identity_in_words
 from bench.progress import Progress
 from bench.results import write
 from bench.roofline import SQUARE, Roofline, floors, precisions_of
@@ -36,7 +36,7 @@ def measure_roofline(options: MeasureRoofline) -> int:
     show(result)
     if options.json is not None:
         arguments = {**dataclasses.asdict(options), "json": str(options.json), "workloads": names}
-        write(options.json, {"kind": "roofline", "version": 1, "arguments": arguments, **result})
+        write(options.json, {"kind": "roofline", "version": 2, "arguments": arguments, **result})
     return 0
 
 
@@ -44,9 +44,9 @@ def show(result: dict[str, Any]) -> None:
     """Print the ceilings of a device, then the floors."""
     console = terminal()
     where, roofline = result["environment"], result["roofline"]
-    on = f", {where['threads']} of {where['cores']['logical']} cores" if where["device_kind"] == "cpu" else ""
+    of = f" of {where['cores']['logical']} cores" if where["device_kind"] == "cpu" else ""
     console.print()
-    console.print(f"{where['device']}{on}; torch {where['packages']['torch']}", markup=False)
+    console.print(f"{identity_in_words(where['identity'])}{of}; torch {where['packages']['torch']}", markup=False)
     console.print()
     console.print("What can this device do at most?", style="bold")
     console.print(ceilings_table(roofline))

@@ -8,7 +8,7 @@ that is not finite is null, so that any reader of JSON can read it.
     started         local time, ISO 8601
     seconds         how long everything took
     arguments       the command's options, complete
-    environment     see bench/environment.py
+    environment     see bench/environment.py; its `identity` is what tells kinds of machines apart
     workload        size, config, parameters, batch, time, precision, device, new_tokens,
                     flops: of the matrix products of one {forward, training_step}
     proof           a list of parts: question, precision, weights, shape [B, T], gradient_shape [B, T], steps, oracle
@@ -42,7 +42,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-VERSION = 2
+VERSION = 3
 HOME = Path("runs", "compare")  # in the current directory
 
 Result = dict[str, Any]

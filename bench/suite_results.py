@@ -8,7 +8,7 @@ null and never 0.
     started      local time, ISO 8601
     seconds      how long everything took
     arguments    quick, device, workloads, contenders, threads: what was asked for
-    environment  see bench/environment.py
+    environment  see bench/environment.py; its `identity` names the file, and `diff` compares none of two identities
     roofline     null if nothing was timed; else rates, bandwidths, ceilings by precision and bandwidth, each {measured,
                  data_sheet}, and floors: workload, sitting, task, precision, operations, bytes, seconds_of_operations,
                  seconds_of_bytes, seconds (see bench/roofline.py)
@@ -57,9 +57,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from bench.environment import identity_in_words
 from bench.results import write
 
-KIND, VERSION = "suite", 2
+KIND, VERSION = "suite", 3
 KEYS = {
     *("kind", "version", "started", "seconds", "arguments", "environment", "roofline", "parity", "cases", "parts"),
     *("prices", "scaling", "itself", "left_out"),
@@ -71,9 +72,8 @@ Result = dict[str, Any]
 
 
 def slug(environment: dict[str, Any]) -> str:
-    """The name of a device's file, without its ending: kind, name, and for a CPU how many threads."""
-    threads = f" {environment['threads']} threads" if environment["device_kind"] == "cpu" else ""
-    words = f"{environment['device_kind']} {environment['device']}{threads}".lower()
+    """The name of a device's file, without its ending: what kind of device, and its identity."""
+    words = f"{environment['device_kind']} {identity_in_words(environment['identity'])}".lower()
     return re.sub(r"[^a-z0-9]+", "-", words).strip("-")
 
 
@@ -110,7 +110,8 @@ def read(path: Path) -> Result:
         )
     if result.get("version") != VERSION:
         raise ValueError(
-            f"{path}: is of version {result.get('version')!r}, this program reads {VERSION}: measure again"
+            f"{path}: is of version {result.get('version')!r}, this program reads {VERSION}: "
+            "measure again by nox -s bench"
         )
     missing = sorted(KEYS - result.keys())
     if missing:

@@ -6,6 +6,7 @@ import sys
 from statistics import median
 from typing import Any
 
+from bench.environment import identity_in_words
 from bench.results import Result
 from bench.throughput import confidence_of
 
@@ -52,15 +53,16 @@ def heading(result: Result) -> list[str]:
     """What was compared, where, with what."""
     work, where = result["workload"], result["environment"]
     packages = ", ".join(f"{name} {version}" for name, version in where["packages"].items() if version)
-    on = f"{where['device']}, " + (
-        f"{where['threads']} thread{'s' if where['threads'] > 1 else ''} of {where['cores']['logical']} cores"
+    on = identity_in_words(where["identity"]) + (
+        f" of {where['cores']['logical']} cores"
         if where["device_kind"] == "cpu"
-        else f"{where['device_memory'] / 1e9:.0f} GB"
+        else f", {where['device_memory'] / 1e9:.0f} GB"
     )
     lines = [
         f"{work['size']}: {work['parameters']:,} parameters, batch {work['batch']} x time {work['time']}, "
         f"{work['precision']}{'' if work['config']['bias'] else ', without biases'}",
-        f"on {on}; {packages}",
+        f"on {on}",
+        f"with {packages}",
     ]
     return lines + warnings(result) + [f"note: {line}" for line in result["left_out"]]
 

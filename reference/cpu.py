@@ -2,8 +2,9 @@
 
 A processor's name does not say it: "AMD EPYC" stands on CPUs with and without bfloat16. Two environment variables
 narrow what torch uses below what the CPU has: ATEN_CPU_CAPABILITY for torch's own kernels, ONEDNN_MAX_CPU_ISA for the
-matrix products of oneDNN (https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html). What they
-rule out is not there: so one machine can be measured as if it were another.
+matrix products of oneDNN (https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html). What they rule
+out is not there: so one machine can be measured as if it were another. The float32 products of MKL heed neither; for
+them there is MKL_ENABLE_INSTRUCTIONS.
 """
 
 from __future__ import annotations
@@ -13,19 +14,25 @@ from typing import Any
 
 import torch
 
-# From the narrowest to the widest; the flag by which torch names it.
+# From the narrowest to the widest; the flag by which torch.cpu.get_capabilities names it.
 INSTRUCTION_SETS = {
     "AVX2": "avx2",
     "AVX-512": "avx512_f",
     "AVX-512 bfloat16": "avx512_bf16",
     "AMX bfloat16": "amx_bf16",
-    "NEON bfloat16": "arm_bf16",
+    "NEON bfloat16": "bf16",
 }
 BFLOAT16 = ("AVX-512 bfloat16", "AMX bfloat16", "NEON bfloat16")  # those that multiply matrices of bfloat16
 
+# Values of ONEDNN_MAX_CPU_ISA that leave out AVX-512 bfloat16; AMX is left out by all that do not name it. oneDNN takes
+# any case, and a value that it does not know for none.
+WITHOUT_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
+WITHOUT_AMX = (*WITHOUT_BFLOAT16, "AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX10_1", "AVX10_1_512")
+WITHOUT_AMX += ("AVX10_2", "AVX10_2_512")
+
 
 def instruction_sets() -> tuple[str, ...]:
-    """Those of `INSTRUCTION_SETS` that torch may use on this CPU, narrowest first; empty where torch cannot tell."""
+    """Those of `INSTRUCTION_SETS` that this CPU has and torch may use, narrowest first; none if torch cannot tell."""
     found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return tuple(name for name, flag in INSTRUCTION_SETS.items() if found.get(flag) and not ruled_out(name))
 
@@ -40,6 +47,7 @@ def ruled_out(name: str) -> bool:
     if name in BFLOAT16:
         if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
             return True
+        # it asks oneDNN, not the CPU, and is content with AVX-512, on which oneDNN emulates them: so not alone
         return not torch.ops.mkldnn._is_mkldnn_bf16_supported() or narrowed_below(name)
     kernels = torch.backends.cpu.get_cpu_capability()
     return kernels == "DEFAULT" or (name == "AVX-512" and kernels == "AVX2")
@@ -48,10 +56,4 @@ def ruled_out(name: str) -> bool:
 def narrowed_below(name: str) -> bool:
     """Whether the environment keeps oneDNN from an instruction set for bfloat16."""
     limit = (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "ALL").upper()
-    if limit in ("ALL", "DEFAULT") or name == "NEON bfloat16":
-        return False
-    if "AMX" in limit:  # the widest that there is
-        return False
-    if name == "AVX-512 bfloat16":
-        return not limit.endswith(("_BF16", "_FP16")) and "AVX10" not in limit
-    return True
+    return limit in {"AVX-512 bfloat16": WITHOUT_BFLOAT16, "AMX bfloat16": WITHOUT_AMX}.get(name, ())

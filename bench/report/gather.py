@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+from bench.environment import identity_in_words
 from bench.report.chapter import View
 from bench.report.contents import OF_A_RUN
 from bench.suite_results import HOME, read, slug
@@ -20,7 +21,7 @@ class Run:
 
     path: Path
     name: str  # of its files: its device's, and its time if the device has several
-    device: str  # for people
+    device: str  # its identity, for people
     when: str
     software: str
     quick: bool
@@ -56,14 +57,13 @@ def run_of(path: Path) -> Run:
     result = read(path)
     try:
         where = result["environment"]
-        threads = f", {where['threads']} threads" if where["device_kind"] == "cpu" else ""
         packages = [f"{name} {version}" for name, version in where["packages"].items() if version]
         commit, plus, changes = (where["commit"] or "").partition("+")
         source = [f"commit {commit[:10]}{plus}{changes}"] if commit else []
         return Run(
             path=path,
             name=slug(where),
-            device=f"{where['device']}{threads}",
+            device=identity_in_words(where["identity"]),
             when=f"{datetime.fromisoformat(result['started']):%Y-%m-%d %H:%M}",
             software=", ".join([*packages, *source]),
             quick=bool(result["arguments"]["quick"]),

@@ -37,11 +37,13 @@ def views(result: Result) -> tuple[View, ...]:
 def facts(result: Result) -> list[tuple[str, str]]:
     """Everything that the file says about the machine, in words; what it could not tell is n/a."""
     where, asked = result["environment"], result["arguments"]
-    cores = where["cores"]
+    cores, kind = where["cores"], where["identity"]
     rows = [
         ("device", f"{where['device']} ({where['device_kind']})"),
         ("memory of the device", size(where["device_memory"])),
         ("bfloat16 instructions", worded(where["computes_bfloat16"])),
+        ("instruction sets that torch may use", worded(kind["instruction_sets"])),
+        *(("limited by", f"{name}={value}") for name, value in kind["limits"].items()),
         ("CPU", where["cpu"]),
         ("CPU instructions", ", ".join(where["cpu_flags"]) or "n/a"),
         ("cores", f"{worded(cores['physical'])} physical, {worded(cores['logical'])} logical"),

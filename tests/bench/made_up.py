@@ -9,6 +9,7 @@ from bench.suite_results import KIND, VERSION
 
 ENVIRONMENT: dict[str, Any] = {
     "device": "Some CPU",
+    "identity": {"name": "Some CPU", "instruction_sets": ["AVX2"], "limits": {}, "threads": 2},
     "device_kind": "cpu",
     "device_memory": 10**10,
     "computes_bfloat16": True,

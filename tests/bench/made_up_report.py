@@ -8,7 +8,10 @@ from typing import Any
 from tests.bench.made_up import ENVIRONMENT, case, result
 
 RUNGS = ("fused_qkv", "sdpa", "kv_cache")
-CUDA: dict[str, Any] = {**ENVIRONMENT, "device": "NVIDIA <H100> & more", "device_kind": "cuda", "cuda": "13.0"}
+CUDA: dict[str, Any] = {
+    **{**ENVIRONMENT, "device": "NVIDIA <H100> & more", "device_kind": "cuda", "cuda": "13.0"},
+    "identity": {"name": "NVIDIA <H100> & more", "instruction_sets": [], "limits": {}, "threads": None},
+}
 
 
 def whole(seed: int = 0, **changes: Any) -> dict[str, Any]:

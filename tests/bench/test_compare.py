@@ -18,6 +18,7 @@ import torch
 import bench.compare
 from bench.__main__ import main
 from bench.contenders import CONTENDERS, USUAL
+from bench.environment import identity_in_words
 from bench.results import VERSION, finite
 from bench.tables import first_calls, significant, size, warnings
 from tests.bench.wrong import ERF, NAN
@@ -114,7 +115,8 @@ def test_the_file_says_what_was_measured_and_where(whole: Run) -> None:
     assert result["workload"]["precision"] == "float32"
     assert result["workload"]["flops"]["training_step"] == 3 * result["workload"]["flops"]["forward"]
     assert result["arguments"]["threads"] == 1
-    assert result["environment"]["threads"] == 1
+    assert result["environment"]["threads"] == result["environment"]["identity"]["threads"] == 1
+    assert f"\non {identity_in_words(result['environment']['identity'])} of " in whole.output
     assert result["environment"]["packages"]["torch"] == torch.__version__
     part, rounding = result["proof"]
     assert (part["question"], rounding["question"]) == ("function", "rounding")

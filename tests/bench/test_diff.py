@@ -89,16 +89,62 @@ def test_more_memory_is_a_change(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "300 MB" in out
 
 
-def test_another_machine_is_refused_unless_wanted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    other = result(environment={**ENVIRONMENT, "threads": 8, "cpu": "Other CPU"})
-    status, out, error = told(tmp_path, capsys, result(), other)
-    assert (status, out) == (2, "")
-    assert error.startswith("error: ")
-    assert "are of different machines (cpu: Some CPU and Other CPU; threads: 2 and 8)" in error
-    assert error.count("\n") == 1
-    status, out, error = told(tmp_path, capsys, result(), other, "--across-machines")
-    assert status == 0
-    assert "note: another machine: threads: 2 and 8" in out
+def of_kind(*sets: str, threads: int = 2, **limits: str) -> dict[str, Any]:
+    kind = {"name": "AMD EPYC", "instruction_sets": list(sets), "limits": limits, "threads": threads}
+    return result(environment={**ENVIRONMENT, "device": "AMD EPYC", "threads": threads, "identity": kind})
+
+
+ZEN3, ZEN4 = of_kind("AVX2"), of_kind("AVX2", "AVX-512", "AVX-512 bfloat16")
+
+
+@pytest.mark.parametrize(
+    "before,after,why",
+    [
+        (ZEN3, ZEN4, "AMD EPYC (AVX2), 2 threads and AMD EPYC (AVX-512 bfloat16), 2 threads"),
+        (ZEN3, of_kind("AVX2", threads=8), "AMD EPYC (AVX2), 2 threads and AMD EPYC (AVX2), 8 threads"),
+        (
+            ZEN3,
+            of_kind("AVX2", ONEDNN_MAX_CPU_ISA="AVX2"),
+            "AMD EPYC (AVX2), 2 threads and AMD EPYC (limited to AVX2), 2 threads",
+        ),
+        (
+            of_kind("AVX2", ONEDNN_MAX_CPU_ISA="AVX2"),
+            of_kind("AVX2", MKL_ENABLE_INSTRUCTIONS="AVX2"),
+            "AMD EPYC (limited to AVX2), 2 threads and AMD EPYC (limited to AVX2), 2 threads; "
+            "limits: ONEDNN_MAX_CPU_ISA AVX2 and MKL_ENABLE_INSTRUCTIONS AVX2",
+        ),
+        (
+            ZEN4,
+            of_kind("AVX2", "AVX-512 bfloat16"),
+            "AMD EPYC (AVX-512 bfloat16), 2 threads and AMD EPYC (AVX-512 bfloat16), 2 threads; "
+            "instruction_sets: AVX2, AVX-512, AVX-512 bfloat16 and AVX2, AVX-512 bfloat16",
+        ),
+        (
+            result(),
+            result(environment={**ENVIRONMENT, "cpu_flags": ["avx2", "fma3"], "system": "Other system"}),
+            "cpu_flags: avx2 and avx2, fma3; system: Some system and Other system",
+        ),
+    ],
+)
+def test_another_machine_is_refused_in_a_line_that_names_both(
+    before: Any, after: Any, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = tmp_path / "a.json", tmp_path / "b.json"
+    assert told(tmp_path, capsys, before, after) == (
+        2,
+        "",
+        f"error: {a} and {b} are of different machines ({why}): their rates do not say what changed in the code; "
+        "give --across-machines to compare them all the same\n",
+    )
+
+
+def test_two_machines_are_compared_if_that_is_wanted_and_each_difference_is_a_note(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, error = told(tmp_path, capsys, ZEN3, ZEN4, "--across-machines")
+    assert (status, error) == (0, "")
+    assert "\nnote: another machine: AMD EPYC (AVX2), 2 threads and AMD EPYC (AVX-512 bfloat16), 2 threads\n" in out
+    assert "2 numbers are in both" in out
 
 
 def test_other_versions_and_proofs_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,18 +16,24 @@ import pytest
 import torch
 
 from bench.environment import (
+    LIMITS,
+    ROOT,
+    capabilities,
     clocks,
     clocks_after_work,
     commit,
     computes_bfloat16,
+    cpu_name,
     environment,
+    identity,
+    identity_in_words,
     nvidia_smi,
     package_version,
 )
 
 # as torch writes it, and as the driver's tool does after its "GPU-"
 UUID = "5f3c9b52-7d53-8a1e-0f1c-0123456789ab"
-GPU = torch.device("cuda", 1)
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 1)
 
 Told = Callable[[str], Path]
 
@@ -49,7 +58,8 @@ def test_the_machine_and_the_software_are_recorded_as_plain_values() -> None:
     assert json.loads(json.dumps(found)) == found
     assert found["packages"]["torch"] == torch.__version__
     assert found["threads"] == torch.get_num_threads()
-    assert found["device"] == found["cpu"]
+    assert found["device"] == found["cpu"] == found["identity"]["name"]
+    assert found["identity"]["threads"] == found["threads"]
     assert found["cores"]["logical"] >= 1
     assert found["device_memory"] > 10**8
 
@@ -58,20 +68,101 @@ def test_a_package_that_is_not_installed_has_no_version() -> None:
     assert package_version("no-such-package") is None
 
 
+@pytest.mark.parametrize("answer", [True, False])
+def test_whether_a_cpu_computes_bfloat16_is_what_torch_may_use(answer: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reference.cpu.computes_bfloat16", lambda: answer)
+    assert computes_bfloat16(CPU) is answer
+    assert environment(CPU)["computes_bfloat16"] is answer
+    assert computes_bfloat16(torch.device("mps")) is None, "cannot be told"
+
+
+@pytest.fixture
+def kind(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """The identity in words of a CPU of some instruction sets, under some limits."""
+    for name in LIMITS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("bench.environment.cpu_name", lambda: "AMD EPYC")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+
+    def kind(*sets: str, kernels: str = "AVX2", **limits: str) -> str:
+        monkeypatch.setattr("reference.cpu.instruction_sets", lambda: sets)
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: kernels)
+        with monkeypatch.context() as context:
+            for name, value in limits.items():
+                context.setenv(name, value)
+            return identity_in_words(identity(CPU))
+
+    return kind
+
+
+def test_two_kinds_of_cpu_that_have_one_name_have_two_identities(kind: Callable[..., str]) -> None:
+    assert kind("AVX2") == "AMD EPYC (AVX2), 2 threads"
+    assert kind("AVX2", "AVX-512", "AVX-512 bfloat16") == "AMD EPYC (AVX-512 bfloat16), 2 threads"
+    assert kind() == f"AMD EPYC ({platform.machine()}), 2 threads", "nothing that matters"
+
+
 @pytest.mark.parametrize(
-    "capabilities,answer",
+    "limits",
     [
-        ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, False),
-        ({"avx2": True, "avx512_bf16": True}, True),
-        ({"amx_bf16": True}, True),
-        ({}, None),
+        {"ATEN_CPU_CAPABILITY": "avx2"},
+        {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+        {"DNNL_MAX_CPU_ISA": "avx2"},
+        {"MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+        {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "DNNL_MAX_CPU_ISA": "ALL"},
     ],
+    ids=str,
 )
-def test_a_cpu_without_bfloat16_instructions_is_known(
-    capabilities: dict[str, bool], answer: bool | None, monkeypatch: pytest.MonkeyPatch
+def test_a_limited_machine_is_never_taken_for_the_real_one(limits: dict[str, str], kind: Callable[..., str]) -> None:
+    assert kind("AVX2", **limits) == "AMD EPYC (limited to AVX2), 2 threads"
+
+
+def test_under_a_limit_all_sets_are_named_as_one_in_between_may_be_missing(kind: Callable[..., str]) -> None:
+    left = ("AVX2", "AVX-512 bfloat16")
+    assert kind(*left, ATEN_CPU_CAPABILITY="avx2") == "AMD EPYC (limited to AVX2, AVX-512 bfloat16), 2 threads"
+    nothing = kind(kernels="DEFAULT", ATEN_CPU_CAPABILITY="default")
+    assert nothing == f"AMD EPYC (limited to {platform.machine()}), 2 threads"
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"ONEDNN_MAX_CPU_ISA": "ALL"},
+        {"ONEDNN_MAX_CPU_ISA": "all", "DNNL_MAX_CPU_ISA": "AVX2"},
+        {"DNNL_MAX_CPU_ISA": "DEFAULT"},
+        {"ATEN_CPU_CAPABILITY": "AVX2"},
+        {"ATEN_CPU_CAPABILITY": "sse"},
+        {"ATEN_CPU_CAPABILITY": ""},
+    ],
+    ids=str,
+)
+def test_a_variable_that_is_not_heeded_or_asks_for_everything_is_no_limit(
+    variables: dict[str, str], kind: Callable[..., str]
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert computes_bfloat16(torch.device("cpu")) is answer
+    assert kind("AVX2", **variables) == "AMD EPYC (AVX2), 2 threads"
+
+
+def test_the_threads_are_those_that_compute_and_one_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert identity_in_words(identity(CPU)).endswith("), 1 thread")
+
+
+def test_an_accelerator_is_known_by_its_name_whatever_cpu_is_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    assert identity_in_words(identity(GPU)) == "NVIDIA H100 80GB HBM3"
+
+
+@pytest.mark.skipif(not capabilities().get("avx2"), reason="this CPU has no AVX2 to be limited to")
+def test_a_process_that_is_limited_to_avx2_says_so() -> None:
+    code = (
+        "import torch; from bench.environment import computes_bfloat16, identity, identity_in_words; "
+        "cpu = torch.device('cpu'); print(computes_bfloat16(cpu), identity_in_words(identity(cpu)))"
+    )
+    limited = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | limited, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == f"False {cpu_name()} (limited to AVX2), 1 thread\n", done.stderr
 
 
 def test_the_commit_is_that_of_the_project_and_says_when_files_differ(tmp_path: Path) -> None:

@@ -346,7 +346,7 @@ def test_the_command_writes_page_pictures_and_tables_and_nothing_else(
     out = tmp_path / "new" / "report"
     assert main(["report", str(folder / "a.json"), str(folder / "c.json"), "--out", str(out)]) == 0
     made = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    names = ("cpu-some-cpu-2-threads", "cuda-nvidia-h100-more")
+    names = ("cpu-some-cpu-avx2-2-threads", "cuda-nvidia-h100-more")
     drawings = [f"{key}.png" for key in pictures.PICTURES]
     assert made == {"index.html", *(f"{name}/{file}" for name in names for file in (*drawings, "tables.md"))}
     assert {str(out / name) for name in made} == set(capsys.readouterr().out.split())
@@ -358,7 +358,7 @@ def test_the_command_writes_page_pictures_and_tables_and_nothing_else(
         assert 300 < height < 12000
     markdown = (out / names[0] / "tables.md").read_text()
     assert "2026-01-02 03:04, torch 2.13.0, transformers 5.1.0, numpy 2.0.0, commit 0000000000" in markdown
-    assert "![The ladder, Some CPU, 2 threads](ladder.png)" in markdown
+    assert "![The ladder, Some CPU (AVX2), 2 threads](ladder.png)" in markdown
     price = results[1]["prices"][0]
     words = " | ".join(interval(price["tasks"]["training_step"][kind]["ratio"]) for kind in KINDS)
     assert f"| fused_qkv | {words} | 0.25 | where fused_qkv \\<does not> pay |" in markdown
@@ -397,7 +397,7 @@ def test_markdown_tables_are_whole(runs: list[Run]) -> None:
 
 def test_the_page_can_be_left_away(small: Path, tmp_path: Path) -> None:
     assert main(["report", str(small / "a.json"), "--out", str(tmp_path), "--no-page"]) == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["cpu-some-cpu-2-threads"]
+    assert [path.name for path in tmp_path.iterdir()] == ["cpu-some-cpu-avx2-2-threads"]
 
 
 def test_a_run_of_changed_code_says_so(tmp_path: Path) -> None:
@@ -414,7 +414,7 @@ def test_two_runs_of_a_device_have_names_of_their_own_and_a_file_that_is_named_t
     twice = result_files([folder, folder / ".." / folder.name / "a.json"])
     assert [path.name for path in twice] == ["a.json", "b.json", "c.json"]
     found = [run.name for run in runs]
-    cpu = "cpu-some-cpu-2-threads"
+    cpu = "cpu-some-cpu-avx2-2-threads"
     assert found == [f"{cpu}-202601010304", f"{cpu}-202601020304", "cuda-nvidia-h100-more"]
     one = run_of(small / "a.json")
     assert len({run.name for run in named_apart([one, copy.copy(one)])}) == 2

@@ -11,6 +11,7 @@ import torch
 
 from bench.__main__ import main
 from bench.datasheets import DATA_SHEETS, data_sheet_bandwidth, data_sheet_rate
+from bench.environment import identity_in_words
 from bench.measure_roofline import ceilings_table, rates_table, show
 from bench.report import ceilings
 from bench.roofline import (
@@ -28,6 +29,7 @@ from bench.suite import SITTINGS, named
 from bench.tables import WIDTH, milliseconds, per_second
 from bench.workloads import Workload
 from reference import GPTConfig
+from tests.bench.made_up_report import CUDA
 
 CPU = torch.device("cpu")
 CONFIG = GPTConfig(block_size=64, vocab_size=100, n_layer=3, n_head=2, n_embd=16)
@@ -219,7 +221,7 @@ def test_three_precisions_fit_into_the_terminal(capsys: pytest.CaptureFixture[st
     roofline.device = CPU  # whose name can be asked for
     ceiling = {"measured": 7.7e14, "data_sheet": None}
     ceilings = dict.fromkeys(("float32", "tf32", "bfloat16"), ceiling)
-    where = {"device": "NVIDIA", "device_kind": "cuda", "packages": {"torch": "2.13.0"}}
+    where = {"identity": CUDA["identity"], "device_kind": "cuda", "packages": {"torch": "2.13.0"}}
     show({"environment": where, "roofline": {**roofline.record(), "ceilings": ceilings, "floors": found}})
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= WIDTH
@@ -366,6 +368,7 @@ def test_the_command_prints_what_it_measured_and_writes_it(
     assert written["roofline"]["ceilings"]["float32"]["measured"] > 1e8
     names = [(rate["product"]["name"], rate["precision"]) for rate in written["roofline"]["rates"]]
     assert names[:2] == [("square", "float32"), ("square", "bfloat16")]
+    assert identity_in_words(written["environment"]["identity"]) in out
     assert {"lowest_after_work", "highest_after_work"} <= written["environment"]["clocks"].keys()
 
 

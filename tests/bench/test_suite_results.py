@@ -59,7 +59,11 @@ def test_a_file_that_is_cut_short_is_refused(length: int, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "content,message",
     [
-        ({"version": VERSION + 1}, rf"is of version {VERSION + 1}, this program reads {VERSION}: measure again$"),
+        (
+            {"version": VERSION + 1},
+            rf"is of version {VERSION + 1}, this program reads {VERSION}: measure again by nox -s bench$",
+        ),
+        ({"version": 2}, rf"is of version 2, this program reads {VERSION}: measure again by nox -s bench$"),
         ({"version": None}, rf"is of version None, this program reads {VERSION}"),
         ({"kind": "compare"}, r"is no result of the suite \(kind 'compare', not 'suite'\): make one by nox -s bench "),
     ],
@@ -90,12 +94,22 @@ def test_the_keys_are_those_that_a_run_writes() -> None:
 
 
 def test_a_device_has_one_file_and_what_is_not_whole_does_not_replace_it() -> None:
-    assert slug(ENVIRONMENT) == "cpu-some-cpu-2-threads"
-    cuda = {**ENVIRONMENT, "device_kind": "cuda", "device": "NVIDIA H100 80GB HBM3"}
-    assert slug(cuda) == "cuda-nvidia-h100-80gb-hbm3"
-    assert path_for(result(), whole=True) == suite_results.HOME / "cpu-some-cpu-2-threads.json"
+    assert slug(ENVIRONMENT) == "cpu-some-cpu-avx2-2-threads"
+    h100 = {"name": "NVIDIA H100 80GB HBM3", "instruction_sets": [], "limits": {}, "threads": None}
+    assert slug({**ENVIRONMENT, "device_kind": "cuda", "identity": h100}) == "cuda-nvidia-h100-80gb-hbm3"
+    assert path_for(result(), whole=True) == suite_results.HOME / "cpu-some-cpu-avx2-2-threads.json"
     partly = path_for(result(), whole=False)
-    assert partly == Path("runs/bench/cpu-some-cpu-2-threads-20260102030405.json")
+    assert partly == Path("runs/bench/cpu-some-cpu-avx2-2-threads-20260102030405.json")
+
+
+def test_two_kinds_of_a_name_and_a_limited_one_have_files_of_their_own() -> None:
+    def with_sets(*sets: str, **limits: str) -> str:
+        kind = {"name": "AMD EPYC", "instruction_sets": list(sets), "limits": limits, "threads": 2}
+        return slug({**ENVIRONMENT, "identity": kind})
+
+    zen3, zen4 = with_sets("AVX2"), with_sets("AVX2", "AVX-512", "AVX-512 bfloat16")
+    assert (zen3, zen4) == ("cpu-amd-epyc-avx2-2-threads", "cpu-amd-epyc-avx-512-bfloat16-2-threads")
+    assert with_sets("AVX2", ATEN_CPU_CAPABILITY="avx2") == "cpu-amd-epyc-limited-to-avx2-2-threads"
 
 
 @pytest.mark.parametrize("path", sorted(suite_results.HOME.glob("*.json")), ids=lambda path: path.name)

@@ -23,7 +23,7 @@ EXTRA_INFO = {
     *("tokens_per_second", "spread", "flops_per_token", "mfu", "memory", "parity", "environment", "compile", "floor"),
     *("ratios", "precision", "batch"),
 }
-ENVIRONMENT = {"device", "cpu_flags", "clocks", "packages", "threads", "commit"}
+ENVIRONMENT = {"device", "identity", "cpu_flags", "clocks", "packages", "threads", "commit"}
 
 WRONG = """
 from dataclasses import replace

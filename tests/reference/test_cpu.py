@@ -1,91 +1,99 @@
-"""What the CPU can do in one instruction, and what the environment rules out."""
+"""Which instruction sets torch may use, by what the CPU has and what the environment leaves of it."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from reference import cpu
-from reference.cpu import INSTRUCTION_SETS, computes_bfloat16, instruction_sets
+from reference.cpu import computes_bfloat16, instruction_sets
 
-ZEN_3 = {"avx2": True, "avx512_f": False, "avx512_bf16": False}
-ZEN_4 = {"avx2": True, "avx512_f": True, "avx512_bf16": True}
-SAPPHIRE_RAPIDS = {**ZEN_4, "amx_bf16": True}
-GRAVITON_3 = {"neon": True, "arm_bf16": True}
+ZEN3 = {"avx2": True, "avx512_f": False, "avx512_bf16": False, "amx_bf16": False}
+ZEN4 = {**ZEN3, "avx512_f": True, "avx512_bf16": True}
+SAPPHIRE_RAPIDS = {**ZEN4, "amx_bf16": True}
+GRAVITON3 = {"neon": True, "bf16": True}
+VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 
 
-def on(
-    monkeypatch: pytest.MonkeyPatch, flags: dict[str, bool], kernels: str = "AVX512", supported: bool = True
+def as_if_on(
+    monkeypatch: pytest.MonkeyPatch, flags: dict[str, bool], kernels: str, supported: bool = True, **variables: str
 ) -> None:
-    """Let torch find these flags, whatever this machine and its environment have."""
+    """Torch says these flags, that its own kernels are those, and whether oneDNN takes bfloat16."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags, raising=False)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: kernels)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported, raising=False)
-    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+    for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.mark.parametrize(
-    "flags, kernels, sets, bfloat16",
+    "flags,kernels,supported,sets,bfloat16",
     [
-        (ZEN_3, "AVX2", ("AVX2",), False),
-        (ZEN_4, "AVX512", ("AVX2", "AVX-512", "AVX-512 bfloat16"), True),
-        (SAPPHIRE_RAPIDS, "AVX512", ("AVX2", "AVX-512", "AVX-512 bfloat16", "AMX bfloat16"), True),
-        (GRAVITON_3, "SVE256", ("NEON bfloat16",), True),
-        ({}, "DEFAULT", (), False),
+        ({"avx2": False}, "DEFAULT", False, (), False),
+        (ZEN3, "AVX2", False, ("AVX2",), False),
+        ({**ZEN4, "avx512_bf16": False}, "AVX512", True, ("AVX2", "AVX-512"), False),
+        (ZEN4, "AVX512", True, ("AVX2", "AVX-512", "AVX-512 bfloat16"), True),
+        (SAPPHIRE_RAPIDS, "AVX512", True, ("AVX2", "AVX-512", "AVX-512 bfloat16", "AMX bfloat16"), True),
+        (GRAVITON3, "DEFAULT", True, ("NEON bfloat16",), True),
+        ({"neon": True, "bf16": False}, "DEFAULT", False, (), False),
+        ({}, "AVX2", False, (), False),
     ],
-    ids=["Zen 3", "Zen 4", "Sapphire Rapids", "Graviton 3", "an old CPU"],
 )
-def test_a_cpu_is_known_by_its_instructions_and_not_by_its_name(
-    flags: dict[str, bool], kernels: str, sets: tuple[str, ...], bfloat16: bool, monkeypatch: pytest.MonkeyPatch
+def test_a_cpu_has_the_sets_of_its_flags(
+    flags: dict[str, bool],
+    kernels: str,
+    supported: bool,
+    sets: tuple[str, ...],
+    bfloat16: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    on(monkeypatch, flags, kernels)
+    as_if_on(monkeypatch, flags, kernels, supported)
     assert instruction_sets() == sets
-    assert computes_bfloat16() == bfloat16
+    assert computes_bfloat16() is bfloat16
 
 
 @pytest.mark.parametrize(
-    "limit, left",
+    "value,supported,left",
     [
-        ("", ("AVX-512 bfloat16", "AMX bfloat16")),
-        ("ALL", ("AVX-512 bfloat16", "AMX bfloat16")),
-        ("AVX512_CORE_AMX", ("AVX-512 bfloat16", "AMX bfloat16")),
-        ("AVX512_CORE_FP16", ("AVX-512 bfloat16",)),
-        ("avx512_core_bf16", ("AVX-512 bfloat16",)),
-        ("AVX512_CORE_VNNI", ()),
-        ("AVX512_CORE", ()),
-        ("AVX2", ()),
-        ("SSE41", ()),
+        ("SSE41", False, set()),
+        ("AVX2", False, set()),
+        ("AVX512_CORE", True, set()),
+        ("avx512_core_vnni", True, set()),
+        ("AVX512_CORE_BF16", True, {"AVX-512 bfloat16"}),
+        ("AVX512_CORE_FP16", True, {"AVX-512 bfloat16"}),
+        ("AVX10_1_512", True, {"AVX-512 bfloat16"}),
+        ("AVX512_CORE_AMX", True, {"AVX-512 bfloat16", "AMX bfloat16"}),
+        ("AVX10_1_512_AMX", True, {"AVX-512 bfloat16", "AMX bfloat16"}),
+        ("ALL", True, {"AVX-512 bfloat16", "AMX bfloat16"}),
+        ("default", True, {"AVX-512 bfloat16", "AMX bfloat16"}),
+        ("no such set", True, {"AVX-512 bfloat16", "AMX bfloat16"}),
     ],
 )
 @pytest.mark.parametrize("variable", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
-def test_what_the_environment_keeps_from_onednn_is_not_there(
-    variable: str, limit: str, left: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+def test_onednns_limit_leaves_what_it_leaves_of_the_products(
+    variable: str, value: str, supported: bool, left: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    on(monkeypatch, SAPPHIRE_RAPIDS)
-    monkeypatch.setenv(variable, limit)
-    assert tuple(name for name in instruction_sets() if "bfloat16" in name) == left
-    assert computes_bfloat16() == bool(left)
+    as_if_on(monkeypatch, SAPPHIRE_RAPIDS, "AVX512", supported, **{variable: value})
+    assert set(instruction_sets()) == {"AVX2", "AVX-512"} | left
+    assert computes_bfloat16() is bool(left)
 
 
-@pytest.mark.parametrize("kernels, left", [("AVX512", ["AVX2", "AVX-512"]), ("AVX2", ["AVX2"]), ("DEFAULT", [])])
-def test_what_torchs_own_kernels_do_not_use_is_not_there(
-    kernels: str, left: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    on(monkeypatch, ZEN_4, kernels)
-    assert [name for name in instruction_sets() if "bfloat16" not in name] == left
+def test_the_newer_name_of_onednns_limit_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    as_if_on(monkeypatch, ZEN4, "AVX512", True, DNNL_MAX_CPU_ISA="AVX512_CORE", ONEDNN_MAX_CPU_ISA="ALL")
+    assert computes_bfloat16()
 
 
-def test_a_torch_without_what_it_asks_has_no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    on(monkeypatch, ZEN_4, supported=False)
-    assert not computes_bfloat16(), "flags alone are not enough"
-    on(monkeypatch, ZEN_4)
+def test_onednn_without_bfloat16_or_no_onednn_leaves_only_torchs_own_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    as_if_on(monkeypatch, ZEN4, "AVX512", supported=False)
+    assert instruction_sets() == ("AVX2", "AVX-512")
+    as_if_on(monkeypatch, ZEN4, "AVX512")
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    assert not computes_bfloat16(), "a build without oneDNN"
+    assert instruction_sets() == ("AVX2", "AVX-512")
+
+
+def test_a_torch_that_does_not_tell_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert instruction_sets() == (), "a release that cannot tell"
-
-
-def test_here_the_sets_are_known_ones_in_order() -> None:
-    assert list(cpu.instruction_sets()) == [name for name in INSTRUCTION_SETS if name in cpu.instruction_sets()]
+    assert instruction_sets() == ()
+    assert not computes_bfloat16()
