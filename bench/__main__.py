@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from reference import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_at_once()  # while the rest is imported
+
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tyro
 
 from bench.settings import Compare, CompareCandidate, Diff, MeasureRoofline, Report
-from reference.cli import finished, notes_of_warnings, wait_briefly
+from reference.cli import LOADING, finished, notes_of_warnings, wait_briefly
+from reference.progress import waiting
 
 Options = Compare | CompareCandidate | MeasureRoofline | Report | Diff
 
@@ -18,8 +24,8 @@ def main(arguments: Sequence[str] | None = None, program: str = f"python -m {__p
     """Run one command of the program that the user typed; returns the exit status.
 
     0 done, and everything proven; 1 a contender or a candidate failed its proof, or something failed that is nobody's
-    mistake; 2 the user asked for what cannot be; 130 Ctrl-C. Options that cannot even be read end the process with 2,
-    as tyro does it.
+    mistake; 2 the user asked for what cannot be; 130 Ctrl-C, 143 SIGTERM. Options that cannot even be read end the
+    process with 2, as tyro does it.
     """
     with notes_of_warnings():
         return finished(lambda: obey(read_options(sys.argv[1:] if arguments is None else list(arguments), program)))
@@ -27,28 +33,34 @@ def main(arguments: Sequence[str] | None = None, program: str = f"python -m {__p
 
 def obey(options: Options) -> int:
     """Run the command that the options are of."""
-    # torch and what else a command needs is imported only now, so that --help and a typing error are quick
+    with waiting(LOADING):
+        command = command_of(options)
+    return command(options)
+
+
+def command_of(options: Options) -> Callable[[Any], int]:
+    """The function of a command. Imports torch and what else the command needs: --help and a typing error do not."""
     match options:
         case CompareCandidate():
             from bench.compare_candidate import compare_candidate
 
-            return compare_candidate(options)
+            return compare_candidate
         case MeasureRoofline():
             from bench.measure_roofline import measure_roofline
 
-            return measure_roofline(options)
+            return measure_roofline
         case Report():
             from bench.report.command import report
 
-            return report(options)
+            return report
         case Diff():
             from bench.diff import diff
 
-            return diff(options)
+            return diff
         case _:
             from bench.compare import compare
 
-            return compare(options)
+            return compare
 
 
 def read_options(arguments: list[str], program: str) -> Options:
@@ -68,4 +80,4 @@ def read_options(arguments: list[str], program: str) -> Options:
 
 if __name__ == "__main__":
     wait_briefly()
-    sys.exit(main())
+    interrupts.leave(main())

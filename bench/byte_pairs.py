@@ -1,22 +1,20 @@
 """Learning byte pairs: the lesson in plain Python beside Hugging Face's tokenizers in Rust.
 
-Nothing imports the lessons, so this one runs as a process of its own, and takes the times of both in turn.
+Nothing imports the lessons, so this one runs in a process of its own, and takes the times of both in turn.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from dataclasses import asdict
 from statistics import median
 from typing import Any
 
 import reference
+from bench.fresh import Call
 from bench.session import LeftOut
 from bench.throughput import ratio, spread
 
-COMMAND = (sys.executable, "-m", f"{reference.__name__}.lessons.bpe_speed")
+TARGET = f"{reference.__name__}.lessons.bpe_speed:measured"
 GROUP = "byte pairs"
 NAMES = {"lesson": f"{GROUP}, lesson", "tokenizers": f"{GROUP}, tokenizers"}
 DESCRIPTIONS = {
@@ -30,11 +28,11 @@ ALLOWED = 0.005
 
 def measure() -> dict[str, Any]:
     """What the lesson says of both. Raises LeftOut, one line, where it cannot say it."""
-    done = subprocess.run(COMMAND, capture_output=True, text=True, timeout=300)
-    if done.returncode != 0:
-        why = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise LeftOut(f"{GROUP}: {why[-1]}: left out")
-    return json.loads(done.stdout)
+    try:
+        found: dict[str, Any] = Call(TARGET, None, "learning them").result(timeout=300.0)
+    except RuntimeError as error:
+        raise LeftOut(f"{GROUP}: {error}: left out") from None
+    return found
 
 
 def error_of(found: dict[str, Any]) -> float:

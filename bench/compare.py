@@ -17,7 +17,6 @@ from bench.contenders import ALL, CONTENDERS, able, chosen, import_what_is_neede
 from bench.environment import environment
 from bench.measurement import Measurement
 from bench.memory import activation_bytes, available_bytes, check_memory, give_back_freed, needed_bytes
-from bench.progress import Progress
 from bench.proof import ORACLE, Part, Verdict, asked_of, parts_of, prove, stages, weights_of
 from bench.results import VERSION, Result, path_for, write
 from bench.settings import Compare
@@ -26,6 +25,7 @@ from bench.throughput import ratio, rounds_within, spread
 from bench.workers import TASKS, Worker, crew, job, take_turns
 from bench.workloads import PRECISIONS, Workload, workload
 from reference.devices import choose_device
+from reference.progress import Stages
 
 LEAST_ROUNDS = {"forward": 5, "training_step": 5, "generation": 3}  # fewer make no interval
 MOST_ROUNDS = 200  # more make no better one
@@ -123,7 +123,7 @@ def measure(
     verdicts: dict[str, list[Verdict | None]] = {name: [] for name in names}
     asked = [asked_of(part, options.precision, names, what.config, device) for part in parts]
     timings = 1 + len(tasks_of(options))
-    with Progress(sum(stages(part, who) for part, who in zip(parts, asked, strict=True)) + timings) as progress:
+    with Stages(sum(stages(part, who) for part, who in zip(parts, asked, strict=True)) + timings) as progress:
         for part, who in zip(parts, asked, strict=True):
             weights = weights_of(part, what.config, options.seed)
             found = dict(prove(part, what.config, weights, who, device, options.seed, progress.stage))
@@ -178,7 +178,7 @@ def describe(verdict: Verdict) -> dict[str, Any]:
 
 
 def time_in_turn(
-    what: Workload, options: Compare, names: Sequence[str], device: torch.device, progress: Progress
+    what: Workload, options: Compare, names: Sequence[str], device: torch.device, progress: Stages
 ) -> dict[str, dict[str, Any]]:
     """Speed and peak memory of contenders, each in a process of its own, in turn.
 
@@ -236,7 +236,7 @@ def timed(
     options: Compare,
     rounds: dict[str, int],
     groups: int,
-    progress: Progress,
+    progress: Stages,
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
     """Time a task in turn for its share of the time, or for so many rounds; the first round says how many fit.
 

@@ -15,13 +15,13 @@ from bench.examination import SMOKE, Examination, examine, usual_time
 from bench.layouts import layout_of
 from bench.memory import available_bytes, needed_bytes
 from bench.named import find
-from bench.progress import Progress
 from bench.results import write
 from bench.settings import CompareCandidate
 from bench.tables import WIDTH
 from bench.workloads import Workload
 from reference.config import SIZES, GPTConfig
 from reference.devices import choose_device
+from reference.progress import Stages
 
 STAGES = 6
 
@@ -43,7 +43,7 @@ def compare_candidate(options: CompareCandidate) -> int:
     device = choose_device(options.device, precision or "float32")
     build = find(options.candidate, "build", "candidate")
     layout = layout_of(options.layout)
-    with Progress(STAGES) as progress, threads(options.threads):
+    with Stages(STAGES) as progress, threads(options.threads):
         seen = examine(
             build,
             layout,

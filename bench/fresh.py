@@ -2,18 +2,18 @@
 
     Call("package.module:function", {"any": "JSON"}, "doing this").result()
 
-imports the module there, calls `function(argument)` and gives what it returns, which JSON has to hold too.
+imports the module there, calls `function(argument)` and gives what it returns, which JSON has to hold too. It ends with
+this process.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
-import os
 import subprocess
-import sys
-from collections.abc import Callable
 from typing import Any
+
+from bench import child_process
+from bench.child_process import function_of
 
 MARK = "fresh: "  # before the answer, on a line of its own: anything else may be printed too
 
@@ -28,15 +28,13 @@ class Call:
     """
 
     def __init__(self, target: str, argument: Any, what: str) -> None:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
         self.what = what
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", f"{__package__}.fresh", target, json.dumps(argument)],
-            env=environment,
+        self.process = child_process.start(
+            f"{__name__}:answer",
+            [target, argument],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
         )
 
     def result(self, timeout: float = 600.0) -> Any:
@@ -62,12 +60,7 @@ class Call:
         self.process.communicate()
 
 
-def function_of(target: str) -> Callable[[Any], Any]:
-    """The function of "module:function"."""
-    module, _, name = target.partition(":")
-    found: Callable[[Any], Any] = getattr(importlib.import_module(module), name)
-    return found
-
-
-if __name__ == "__main__":
-    print(MARK + json.dumps(function_of(sys.argv[1])(json.loads(sys.argv[2]))))
+def answer(asked: tuple[str, Any]) -> None:
+    """In the fresh interpreter: call the function and write down what it returns."""
+    target, argument = asked
+    print(MARK + json.dumps(function_of(target)(argument)))

@@ -7,13 +7,13 @@ from typing import Any
 
 from bench.compare import threads
 from bench.environment import clocks_after_work, environment, identity_in_words
-from bench.progress import Progress
 from bench.results import write
 from bench.roofline import SQUARE, Roofline, floors, precisions_of
 from bench.settings import MeasureRoofline
 from bench.suite import EVERY_SITTING, SITTINGS, WORKLOADS, named, rows_of, tokens_of
 from bench.tables import milliseconds, per_second, plain_table, significant, size, terminal
 from reference.devices import choose_device
+from reference.progress import Stages
 
 USUAL = ("mini", "gpt2-128", "gpt2")
 
@@ -29,7 +29,7 @@ def measure_roofline(options: MeasureRoofline) -> int:
     with threads(options.threads):
         surroundings = environment(device)
         roofline = Roofline(device, options.seconds)
-        with Progress((1 + len(names)) * len(precisions_of(device))) as progress:
+        with Stages((1 + len(names)) * len(precisions_of(device))) as progress:
             found = list(floors(roofline, names, {name: SITTINGS[name] for name in EVERY_SITTING}, progress.stage))
         surroundings["clocks"] = clocks_after_work(surroundings["clocks"], device)
     result = {"environment": surroundings, "roofline": {**roofline.record(), "floors": found}}

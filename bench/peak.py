@@ -24,7 +24,8 @@ from typing import Any
 
 import psutil
 
-from bench.fresh import Call, function_of
+from bench.child_process import function_of
+from bench.fresh import Call
 
 Run = Callable[[], int | None]
 

@@ -6,13 +6,13 @@ no other's gain or loss, and the most memory that each held can be read from the
     with crew(["reference", "optimized"], ...) as workers:
         seconds = take_turns(workers, "training_step", rounds=5)
 
-A worker builds its contender with fresh weights: speed does not depend on them. It waits, asleep, for its turn.
+A worker builds its contender with fresh weights: speed does not depend on them. It waits, asleep, for its turn, and
+ends with the process that started it.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -25,6 +25,7 @@ from typing import Any
 import psutil
 import torch
 
+from bench import child_process
 from bench.contenders import build_in, find, import_what_is_needed
 from bench.hot import random_batch
 from bench.peak import Peak, forget_highest, highest
@@ -73,17 +74,8 @@ class Worker:
     def __init__(self, job: Job) -> None:
         self.name, self.new = job.name, job.new
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed by stop
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", f"{__package__}.workers", json.dumps(asdict(job))],
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-                "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "3000"),  # or it would take the others' time
-            },
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            text=True,
+        self.process = child_process.start(
+            f"{__name__}:serve", asdict(job), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors
         )
 
     def ready(self) -> None:
@@ -197,8 +189,13 @@ def tasks(job: Job) -> Iterator[dict[str, Callable[[], object]]]:
     }
 
 
-def main(job: Job) -> None:
-    """What a worker does: build, say so, then a task for each line that comes in."""
+def serve(asked: dict[str, Any]) -> None:
+    """What a worker does: build, say so, then a task for each line that comes in.
+
+    Args:
+        asked: a `Job` as plain values
+    """
+    job = Job(**{**asked, "config": GPTConfig.from_dict(asked["config"])})
     stages = tasks(job)
     next(stages)
     forget_highest()
@@ -245,8 +242,3 @@ def compiled_so_far() -> Compiled:
 def say(answer: dict[str, Any]) -> None:
     """Answer, on a line."""
     print(MARK + json.dumps(answer), flush=True)
-
-
-if __name__ == "__main__":
-    asked = json.loads(sys.argv[1])
-    main(Job(**{**asked, "config": GPTConfig.from_dict(asked["config"])}))

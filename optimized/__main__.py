@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from reference import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_at_once()  # while the rest is imported
+
 import os
 import sys
 from collections.abc import Sequence
@@ -37,6 +42,7 @@ def start(arguments: Sequence[str] | None = None, package: Package = PACKAGE) ->
         if is_one_of_several():
             from optimized.launch import main as main_of_several
 
+            interrupts.raise_again()
             return main_of_several(package, sys.argv[1:] if arguments is None else arguments)
         return main(package, arguments)
 
@@ -48,4 +54,4 @@ def is_one_of_several() -> bool:
 
 if __name__ == "__main__":
     wait_briefly()
-    sys.exit(start())
+    interrupts.leave(start())

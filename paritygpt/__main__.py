@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 HELP = """\
 usage: {program} COMMAND [OPTION ...]
@@ -89,10 +90,18 @@ def main(arguments: Sequence[str], program: str) -> int:
     return COMMANDS[first](program, arguments)
 
 
-def console() -> int:
+def console() -> NoReturn:
     """The program `paritygpt`."""
-    return main(sys.argv[1:], "paritygpt")
+    run("paritygpt")
+
+
+def run(program: str) -> NoReturn:
+    """Run the command of this process, and end it."""
+    from reference import interrupts
+
+    interrupts.end_at_once()  # while the rest is imported
+    interrupts.leave(main(sys.argv[1:], program))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], f"python -m {__package__}"))
+    run(f"python -m {__package__}")

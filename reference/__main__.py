@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-import sys
+from reference import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_at_once()  # while the rest is imported
+
 from typing import TYPE_CHECKING, Any
 
 from reference.cli import Package, main, wait_briefly
@@ -25,4 +29,4 @@ PACKAGE = Package(
 
 if __name__ == "__main__":
     wait_briefly()
-    sys.exit(main(PACKAGE))
+    interrupts.leave(main(PACKAGE))

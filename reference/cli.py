@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import tyro
 
+from reference import interrupts
+from reference.progress import waiting
 from reference.settings import Eval, Plot, Sample, Train
 from reference.streams import prepare_streams
 
 if TYPE_CHECKING:
     from reference.parts import Parts
 
+LOADING = "loading PyTorch"
 EXPECTED = (ValueError, ArithmeticError, OSError, KeyboardInterrupt)  # what ends a command without a traceback
 
 
@@ -37,8 +40,8 @@ class Package:
 def main(package: Package, arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status.
 
-    0 done; 1 something failed that is nobody's mistake; 2 the user asked for what cannot be; 130 Ctrl-C. Options that
-    cannot even be read end the process with 2, as tyro does it.
+    0 done; 1 something failed that is nobody's mistake; 2 the user asked for what cannot be; 130 Ctrl-C, 143 SIGTERM.
+    Options that cannot even be read end the process with 2, as tyro does it.
     """
     return finished(lambda: run(package, sys.argv[1:] if arguments is None else list(arguments)))
 
@@ -47,7 +50,8 @@ def finished(command: Callable[[], int]) -> int:
     """The exit status of a command. What is expected to go wrong is one line on standard error, and no traceback."""
     prepare_streams()
     try:
-        return command()
+        with interrupts.heeded():
+            return command()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it exits
         return 1
@@ -90,42 +94,50 @@ def complain(error: BaseException, status: int) -> int:
 
 def described(error: BaseException) -> str:
     """An expected error as one line."""
-    return "\nstopped" if isinstance(error, KeyboardInterrupt) else f"error: {' '.join(str(error).split())}"
+    if isinstance(error, KeyboardInterrupt):
+        return interrupts.farewell(str(error))
+    return f"error: {' '.join(str(error).split())}"
 
 
 def status_of(error: BaseException) -> int:
     """The exit status that an expected error means."""
     if isinstance(error, KeyboardInterrupt):
-        return 130
+        return interrupts.status_of(error)
     return 2 if isinstance(error, ValueError) else 1
 
 
 def run(package: Package, arguments: list[str]) -> int:
     """Read the options and hand them to their command."""
     options = read_options(package, arguments)
-    return obey(options, replace(package.parts(options), program=package.program))
+    with waiting(LOADING):
+        parts, command = replace(package.parts(options), program=package.program), command_of(options)
+    return command(options, parts)
 
 
 def obey(options: Train | Sample | Eval | Plot, parts: Parts) -> int:
     """Run the command that the options are of."""
-    # torch and what else a command needs is imported only now, so that --help and a typing error are quick
+    return command_of(options)(options, parts)
+
+
+def command_of(options: Train | Sample | Eval | Plot) -> Callable[[Any, Parts], int]:
+    """The function of a command. Imports torch and what else the command needs: --help and a typing error do not."""
     match options:
         case Train():
             from reference.commands.train import train
 
-            return train(options, parts)
+            return train
         case Sample():
             from reference.commands.sample import sample
 
-            return sample(options, parts)
+            return sample
         case Eval():
             from reference.commands.eval import evaluate
 
-            return evaluate(options, parts)
+            return evaluate
         case _:
             from reference.commands.plot import plot
 
-            return plot(options, parts)
+            return plot
 
 
 def read_options(package: Package, arguments: list[str]) -> Train | Sample | Eval | Plot:
@@ -137,7 +149,8 @@ def read_options(package: Package, arguments: list[str]) -> Train | Sample | Eva
         any_command, args=arguments, prog=package.program, description=package.description
     )
     if isinstance(options, Train) and options.resume is not None:
-        from reference.commands.train import saved_settings
+        with waiting(LOADING):
+            from reference.commands.train import saved_settings
 
         saved = saved_settings(options.resume, type(options))
         options = tyro.cli(type(options), args=arguments[1:], default=saved, prog=f"{package.program} train")

@@ -1,31 +1,172 @@
-"""What a training run shows while it goes: a progress bar on a terminal, plain lines anywhere else."""
+"""What somebody who waits is shown: how far a command is, and how long it still takes.
+
+On a terminal one line that moves, elsewhere plain lines now and then, without control codes. All of it goes to standard
+error, but for what a training run reports, which is its result. Nothing here imports torch, or rich before it draws.
+
+    with waiting("loading PyTorch"): ...        # one thing that may take long
+    for batch in watched(batches, 20, "eval"): ...     # many of a kind
+    with Stages(3) as stages: stages.stage("proving") ...    # several, one after the other
+    with display(done, steps) as shown: ...     # a training run
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import threading
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
-
-from reference.training import Observer, Record
+from typing import TYPE_CHECKING, Protocol, Self, TextIO, TypeVar
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
+    from rich.progress import Progress, TaskID
+
+    from reference.training import Record
+
+Item = TypeVar("Item")
+
+SOON = 1.0  # seconds until a word is said
+EVERY = 10.0  # seconds between lines
 
 
-class Display(Observer, Protocol):
-    """A context in which a training run reports."""
+def draws(stream: TextIO) -> bool:
+    """Whether a stream is a terminal on which a line can be written over."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def clock(seconds: float) -> str:
+    """A duration as m:ss or h:mm:ss.
+
+    >>> clock(75.4), clock(3675)
+    ('1:15', '1:01:15')
+    """
+    minutes, whole = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{whole:02}" if hours else f"{minutes}:{whole:02}"
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Inside, say what is being done, if that takes longer than `SOON`; on a terminal at once, until it is over."""
+    stream, start, over = sys.stderr, time.monotonic(), threading.Event()
+    drawn, width = draws(stream), shutil.get_terminal_size().columns
+
+    def show() -> None:
+        told = False
+        while True:
+            passed = time.monotonic() - start
+            line = f"{what} ({passed:.0f} s)" if passed >= SOON else what
+            if drawn:
+                stream.write(f"\r{line[: width - 1]}\x1b[K")
+                stream.flush()
+            elif passed >= SOON:
+                print(line, file=stream, flush=True)
+                told = True
+            if over.wait(EVERY if told else SOON):
+                return
+
+    thread = threading.Thread(target=show, name="waiting", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        if drawn:
+            stream.write("\r\x1b[K")
+            stream.flush()
+
+
+def watched(items: Iterable[Item], total: int, what: str = "Learning") -> Iterator[Item]:
+    """The same items, `total` of them; meanwhile standard error shows how far it is and how long it will take."""
+    if draws(sys.stderr):
+        from rich.console import Console
+        from rich.progress import track
+
+        yield from track(items, total=total, description=what, console=Console(stderr=True))
+        return
+    start = told = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - told >= (SOON if told == start else EVERY) and done < total:
+            told = now
+            left = clock((now - start) / done * (total - done))
+            print(f"{what}: {done:,} of {total:,}, {left} left", file=sys.stderr, flush=True)
+
+
+class Stages:
+    """Tells, on standard error, which stage is under way, for how long, and how long the rest will take if it is known.
+
+    Args:
+        stages: how many there will be
+    """
+
+    def __init__(self, stages: int) -> None:
+        self.stages, self.done = stages, 0
+        self.start = self.told = time.monotonic()
+        self.bar: Progress | None = None
+        self.task: TaskID
+        if draws(sys.stderr):
+            from rich.console import Console
+            from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+            columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+            self.bar = Progress(*columns, console=Console(stderr=True))
+            self.task = self.bar.add_task("")
+
+    def __enter__(self) -> Self:
+        if self.bar is not None:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def stage(self, what: str, left: float | None = None) -> None:
+        """The next stage begins.
+
+        Args:
+            left: seconds until all of them are done, as far as that is known
+        """
+        self.done += 1
+        self.show(what, left)
+
+    def within(self, what: str, left: float | None = None) -> None:
+        """The stage goes on. Elsewhere than on a terminal that is worth a line now and then, with the time left."""
+        if self.bar is not None or (left is not None and time.monotonic() - self.told >= EVERY):
+            self.show(what, left)
+
+    def show(self, what: str, left: float | None) -> None:
+        """Draw the line, or print it."""
+        self.told = time.monotonic()
+        line, rest = f"{self.done}/{self.stages} {what}", "" if left is None else f", {clock(left)} left"
+        if self.bar is not None:
+            self.bar.update(self.task, description=line + rest)
+        else:
+            print(f"{line} ({self.told - self.start:.0f} s{rest})", file=sys.stderr, flush=True)
+
+
+class Display(Protocol):
+    """A context in which a training run reports: an `Observer` of reference/training.py."""
 
     def __enter__(self) -> Self: ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+    def stepped(self, done: int) -> None: ...
+    def recorded(self, record: Record) -> None: ...
 
 
 def display(done: int, steps: int) -> Display:
     """A bar if standard output is a terminal that can draw one, else lines."""
-    if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+    if draws(sys.stdout):
         return Bar(done, steps)
     return Lines(done, steps)
 
@@ -108,14 +249,3 @@ class Lines:
 def validation_line(record: Record, steps: int) -> str:
     """A validation in one line."""
     return f"step {record['step']:,}/{steps:,}  validation loss {record['validation_loss']:.4f}"
-
-
-def clock(seconds: float) -> str:
-    """A duration as m:ss or h:mm:ss.
-
-    >>> clock(75.4), clock(3675)
-    ('1:15', '1:01:15')
-    """
-    minutes, whole = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{whole:02}" if hours else f"{minutes}:{whole:02}"

@@ -79,6 +79,12 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def nothing_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have commands that run in a test's process say nothing about waiting: how long it takes is the machine's."""
+    monkeypatch.setattr("reference.progress.SOON", 1e6)
+
+
+@pytest.fixture(autouse=True)
 def no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the network look unplugged to every test that is not marked `net`, whatever the machine has.
 

@@ -8,7 +8,7 @@ import shlex
 import signal
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from types import FrameType
 import torch
 from torch import Tensor, nn
 
+from reference import interrupts
 from reference.batches import Batches, windows
 from reference.charts import draw_losses
 from reference.checkpoint import Checkpoint, open_path, save
@@ -293,25 +294,28 @@ def signals_noted(tell: bool) -> Iterator[list[int]]:
     noted: list[int] = []
     kinds = (signal.SIGINT, signal.SIGTERM)
     before = {kind: signal.getsignal(kind) for kind in kinds}
+    # by another thread, as Python calls the handler only when the operation of torch that runs is over
+    telling = interrupts.expected(lambda: note(STOPPING)) if tell else nullcontext(False)
 
     def handle(kind: int, frame: FrameType | None) -> None:
         noted.append(kind)
         for each in kinds:
             signal.signal(each, before[each])
-        if tell:
+        if tell and not told:
             note(STOPPING)
 
-    for kind in kinds:
-        signal.signal(kind, handle)
-    try:
-        yield noted
-    except BaseException:
-        if not tell:  # of several, each must live to say why it ends; the launcher has its own way to insist
-            before[signal.SIGTERM] = signal.SIG_IGN
-        raise
-    finally:
+    with telling as told:
         for kind in kinds:
-            signal.signal(kind, before[kind])
+            signal.signal(kind, handle)
+        try:
+            yield noted
+        except BaseException:
+            if not tell:  # of several, each must live to say why it ends; the launcher has its own way to insist
+                before[signal.SIGTERM] = signal.SIG_IGN
+            raise
+        finally:
+            for kind in kinds:
+                signal.signal(kind, before[kind])
 
 
 def shareable(settings: Train) -> dict[str, object]:

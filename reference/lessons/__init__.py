@@ -11,6 +11,13 @@ bpe.py               text into tokens: byte-pair encoding, up to GPT-2's own
 tiny_gpt.py          a whole GPT that learns a nursery rhyme
 letter_gpts.py       the GPT of reference/gpt.py on four texts; after it read that file
 
-names.py, drawing.py and watching.py are what several of them use: a list of names, pictures, a bar while it computes.
+names.py and drawing.py are what several of them use: a list of names, and pictures.
 bpe_speed.py takes the times of lesson 8 and of the library in turn.
 """
+
+import sys
+
+from reference.interrupts import end_at_once
+
+if sys.argv[0] == "-m":  # which is what Python puts there while it looks for the lesson of `python -m`
+    end_at_once()

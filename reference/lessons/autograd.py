@@ -25,7 +25,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from reference.lessons import drawing
-from reference.lessons.watching import watched
+from reference.progress import watched
 
 STATED_LOSS = 0.01  # what the network of two half moons is trained to
 

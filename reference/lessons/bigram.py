@@ -32,7 +32,7 @@ from reference.charts import visible
 from reference.corpora import load_text
 from reference.lessons import drawing
 from reference.lessons.names import load_names
-from reference.lessons.watching import watched
+from reference.progress import watched
 
 
 def read(text: str) -> tuple[str, Tensor]:

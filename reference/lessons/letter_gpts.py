@@ -41,7 +41,7 @@ from reference.evaluation import mean_loss
 from reference.functional import softmax
 from reference.gpt import GPT
 from reference.lessons import drawing
-from reference.lessons.watching import watched
+from reference.progress import watched
 from reference.sampling import generate
 from reference.schedule import learning_rate
 from reference.shakespeare import COPY_VARIABLE

@@ -29,7 +29,7 @@ from torch import Tensor
 from reference.functional import softmax
 from reference.lessons import drawing
 from reference.lessons.names import ALPHABET, examples, load_names, split_names
-from reference.lessons.watching import watched
+from reference.progress import watched
 
 V = len(ALPHABET)
 EPS = 1e-5

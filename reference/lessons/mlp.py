@@ -32,7 +32,7 @@ from torch import Tensor
 from reference.functional import cross_entropy, softmax
 from reference.lessons import drawing
 from reference.lessons.names import ALPHABET, END, examples, load_names, split_names
-from reference.lessons.watching import watched
+from reference.progress import watched
 
 V = len(ALPHABET)
 TANH_GAIN = 5 / 3

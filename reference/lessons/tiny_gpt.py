@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from reference.corpora import load_text
 from reference.functional import cross_entropy, layer_norm, softmax
 from reference.lessons import drawing
-from reference.lessons.watching import watched
+from reference.progress import watched
 
 BLOCK = 6  # how many words the model sees
 WIDTH = 32

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from reference.functional import cross_entropy, layer_norm
 from reference.lessons import drawing
 from reference.lessons.names import ALPHABET, END, examples, load_names, split_names
-from reference.lessons.watching import watched
+from reference.progress import watched
 
 BLOCK = 8
 V = len(ALPHABET)

@@ -1,0 +1,91 @@
+"""Python processes that end with the one that started them, whatever they are doing, however it ends.
+
+A process that is killed cannot end its children, and one that computes does not look whether anybody still waits: so a
+thread of the child waits for the end of its parent. torch lets other threads run while it computes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+EVERY = 0.5  # seconds between two looks at the parent, where the system cannot tell of its end
+
+
+def start(target: str, argument: Any, **streams: Any) -> subprocess.Popen[str]:
+    """Start a fresh interpreter that calls a function.
+
+    Args:
+        target: "module:function", importable with the `sys.path` of this process
+        argument: of the function: anything that JSON holds
+        streams: stdin, stdout and stderr, as `subprocess.Popen` takes them
+    """
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", __name__, str(os.getpid()), target, json.dumps(argument)],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+            "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "3000"),  # or waiting threads take the others' time
+        },
+        text=True,
+        **streams,
+    )
+
+
+def function_of(target: str) -> Callable[[Any], Any]:
+    """The function of "module:function"."""
+    module, _, name = target.partition(":")
+    found: Callable[[Any], Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def end_with(parent: int) -> None:
+    """From now on, end this process when its parent ends."""
+
+    def wait() -> None:
+        wait_for_end(parent)
+        os._exit(1)
+
+    threading.Thread(target=wait, name="end with the parent", daemon=True).start()
+
+
+def wait_for_end(parent: int) -> None:
+    """Return when the parent is gone, however it ended."""
+    with suppress(AttributeError, OSError):  # not on Linux, or not allowed there; or it is gone
+        end = select.poll()
+        end.register(os.pidfd_open(parent), select.POLLIN)
+        if os.getppid() == parent:  # else the number is somebody else's by now
+            end.poll()
+    while os.getppid() == parent and is_running(parent):
+        time.sleep(EVERY)
+
+
+def is_running(process: int) -> bool:
+    """Whether there is such a process. Windows alone has to be asked: elsewhere orphans get another parent."""
+    if os.name != "nt":
+        return True
+    import psutil
+
+    return psutil.pid_exists(process)
+
+
+def main(parent: int, target: str, argument: str) -> None:
+    """What the child does."""
+    end_with(parent)
+    # Ctrl-C is for the parent, which ends its children; ignored it would be by the children's children too
+    signal.signal(signal.SIGINT, lambda number, frame: None)
+    function_of(target)(json.loads(argument))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), *sys.argv[2:])
