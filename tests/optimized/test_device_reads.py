@@ -1,8 +1,8 @@
 """A training step and a decoding step read nothing from the device, in any recipe: they run where nothing can be read.
 
 Fake tensors have a shape, a type and a device but no values; asking for a value is an error. Here they are on the CPU,
-and are given the parts that a recipe has for the CPU and those that it has for CUDA; where torch is built for CUDA, they
-are there, too. What torch's own kernels for CUDA wait for shows only with a GPU: in the tests marked gpu.
+and are given the parts that a recipe has for the CPU and those that it has for CUDA; where torch is built for it, some
+are on CUDA. What torch's own kernels for CUDA wait for shows only with a GPU: in the tests marked gpu.
 """
 
 from __future__ import annotations
