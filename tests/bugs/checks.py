@@ -73,7 +73,7 @@ class Check:
         """The answer for one side; values and shapes that cannot be, on the way, are a failure without measure."""
         try:
             return self.run(side, seed)
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, IndexError, RuntimeError) as error:
             return Outcome(math.inf, 0.0, f"{type(error).__name__}: {str(error).splitlines()[0]}")
 
 

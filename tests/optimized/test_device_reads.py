@@ -1,8 +1,8 @@
 """A training step and a decoding step read nothing from the device, in any recipe: they run where nothing can be read.
 
 Fake tensors have a shape, a type and a device but no values; asking for a value is an error. Here they are on the CPU,
-and are given the parts that a recipe has for the CPU and those that it has for CUDA. What torch's own kernels for CUDA
-wait for shows only there: in the tests marked gpu.
+and are given the parts that a recipe has for the CPU and those that it has for CUDA; where torch is built for it, some
+are on CUDA. What torch's own kernels for CUDA wait for shows only with a GPU: in the tests marked gpu.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from optimized.generation import CachedGPT, left_pad
 from optimized.gpt import GPT
 from reference import GPTConfig
 from reference import sampling as reference_sampling
+from reference.adamw import clip_gradients
 from reference.sampling import next_token
 
 pytestmark = [
@@ -202,6 +203,47 @@ def test_the_prompt_and_its_padding_are_read_once_whatever_is_generated(monkeypa
         read.clear()
         reference.generate(model, ids, count, temperature=0.0)
         assert read == [[0, 4]], f"{count} tokens by the reference"
+
+
+# --- on fake tensors of CUDA
+
+
+@pytest.fixture
+def cuda_in_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A torch that is built for CUDA and takes it to be there; a GPU is not needed."""
+    if not torch.backends.cuda.is_built():
+        pytest.skip("needs a torch that is built for CUDA, though no GPU")
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *arguments, **options: True)
+
+
+@pytest.mark.usefixtures("cuda_in_name")
+@pytest.mark.parametrize("recipe, parts_of", [*recipes("cuda"), pytest.param(None, "cuda", id="reference")])
+def test_of_cuda_too_and_nothing_is_left_on_the_cpu(recipe: Recipe | None, parts_of: str) -> None:
+    """Less the backward pass, for which torch asks the driver. Operations on two devices at once are errors."""
+    device = torch.device(parts_of)
+    with nothing_to_read():
+        model = reference.GPT(CONFIG) if recipe is None else GPT(CONFIG, choose_parts(recipe, device))
+        for module in model.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                there = torch.empty(parameter.shape, device=device)
+                module.register_parameter(name, torch.nn.Parameter(there))
+                module.get_parameter(name).grad = torch.empty(parameter.shape, device=device)
+        ids = torch.zeros(2, 4, dtype=torch.int64, device=device)
+        results = [model.loss(ids, ids)]
+        if isinstance(model, GPT):
+            step = optimized.build_step(model, recipe or PLAIN)
+            results.append(step.optimizer.clip(1.0))
+            step.optimizer.step()
+            for padding in (2, torch.zeros(2, dtype=torch.int64, device=device)):
+                cached = CachedGPT(model.eval(), padding)
+                logits = cached.extend(ids, last=1)[:, -1]
+                results += [drawn(logits, **settings) for settings in SETTINGS.values()]
+        else:
+            readable = reference.build_step(model)
+            results.append(clip_gradients([p.grad for p in model.parameters() if p.grad is not None], 1.0))
+            readable.optimizer.step()
+        assert {one.device.type for one in (*results, *model.parameters())} == {"cuda"}
 
 
 # --- inside torch's own functions
