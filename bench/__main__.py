@@ -9,6 +9,7 @@ if __name__ == "__main__":
 
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -17,6 +18,7 @@ from bench.settings import Compare, CompareCandidate, Diff, MeasureRoofline, Rep
 from reference.cli import LOADING, finished, notes_of_warnings, wait_briefly
 from reference.progress import waiting
 
+PROGRAM = "python -m bench"
 Options = Compare | CompareCandidate | MeasureRoofline | Report | Diff
 
 
@@ -73,9 +75,22 @@ def read_options(arguments: list[str]) -> Options:
         "diff": Diff,
     }
     options: Options = tyro.extras.subcommand_cli_from_dict(
-        commands, args=arguments, prog="python -m bench", description="Measure the models of this project."
+        commands, args=arguments, prog=PROGRAM, description="Measure the models of this project."
     )
+    if isinstance(options, MeasureRoofline) and options.resume is not None:
+        saved = saved_options(options.resume)
+        return tyro.cli(MeasureRoofline, args=arguments[1:], default=saved, prog=f"{PROGRAM} roofline")
     return options
+
+
+def saved_options(path: Path) -> MeasureRoofline:
+    """The options of a run that was stopped, as the defaults of the command line that goes on with it."""
+    from bench.journal import resume
+
+    try:
+        return MeasureRoofline.from_json(resume(path, "roofline", PROGRAM).arguments)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"--resume {path}: is damaged ({error}): start anew, without --resume") from None
 
 
 if __name__ == "__main__":

@@ -1,0 +1,57 @@
+"""What the CPU can do in one instruction, as far as torch may use it.
+
+A processor's name does not say it: "AMD EPYC" stands on CPUs with and without bfloat16. Two environment variables
+narrow what torch uses below what the CPU has: ATEN_CPU_CAPABILITY for torch's own kernels, ONEDNN_MAX_CPU_ISA for the
+matrix products of oneDNN (https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html). What they
+rule out is not there: so one machine can be measured as if it were another.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+# From the narrowest to the widest; the flag by which torch names it.
+INSTRUCTION_SETS = {
+    "AVX2": "avx2",
+    "AVX-512": "avx512_f",
+    "AVX-512 bfloat16": "avx512_bf16",
+    "AMX bfloat16": "amx_bf16",
+    "NEON bfloat16": "arm_bf16",
+}
+BFLOAT16 = ("AVX-512 bfloat16", "AMX bfloat16", "NEON bfloat16")  # those that multiply matrices of bfloat16
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """Those of `INSTRUCTION_SETS` that torch may use on this CPU, narrowest first; empty where torch cannot tell."""
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return tuple(name for name, flag in INSTRUCTION_SETS.items() if found.get(flag) and not ruled_out(name))
+
+
+def computes_bfloat16() -> bool:
+    """Whether products of bfloat16 matrices are instructions of this CPU; if not, they are emulated and slow."""
+    return any(name in BFLOAT16 for name in instruction_sets())
+
+
+def ruled_out(name: str) -> bool:
+    """Whether this torch, or the environment, keeps torch from using an instruction set."""
+    if name in BFLOAT16:
+        if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+            return True
+        return not torch.ops.mkldnn._is_mkldnn_bf16_supported() or narrowed_below(name)
+    kernels = torch.backends.cpu.get_cpu_capability()
+    return kernels == "DEFAULT" or (name == "AVX-512" and kernels == "AVX2")
+
+
+def narrowed_below(name: str) -> bool:
+    """Whether the environment keeps oneDNN from an instruction set for bfloat16."""
+    limit = (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "ALL").upper()
+    if limit in ("ALL", "DEFAULT") or name == "NEON bfloat16":
+        return False
+    if "AMX" in limit:  # the widest that there is
+        return False
+    if name == "AVX-512 bfloat16":
+        return not limit.endswith(("_BF16", "_FP16")) and "AVX10" not in limit
+    return True
