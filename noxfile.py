@@ -54,7 +54,9 @@ def run_python(session: nox.Session, *arguments: str, env: dict[str, str] | None
     # the thread waited for needs, and small models become many times slower.
     variables = {"GOMP_SPINCOUNT": "3000", **(env or {})}
     variables = {name: os.environ.get(name, value) for name, value in variables.items()}
-    session.run(str(programs / "python"), *arguments, external=True, env={"PATH": path, **variables})
+    # After Ctrl-C nox would kill it in half a second: what it was told, and keeps, needs a little longer to be written.
+    patience = {"interrupt_timeout": 10.0, "terminate_timeout": 2.0}
+    session.run(str(programs / "python"), *arguments, external=True, env={"PATH": path, **variables}, **patience)
 
 
 @nox.session(venv_backend="none", requires=["environment"])

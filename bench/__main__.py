@@ -9,6 +9,8 @@ if __name__ == "__main__":
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -28,17 +30,18 @@ def main(arguments: Sequence[str] | None = None, program: str = f"python -m {__p
     process with 2, as tyro does it.
     """
     with notes_of_warnings():
-        return finished(lambda: obey(read_options(sys.argv[1:] if arguments is None else list(arguments), program)))
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        return finished(lambda: obey(read_options(given, program), program))
 
 
-def obey(options: Options) -> int:
+def obey(options: Options, program: str) -> int:
     """Run the command that the options are of."""
     with waiting(LOADING):
-        command = command_of(options)
+        command = command_of(options, program)
     return command(options)
 
 
-def command_of(options: Options) -> Callable[[Any], int]:
+def command_of(options: Options, program: str) -> Callable[[Any], int]:
     """The function of a command. Imports torch and what else the command needs: --help and a typing error do not."""
     match options:
         case CompareCandidate():
@@ -48,7 +51,7 @@ def command_of(options: Options) -> Callable[[Any], int]:
         case MeasureRoofline():
             from bench.measure_roofline import measure_roofline
 
-            return measure_roofline
+            return partial(measure_roofline, command=f"{program} roofline")
         case Report():
             from bench.report.command import report
 
@@ -75,7 +78,20 @@ def read_options(arguments: list[str], program: str) -> Options:
     options: Options = tyro.extras.subcommand_cli_from_dict(
         commands, args=arguments, prog=program, description="Measure the models of this project."
     )
+    if isinstance(options, MeasureRoofline) and options.resume is not None:
+        saved = saved_options(options.resume, program)
+        return tyro.cli(MeasureRoofline, args=arguments[1:], default=saved, prog=f"{program} roofline")
     return options
+
+
+def saved_options(path: Path, program: str) -> MeasureRoofline:
+    """The options of a run that was stopped, as the defaults of the command line that goes on with it."""
+    from bench.journal import resume
+
+    try:
+        return MeasureRoofline.from_json(resume(path, "roofline", program).arguments)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"--resume {path}: is damaged ({error}): start anew, without --resume") from None
 
 
 if __name__ == "__main__":

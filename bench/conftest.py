@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import shlex
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +18,18 @@ import torch
 from bench import suite_results
 from bench.contenders import ALL, able, chosen, find, missing
 from bench.contenders.contender import always
+from bench.journal import Journal, resume
 from bench.parts import PARTS
-from bench.session import LeftOut, Session
+from bench.session import COMMAND, LeftOut, Session
 from bench.suite import SITTINGS, Plan, plan_for
 from bench.suite_tables import show
 from optimized.hardware import hardware_of
+from reference import interrupts
 from reference.devices import available_devices
 
 STARTED = pytest.StashKey[float]()
+HEEDED = pytest.StashKey[ExitStack]()
+STOP = pytest.StashKey["Stop"]()
 BEGUN = pytest.StashKey[set[str]]()  # tests, by their ids
 SESSIONS = pytest.StashKey[dict[str, Session]]()
 HERE = Path(__file__).parent
@@ -39,19 +45,58 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--contenders", default="", help="some of bench/contenders', with commas, or all")
     group.addoption("--threads", type=int, default=None, help="CPU threads; torch's choice if not given")
     group.addoption("--json", type=Path, default=None, help="where to write the result, if there is one device")
+    group.addoption(
+        "--resume",
+        type=Path,
+        default=None,
+        metavar="FILE.partial",
+        help="go on with a run that was stopped, from the file that it left, with the options that it had",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[SESSIONS], config.stash[STARTED], config.stash[BEGUN] = {}, time.monotonic(), set()
+    config.stash[STOP], config.stash[HEEDED] = Stop(), ExitStack()
+    config.pluginmanager.register(config.stash[STOP])
+    config.stash[HEEDED].enter_context(interrupts.heeded())
+    config.stash[HEEDED].enter_context(interrupts.last_words(lambda: " and ".join(ways_on(config))))
     try:
         start(config)
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
 
 
+def pytest_unconfigure(config: pytest.Config) -> None:
+    config.stash[HEEDED].close()
+
+
+class Stop:
+    """Part of pytest that notes how a run was stopped."""
+
+    status = 0  # of the process
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """What was measured so far is written and shown now, however long that takes."""
+        interrupts.taken()
+        if isinstance(excinfo.value, KeyboardInterrupt):
+            self.status = interrupts.status_of(excinfo.value)
+
+
+def ways_on(config: pytest.Config) -> list[str]:
+    """How to go on with each session that has begun."""
+    narrowed = "".join(
+        f" {option} {shlex.quote(value)}"
+        for option, value in (("-k", config.option.keyword), ("-m", config.option.markexpr))
+        if value
+    )
+    sessions = config.stash[SESSIONS].values()
+    return [session.journal.words + narrowed for session in sessions if session.journal.words]
+
+
 def start(config: pytest.Config) -> None:
     """Make a session for each device. Raises ValueError, one line, for what cannot be."""
     option = config.option
+    journal = None if option.resume is None else resumed(option)
     if option.threads is not None:
         if option.threads < 1:
             raise ValueError(f"--threads {option.threads}: give a whole number of at least 1")
@@ -79,9 +124,40 @@ def start(config: pytest.Config) -> None:
         if not contenders:
             plan, slow = without_emulation(plan, device)
             absent += slow
-        session = Session(device, plan, arguments, lambda what: tell(config, what), option.quick)
+        session = Session(device, plan, arguments, lambda what: tell(config, what), option.quick, option.json, journal)
         session.left_out += [*not_there, *absent]
         config.stash[SESSIONS][name] = session
+    if journal is not None:
+        journal.go_on()
+
+
+def resumed(option: argparse.Namespace) -> Journal:
+    """The journal of a run that was stopped; its options become those of this one.
+
+    Raises ValueError, one line, if it is none, or if other options were given.
+    """
+    journal = resume(option.resume, suite_results.KIND, COMMAND)
+    try:
+        before = {
+            "quick": bool(journal.arguments["quick"]),
+            "workloads": ",".join(journal.arguments["workloads"]),
+            "contenders": ",".join(journal.arguments["contenders"]),
+            "threads": int(journal.arguments["threads"]),
+            "device": str(journal.arguments["device"]),
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"--resume {option.resume}: is damaged ({error}): start anew, without --resume") from None
+    for name, value in before.items():
+        given = getattr(option, name)
+        if given and given != value:
+            words = f"--{name}" if given is True else f"--{name} {given}"
+            raise ValueError(
+                f"--resume {option.resume} with {words}: it was begun "
+                f"{f'with --{name} {value}' if value else f'without --{name}'}; leave it out, or start anew without "
+                "--resume"
+            )
+        setattr(option, name, value)
+    return journal
 
 
 def of_able(plan: Plan) -> tuple[Plan, list[str]]:
@@ -201,9 +277,13 @@ def sessions(pytestconfig: pytest.Config) -> dict[str, Session]:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
-    """Write one file for each device on which anything was measured."""
+    """Write one file for each device on which anything was measured.
+
+    What a run that was stopped has measured stays besides, as it is, to go on with.
+    """
     config = session.config
-    whole = is_whole(session, exitstatus)
+    whole, stopped = is_whole(session, exitstatus), is_stopped(session)
+    session.exitstatus = config.stash[STOP].status or session.exitstatus
     for measured in config.stash[SESSIONS].values():
         result = measured.result()
         if not any(result[what] for what in ("cases", "parts", "prices", "scaling", "roofline")):
@@ -212,9 +292,16 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitC
         try:
             suite_results.save(result, path)
             measured.written = f"everything that was measured: {path}"
+            if not stopped:
+                measured.journal.remove()
         except ValueError as error:
             measured.written = f"error: {error}"
             session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+
+
+def is_stopped(session: pytest.Session) -> bool:
+    """Whether some tests were not even begun."""
+    return not session.config.stash[BEGUN] >= {item.nodeid for item in session.items}
 
 
 def is_whole(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> bool:
@@ -231,8 +318,14 @@ def is_whole(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> bool
     files = {item.path for item in session.items}
     every = set(HERE.glob("test_*.py"))
     ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
-    begun = session.config.stash[BEGUN] >= {item.nodeid for item in session.items}
-    return ended and begun and not narrowed and not chosen_by_hand and every <= files and not option.collectonly
+    return (
+        ended
+        and not is_stopped(session)
+        and not narrowed
+        and not chosen_by_hand
+        and every <= files
+        and not option.collectonly
+    )
 
 
 @pytest.hookimpl(trylast=True)
@@ -245,3 +338,5 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
                 terminalreporter.write_line(line)
         if measured.written:
             terminalreporter.write_line(measured.written)
+    for words in ways_on(config):
+        terminalreporter.write_line(f"stopped; {words}")

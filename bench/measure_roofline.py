@@ -3,41 +3,167 @@
 from __future__ import annotations
 
 import dataclasses
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from bench.compare import threads
 from bench.environment import clocks_after_work, environment, identity_in_words
+from bench.journal import Journal, Measure, check_same, partial_path, resume
 from bench.results import write
-from bench.roofline import SQUARE, Roofline, floors, precisions_of
+from bench.roofline import SQUARE, Bandwidth, Roofline, floors, precisions_of, with_floors
 from bench.settings import MeasureRoofline
 from bench.suite import EVERY_SITTING, SITTINGS, WORKLOADS, named, rows_of, tokens_of
 from bench.tables import milliseconds, per_second, plain_table, significant, size, terminal
+from reference import interrupts
 from reference.devices import choose_device
 from reference.progress import Stages
 
 USUAL = ("mini", "gpt2-128", "gpt2")
+KIND = "roofline"
+HOME = Path("runs", "roofline")  # in the current directory: what a run that was stopped leaves, if there is no --json
+
+CALLS = 5  # at least, for one measurement: one to allocate, one to get warm, three samples
+FLOPS_PER_SECOND, BYTES_PER_SECOND = 1e10, 5e9  # of some device, until the rates of this one are known
 
 
-def measure_roofline(options: MeasureRoofline) -> int:
-    """Run the command. Raises ValueError, one line, for what the user cannot have."""
+def measure_roofline(options: MeasureRoofline, command: str) -> int:
+    """Run the command, by what the user typed for it. Raises ValueError, one line, for what the user cannot have."""
     options.check()
     for name in options.workloads:
         if name not in WORKLOADS:
             raise ValueError(f"unknown workload {name!r}: give some of {', '.join(WORKLOADS)}")
     device = choose_device(options.device)
     names = list(dict.fromkeys(options.workloads or USUAL))
+    sittings = {name: SITTINGS[name] for name in EVERY_SITTING}
     with threads(options.threads):
         surroundings = environment(device)
-        roofline = Roofline(device, options.seconds)
-        with Stages((1 + len(names)) * len(precisions_of(device))) as progress:
-            found = list(floors(roofline, names, {name: SITTINGS[name] for name in EVERY_SITTING}, progress.stage))
+        journal = journal_of(options, surroundings, command)
+        stages = len(precisions_of(device)) + len(names) * len(with_floors(device))
+        with Stages(stages) as progress, interrupts.last_words(lambda: journal.words):
+            left = TimeLeft(planned(device, names, sittings), options.seconds)
+            stage = ""
+
+            def begin(what: str) -> None:
+                nonlocal stage
+                stage = what
+                progress.stage(what, left.seconds())
+
+            def keep(what: str, key: Any, measure: Measure) -> Any:
+                found = journal.once(what, key, lambda: left.timed(what, key, measure))
+                left.learn(what, key, found)
+                progress.within(stage, left.seconds())
+                return found
+
+            roofline = Roofline(device, options.seconds, keep=keep)
+            found = list(floors(roofline, names, sittings, begin))
         surroundings["clocks"] = clocks_after_work(surroundings["clocks"], device)
     result = {"environment": surroundings, "roofline": {**roofline.record(), "floors": found}}
     show(result)
     if options.json is not None:
-        arguments = {**dataclasses.asdict(options), "json": str(options.json), "workloads": names}
-        write(options.json, {"kind": "roofline", "version": 2, "arguments": arguments, **result})
+        arguments = {**saved_arguments(options), "workloads": names}
+        write(options.json, {"kind": KIND, "version": 2, "arguments": arguments, "resumed": journal.resumed, **result})
+    journal.remove()
     return 0
+
+
+def journal_of(options: MeasureRoofline, surroundings: dict[str, Any], command: str) -> Journal:
+    """What is measured is kept here: in a new file, or in that of a run that was stopped."""
+    if options.resume is None:
+        usual = HOME / f"{datetime.now():%Y%m%d-%H%M%S}"
+        return Journal(partial_path(options.json or usual), KIND, command, surroundings, saved_arguments(options))
+    journal = resume(options.resume, KIND, command)
+    saved = MeasureRoofline.from_json(journal.arguments)
+    for field in dataclasses.fields(options):
+        before, now = getattr(saved, field.name), getattr(options, field.name)
+        if before != now and field.name not in ("resume", "json"):
+            raise ValueError(
+                f"--resume {options.resume} with --{field.name} {worded(now)}: it was begun with {worded(before)}; "
+                f"leave --{field.name} out, or start anew without --resume"
+            )
+    check_same(journal, surroundings)
+    journal.go_on()
+    return journal
+
+
+def worded(value: Any) -> str:
+    """An option's value as the user would type it."""
+    if value is None or value == ():
+        return "no such option"
+    return " ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def saved_arguments(options: MeasureRoofline) -> dict[str, Any]:
+    """The options as plain values, less that which tells where to go on."""
+    values = {**dataclasses.asdict(options), "json": None if options.json is None else str(options.json)}
+    return {name: value for name, value in values.items() if name != "resume"}
+
+
+def planned(device: Any, names: list[str], sittings: dict[str, tuple[str, ...]]) -> list[tuple[str, Any]]:
+    """What will be measured, in its order: as `bench.journal.Keep` is told of it."""
+    found: list[tuple[str, Any]] = []
+
+    def note(what: str, key: Any, measure: Measure) -> Any:
+        found.append((what, key))
+        return dataclasses.asdict(Bandwidth(key, 1.0, 1.0)) if what == "bandwidth" else 1.0
+
+    list(floors(Roofline(device, keep=note), names, sittings, lambda what: None))
+    return found
+
+
+class TimeLeft:
+    """How long the measurements that are planned will still take.
+
+    A product takes as long as was asked for, or a few calls at the rate that the square, which comes first, was seen to
+    have in its precision; all is then scaled by how long the measurements so far really took.
+
+    Args:
+        planned: of `planned`
+        seconds: to measure each in, about
+        clock: seconds from any zero
+    """
+
+    def __init__(
+        self, planned: list[tuple[str, Any]], seconds: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.planned, self.each, self.clock = list(planned), seconds, clock
+        self.rates: dict[str, float] = {}  # operations per second, by precision: the highest
+        self.expected = self.taken = 0.0  # of those that are done
+
+    def timed(self, what: str, key: Any, measure: Measure) -> Any:
+        """Measure, and note how long it took."""
+        start = self.clock()
+        found = measure()
+        self.taken += self.clock() - start
+        self.learn_rate(what, key, found)
+        self.expected += self.cost(what, key)
+        return found
+
+    def learn(self, what: str, key: Any, found: Any) -> None:
+        """Note what was found, now or by a run that was stopped."""
+        self.learn_rate(what, key, found)
+        self.planned.remove((what, key))
+
+    def learn_rate(self, what: str, key: Any, found: Any) -> None:
+        """Of products in a precision, the highest counts."""
+        if what == "rate":
+            self.rates[key[0]] = max(found, self.rates.get(key[0], 0.0))
+
+    def seconds(self) -> float | None:
+        """How long the rest will take; None before anything was measured."""
+        if self.expected == 0.0:
+            return None
+        return sum(self.cost(*one) for one in self.planned) * self.taken / self.expected
+
+    def cost(self, what: str, key: Any) -> float:
+        """How long a measurement takes, about: at least `CALLS` calls."""
+        if what == "bandwidth":
+            return 2 * max(self.each, CALLS * key / BYTES_PER_SECOND)
+        precision, rows, inner, columns, _ = key
+        call = 2 * rows * inner * columns / self.rates.get(precision, FLOPS_PER_SECOND)
+        return max(self.each, CALLS * call)
 
 
 def show(result: dict[str, Any]) -> None:
@@ -54,6 +180,11 @@ def show(result: dict[str, Any]) -> None:
         "measured: the best of all shapes below, the large square among them; data sheet: n/a if not known.",
         style="dim",
     )
+    for precision in roofline["emulated"]:
+        console.print(
+            f"{precision} is emulated on this device, which has no instructions for it: a small square, no floors.",
+            style="dim",
+        )
     console.print()
     console.print("How fast does it multiply matrices of these models' own shapes? GFLOP/s", style="bold")
     precisions = list(roofline["ceilings"])
@@ -77,7 +208,8 @@ def ceilings_table(roofline: dict[str, Any]) -> Any:
     for name in ("measured", "data sheet"):
         table.add_column(name, justify="right", no_wrap=True)
     for precision, ceiling in roofline["ceilings"].items():
-        table.add_row(f"{precision} products", *(per_second(ceiling[of], "FLOP") for of in ("measured", "data_sheet")))
+        words = f"{precision} products" + (", emulated" if precision in roofline["emulated"] else "")
+        table.add_row(words, *(per_second(ceiling[of], "FLOP") for of in ("measured", "data_sheet")))
         for rate in roofline["rates"]:
             if rate["product"]["name"] == SQUARE and rate["precision"] == precision:
                 rows = rate["product"]["rows"]

@@ -11,13 +11,15 @@ Everything is proven once for a size and shape, that which is timed, and remembe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.contenders import Weights, build_in, find, import_what_is_needed, own_precision
 from bench.hot import random_batch
+from bench.journal import Keep, anew
 from bench.proof import Part, Verdict, asked_of, parts_of, prove, weights_of
 from bench.suite import text_shape
 from bench.tables import NOT_THE_SAME
@@ -53,10 +55,11 @@ class Passes:
         device: of the contenders
         tell: told what is being proven
         seed: of weights and batches
+        keep: keeps what was found, or knows it from a run that was stopped
     """
 
-    def __init__(self, device: torch.device, tell: Callable[[str], None], seed: int = 0) -> None:
-        self.device, self.tell, self.seed = device, tell, seed
+    def __init__(self, device: torch.device, tell: Callable[[str], None], seed: int = 0, keep: Keep = anew) -> None:
+        self.device, self.tell, self.seed, self.keep = device, tell, seed, keep
         self.found: dict[Place, Pass] = {}
 
     def of(self, work: Workload, names: Sequence[str], texts: bool = True) -> dict[str, Pass]:
@@ -74,11 +77,13 @@ class Passes:
             except ValueError as error:
                 self.found[place(work, name)] = Pass(False, {}, None, (work.batch, work.time), str(error))
         if possible:
-            self.prove(work, possible, texts)
+            found = self.keep("proof", [asdict(work), possible, texts], lambda: self.prove(work, possible, texts))
+            for name, values in found.items():
+                self.found[place(work, name)] = Pass(**{**values, "shape": tuple(values["shape"])})
         return {name: self.found[place(work, name)] for name in names}
 
-    def prove(self, work: Workload, names: list[str], texts: bool) -> None:
-        """Put all proofs to contenders."""
+    def prove(self, work: Workload, names: list[str], texts: bool) -> dict[str, dict[str, Any]]:
+        """Put all proofs to contenders. Returns their passes by name, as plain values."""
         rounding = any(find(name).rounds(work.config, self.device) for name in names)
         verdicts: dict[str, list[Verdict]] = {name: [] for name in names}
         for part in parts_of(work, "float32", STEPS, rounding):
@@ -95,9 +100,11 @@ class Passes:
                 verdicts[name].append(verdict)
             if texts:
                 self.prove_texts(part, work, weights, verdicts)
+        found = {}
         for name in names:
             text, unlike = self.found.get(place(work, name)), find(name).unlike(work.config)
-            self.found[place(work, name)] = outcome(verdicts[name], text, work, unlike)
+            found[name] = asdict(outcome(verdicts[name], text, work, unlike))
+        return found
 
     def prove_texts(self, part: Part, work: Workload, weights: Weights, verdicts: dict[str, list[Verdict]]) -> None:
         """Have contenders write; what is wrong is kept until `outcome`."""

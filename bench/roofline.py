@@ -23,6 +23,10 @@ Rates are the best of some samples and not the median: a ceiling is what can be 
 behind the other and one wait at the end, as a pass has them: a launch and a synchronisation take an accelerator longer
 than a small product does. Where even queueing a call takes longer than the call, its rate is that of queueing, and code
 that is launched as a graph may come below the floor.
+
+A precision that a device has no instructions for is emulated: products in it are computed in another one, many times as
+slow. Of it only a small square is measured, to see how slow, and there is no ceiling and no floor: nobody wants to come
+near them.
 """
 
 from __future__ import annotations
@@ -40,11 +44,13 @@ from torch import Tensor
 
 from bench.datasheets import data_sheet_bandwidth, data_sheet_rate
 from bench.environment import device_name
+from bench.journal import Keep, anew
 from bench.suite import ROWS, named, text_shape
 from bench.throughput import interleave, rounds_within, synchronise
 from bench.workloads import Workload
 from optimized.precision import tf32_products
 from reference.config import GPTConfig
+from reference.cpu import computes_bfloat16
 
 DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
 WIDTHS = {"float32": 4, "tf32": 4, "bfloat16": 2}
@@ -60,6 +66,7 @@ MOST_CALLS = 10_000  # in one sample
 SQUARE = "square"
 SQUARES, SQUARE_ELSEWHERE = {"cpu": 1024, "cuda": 8192}, 4096
 SQUARE_SECONDS = 0.1
+SQUARE_EMULATED = 256  # some hundredths of a second where 1024 takes seconds
 
 Tell = Callable[[str], None]
 
@@ -137,15 +144,25 @@ def weights_read(config: GPTConfig, positions: int) -> int:
     return config.parameter_count() - (config.block_size - positions) * config.n_embd
 
 
-def square_product(device_type: str) -> Product:
-    """The large square product of a kind of device, whose rate is in the ceiling of every run."""
-    n = SQUARES.get(device_type, SQUARE_ELSEWHERE)
+def square_product(device: torch.device, precision: str) -> Product:
+    """The square product of a device that is measured in every run; large, but in a precision that is emulated."""
+    n = SQUARE_EMULATED if precision in emulated(device) else SQUARES.get(device.type, SQUARE_ELSEWHERE)
     return Product(SQUARE, n, n, n, 1)
 
 
 def precisions_of(device: torch.device) -> list[str]:
     """What products can be computed in."""
     return ["float32", "tf32", "bfloat16"] if device.type == "cuda" else ["float32", "bfloat16"]
+
+
+def with_floors(device: torch.device) -> list[str]:
+    """The precisions in which there are ceilings and floors."""
+    return [precision for precision in precisions_of(device) if precision not in emulated(device)]
+
+
+def emulated(device: torch.device) -> list[str]:
+    """Which of these precisions a device has no instructions for."""
+    return ["bfloat16"] if device.type == "cpu" and not computes_bfloat16() else []
 
 
 class Roofline:
@@ -157,6 +174,7 @@ class Roofline:
         rate: measures a product in its place, in tests: (precision, product, direction) -> operations per second
         bandwidth: the same for a block of memory: bytes -> Bandwidth
         clock: seconds from any zero
+        keep: keeps what was measured, or knows it from a run that was stopped
     """
 
     def __init__(
@@ -166,8 +184,9 @@ class Roofline:
         rate: Callable[[str, Product, str], float] | None = None,
         bandwidth: Callable[[int], Bandwidth] | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        keep: Keep = anew,
     ) -> None:
-        self.device, self.seconds, self.clock = device, seconds, clock
+        self.device, self.seconds, self.clock, self.keep = device, seconds, clock, keep
         self.measure_rate = rate or self.time_product
         self.measure_bandwidth = bandwidth or self.time_block
         self.rates: dict[tuple[str, int, int, int, str], Rate] = {}
@@ -177,18 +196,22 @@ class Roofline:
         """Operations per second of a product in a direction."""
         key = (precision, product.rows, product.inner, product.columns, direction)
         if key not in self.rates:
-            self.rates[key] = Rate(precision, product, direction, self.measure_rate(precision, product, direction))
+            found = self.keep("rate", list(key), lambda: self.measure_rate(precision, product, direction))
+            self.rates[key] = Rate(precision, product, direction, found)
         return self.rates[key].flops_per_second
 
     def ceiling(self, precision: str) -> float | None:
-        """The best rate of any shape so far; None if none was measured."""
+        """The best rate of any shape so far; None if none was measured, or where that says little: it is emulated."""
+        if precision in emulated(self.device):
+            return None
         return max((r.flops_per_second for r in self.rates.values() if r.precision == precision), default=None)
 
     def bandwidth(self, block: int) -> Bandwidth:
         """Of a block as large as that, within the limits in which the size makes a difference."""
         block = min(max(block, LEAST_BLOCK), LARGEST_BLOCK)
         if block not in self.bandwidths:
-            self.bandwidths[block] = self.measure_bandwidth(block)
+            found = self.keep("bandwidth", block, lambda: asdict(self.measure_bandwidth(block)))
+            self.bandwidths[block] = Bandwidth(**found)
         return self.bandwidths[block]
 
     def seconds_of(self, precision: str, products: Sequence[Product], directions: Sequence[str]) -> float:
@@ -308,6 +331,7 @@ class Roofline:
                 precision: {"measured": self.ceiling(precision), "data_sheet": data_sheet_rate(name, precision)}
                 for precision in precisions_of(self.device)
             },
+            "emulated": emulated(self.device),
             "bandwidth": {
                 "measured": max((b.best for b in self.bandwidths.values()), default=None),
                 "data_sheet": data_sheet_bandwidth(name),
@@ -323,9 +347,9 @@ def utilisation(flops_per_second: float, ceiling: float | None) -> float | None:
 def floors(
     roofline: Roofline, names: Sequence[str], sittings: dict[str, tuple[str, ...]], tell: Tell
 ) -> Iterator[dict[str, Any]]:
-    """The floor of every task of some named workloads in every precision of the device, as plain values.
+    """The floor of every task of some named workloads in every precision that the device computes in, as plain values.
 
-    The large square product is measured before them, in every precision, also where there is no workload.
+    A square product is measured before them, in every precision, also where there is no workload.
 
     Args:
         sittings: name -> the tasks of it
@@ -337,9 +361,11 @@ def floors(
         return roofline.floor(work, task, precision, ROWS.get(sitting, work.batch))
 
     for precision in precisions_of(roofline.device):
-        tell(f"measuring a large square product in {precision}")
-        roofline.rate(precision, square_product(roofline.device.type))
-    both = list(itertools.product(names, precisions_of(roofline.device)))
+        square = square_product(roofline.device, precision)
+        small = precision in emulated(roofline.device)
+        tell(f"measuring a {'small' if small else 'large'} square product in {precision}")
+        roofline.rate(precision, square)
+    both = list(itertools.product(names, with_floors(roofline.device)))
     for name, precision in both:  # attention is reckoned at the best rate of all: measure all first
         tell(f"measuring the shapes of {name} in {precision}")
         for sitting, task in every:

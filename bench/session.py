@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from functools import cached_property
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -15,9 +15,10 @@ import torch
 
 from bench.contenders import find
 from bench.environment import clocks_after_work, environment
+from bench.journal import Journal, check_same, partial_path
 from bench.memory import available_bytes, give_back_freed
 from bench.passes import Passes, place, precision_of
-from bench.roofline import Roofline, floors, utilisation
+from bench.roofline import Roofline, emulated, floors, utilisation
 from bench.scaling import CURVES, Point, described
 from bench.suite import (
     SITTINGS,
@@ -32,7 +33,7 @@ from bench.suite import (
     tokens_of,
     too_large,
 )
-from bench.suite_results import KIND, VERSION
+from bench.suite_results import KIND, VERSION, elsewhere
 from bench.throughput import Ratio, ratio, spread
 from bench.turns import Pace, Turns, sit
 from bench.workloads import Workload
@@ -40,6 +41,7 @@ from bench.workloads import Workload
 Tell = Callable[[str], None]
 
 LAUNCHES = 3  # of a contender against itself: how processes of one program differ is to be seen too
+COMMAND = "nox -s bench --"  # which goes on with a run that was stopped, by --resume FILE
 Sat = dict[str, dict[str, Turns]]
 
 
@@ -56,13 +58,32 @@ class Session:
         arguments: of the command, for the result
         tell: told what is being done
         quick: whether the roofline may be measured quickly too
+        json: where the result goes, if that is said
+        journal: of a run that was stopped, to go on with
+
+    Raises ValueError, one line, for a journal of another machine or other software.
     """
 
-    def __init__(self, device: torch.device, plan: Plan, arguments: dict[str, Any], tell: Tell, quick: bool) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        plan: Plan,
+        arguments: dict[str, Any],
+        tell: Tell,
+        quick: bool,
+        json: Path | None = None,
+        journal: Journal | None = None,
+    ) -> None:
         self.device, self.plan, self.arguments, self.tell, self.quick = device, plan, arguments, tell, quick
-        self.started, self.start = datetime.now().astimezone(), time.monotonic()
         self.environment = environment(device)
-        self.passes = Passes(device, tell)
+        if journal is None:
+            now = datetime.now().isoformat(timespec="seconds")
+            path = partial_path(json or elsewhere(self.environment, now))
+            journal = Journal(path, KIND, COMMAND, self.environment, {**arguments, "device": str(device)})
+        else:
+            check_same(journal, self.environment)
+        self.journal, self.keep = journal, journal.once
+        self.passes = Passes(device, tell, keep=self.keep)
         self.sittings: dict[tuple[object, ...], Sat | Exception] = {}
         self.cases: list[dict[str, Any]] = []
         self.parts: list[dict[str, Any]] = []
@@ -81,7 +102,7 @@ class Session:
     @cached_property
     def roofline(self) -> Roofline:
         """The ceilings of the device, with all shapes of the plan that fit measured."""
-        return Roofline(self.device, seconds=0.02 if self.quick else 0.1)
+        return Roofline(self.device, seconds=0.02 if self.quick else 0.1, keep=self.keep)
 
     @cached_property
     def floors(self) -> list[dict[str, Any]]:
@@ -89,6 +110,7 @@ class Session:
         free = available_bytes(self.device)
         names = [row.workload for row in self.plan.rows if proof_misfit(row.workload, free) is None]
         sittings = {name: SITTINGS[name] for name in SITTINGS if any(name in row.sittings for row in self.plan.rows)}
+        self.left_out += [f"floors in {precision}: this device emulates it" for precision in emulated(self.device)]
         return list(floors(self.roofline, names, sittings, self.tell))
 
     def floor(self, workload: str, sitting: str, task: str, precision: str) -> dict[str, Any] | None:
@@ -150,7 +172,7 @@ class Session:
         work = named(workload)
         self.give_back()
         tell = self.telling(f"{workload}/{sitting}")
-        found = sit(work, sitting, proven, self.device, self.pace, tell, free, anchors, starts)
+        found = sit(work, sitting, proven, self.device, self.pace, tell, free, anchors, starts, self.keep)
         self.environment["clocks"] = clocks_after_work(self.environment["clocks"], self.device)
         return found
 
@@ -167,7 +189,7 @@ class Session:
         starts = LAUNCHES
         pace = Pace(starts * pace.seconds, starts * pace.least, starts * pace.most)
         names = [name, name]
-        found = sit(named(workload), sitting, names, self.device, pace, tell, starts=starts)
+        found = sit(named(workload), sitting, names, self.device, pace, tell, starts=starts, keep=self.keep)
         first, again = (found[who][task] for who in (name, f"{name} (again)"))
         whole = again.times_as_fast(first)
         self.itself = {
@@ -194,7 +216,8 @@ class Session:
                 self.leave_out(f"scaling/{place}: no parity pass, no number: {name}: {found[name].why}")
         if work not in self.points:
             self.give_back()
-            sitting = sit(work, "step", proven, self.device, self.pace, self.telling(f"scaling/{place}"), free)
+            tell = self.telling(f"scaling/{place}")
+            sitting = sit(work, "step", proven, self.device, self.pace, tell, free, keep=self.keep)
             self.points[work] = {name: turns["training_step"] for name, turns in sitting.items()}
         for name, turns in self.points[work].items():
             self.scaling.append(
@@ -281,8 +304,9 @@ class Session:
         return {
             "kind": KIND,
             "version": VERSION,
-            "started": self.started.isoformat(timespec="seconds"),
-            "seconds": time.monotonic() - self.start,
+            "started": self.journal.started.isoformat(timespec="seconds"),
+            "seconds": self.journal.seconds,
+            "resumed": self.journal.resumed,
             "arguments": {**self.arguments, "device": str(self.device)},
             "environment": self.environment,
             "roofline": {**self.roofline.record(), "floors": self.floors} if "floors" in self.__dict__ else None,

@@ -140,6 +140,14 @@ class MeasureRoofline:
     """CPU threads"""
     json: Annotated[Path | None, shown("FILE", "none")] = None
     """Where to write everything that was measured"""
+    resume: Annotated[Path | None, shown("FILE.partial", "none")] = None
+    """Go on with a measurement that was stopped, from the file that it left, with the options that it had"""
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> MeasureRoofline:
+        """The options of a run that was stopped. Raises ValueError or TypeError for values that are none."""
+        json, workloads = values["json"], tuple(values["workloads"])
+        return cls(**{**values, "json": None if json is None else Path(json), "workloads": workloads})
 
     def check(self) -> None:
         """Raise a ValueError, one line, for the first value that cannot be on any machine."""

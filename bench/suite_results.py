@@ -6,7 +6,8 @@ null and never 0.
     kind         "suite"
     version      VERSION; a reader refuses another
     started      local time, ISO 8601
-    seconds      how long everything took
+    seconds      how long everything took, without the time for which it was stopped
+    resumed      local times at which it was gone on with after it had been stopped; mostly empty
     arguments    quick, device, workloads, contenders, threads: what was asked for
     environment  see bench/environment.py; its `identity` names the file, and `diff` compares none of two identities
     roofline     null if nothing was timed; else rates, bandwidths, ceilings by precision and bandwidth, each {measured,
@@ -80,9 +81,12 @@ def slug(environment: dict[str, Any]) -> str:
 def path_for(result: Result, whole: bool) -> Path:
     """Where the result of a run goes: a whole one replaces the file of its device, another one goes elsewhere."""
     name = slug(result["environment"])
-    if whole:
-        return HOME / f"{name}.json"
-    return ELSEWHERE / f"{name}-{re.sub(r'[^0-9]', '', result['started'][:19])}.json"
+    return HOME / f"{name}.json" if whole else elsewhere(result["environment"], result["started"])
+
+
+def elsewhere(environment: dict[str, Any], started: str) -> Path:
+    """Where the result goes of a run that is not whole, or not yet."""
+    return ELSEWHERE / f"{slug(environment)}-{re.sub(r'[^0-9]', '', started[:19])}.json"
 
 
 def save(result: Result, path: Path) -> None:

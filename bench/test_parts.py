@@ -6,6 +6,7 @@ times here is the clock of that process: the samples as they were taken.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -35,9 +36,7 @@ def test_part(part: tuple[str, str, str], sessions: dict[str, Session], groups: 
         session.tell(f"{workload}: {group}, in turn")
         session.give_back()
         try:
-            groups[key] = parts_in_turn.measure(
-                group, workload, session.device, session.plan.seconds, weighed=not session.quick
-            )
+            groups[key] = kept(session, workload, group)
         except Exception as error:
             groups[key] = error  # nor will it work the next time
     found = groups[key]
@@ -52,11 +51,21 @@ def test_part(part: tuple[str, str, str], sessions: dict[str, Session], groups: 
     benchmark.pedantic(CLOCK.pass_by, args=(iter(row["seconds"]),), rounds=len(row["seconds"]))
 
 
+def kept(session: Session, workload: str, group: str) -> dict[str, Outcome]:
+    """All parts of a group, measured now or by a run that was stopped."""
+
+    def measured() -> dict[str, Any]:
+        found = parts_in_turn.measure(group, workload, session.device, session.plan.seconds, weighed=not session.quick)
+        return {name: asdict(outcome) for name, outcome in found.items()}
+
+    return {name: Outcome(**outcome) for name, outcome in session.keep("parts", [workload, group], measured).items()}
+
+
 def test_learning_byte_pairs(device: str, sessions: dict[str, Session]) -> None:
     session = sessions[device]
     session.tell(f"{byte_pairs.GROUP}: the lesson and the tokenizers library in turn")
     try:
-        found = byte_pairs.measure()
+        found = session.keep(byte_pairs.GROUP, None, byte_pairs.measure)
     except LeftOut as reason:
         raise session.leave_out(str(reason)) from None
     error = byte_pairs.error_of(found)

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from math import ceil
+from typing import Any
 
 import torch
 
+from bench.journal import Keep, anew
 from bench.passes import precision_of
 from bench.peak import Peak
 from bench.suite import ROWS, SITTINGS, sitting_bytes, text_shape
@@ -40,6 +42,12 @@ class Turns:
     recompiled: int  # graphs that were made during the rounds, which there must be none of
     memory: Peak
     ratios: dict[str, Ratio]  # an anchor's time over ours: how many times as fast
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Turns:
+        """What `hold` found, from plain values."""
+        compiled, memory = Compiled(**values["compiled"]), Peak(**values["memory"])
+        return cls(**{**values, "compiled": compiled, "memory": memory})
 
     def starts(self) -> list[list[float]]:
         """The seconds of each start."""
@@ -75,6 +83,7 @@ def sit(
     free: int | None = None,
     anchors: int = 1,
     starts: int = 1,
+    keep: Keep = anew,
 ) -> dict[str, dict[str, Turns]]:
     """Hold a sitting; returns by contender, then by task.
 
@@ -83,6 +92,7 @@ def sit(
         free: bytes of memory: where not all fit side by side, they come in groups; None if that cannot be told
         anchors: how many of them, from the first on, are in every group: those that ratios are to
         starts: how often everybody is started: the first time for all tasks, then for the last of them alone
+        keep: keeps what a start found, or knows it from a run that was stopped
     """
     jobs = [sitting_job(name, work, sitting, device, again=name in names[:n]) for n, name in enumerate(names)]
     base, others = jobs[:anchors], jobs[anchors:]
@@ -99,11 +109,18 @@ def sit(
             # in another order each time: whoever is always after the same one meets the caches as that one leaves them
             order = everybody if number == 0 else random.Random(number).sample(everybody, len(everybody))
             cold = number == 0 and sitting != "ladder"  # whose first calls nobody shows
+            paces = dict.fromkeys(tasks, pace) if number == 0 else {}
+            paces[tasks[-1]] = pace.of_one(starts)
+
+            def start(order: list[Job] = order, paces: dict[str, Pace] = paces, cold: bool = cold) -> Any:
+                with crew(order) as workers:
+                    found = {task: hold(workers, task, its_pace, tell, cold) for task, its_pace in paces.items()}
+                return {task: {name: asdict(turns) for name, turns in of.items()} for task, of in found.items()}
+
             tell(f"start {number + 1} of {starts}: {', '.join(called)}")
-            with crew(order) as workers:
-                for task in tasks if number == 0 else tasks[-1:]:
-                    its_pace = pace.of_one(starts) if task == tasks[-1] else pace
-                    measured[task].append(hold(workers, task, its_pace, tell, cold))
+            key = [asdict(work), sitting, called, anchors, asdict(pace), number, starts]
+            for task, found_now in keep("start", key, start).items():
+                measured[task].append({name: Turns.from_json(turns) for name, turns in found_now.items()})
         for name in called:
             if name not in found:
                 found[name] = {task: joined(measured[task], name, called[:anchors]) for task in tasks}

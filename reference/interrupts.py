@@ -23,7 +23,7 @@ from types import FrameType
 from typing import NoReturn
 
 GRACE = 1.0  # seconds; KeyboardInterrupt comes within milliseconds where no operation takes long
-ENDING = 0  # in place of a signal's number: the command is over
+ENDING, TAKEN = 0, 255  # in place of a signal's number: the command is over, or ends by itself
 
 _watch: Watch | None = None  # of the command that runs
 
@@ -71,18 +71,18 @@ def heeded() -> Iterator[None]:
 
 
 @contextmanager
-def last_words(words: str) -> Iterator[None]:
-    """Inside, a command that is stopped says this, too."""
+def last_words(words: Callable[[], str]) -> Iterator[None]:
+    """Inside, a command that is stopped says this, too; it is asked when that happens."""
     watch = _watch
     if watch is not None:
         watch.words = words
     try:
         yield
     except KeyboardInterrupt as error:
-        raise type(error)(words) from None
+        raise type(error)(words()) from None
     finally:
         if watch is not None:
-            watch.words = ""
+            watch.words = str
 
 
 @contextmanager
@@ -105,6 +105,12 @@ def expected(tell: Callable[[], object]) -> Iterator[bool]:
         watch.first = None
 
 
+def taken() -> None:
+    """Say that the command has come to a signal, and ends by itself however long that takes; the next one counts."""
+    if _watch is not None:
+        _watch.numbers.send(bytes([TAKEN]))
+
+
 class Watch(threading.Thread):
     """Ends the process `GRACE` seconds after a signal, unless it is stopped before."""
 
@@ -112,7 +118,7 @@ class Watch(threading.Thread):
         super().__init__(name="interrupts", daemon=True)
         self.ours, self.numbers = socket.socketpair()
         self.numbers.setblocking(False)
-        self.words = ""
+        self.words: Callable[[], str] = str  # "" if nothing else
         self.first: Callable[[], object] | None = None
         self.start()
 
@@ -126,6 +132,8 @@ class Watch(threading.Thread):
             for number_read in self.ours.recv(64):
                 if number_read == ENDING:
                     return
+                if number_read == TAKEN:
+                    end = None
                 if number_read not in (signal.SIGINT, signal.SIGTERM):
                     continue
                 first, self.first = self.first, None
@@ -143,7 +151,7 @@ class Watch(threading.Thread):
 
     def end(self, number: int) -> NoReturn:
         """End the process: whatever the main thread is doing, it will not come back from it soon."""
-        _say(farewell(self.words))
+        _say(farewell(self.words()))
         os._exit(128 + number)
 
 

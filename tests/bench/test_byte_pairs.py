@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from bench import byte_pairs, test_parts
+from bench.journal import anew
 from bench.report.parts import views
 from bench.session import LeftOut
 from bench.suite_tables import show
@@ -26,6 +27,7 @@ class Session:
         self.parts: list[dict[str, Any]] = []
         self.left_out: list[str] = []
         self.plan = SimpleNamespace(parts=("smoke", "mini"))
+        self.keep = anew
 
     def tell(self, what: str) -> None:
         pass

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from bench import parts, test_parts
+from bench.journal import anew
 from bench.parts import ALLOWED, PARTS
 from bench.parts_in_turn import Outcome, weights_of
 from bench.suite import named
@@ -85,6 +86,7 @@ class Session:
         self.environment: dict[str, Any] = {"device": "Some CPU"}
         self.parts: list[dict[str, Any]] = []
         self.log: list[str] = []
+        self.keep = anew
 
     def check_part(self, workload: str) -> None:
         self.log.append(f"does {workload} fit")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,24 +13,26 @@ import torch
 
 from bench.__main__ import main
 from bench.datasheets import DATA_SHEETS, data_sheet_bandwidth, data_sheet_rate
-from bench.environment import identity_in_words
-from bench.measure_roofline import ceilings_table, rates_table, show
+from bench.environment import environment, identity_in_words
+from bench.measure_roofline import TimeLeft, ceilings_table, planned, rates_table, show
 from bench.report import ceilings
 from bench.roofline import (
     Bandwidth,
     Product,
     Roofline,
     attention_flops,
+    emulated,
     floors,
     linear_products,
     precisions_of,
     utilisation,
     weights_read,
+    with_floors,
 )
 from bench.suite import SITTINGS, named
 from bench.tables import WIDTH, milliseconds, per_second
 from bench.workloads import Workload
-from reference import GPTConfig
+from reference import GPTConfig, cpu
 from tests.bench.made_up_report import CUDA
 
 CPU = torch.device("cpu")
@@ -37,6 +41,12 @@ WORK = Workload("some", CONFIG, batch=2, time=8)
 N = CONFIG.parameter_count()
 TABLE, ROW = 64 * 16, 16  # weights of all positions, of one
 READ = N - TABLE + 8 * ROW  # in a forward pass of WORK
+
+
+@pytest.fixture(autouse=True)
+def computes_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this CPU has: where a test is about another one, or about this one, it says so."""
+    monkeypatch.setattr("bench.roofline.computes_bfloat16", lambda: True)
 
 
 class Accelerator:
@@ -191,6 +201,97 @@ def test_a_large_square_product_is_in_every_ceiling_whatever_the_workloads(names
         )
         assert told[0] == "measuring a large square product in float32"
         assert len(told) == (1 + len(names)) * len(precisions_of(device))
+
+
+def test_of_a_precision_that_is_emulated_only_a_small_square_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.roofline.computes_bfloat16", lambda: False)
+    asked: list[tuple[str, Product]] = []
+
+    def rate(precision: str, product: Product, direction: str) -> float:
+        asked.append((precision, product))
+        return 1e9
+
+    roofline = Roofline(CPU, rate=rate, bandwidth=lambda block: Bandwidth(block, 1e9, 1e9))
+    told: list[str] = []
+    found = list(floors(roofline, ["smoke"], SITTINGS, told.append))
+    assert [product for precision, product in asked if precision == "bfloat16"] == [Product("square", 256, 256, 256, 1)]
+    assert {floor["precision"] for floor in found} == {"float32"}
+    assert told == [
+        "measuring a large square product in float32",
+        "measuring a small square product in bfloat16",
+        "measuring the shapes of smoke in float32",
+    ]
+    record = roofline.record()
+    assert record["emulated"] == ["bfloat16"]
+    assert record["ceilings"]["bfloat16"]["measured"] is None, "nobody is to be held against that"
+    assert record["ceilings"]["float32"]["measured"] == 1e9
+
+
+def test_that_a_precision_is_emulated_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("bench.roofline.computes_bfloat16", lambda: False)
+    roofline = made_up(2e9)
+    found = {**roofline.record(), "floors": list(floors(roofline, ["smoke"], SITTINGS, lambda _: None))}
+    show({"environment": environment(CPU), "roofline": {**found, **roofline.record()}})
+    out = capsys.readouterr().out
+    assert "bfloat16 is emulated on this device, which has no instructions for it: a small square, no floors." in out
+    assert re.search(r"bfloat16 products, emulated +n/a +n/a\n +square of 256 +2 GFLOP/s", out)
+
+
+def test_a_device_that_computes_in_it_emulates_nothing() -> None:
+    assert emulated(CPU) == []
+    assert emulated(torch.device("cuda")) == []
+    assert with_floors(torch.device("cuda")) == ["float32", "tf32", "bfloat16"]
+
+
+# --- how long it takes ---
+
+
+def test_everything_that_is_planned_is_measured_and_nothing_else() -> None:
+    done: list[tuple[str, object]] = []
+
+    def keep(what: str, key: object, measure: Callable[[], object]) -> object:
+        done.append((what, key))
+        return measure()
+
+    roofline = made_up()
+    roofline.keep = keep
+    sittings = {name: SITTINGS[name] for name in ("training", "text")}
+    list(floors(roofline, ["mini", "smoke"], sittings, lambda _: None))
+    assert planned(CPU, ["mini", "smoke"], sittings) == done
+    assert {what for what, _ in done} == {"rate", "bandwidth"}
+
+
+def test_the_time_left_is_reckoned_from_what_the_square_took() -> None:
+    now = [0.0]
+
+    def measure(seconds: float, rate: float) -> Callable[[], float]:
+        def run() -> float:
+            now[0] += seconds
+            return rate
+
+        return run
+
+    square, small, large = (("rate", ["float32", n, n, n, "forward"]) for n in (1000, 10, 10_000))
+    left = TimeLeft([square, small, large, ("bandwidth", 2**22)], seconds=0.1, clock=lambda: now[0])
+    assert left.seconds() is None
+    left.learn(*square, left.timed(*square, measure(0.2, 1e11)))
+    # it took 0.2 s and not 0.1; the large one is five calls of 2e12 operations at 1e11, a block is copied and read
+    assert left.seconds() == pytest.approx(0.2 / 0.1 * (0.1 + 5 * 20.0 + 2 * 0.1))
+    left.learn(*large, 1e11)  # which a run that was stopped has measured
+    assert left.seconds() == pytest.approx(0.2 / 0.1 * (0.1 + 2 * 0.1))
+
+
+def test_the_time_left_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], one_thread: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Roofline, "time_product", lambda *_: 1e9)
+    assert main(["roofline", "--device", "cpu", "--workloads", "smoke", "--seconds", "0"]) == 0
+    stages = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("note: ")]
+    assert re.fullmatch(r"1/4 measuring a large square product in float32 \(\d+ s\)", stages[0])
+    assert all(re.fullmatch(r"\d/4 measuring .* \(\d+ s, \d+:\d\d left\)", line) for line in stages[1:]), stages
 
 
 def test_the_square_is_named_in_every_table(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,8 +453,10 @@ def test_data_sheets_are_in_operations_and_bytes_per_second(name: str) -> None:
 
 
 def test_the_command_prints_what_it_measured_and_writes_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], one_thread: None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], one_thread: None
 ) -> None:
+    monkeypatch.setattr("bench.roofline.computes_bfloat16", cpu.computes_bfloat16)  # of this one
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / "roofline.json"
     assert main(["roofline", "--device", "cpu", "--workloads", "smoke", "--seconds", "0", "--json", str(path)]) == 0
     out = capsys.readouterr().out

@@ -213,7 +213,7 @@ def test_every_point_of_a_curve_is_measured_once_and_one_that_does_not_fit_is_a_
 ) -> None:
     own, held = session(10**10, monkeypatch), []
 
-    def sit(work: Workload, sitting: str, names: list[str], *rest: object) -> dict[str, dict[str, Turns]]:
+    def sit(work: Workload, sitting: str, names: list[str], *rest: object, keep: object) -> dict[str, dict[str, Turns]]:
         held.append(work)
         return {name: {"training_step": made_up_turns()} for name in names}
 

@@ -98,7 +98,7 @@ def test_an_operation_of_torch_that_takes_minutes_is_ended_by_ctrl_c() -> None:
     ids=["hashing-SIGINT", "hashing-SIGTERM", "looping-SIGINT"],
 )
 def test_the_command_says_in_one_line_how_to_go_on(operation: str, kind: signal.Signals, status: int) -> None:
-    program = Program(command(operation, "interrupts.last_words('go on with --resume FILE')"))
+    program = Program(command(operation, "interrupts.last_words(lambda: 'go on with --resume FILE')"))
     program.wait_until_busy()
     program.strike(kind)
     assert program.end() == (status, "\nstopped; go on with --resume FILE\n")
