@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -399,6 +400,13 @@ class Processes:
         self.told_to = to
 
 
+@dataclass(frozen=True)
+class Typed:
+    """A package, or its parts, as far as they know what the user typed."""
+
+    program: str
+
+
 def run_command(
     monkeypatch: pytest.MonkeyPatch, rank: int, command: Callable[[], int]
 ) -> tuple[list[object], str, str]:
@@ -406,22 +414,22 @@ def run_command(
     processes, out, err = Processes(rank), io.StringIO(), io.StringIO()
 
     def read(package: object, arguments: object) -> str:
-        assert (package, arguments) == ("package", ["train", "--steps", "3"])
+        assert (package, arguments) == (Typed("paritygpt"), ["train", "--steps", "3"])
         return "options"
 
-    def parts(options: object, others: object) -> str:
+    def parts(options: object, others: object) -> Typed:
         assert (options, others) == ("options", processes)
-        return "parts"
+        return Typed("python -m optimized")
 
     def obey(options: object, parts: object) -> int:
-        assert (options, parts) == ("options", "parts")
+        assert (options, parts) == ("options", Typed("paritygpt")), "what the user typed is what is advised"
         return command()
 
     monkeypatch.setattr(launch, "Launched", lambda: processes)
     monkeypatch.setattr(launch, "read_options", read)
     monkeypatch.setattr(launch, "optimized_parts", parts)
     monkeypatch.setattr(launch, "obey", obey)
-    package: Any = "package"
+    package: Any = Typed("paritygpt")
     with redirect_stdout(out), redirect_stderr(err):
         main(package, ("train", "--steps", "3"))
         assert (sys.stdout, sys.stderr) == (out, err)
