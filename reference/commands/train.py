@@ -30,7 +30,7 @@ from reference.devices import describe
 from reference.evaluation import windows_at_once
 from reference.parts import Parts
 from reference.processes import Processes
-from reference.progress import clock, display
+from reference.progress import clock, display, waiting
 from reference.runs import HOME, SETTINGS, Log, check_out, new_run_folder, write_json
 from reference.schedule import learning_rate
 from reference.settings import Train, check_resumable, corpus_key, option
@@ -71,7 +71,8 @@ def train(options: Train, parts: Parts) -> int:
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         device = processes.device(options.device, options.dtype)
-        start = begin(options) if options.resume is None else go_on(options, options.resume)
+        with waiting("reading the text" if options.resume is None else "opening the run"):
+            start = begin(options) if options.resume is None else go_on(options, options.resume)
         settings, config, data = start.settings, start.config, start.data
         batches = Batches(data.train, config.block_size, settings.batch_size, settings.seed, settings.order)
         judged = take(data.validation, settings.eval_windows, config.block_size)
