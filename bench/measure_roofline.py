@@ -162,7 +162,8 @@ class TimeLeft:
         if what == "bandwidth":
             return 2 * max(self.each, CALLS * key / BYTES_PER_SECOND)
         precision, rows, inner, columns, _ = key
-        call = 2 * rows * inner * columns / self.rates.get(precision, FLOPS_PER_SECOND)
+        rate = self.rates.get(precision, max(self.rates.values(), default=FLOPS_PER_SECOND))
+        call = 2 * rows * inner * columns / rate
         return max(self.each, CALLS * call)
 
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 Call = Callable[[], object]
 
@@ -142,6 +145,8 @@ def rounds_within(seconds: float, one_round: float, least: int, most: int) -> in
 
 def synchronise(device: torch.device) -> Call:
     """The call that waits for everything a device was asked to do."""
+    import torch  # not above: a command that only reads results does without it
+
     if device.type == "cuda":
         return lambda: torch.cuda.synchronize(device)
     if device.type == "mps":

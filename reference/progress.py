@@ -12,7 +12,6 @@ error, but for what a training run reports, which is its result. Nothing here im
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import threading
 import time
@@ -48,36 +47,39 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{whole:02}" if hours else f"{minutes}:{whole:02}"
 
 
+def line_that_moves() -> Progress:
+    """For standard error: what is being done and for how long, wiped away in the end; notes go above it."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn("line"), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False)
+
+
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """Inside, say what is being done, if that takes longer than `SOON`; on a terminal at once, until it is over."""
+    """Inside, say what is being done, if that takes longer than `SOON`; on a terminal at once."""
+    if draws(sys.stderr):
+        with line_that_moves() as line:
+            line.add_task(what)
+            line.refresh()
+            yield
+        return
     stream, start, over = sys.stderr, time.monotonic(), threading.Event()
-    drawn, width = draws(stream), shutil.get_terminal_size().columns
 
-    def show() -> None:
-        told = False
-        while True:
-            passed = time.monotonic() - start
-            line = f"{what} ({passed:.0f} s)" if passed >= SOON else what
-            if drawn:
-                stream.write(f"\r{line[: width - 1]}\x1b[K")
-                stream.flush()
-            elif passed >= SOON:
-                print(line, file=stream, flush=True)
-                told = True
-            if over.wait(EVERY if told else SOON):
-                return
+    def tell() -> None:
+        pause = SOON
+        while not over.wait(pause):
+            print(f"{what} ({time.monotonic() - start:.0f} s)", file=stream, flush=True)
+            pause = EVERY
 
-    thread = threading.Thread(target=show, name="waiting", daemon=True)
+    thread = threading.Thread(target=tell, name="waiting", daemon=True)
     thread.start()
     try:
         yield
     finally:
         over.set()
         thread.join()
-        if drawn:
-            stream.write("\r\x1b[K")
-            stream.flush()
 
 
 def watched(items: Iterable[Item], total: int, what: str = "Learning") -> Iterator[Item]:
@@ -103,19 +105,16 @@ class Stages:
 
     Args:
         stages: how many there will be
+        even: whether one takes about as long as another: how long the rest takes is then known after the first
     """
 
-    def __init__(self, stages: int) -> None:
-        self.stages, self.done = stages, 0
+    def __init__(self, stages: int, even: bool = False) -> None:
+        self.stages, self.even, self.done = stages, even, 0
         self.start = self.told = time.monotonic()
         self.bar: Progress | None = None
         self.task: TaskID
         if draws(sys.stderr):
-            from rich.console import Console
-            from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-            columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-            self.bar = Progress(*columns, console=Console(stderr=True))
+            self.bar = line_that_moves()
             self.task = self.bar.add_task("")
 
     def __enter__(self) -> Self:
@@ -135,6 +134,8 @@ class Stages:
         Args:
             left: seconds until all of them are done, as far as that is known
         """
+        if self.even and self.done:
+            left = (time.monotonic() - self.start) / self.done * (self.stages - self.done)
         self.done += 1
         self.show(what, left)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from bench.report.chapter import Chapter
 from bench.report.contents import chapters
 from bench.report.documents import read_bugs, read_parity
 from bench.report.gather import Run, named_apart, result_files, run_of
@@ -17,6 +18,7 @@ from bench.report.markdown import document
 from bench.report.page import page
 from bench.report.pictures import PICTURES, png
 from bench.settings import Report
+from reference.progress import Stages, waiting
 
 PAGE = "index.html"
 Read = TypeVar("Read")
@@ -28,36 +30,45 @@ def report(options: Report) -> int:
     Raises ValueError, one line, if nothing is left or what was made cannot be written.
     """
     options.check()
-    runs = named_apart(readable(result_files(options.files)))
+    with waiting("reading the results"):
+        runs = named_apart(readable(result_files(options.files)))
     parity, bugs = or_line(read_parity, options.parity), or_line(read_bugs, options.bugs)
     for line in (parity, bugs):
         if isinstance(line, str):
             print(f"note: {line}", file=sys.stderr)
     found = chapters([run.views for run in runs], parity, bugs)
+    with Stages(options.page + len(runs) * len(PICTURES), even=True) as progress:
+        written = write(options, runs, found, progress)
+    for path in written:
+        print(path)
+    return 0
+
+
+def write(options: Report, runs: Sequence[Run], found: Sequence[Chapter], progress: Stages) -> list[Path]:
+    """Write everything, and put it into place when it is whole; returns where it is."""
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=".report.", dir=options.out))
         try:
             if options.page:
+                progress.stage("the page")
                 (unfinished / PAGE).write_text(page(runs, found), encoding="utf-8")
             for number, run in enumerate(runs):
                 folder = unfinished / run.name
                 folder.mkdir()
                 pictures = {}
                 for key in PICTURES:
+                    progress.stage(f"{run.name}: the picture {key}")
                     drawn = png(run.views[key])
                     if drawn is not None:
                         pictures[key] = f"{key}.png"
                         (folder / pictures[key]).write_bytes(drawn)
                 (folder / "tables.md").write_text(document(run, number, found, pictures), encoding="utf-8")
-            written = put_into_place(unfinished, options.out)
+            return put_into_place(unfinished, options.out)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     except OSError as error:
         raise ValueError(f"cannot write into {str(options.out)!r}: {error.strerror}") from None
-    for path in written:
-        print(path)
-    return 0
 
 
 def readable(paths: Sequence[Path]) -> list[Run]:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 from reference.batches import windows
 from reference.commands.opening import open_trained
 from reference.datasets import load_dataset, take
 from reference.evaluation import Score, mean_loss, windows_at_once
 from reference.parts import Parts
+from reference.progress import waiting, watched
 from reference.settings import Eval
 
 
 def evaluate(options: Eval, parts: Parts) -> int:
     """Print loss, perplexity and bits for each split that was asked for."""
     options.check()
-    trained = open_trained(options.run, options.init_from)
+    with waiting("opening the model"):
+        trained = open_trained(options.run, options.init_from)
     corpus = options.corpus or trained.settings.get("corpus")
     if corpus is None:
         raise ValueError(f"{trained.name} has no text of its own: say what to measure on by --corpus")
-    data = load_dataset(corpus, trained.tokenizer)
+    with waiting(f"reading the text {corpus}"):
+        data = load_dataset(corpus, trained.tokenizer)
     splits = {"validation": data.validation, "train": data.train}
     chosen = splits if options.split == "both" else {options.split: splits[options.split]}
     block, vocabulary = trained.config.block_size, trained.config.vocab_size
@@ -26,10 +31,12 @@ def evaluate(options: Eval, parts: Parts) -> int:
         name: (tokens := take(whole, options.windows, block), windows(tokens, block, at_once, vocabulary))
         for name, whole in chosen.items()
     }
-    model = trained.model(parts, options.device)
-    print(trained.name)
+    with waiting("building the model"):
+        model = trained.model(parts, options.device)
+    print(trained.name, flush=True)
     for name, (tokens, batches) in passes.items():
-        loss, count = mean_loss(model, batches)
+        number = ceil(ceil((len(tokens) - 1) / block) / at_once)
+        loss, count = mean_loss(model, watched(batches, number, name))
         text = trained.tokenizer.decode(tokens[1:].numpy())  # the first token is given, not predicted
         score = Score(loss, count, len(text), len(text.encode(errors="surrogatepass")))
         print(

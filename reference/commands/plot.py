@@ -14,6 +14,7 @@ from reference.datasets import load_dataset
 from reference.devices import choose_device
 from reference.gpt import GPT
 from reference.parts import Parts
+from reference.progress import waiting
 from reference.runs import is_run, newest_run
 from reference.settings import Plot, PlotAttention, PlotEmbedding, PlotHistograms, PlotLoss, PlotTemperature
 
@@ -21,32 +22,39 @@ UNASKED = 24  # tokens that are read when no prompt is given
 
 
 def plot(options: Plot, parts: Parts) -> int:
-    """Draw the picture that was asked for."""
-    match options.picture:
+    """Draw the picture that was asked for, and say where it is."""
+    with waiting("drawing"):
+        picture = drawn(options.picture)
+    print(picture)
+    return 0
+
+
+def drawn(options: PlotLoss | PlotAttention | PlotEmbedding | PlotHistograms | PlotTemperature) -> Path:
+    """Draw a picture; returns its file."""
+    match options:
         case PlotLoss():
-            return plot_loss(options.picture)
+            return plot_loss(options)
         case PlotAttention():
-            return plot_attention(options.picture)
+            return plot_attention(options)
         case PlotEmbedding():
-            return plot_embedding(options.picture)
+            return plot_embedding(options)
         case PlotHistograms():
-            return plot_histograms(options.picture)
+            return plot_histograms(options)
         case PlotTemperature():
-            return plot_temperature(options.picture)
+            return plot_temperature(options)
 
 
-def plot_loss(options: PlotLoss) -> int:
+def plot_loss(options: PlotLoss) -> Path:
     """Draw the loss of runs, the newest one if none is named."""
     runs = list(options.runs) or [newest_run()]
     for run in runs:
         if not is_run(run):
             raise ValueError(f"{str(run)!r} is not the folder of a training run: it has no settings.json")
     out = options.out or (runs[0] / "loss.png" if len(runs) == 1 else Path("loss.png"))
-    print(draw_losses(runs, out))
-    return 0
+    return draw_losses(runs, out)
 
 
-def plot_attention(options: PlotAttention) -> int:
+def plot_attention(options: PlotAttention) -> Path:
     """Draw what the heads of a model look at over a prompt.
 
     The weights are read into the readable model, whichever package trained them: it is the one whose attention
@@ -69,8 +77,7 @@ def plot_attention(options: PlotAttention) -> int:
     heads = range(config.n_head) if options.head is None else [options.head]
     out = options.out or (trained.folder or Path()) / "attention.png"
     labels = [trained.tokenizer.decode([one]) for one in ids]
-    print(draw_attention(maps.double().numpy(), labels, layers, heads, trained.name, out))
-    return 0
+    return draw_attention(maps.double().numpy(), labels, layers, heads, trained.name, out)
 
 
 def prompt_ids(prompt: str | None, trained: Trained) -> list[int]:

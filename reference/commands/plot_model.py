@@ -39,18 +39,17 @@ def picture_of(trained: Trained, out: Path | None, name: str) -> Path:
     return out or (trained.folder or Path()) / name
 
 
-def plot_embedding(options: PlotEmbedding) -> int:
+def plot_embedding(options: PlotEmbedding) -> Path:
     """Draw the token embedding as a map."""
     trained = checked_and_opened(options)
     count = min(trained.tokenizer.vocab_size, trained.config.vocab_size, MOST_TOKENS)
     places, share = flattened(trained.weights["wte.weight"][:count])
     labels = [trained.tokenizer.decode([i]) for i in range(count)]
     chart = embedding_chart(places, labels, share, trained.name)
-    print(write_picture(chart, picture_of(trained, options.out, "embedding.png")))
-    return 0
+    return write_picture(chart, picture_of(trained, options.out, "embedding.png"))
 
 
-def plot_histograms(options: PlotHistograms) -> int:
+def plot_histograms(options: PlotHistograms) -> Path:
     """Draw histograms of the residual stream and of the gradients in it, over windows of the validation text."""
     trained = checked_and_opened(options)
     corpus = options.corpus or trained.settings.get("corpus")
@@ -65,11 +64,10 @@ def plot_histograms(options: PlotHistograms) -> int:
     text = torch.as_tensor(tokens[: rows * T + 1].numpy().astype("int64"), device=model.wte.weight.device)
     streams, gradients = streams_and_gradients(model, text[:-1].view(rows, T), text[1:].view(rows, T))
     chart = histograms_chart([s.cpu() for s in streams], [g.cpu() for g in gradients], trained.name)
-    print(write_picture(chart, picture_of(trained, options.out, "histograms.png")))
-    return 0
+    return write_picture(chart, picture_of(trained, options.out, "histograms.png"))
 
 
-def plot_temperature(options: PlotTemperature) -> int:
+def plot_temperature(options: PlotTemperature) -> Path:
     """Draw what a model says at several temperatures."""
     trained = checked_and_opened(options)
     ids = first_ids(trained.tokenizer, options.prompt)
@@ -80,5 +78,4 @@ def plot_temperature(options: PlotTemperature) -> int:
         drawn = choices(model, ids, options.tokens, temperature, generator)
         samples[temperature] = [(trained.tokenizer.decode([token]), share) for token, share in drawn]
     chart = temperature_chart(samples, trained.tokenizer.decode(ids), trained.name)
-    print(write_picture(chart, picture_of(trained, options.out, "temperature.png")))
-    return 0
+    return write_picture(chart, picture_of(trained, options.out, "temperature.png"))

@@ -11,6 +11,7 @@ from torch import nn
 
 from reference.commands.opening import note, open_trained
 from reference.parts import Parts
+from reference.progress import waiting
 from reference.settings import Sample
 from reference.tokenizers import GPT2Tokenizer, Tokenizer
 from reference.training import derived_seed
@@ -19,9 +20,10 @@ from reference.training import derived_seed
 def sample(options: Sample, parts: Parts) -> int:
     """Print `options.samples` texts, each as it grows."""
     options.check()
-    trained = open_trained(options.run, options.init_from)
-    prompt = first_ids(trained.tokenizer, options.prompt)
-    model = trained.model(parts, options.device)
+    with waiting("opening the model"):
+        trained = open_trained(options.run, options.init_from)
+        prompt = first_ids(trained.tokenizer, options.prompt)
+        model = trained.model(parts, options.device)
     if len(prompt) > trained.config.block_size:
         note(
             f"the prompt has {len(prompt)} tokens, of which the model sees the last {trained.config.block_size} "

@@ -29,7 +29,7 @@ from reference.devices import describe
 from reference.evaluation import windows_at_once
 from reference.parts import Parts
 from reference.processes import Processes
-from reference.progress import clock, display
+from reference.progress import clock, display, waiting
 from reference.runs import HOME, SETTINGS, Log, check_out, new_run_folder, write_json
 from reference.schedule import learning_rate
 from reference.settings import Train, check_resumable, corpus_key, option
@@ -71,7 +71,8 @@ def train(options: Train, parts: Parts) -> int:
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         device = processes.device(options.device, options.dtype)
-        start = begin(options) if options.resume is None else go_on(options, options.resume)
+        with waiting("reading the text" if options.resume is None else "opening the run"):
+            start = begin(options) if options.resume is None else go_on(options, options.resume)
         settings, config, data = start.settings, start.config, start.data
         V, T = config.vocab_size, config.block_size
         batches = Batches(data.train, T, settings.batch_size, settings.seed, settings.order, V)

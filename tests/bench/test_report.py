@@ -421,9 +421,23 @@ def test_two_runs_of_a_device_have_names_of_their_own_and_a_file_that_is_named_t
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, list[str]]:
-    """The exit status, and the lines on standard error."""
+    """The exit status, and the lines on standard error but those that say how far it is."""
     status = main(["report", *map(str, arguments)])
-    return status, capsys.readouterr().err.splitlines()
+    lines = capsys.readouterr().err.splitlines()
+    return status, [line for line in lines if not re.match(r"\d+/\d+ ", line)]
+
+
+def test_how_far_it_is_and_the_time_left_are_said(
+    tmp_path: Path, small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(small / "a.json"), "--out", str(tmp_path)]) == 0
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first == "1/6 the page (0 s)"
+    assert [re.sub(r"\(.*\)", "", line) for line in others] == [
+        f"{number}/6 {run_of(small / 'a.json').name}: the picture {key} "
+        for number, key in enumerate(pictures.PICTURES, 2)
+    ]
+    assert all(line.endswith(" left)") for line in others)
 
 
 def test_files_that_cannot_be_shown_are_a_line_each_and_the_others_go_on(

@@ -79,13 +79,27 @@ def test_one_thing_that_takes_long_is_said_meanwhile(
     assert said == "loading PyTorch (0 s)\n"
 
 
-def test_on_a_terminal_it_is_said_at_once_and_wiped_away_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_terminal_it_is_said_at_once_and_a_note_is_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = on_a_terminal(monkeypatch)
     with waiting("loading PyTorch"):
-        while not terminal.getvalue():
-            time.sleep(0.01)
-        assert terminal.getvalue() == "\rloading PyTorch\x1b[K"
-    assert terminal.getvalue().endswith("\r\x1b[K")
+        assert "loading PyTorch" in terminal.getvalue()
+        print("note: this CPU is slow", file=sys.stderr)
+    _, line, after = terminal.getvalue().partition("note: this CPU is slow\n")
+    assert line
+    assert "loading PyTorch" in after, "it is drawn again below the note"
+    assert after.endswith("\x1b[2K"), "and wiped away"
+
+
+def test_what_is_printed_meanwhile_goes_to_standard_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_a_terminal(monkeypatch)
+    with waiting("loading PyTorch"):
+        print("a result")
+    with Stages(1) as stages:
+        stages.stage("proving")
+        print("another")
+    assert capsys.readouterr().out == "a result\nanother\n"
 
 
 def test_a_terminal_that_cannot_draw_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,3 +135,15 @@ def test_a_terminal_shows_where_in_a_stage_it_is(monkeypatch: pytest.MonkeyPatch
         stages.stage("proving")
         stages.within("timing, round 2", left=65.0)
     assert "1/2 timing, round 2, 1:05 left" in terminal.getvalue()
+
+
+def test_the_time_left_of_even_stages_is_known_after_the_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with Stages(4, even=True) as stages:
+        for what in "abc":
+            stages.stage(what)
+            now[0] += 3.0
+    assert capsys.readouterr().err == "1/4 a (0 s)\n2/4 b (3 s, 0:09 left)\n3/4 c (6 s, 0:06 left)\n"
