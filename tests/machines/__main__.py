@@ -1,4 +1,4 @@
-"""`python -m tests.machines [NAME ...]`: what a user does first, on each simulated machine; `nox -s machines` runs it.
+"""`python -m tests.machines [--no-tests] [NAME ...]`: what a user does first, on each simulated machine.
 
 The quick tests, a training run of both packages and a comparison, at a size that stays quick. Writes
 build/machines.json, and the table of docs/machines.md as build/machines.md.
@@ -45,10 +45,10 @@ class Outcome:
     why: str = ""  # the last line that was said, if it failed
 
 
-def commands(machine: Machine, folder: Path) -> dict[str, tuple[str, ...]]:
+def commands(machine: Machine, folder: Path, with_tests: bool = True) -> dict[str, tuple[str, ...]]:
     """What is run, by what it is called in the table."""
     python = sys.executable
-    if not machine.stdout:
+    if not machine.stdout or not with_tests:
         tests: tuple[str, ...] = ()  # pytest itself needs one
     elif machine.name in WHOLE:
         tests = ("tests",)
@@ -117,8 +117,18 @@ def cell(outcome: Outcome | None) -> str:
     return ("" if outcome.passed else "**failed**, ") + ", ".join(words)
 
 
+def others(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """What earlier calls found of other commands and machines."""
+    file = BUILD / "machines.json"
+    known = {(one.machine, one.command) for one in outcomes}
+    found = [Outcome(**one) for one in json.loads(file.read_text())] if file.is_file() else []
+    return [one for one in found if (one.machine, one.command) not in known]
+
+
 def main(names: Sequence[str]) -> int:
     """Run everything on some machines, or on all; 1 if anything failed, 2 for a machine that does not exist."""
+    with_tests = "--no-tests" not in names
+    names = [name for name in names if name != "--no-tests"]
     for name in names:
         if name not in MACHINES:
             print(f"error: unknown machine {name!r}: give some of {', '.join(MACHINES)}", file=sys.stderr)
@@ -129,14 +139,15 @@ def main(names: Sequence[str]) -> int:
         machine = MACHINES[name]
         print(f"\n{name}: {machine.description}", flush=True)
         folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
-        for called, command in commands(machine, folder).items():
+        for called, command in commands(machine, folder, with_tests).items():
             outcome = run(machine, called, command, folder)
             outcomes.append(outcome)
             print(f"  {called:<18} {cell(outcome)}", flush=True)
             if not outcome.passed:
                 print((folder / f"{called}.log").read_text()[-4000:], file=sys.stderr, flush=True)
-    (BUILD / "machines.json").write_text(json.dumps([asdict(outcome) for outcome in outcomes], indent=1) + "\n")
-    (BUILD / "machines.md").write_text(table(outcomes) + "\n")
+    every = [*others(outcomes), *outcomes]
+    (BUILD / "machines.json").write_text(json.dumps([asdict(outcome) for outcome in every], indent=1) + "\n")
+    (BUILD / "machines.md").write_text(table(every) + "\n")
     print(f"\n{table(outcomes)}")
     failed = [outcome for outcome in outcomes if not outcome.passed]
     passed = len(outcomes) - len(failed)
