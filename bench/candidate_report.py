@@ -8,6 +8,7 @@ import textwrap
 from typing import Any
 
 from bench.examination import Examination
+from bench.formatting import Fitted
 from bench.measurement import Measurement
 from bench.tables import WIDTH, plain_table, scientific
 
@@ -21,12 +22,12 @@ TITLES = {
 MOST_NAMED = 8  # tensors listed by name, where it is all about gradients; elsewhere 3
 
 
-def text(seen: Examination) -> str:
-    """The whole report as plain text, at most 100 columns wide."""
+def text(seen: Examination, width: int = WIDTH) -> str:
+    """The whole report as plain text, at most so many columns wide."""
     from rich.console import Console
 
     file = io.StringIO()
-    show(seen, Console(file=file, width=WIDTH, highlight=False, color_system=None))
+    show(seen, Console(file=file, width=width, highlight=False, color_system=None))
     return "\n".join(line.rstrip() for line in file.getvalue().strip("\n").splitlines())
 
 
@@ -52,7 +53,7 @@ def show(seen: Examination, console: Any) -> None:
     console.print()
     say(verdict(seen), style="bold" if seen.same else "bold red")
     console.print()
-    console.print(table(seen))
+    console.print(Fitted(table(seen)))
     for section, lines in (
         ("Gradients that differ", gradients(seen)),
         ("Where first", where(seen)),
@@ -105,7 +106,7 @@ def table(seen: Examination) -> Any:
     found.add_column("what", no_wrap=True)
     for name in ("error", "allowed", "error/budget"):
         found.add_column(name, justify="right", no_wrap=True)
-    found.add_column("furthest off", overflow="fold")  # the one that gives way on a narrow terminal
+    found.add_column("furthest off", no_wrap=True)
     for title, group in groups(seen):
         worst = max(group, key=lambda m: (m.over(seen.allowed), m.error))
         limit = seen.allowed(worst)

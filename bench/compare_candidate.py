@@ -17,7 +17,7 @@ from bench.memory import available_bytes, needed_bytes
 from bench.named import find
 from bench.results import write
 from bench.settings import CompareCandidate
-from bench.tables import WIDTH
+from bench.tables import terminal
 from bench.workloads import Workload
 from reference.config import SIZES, GPTConfig
 from reference.devices import choose_device
@@ -88,11 +88,9 @@ def check_room(work: Workload, steps: int) -> None:
 def report(seen: Examination) -> None:
     """Print the report: in colour on a terminal, plain elsewhere."""
     if not sys.stdout.isatty():
-        print(text(seen))
-        return
-    from rich.console import Console
-
-    show(seen, Console(highlight=False, width=min(WIDTH, Console().width)))
+        print(text(seen, terminal().width))
+    else:
+        show(seen, terminal())
 
 
 def result(seen: Examination) -> dict[str, Any]:

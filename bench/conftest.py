@@ -23,6 +23,7 @@ from bench.parts import PARTS
 from bench.session import COMMAND, LeftOut, Session
 from bench.suite import SITTINGS, Plan, plan_for
 from bench.suite_tables import show
+from bench.tables import terminal
 from optimized.hardware import hardware_of
 from reference import interrupts
 from reference.devices import available_devices
@@ -211,6 +212,14 @@ def tell(config: pytest.Config, what: str) -> None:
         print(f"    {time.monotonic() - config.stash[STARTED]:.0f} s: {what}", file=sys.stderr, flush=True)
 
 
+def columns(config: pytest.Config) -> int:
+    """How wide the terminal is for tables; looked up where pytest does not keep what is printed."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled() if capture else nullcontext():
+        width: int = terminal().width
+    return width
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`device` is every device; `case` and `part` are all numbers of its plan."""
     sessions = metafunc.config.stash[SESSIONS]
@@ -334,7 +343,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     for measured in config.stash[SESSIONS].values():
         if measured.cases or measured.prices or measured.left_out or measured.written:
             terminalreporter.section(f"{measured.device}")
-            for line in show(measured.result()):
+            for line in show(measured.result(), columns(config)):
                 terminalreporter.write_line(line)
         if measured.written:
             terminalreporter.write_line(measured.written)

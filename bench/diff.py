@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.environment import identity_in_words
+from bench.formatting import Fitted, broken
 from bench.settings import Diff
 from bench.suite_results import Result, read
-from bench.tables import WIDTH, plain_table, significant, size
+from bench.tables import WIDTH, plain_table, significant, size, terminal
 
 # What makes a machine another one, besides its identity: rates of two of them do not say what changed in the code.
 MACHINE = ("device_kind", "device_memory", "cpu", "cpu_flags", "cores", "threads", "system")
@@ -42,8 +43,9 @@ def diff(options: Diff) -> int:
             f"{options.before} and {options.after} are of different machines ({'; '.join(differing)}): their rates do "
             "not say what changed in the code; give --across-machines to compare them all the same"
         )
-    for line in lines(before, after, differing, options.threshold):
-        print(line)
+    width = terminal().width
+    for line in lines(before, after, differing, options.threshold, width):
+        print("\n".join(broken(line, width)))
     return 0
 
 
@@ -109,8 +111,8 @@ def first_ratio(ratios: dict[str, dict[str, float]]) -> float | None:
     return next((ratio["median"] for ratio in ratios.values()), None)
 
 
-def lines(before: Result, after: Result, differing: list[str], threshold: float) -> Iterator[str]:
-    """What there is to say."""
+def lines(before: Result, after: Result, differing: list[str], threshold: float, width: int = WIDTH) -> Iterator[str]:
+    """What there is to say; the table fits into so many columns."""
     from rich.console import Console
 
     yield f"A  {before['started']}  {before['environment']['commit'] or 'no commit'}"
@@ -132,9 +134,9 @@ def lines(before: Result, after: Result, differing: list[str], threshold: float)
         f"{len(both)} numbers are in both; {len(changed)} changed by more than {100 * threshold:g} % and their spread"
     )
     if changed:
-        console = Console(width=WIDTH, highlight=False)
+        console = Console(width=width, highlight=False)
         with console.capture() as captured:
-            console.print(table(changed))
+            console.print(Fitted(table(changed), together=(3, 2, 2)))
         yield from captured.get().splitlines()
     yield from proofs(before, after)
 
@@ -167,7 +169,7 @@ def is_changed(a: Number, b: Number, threshold: float) -> bool:
 def table(changed: list[tuple[Number, Number]]) -> Any:
     """What changed, the largest loss first."""
     found = plain_table()
-    found.add_column("", overflow="fold")
+    found.add_column("", no_wrap=True)
     for name in ("per second\nA", "\nB", "\ntimes", "ratio\nA", "\nB", "memory\nA", "\nB"):
         found.add_column(name, justify="right", no_wrap=True)
     for a, b in sorted(changed, key=lambda pair: pair[1].rate / pair[0].rate):

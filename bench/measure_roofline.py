@@ -11,6 +11,7 @@ from typing import Any
 
 from bench.compare import threads
 from bench.environment import clocks_after_work, environment, identity_in_words
+from bench.formatting import Fitted
 from bench.journal import Journal, Measure, check_same, partial_path, resume
 from bench.results import write
 from bench.roofline import SQUARE, Bandwidth, Roofline, floors, precisions_of, with_floors
@@ -21,6 +22,7 @@ from reference import interrupts
 from reference.devices import choose_device
 from reference.progress import Stages
 
+DIRECTIONS = ("forward", "input", "weight")  # of a product, in the order of their columns
 USUAL = ("mini", "gpt2-128", "gpt2")
 KIND = "roofline"
 HOME = Path("runs", "roofline")  # in the current directory: what a run that was stopped leaves, if there is no --json
@@ -176,7 +178,7 @@ def show(result: dict[str, Any]) -> None:
     console.print(f"{identity_in_words(where['identity'])}{of}; torch {where['packages']['torch']}", markup=False)
     console.print()
     console.print("What can this device do at most?", style="bold")
-    console.print(ceilings_table(roofline))
+    console.print(Fitted(ceilings_table(roofline)))
     console.print(
         "measured: the best of all shapes below, the large square among them; data sheet: n/a if not known.",
         style="dim",
@@ -188,13 +190,11 @@ def show(result: dict[str, Any]) -> None:
         )
     console.print()
     console.print("How fast does it multiply matrices of these models' own shapes? GFLOP/s", style="bold")
-    precisions = list(roofline["ceilings"])
-    for some in filter(None, (precisions[:2], precisions[2:])):  # three of them are wider than the terminal
-        console.print(rates_table([rate for rate in roofline["rates"] if rate["precision"] in some]))
+    console.print(Fitted(rates_table(roofline["rates"]), keys=2, together=[3] * len(roofline["ceilings"])))
     console.print("rows x inner x columns; the backward pass has one product for each factor.", style="dim")
     console.print()
     console.print("What does each task take at least?", style="bold")
-    console.print(floors_table(roofline["floors"]))
+    console.print(Fitted(floors_table(roofline["floors"]), keys=2, together=(2, 2)))
     console.print(
         "at best: the longer of both, AdamW's bytes after that; what counts: the head of bench/roofline.py.",
         style="dim",
@@ -236,10 +236,13 @@ def rates_table(rates: list[dict[str, Any]]) -> Any:
     table = plain_table()
     table.add_column("\nproduct", no_wrap=True)
     table.add_column("\nshape", justify="right", no_wrap=True)
-    for precision, direction in columns:
+    # measured in another order: first the square in every precision
+    precisions = list(dict.fromkeys(precision for precision, _ in columns))
+    ordered = sorted(columns, key=lambda column: (precisions.index(column[0]), DIRECTIONS.index(column[1])))
+    for precision, direction in ordered:
         table.add_column(f"{precision}\n{direction}", justify="right", no_wrap=True)
     for (name, shape), found in shapes.items():
-        cells = [f"{found[c] / 1e9:,.0f}" if c in found else "" for c in columns]
+        cells = [f"{found[c] / 1e9:,.0f}" if c in found else "" for c in ordered]
         table.add_row(name, shape, *cells)
     return table
 

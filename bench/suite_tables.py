@@ -6,6 +6,8 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
+from bench.environment import identity_in_words
+from bench.formatting import Fitted, broken
 from bench.tables import NOT_THE_SAME, WIDTH, plain_table, scientific, significant, size
 from bench.throughput import confidence_of
 
@@ -25,23 +27,28 @@ ITSELF_NOTE = (
 PARTS_NOTE = "times: how many times as fast as the 1 above it, where they were timed in turn, [interval]."
 
 
-def show(result: Result) -> list[str]:
-    """The lines of all tables of a result."""
+def show(result: Result, width: int = WIDTH) -> list[str]:
+    """What was measured on, then all tables of a result, in lines of at most so many characters."""
     from rich.console import Console
 
     out = io.StringIO()
-    console = Console(file=out, width=WIDTH, highlight=False)
+    console = Console(file=out, width=width, highlight=False)
+    console.print()
+    console.print(identity_in_words(result["environment"]["identity"]), markup=False)
     for title, table, note in tables(result):
         console.print()
         console.print(title, style="bold", markup=False)
         console.print(table)
         if note:
-            console.print(note, style="dim", markup=False)
+            # its own lines, if there is room for them
+            whole = max(map(len, note.splitlines())) <= width
+            console.print(note if whole else " ".join(note.split()), style="dim", markup=False)
     if result["left_out"]:
         console.print()
         console.print("Left out:")
         for line in result["left_out"]:
-            console.print(f"  {line}", markup=False, soft_wrap=True)
+            for piece in broken(f"  {line}", width):
+                console.print(piece, markup=False)
     return out.getvalue().splitlines()
 
 
@@ -54,13 +61,14 @@ def tables(result: Result) -> Iterator[tuple[str, Any, str]]:
         last = cases is list(together.values())[-1]
         title = f"{workload}: {task.replace('_', ' ')}{shape(cases[0])}; {basis(cases[0])}"
         others = [p for p in result["parity"] if p["size"] == cases[0]["size"] and p["why"].startswith(NOT_THE_SAME)]
-        yield title, cases_table(cases, [p["contender"] for p in others]), CASES_NOTE if last else ""
+        table = Fitted(cases_table(cases, [p["contender"] for p in others]), together=(2, 2))
+        yield title, table, CASES_NOTE if last else ""
     if result["parts"]:
-        yield "Parts", parts_table(result["parts"]), PARTS_NOTE
+        yield "Parts", Fitted(parts_table(result["parts"]), keys=2, together=(2,)), PARTS_NOTE
     if result["prices"]:
         yield (
             "The three prices of every rung",
-            prices_table(result["prices"]),
+            Fitted(prices_table(result["prices"]), keys=2),
             "times as fast: PLAIN with it against PLAIN; the best recipe against itself without the rung;\n"
             "the ladder up to it against PLAIN. A cache changes nothing in a training step, nor AdamW in a\n"
             "text: how far those rows are from 1 shows how far to trust the others. The intervals of several\n"

@@ -1,16 +1,18 @@
-"""A result of `bench compare` on the terminal: tables that fit into 100 columns, and every number explained."""
+"""A result of `bench compare` on the terminal: tables that fit into the terminal, and every number explained."""
 
 from __future__ import annotations
 
+import os
 import sys
 from statistics import median
 from typing import Any
 
 from bench.environment import identity_in_words
+from bench.formatting import Fitted
 from bench.results import Result
 from bench.throughput import confidence_of
 
-WIDTH = 100
+WIDTH, LEAST = 100, 40  # columns; a narrower terminal than the least breaks the lines itself
 NOT_THE_SAME = "not the same function"  # how a contender that is known to differ is shown; it has no numbers
 
 
@@ -24,13 +26,13 @@ def show(result: Result) -> None:
         console.print()
         question = "Is it the same function?" if part["question"] == "function" else "Does it only round?"
         console.print(f"{question} In {part['precision']}, against {part['oracle']}", markup=False, style="bold")
-        console.print(proof_table(result, number))
+        console.print(Fitted(proof_table(result, number)))
         console.print(proof_note(part), markup=False, style="dim")
     proven = [contender for contender in result["contenders"] if "speed" in contender]
     console.print()
     console.print("How fast is it, and how much memory does it take?", style="bold")
     if proven:
-        console.print(speed_table(proven))
+        console.print(Fitted(speed_table(proven), together=(2, 2)))
     for contender in result["contenders"]:
         if "speed" in contender:
             continue
@@ -44,7 +46,7 @@ def show(result: Result) -> None:
     if proven and "generation" in proven[0]["speed"]:
         console.print()
         console.print("How fast does it write?", style="bold")
-        console.print(speed_table(proven, ("generation",), memory=False))
+        console.print(Fitted(speed_table(proven, ("generation",), memory=False), together=(2,)))
         console.print(generation_note(result, proven), markup=False, style="dim")
     console.print()
 
@@ -120,9 +122,10 @@ def terminal() -> Any:
     """The console that tables are printed on."""
     from rich.console import Console
 
-    # a file or a pipe has no width: 100 columns; a wide terminal gets no wider table
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
-    return Console(highlight=False, width=WIDTH) if console.width > WIDTH else console
+    console = Console(highlight=False)
+    # a file or a pipe has no width, unless COLUMNS says one: 100 columns; a wide terminal gets no wider table
+    known = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal()
+    return Console(highlight=False, width=max(LEAST, min(WIDTH, console.width)) if known else WIDTH)
 
 
 def plain_table() -> Any:

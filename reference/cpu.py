@@ -28,8 +28,8 @@ BFLOAT16 = ("AVX-512 bfloat16", "AMX bfloat16", "NEON bfloat16")  # those that m
 # any case, and a value that it does not know for none.
 WITHOUT_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
 WITHOUT_AMX = (
-    *(*WITHOUT_BFLOAT16, "AVX512_CORE_BF16", "AVX512_CORE_FP16"),
-    *("AVX10_1", "AVX10_1_512", "AVX10_2", "AVX10_2_512"),
+    *WITHOUT_BFLOAT16,
+    *("AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX10_1", "AVX10_1_512", "AVX10_2", "AVX10_2_512"),
 )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.admission import built
-from bench.candidate_report import text
+from bench.candidate_report import table, text
 from bench.diagnosis import Probe, of_probe
 from bench.examination import SHARP_LENIENCY, Examination, examine, other_probes
 from bench.hot import hot_state_dict, random_batch
@@ -155,6 +155,15 @@ def test_what_no_known_mistake_explains_is_located_all_the_same() -> None:
     assert scaled.where.forward.factor == pytest.approx(0.3 * 5**0.5)
     assert "off by 3.3e-01, 0.67082 times what it should be" in " ".join(text(scaled).split())
     assert "the last: attention output with the heads joined, block 1 (flatten in transformer.h.1.attn)" in report
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_on_a_narrow_terminal_no_number_of_the_report_is_cut(width: int) -> None:
+    seen = examined(mutant(Attention, range(1, 2), merge=lambda self, y: y.transpose(1, 2).flatten(2) * 1.001))
+    lines = text(seen, width).splitlines()
+    assert max(map(len, lines)) <= width
+    cells = {word for column in table(seen).columns for cell in column.cells for word in cell.split("  ")}
+    assert cells - {""} <= {word.strip() for line in lines for word in line.split("  ")}
 
 
 def test_what_is_only_near_a_known_mistake_is_not_taken_for_it() -> None:
