@@ -55,7 +55,7 @@ def run_python(session: nox.Session, *arguments: str, env: dict[str, str] | None
     variables = {"GOMP_SPINCOUNT": "3000", **(env or {})}
     variables = {name: os.environ.get(name, value) for name, value in variables.items()}
     # After Ctrl-C nox would kill it in half a second: what it was told, and keeps, needs a little longer to be written.
-    patience = {"interrupt_timeout": 10.0, "terminate_timeout": 2.0}
+    patience = {"interrupt_timeout": 4.0, "terminate_timeout": 2.0}
     session.run(str(programs / "python"), *arguments, external=True, env={"PATH": path, **variables}, **patience)
 
 

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from reference.interrupts import end_at_once
 from tests.bugs import usual
 from tests.bugs.checks import CHECKS, Outcome
 from tests.bugs.mutant import Mutant
@@ -169,4 +170,5 @@ def linked(source: str) -> str:
 
 
 if __name__ == "__main__":
+    end_at_once()
     main()

@@ -14,6 +14,7 @@ from bench.budgets import BUDGETS
 from bench.hot import random_batch
 from bench.library_step import build_library_step
 from bench.parity import Measurement, compare
+from reference.interrupts import end_at_once
 from tests.parity.shapes import LENGTHS, SHAPES
 from tests.parity.test_parity_huggingface import pair
 
@@ -43,4 +44,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    end_at_once()
     main()
