@@ -66,7 +66,8 @@ def wait_for_end(parent: int) -> None:
         end.register(os.pidfd_open(parent), select.POLLIN)
         if os.getppid() == parent:  # else the number is somebody else's by now
             end.poll()
-    while os.getppid() == parent and is_running(parent):
+    # on Windows the parent may be the launcher of a virtual environment
+    while (os.name == "nt" or os.getppid() == parent) and is_running(parent):
         time.sleep(EVERY)
 
 

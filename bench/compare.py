@@ -24,6 +24,8 @@ from bench.tables import show
 from bench.throughput import ratio, rounds_within, spread
 from bench.workers import TASKS, Worker, crew, job, take_turns
 from bench.workloads import PRECISIONS, Workload, workload
+from optimized.recipe import left_out as left_out_rungs
+from reference.config import GPTConfig
 from reference.devices import choose_device
 from reference.progress import Stages
 
@@ -59,6 +61,7 @@ def compare(options: Compare) -> int:
         import_what_is_needed(name)
     rounding = any(CONTENDERS[name].rounds(what.config, device) for name in names)
     parts = parts_of(what, options.precision, options.steps, rounding)
+    left_out += left_out_by_best(names, device, options.precision, what.config)
     check_memory(
         needed_bytes(what, options.precision, min(2, len(names)), parts[0].steps),
         available_bytes(device),
@@ -95,6 +98,14 @@ def compare(options: Compare) -> int:
     write(path, result)
     print(f"everything that was measured: {path}")
     return 0 if all(contender["proof"]["passed"] or contender["unlike"] for contender in contenders) else 1
+
+
+def left_out_by_best(names: Sequence[str], device: torch.device, precision: str, config: GPTConfig) -> list[str]:
+    """A line for each rung that the contender `optimized` does without here."""
+    if "optimized" not in names:
+        return []
+    dtype = "float64" if precision == "float64" else "float32"
+    return [f"optimized leaves out {name}: {why}" for name, why in left_out_rungs(str(device), dtype, config).items()]
 
 
 def device_for(options: Compare) -> torch.device:

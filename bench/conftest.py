@@ -21,10 +21,11 @@ from bench.contenders.contender import always
 from bench.journal import Journal, resume
 from bench.parts import PARTS
 from bench.session import COMMAND, LeftOut, Session
-from bench.suite import SITTINGS, Plan, plan_for
+from bench.suite import SITTINGS, Plan, named, plan_for
 from bench.suite_tables import show
 from bench.tables import terminal
 from optimized.hardware import hardware_of
+from optimized.recipe import left_out
 from reference import interrupts
 from reference.devices import available_devices
 
@@ -126,7 +127,7 @@ def start(config: pytest.Config) -> None:
             plan, slow = without_emulation(plan, device)
             absent += slow
         session = Session(device, plan, arguments, lambda what: tell(config, what), option.quick, option.json, journal)
-        session.left_out += [*not_there, *absent]
+        session.left_out += [*not_there, *absent, *left_out_of_optimized(plan, device)]
         config.stash[SESSIONS][name] = session
     if journal is not None:
         journal.go_on()
@@ -166,6 +167,16 @@ def of_able(plan: Plan) -> tuple[Plan, list[str]]:
     lines = dict.fromkeys(line for row in plan.rows for line in able(row.contenders)[1])
     rows = tuple(replace(row, contenders=tuple(able(row.contenders)[0])) for row in plan.rows)
     return replace(plan, rows=rows), list(lines)
+
+
+def left_out_of_optimized(plan: Plan, device: torch.device) -> list[str]:
+    """A line for each rung that the best recipe leaves out at a workload of the plan."""
+    found: dict[str, list[str]] = {}
+    for row in plan.rows:
+        if "optimized" in row.contenders:
+            for name, why in left_out(str(device), "float32", named(row.workload).config).items():
+                found.setdefault(f"{name}: {why}", []).append(row.workload)
+    return [f"optimized at {', '.join(where)} leaves out {what}" for what, where in found.items()]
 
 
 def without_emulation(plan: Plan, device: torch.device) -> tuple[Plan, list[str]]:

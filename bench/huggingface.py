@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from optimized.compilation import vector_width
+from optimized.compilation import compilers, vector_width
 from reference.config import GPTConfig
 from reference.hf import PREFIX, from_hf, hf_config, to_hf
 
@@ -46,7 +46,9 @@ class HuggingFaceGPT(nn.Module):
         return logits
 
     def compile_forward(self) -> None:
-        """Have torch.compile run the model, the head included; the loss stays as it is."""
+        """Have torch.compile run the model and its head, where there is a compiler; the loss stays as it is."""
+        if not compilers():
+            return
         self.model.forward = torch.compile(self.model.forward, options=vector_width())
 
     def loss(self, ids: Tensor, targets: Tensor) -> Tensor:

@@ -62,11 +62,18 @@ def heading(result: Result) -> list[str]:
     )
     lines = [
         f"{work['size']}: {work['parameters']:,} parameters, batch {work['batch']} x time {work['time']}, "
-        f"{work['precision']}{'' if work['config']['bias'] else ', without biases'}",
+        f"{precisions(result)}{'' if work['config']['bias'] else ', without biases'}",
         f"on {on}",
         f"with {packages}",
     ]
     return lines + warnings(result) + [f"note: {line}" for line in result["left_out"]]
+
+
+def precisions(result: Result) -> str:
+    """What is computed in: the precision that was asked for, and who uses another."""
+    asked = result["workload"]["precision"]
+    others = [c["name"] for c in result["contenders"] if c["precision"] != asked]
+    return f"{asked}; {', '.join(others)}: bfloat16" if others else str(asked)
 
 
 def warnings(result: Result) -> list[str]:

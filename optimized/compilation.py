@@ -102,6 +102,8 @@ def vector_width() -> dict[str, Any]:
     with wider vectors (ATEN_CPU_CAPABILITY, or a cache that machines share) is taken for that of narrower ones, and
     computes NaN: seen in torch 2.13.
     """
+    if not compilers():
+        return {}  # nothing will be compiled, and torch would raise an error when it looks
     from torch._inductor.cpu_vec_isa import pick_vec_isa
 
     isa = pick_vec_isa()

@@ -16,6 +16,7 @@ class Hardware:
     bfloat16: bool  # multiplies bfloat16 matrices by instructions of its own
     compiler: bool  # torch.compile has what it needs: on a CPU a C++ compiler
     keeps_memory: bool  # the CPU's malloc can be told to keep what is freed
+    vectors: bool = True  # torch's own kernels use vector instructions
 
 
 def hardware_of(device: str) -> Hardware:
@@ -24,11 +25,10 @@ def hardware_of(device: str) -> Hardware:
 
     from optimized.compilation import compilers
     from optimized.memory import mallopt
-    from reference.cpu import computes_bfloat16
+    from reference.cpu import computes_bfloat16, has_vectors
 
     kind = torch.device(device).type
     if kind == "cpu":
-        return Hardware(kind, computes_bfloat16(), bool(compilers()), mallopt() is not None)
-    if kind == "cuda":
-        return Hardware(kind, torch.cuda.get_device_capability(device) >= (8, 0), compiler=True, keeps_memory=False)
-    return Hardware(kind, bfloat16=True, compiler=True, keeps_memory=False)
+        return Hardware(kind, computes_bfloat16(), bool(compilers()), mallopt() is not None, has_vectors())
+    bfloat16 = kind != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
+    return Hardware(kind, bfloat16, bool(compilers()), keeps_memory=False)

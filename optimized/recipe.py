@@ -16,7 +16,7 @@ MODEL_SEAMS = ("qkv", "attend", "norm_and_mlp", "table", "loss", "precision", "m
 AROUND_SEAMS = ("memory", "optimizer", "generate", "launch")
 
 VOCAB_MULTIPLE = 128  # of the rows of a padded table
-LEAST_BFLOAT16_WIDTH = 256  # of a model, on a CPU: docs/speed.md has the measurements
+LEAST_BFLOAT16_WIDTH = 256  # of a model, on a CPU: docs/machines.md has the measurements
 
 
 # Why a rung does not pay on a device, for models of a shape (None for any), in words; None where it pays.
@@ -34,6 +34,11 @@ def cost_of_bfloat16(hardware: Hardware, config: GPTConfig | None) -> str | None
     if hardware.kind == "cpu" and config is not None and config.n_embd < LEAST_BFLOAT16_WIDTH:
         return f"products of width {config.n_embd} are too small to win back the conversions to bfloat16"
     return None
+
+
+def cost_of_fused_kernels(hardware: Hardware, config: GPTConfig | None) -> str | None:
+    """Without vector instructions the library's kernels are slower than a chain of simple operations."""
+    return None if hardware.vectors else "torch's own kernels use no vector instructions here"
 
 
 def cost_of_compiling(hardware: Hardware, config: GPTConfig | None) -> str | None:
@@ -100,7 +105,8 @@ RUNGS: dict[str, Rung] = {
             "fused_kernels",
             "norm_and_mlp",
             claim="layer norm and GELU as one library kernel each: the same numbers and gradients",
-            loses="beside compile, which fuses the written-out forms as well",
+            loses="beside compile, which fuses the written-out forms as well; where kernels use no vector instructions",
+            cost=cost_of_fused_kernels,
         ),
         Rung(
             "padded_vocab",

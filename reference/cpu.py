@@ -10,6 +10,7 @@ them there is MKL_ENABLE_INSTRUCTIONS.
 from __future__ import annotations
 
 import os
+import platform
 from typing import Any
 
 import torch
@@ -44,10 +45,18 @@ def computes_bfloat16() -> bool:
     return any(name in BFLOAT16 for name in instruction_sets())
 
 
+def has_vectors() -> bool:
+    """Whether torch's own kernels use vector instructions; on Arm they always do."""
+    return torch.backends.cpu.get_cpu_capability() != "DEFAULT" or platform.machine() not in ("x86_64", "AMD64")
+
+
 def ruled_out(name: str) -> bool:
     """Whether this torch, or the environment, keeps torch from using an instruction set."""
     if name in BFLOAT16:
         if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+            return True
+        # attention in bfloat16 is one of torch's own kernels, which raises an error where they may not use AVX-512
+        if name != "NEON bfloat16" and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2"):
             return True
         # it asks oneDNN, not the CPU, and is content with AVX-512, on which oneDNN emulates them: so not alone
         return not torch.ops.mkldnn._is_mkldnn_bf16_supported() or narrowed_below(name)

@@ -19,7 +19,7 @@ def prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # for the rest of the process
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)  # what a test puts there may have none
-        if reconfigure is not None and stream.errors == "strict":
+        if reconfigure is not None and stream.encoding.lower() != "utf-8":
             reconfigure(errors="replace")
 
 

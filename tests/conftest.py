@@ -17,6 +17,7 @@ OPT_IN = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.environ.pop("COLUMNS", None)  # what is printed is as wide as where nobody says; pytest-xdist says something
     if not asks_for(config, "net"):
         # For the processes that tests start; tests themselves are held back by `no_network` below.
         os.environ["HF_HUB_OFFLINE"] = "1"

@@ -85,6 +85,7 @@ def roofline_result() -> dict[str, Any]:
     return {
         "environment": ENVIRONMENT,
         "roofline": {
+            "emulated": [],
             "rates": rates,
             "bandwidths": [{"block": 537_000_000, "copy": 3.123e12, "read": 2.987e12}],
             "ceilings": dict.fromkeys(precisions, ceiling),

@@ -17,10 +17,13 @@ import torch
 
 import bench.compare
 from bench.__main__ import main
+from bench.compare import left_out_by_best
 from bench.contenders import CONTENDERS, USUAL
 from bench.environment import identity_in_words
 from bench.results import VERSION, finite
 from bench.tables import first_calls, significant, size, warnings
+from optimized.hardware import Hardware
+from reference import SIZES
 from tests.bench.wrong import ERF, NAN
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +34,8 @@ QUICK = (
 HUGGING = ("huggingface-eager", "huggingface-sdpa")
 # Its log, where a CUDA build says that it finds a toolkit and no device; its warnings, of Python 3.13.0 for one.
 TORCHS_OWN = re.compile(r"[VIWEC]\d{4} [\d:.]+ \d+ torch/|\S*/torch/\S+\.py:\d+: \w*Warning: |  warnings\.warn\(")
+
+EVERYBODY = ("reference", "huggingface-eager", "huggingface-sdpa", "full")  # proven, timed and weighed in one run
 
 
 @dataclass
@@ -53,9 +58,9 @@ class Run:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The real command, with its usual contenders and all it measures, in its own folder and without a terminal."""
+    """The real command, with one more that rounds and all it measures, in its own folder and without a terminal."""
     folder = tmp_path_factory.mktemp("compare")
-    command = [sys.executable, "-m", "bench", *QUICK, "--batch", "2"]
+    command = [sys.executable, "-m", "bench", *QUICK, "--batch", "2", "--contenders", *EVERYBODY]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     (file,) = (folder / "runs" / "compare").glob("*.json")
@@ -77,7 +82,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 def test_all_contenders_are_proven_timed_and_weighed(whole: Run) -> None:
     assert whole.status == 0, whole.errors
-    assert [one["name"] for one in whole.result["contenders"]] == list(USUAL)
+    assert [one["name"] for one in whole.result["contenders"]] == list(EVERYBODY)
     for one in whole.result["contenders"]:
         assert one["proof"]["passed"]
         part, rounding = one["proof"]["parts"]
@@ -101,6 +106,21 @@ def test_all_contenders_are_proven_timed_and_weighed(whole: Run) -> None:
         assert 0.5 * weights < one["memory"]["peak"] < (200e6 if one["name"] != "full" else 2e9)
         assert one["memory"]["method"] == "resident"
     assert whole.contender("reference")["speed"]["forward"]["ratio"]["median"] == 1.0
+
+
+def test_the_heading_says_the_precision_that_is_used(whole: Run) -> None:
+    assert "batch 2 x time 16, float32; full: bfloat16\n" in whole.output
+
+
+def test_what_the_best_recipe_leaves_out_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    hardware = Hardware("cpu", bfloat16=False, compiler=True, keeps_memory=True)
+    monkeypatch.setattr("optimized.recipe.hardware_of", lambda device: hardware)
+    config, cpu = SIZES["mini"], torch.device("cpu")
+    assert "optimized" in USUAL, "it takes part unless others are named"
+    assert left_out_by_best(USUAL, cpu, "float32", config) == [
+        "optimized leaves out bf16: this CPU has no bfloat16 instructions and would emulate them"
+    ]
+    assert left_out_by_best(["reference"], cpu, "float32", config) == []
 
 
 def test_the_ratio_says_how_many_times_as_fast(whole: Run) -> None:
@@ -131,7 +151,7 @@ def test_the_tables_have_a_row_for_each_and_fit_into_100_columns(whole: Run) -> 
     assert max(map(len, lines)) <= 100, max(lines, key=len)
     assert "…" not in whole.output, "something is cut off"
     assert "\x1b" not in whole.output, "colours although this is no terminal"
-    for name in USUAL:
+    for name in EVERYBODY:
         proof, *rounding, speed, written = whole.rows(name)
         assert len(rounding) == (name == "full")
         assert significant(whole.contender(name)["speed"]["generation"]["tokens_per_second"]) in written

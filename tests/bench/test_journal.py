@@ -124,7 +124,10 @@ def test_where_nothing_can_be_written_it_is_said_and_measuring_goes_on(
     "change,says",
     [
         ({"cpu": "Another CPU"}, r"was measured on another machine \(.*Another CPU.*\): start anew here"),
-        ({"threads": 64}, r"was measured on another machine \(.*64.*\): start anew here"),
+        (
+            {"identity": {**ENVIRONMENT["identity"], "threads": 64}},
+            r"was measured on another machine \(.*64.*\): start anew here",
+        ),
         ({"python": "3.99"}, r"was measured with other software \(python: .* -> 3\.99\): start anew"),
         ({"commit": "f" * 40}, r"was measured with other software \(commit: .* -> f{40}\): start anew"),
         ({"packages": {"torch": "9.9"}}, r"was measured with other software \(.*torch: .* -> 9\.9.*\): start anew"),

@@ -343,7 +343,8 @@ def test_a_compiled_hugging_face_writes_as_python_and_stays_compiled(monkeypatch
     def compiled(*args: Any, **kwargs: Any) -> Any:
         pytest.fail("it would be compiled for every length of the cache")
 
-    monkeypatch.setattr(torch, "compile", lambda function: compiled)
+    monkeypatch.setattr("bench.huggingface.compilers", lambda: ["g++"])
+    monkeypatch.setattr(torch, "compile", lambda function, **settings: compiled)
     model = build_in("float32", "huggingface-compiled", CONFIG, None, HERE).eval()
     ids = random_batch(CONFIG, 2, 8)[0]
     assert CONTENDERS["huggingface-compiled"].generate(model, ids, 3).shape == (2, 11)

@@ -187,6 +187,7 @@ WIDE = SIZES["mini"]
         ("bfloat16", "bf16", "this CPU has no bfloat16 instructions and would emulate them"),
         ("compiler", "compile", "torch.compile finds no C++ compiler here"),
         ("keeps_memory", "kept_memory", "this C library cannot be told to keep memory"),
+        ("vectors", "fused_kernels", "torch's own kernels use no vector instructions here"),
     ],
 )
 def test_the_best_recipe_leaves_out_what_does_not_pay_on_a_device_and_says_why(
