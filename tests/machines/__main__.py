@@ -1,4 +1,4 @@
-"""`python -m tests.machines [--no-tests] [NAME ...]`: what a user does first, on each simulated machine.
+"""`python -m tests.machines [--no-tests | --all-tests] [NAME ...]`: what a user does first, on each simulated machine.
 
 The quick tests, a training run of both packages and a comparison, at a size that stays quick. Writes
 build/machines.json, and the table of docs/machines.md as build/machines.md.
@@ -28,7 +28,7 @@ QUICK = (
     *("tests/bench/test_compare.py", "tests/bench/test_workers.py", "tests/bench/test_environment.py"),
     *("tests/parity/test_parity_huggingface.py", "tests/parity/test_parity_generation.py"),
 )
-WHOLE = ("no-bfloat16",)  # machines on which all default tests run
+OPTIONS = {"--no-tests": (), "--all-tests": ("tests",)}  # which tests run in place of the quick ones
 
 TRAIN = ("train", "--corpus", "nursery", "--size", "tiny", "--steps", "200", "--eval-interval", "200")
 
@@ -45,15 +45,9 @@ class Outcome:
     why: str = ""  # the last line that was said, if it failed
 
 
-def commands(machine: Machine, folder: Path, with_tests: bool = True) -> dict[str, tuple[str, ...]]:
+def commands(machine: Machine, folder: Path, tests: tuple[str, ...] = QUICK) -> dict[str, tuple[str, ...]]:
     """What is run, by what it is called in the table."""
     python = sys.executable
-    if not machine.stdout or not with_tests:
-        tests: tuple[str, ...] = ()  # pytest itself needs one
-    elif machine.name in WHOLE:
-        tests = ("tests",)
-    else:
-        tests = QUICK
     found = {
         "train (reference)": (python, "-m", "reference", *TRAIN, "--out", str(folder / "readable")),
         "train (optimized)": (python, "-m", "optimized", *TRAIN, "--out", str(folder / "fast")),
@@ -63,7 +57,7 @@ def commands(machine: Machine, folder: Path, with_tests: bool = True) -> dict[st
             *("--json", str(folder / "compare.json")),
         ),
     }
-    if tests:
+    if tests and machine.stdout:  # which pytest itself needs
         found["tests"] = (python, "-m", "pytest", "-q", *SPREAD, *tests)
     return found
 
@@ -127,8 +121,8 @@ def others(outcomes: Sequence[Outcome]) -> list[Outcome]:
 
 def main(names: Sequence[str]) -> int:
     """Run everything on some machines, or on all; 1 if anything failed, 2 for a machine that does not exist."""
-    with_tests = "--no-tests" not in names
-    names = [name for name in names if name != "--no-tests"]
+    tests = next((OPTIONS[name] for name in names if name in OPTIONS), QUICK)
+    names = [name for name in names if name not in OPTIONS]
     for name in names:
         if name not in MACHINES:
             print(f"error: unknown machine {name!r}: give some of {', '.join(MACHINES)}", file=sys.stderr)
@@ -139,7 +133,7 @@ def main(names: Sequence[str]) -> int:
         machine = MACHINES[name]
         print(f"\n{name}: {machine.description}", flush=True)
         folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
-        for called, command in commands(machine, folder, with_tests).items():
+        for called, command in commands(machine, folder, tests).items():
             outcome = run(machine, called, command, folder)
             outcomes.append(outcome)
             print(f"  {called:<18} {cell(outcome)}", flush=True)
