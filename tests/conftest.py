@@ -2,7 +2,9 @@
 
 import os
 import re
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +19,9 @@ OPT_IN = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # as of a shell's job in the background: what tests start and strike would ignore it too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.pop("COLUMNS", None)  # what is printed is as wide as where nobody says; pytest-xdist says something
     if not asks_for(config, "net"):
         # For the processes that tests start; tests themselves are held back by `no_network` below.
