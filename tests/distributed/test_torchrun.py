@@ -140,7 +140,7 @@ MISTAKES = [
     (2, [*PLAIN, "--batch-size", "12", "--micro-batch", "4"], "--micro-batch 4: does not divide the 6 sequences of"),
     (2, ["--recipe", "plain"], "2 processes and a recipe without ddp: switch it on by --with ddp"),
     (2, [*PLAIN, "--corpus", "nowhere.txt"], "unknown corpus 'nowhere.txt'"),
-    (2, ["--dtype", "float64"], "the rung bf16 and float64 weights do not go together"),
+    (2, ["--recipe", "full", "--dtype", "float64"], "the rung bf16 and float64 weights do not go together"),
 ]
 
 
