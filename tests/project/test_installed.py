@@ -207,9 +207,9 @@ def test_compare_times_contenders_in_processes_of_their_own(installation: Instal
 def test_a_command_that_needs_a_checkout_says_so_in_a_line(installation: Installation, tmp_path: Path) -> None:
     done = installation.run("paritygpt", "report", cwd=tmp_path, status=2)
     assert done.stdout == ""
-    assert re.fullmatch(
-        r"error: .*paritygpt.bench.results: is not there: measure by nox -s bench in a checkout, or name a file\n",
-        done.stderr,
+    assert re.fullmatch(  # after what is said while it loads
+        r"error: .*paritygpt.bench.results: is not there: measure by nox -s bench in a checkout, or name a file",
+        done.stderr.splitlines()[-1],
     )
 
 
@@ -217,7 +217,7 @@ def test_a_command_that_needs_a_checkout_says_so_in_a_line(installation: Install
 def test_report_shows_a_result_with_the_proofs_of_this_release(installation: Installation, tmp_path: Path) -> None:
     result = next((ROOT / "bench" / "results").glob("*.json"))
     done = installation.run("paritygpt", "report", result, cwd=tmp_path)
-    assert done.stderr == ""
+    assert "error: " not in done.stderr, "nothing but progress"
     page = (tmp_path / "build" / "report" / "index.html").read_text()
     assert "fused_qkv" in page
     assert "cannot be read" not in page
