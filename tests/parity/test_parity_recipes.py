@@ -145,13 +145,18 @@ def test_compiled_code_rounds_at_most_three_times_as_much_in_bfloat16(recipe: Re
 
 
 def check_compiled(recipe: Recipe, precision: str, factor: float, ulp: float) -> None:
-    """Hold compiled code against the same recipe as Python; an ulp more, where that happens to be exact."""
+    """Hold compiled code against the same recipe as Python; an ulp more, where that happens to be exact.
+
+    A loss of the trajectory is one number, near its target by chance: there the largest error of all steps counts.
+    """
     ids, targets = random_batch(CONFIG, 3, 33)
     eager, compiled = (
         compare(fast(r, precision), plain(precision), ids, targets, build=step_of(r), learning_rate=1e-5)
         for r in (recipe.without("compile"), recipe)
     )
     before = {(m.quantity, m.name): m.error for m in eager.measurements}
+    steps = [key for key in before if key[0] == "trajectory"]
+    before |= dict.fromkeys(steps, max(before[key] for key in steps))
     for m in compiled.measurements:
         if m.quantity != "update":  # Adam moves what is only rounding as far as anything else
             assert m.error <= factor * before[m.quantity, m.name] + ulp, f"{m.quantity} {m.name}: {m.error:.2e}"
