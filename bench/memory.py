@@ -22,10 +22,10 @@ def needed_bytes(workload: Workload, precision: str, contenders: int, steps: int
     width = 8 if precision == "float64" else 4
     # weights, gradients and two moments of each; they step in turn, so activations exist only once
     side_by_side = contenders * 4 * width * N + activation_bytes(workload, width)
-    # oracle in float64: weights, a gradient and its canonical copy, and two moments if it takes steps;
+    # oracle in float64: weights, a gradient, and then either its canonical copy or two moments, if it takes steps;
     # beside it the weights all start from, in float32, and copies on the way to Hugging Face's layout
     small = workload.of_shape(*workload.proof_shape())
-    proof = ((5 if steps else 3) * 8 + 3 * 4) * N + max(
+    proof = ((4 if steps else 3) * 8 + 3 * 4) * N + max(
         activation_bytes(small, 8), 3 * 8 * workload.tokens * workload.config.vocab_size
     )
     return max(side_by_side, proof)

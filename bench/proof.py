@@ -132,8 +132,10 @@ def prove(
     def ask(name: str, precision: str, where: torch.device) -> Observation:
         model = build_in(precision, name, config, weights, where)
         before = weights if judges_update else None
-        build = find(name).build_step
-        return observe(model, build, batch, small, part.steps, learning_rate=LEARNING_RATE, weights=before)
+        build, steps = find(name).build_step, part.steps
+        return observe(
+            model, build, batch, small, steps, learning_rate=LEARNING_RATE, weights=before, first_weights=weights
+        )
 
     tell(f"{part.question}: the oracle, {ORACLE} in float64")
     oracle = ask(ORACLE, "float64", device if device.type == "cuda" else torch.device("cpu"))

@@ -49,11 +49,11 @@ EVERY_SITTING = ("training", "text", "texts")
 LIBRARIES = ("x-transformers", "keras-hub")  # take part where they are installed
 PEERS = (
     *("reference", "huggingface-eager", "huggingface-sdpa", "huggingface-bf16", "huggingface-best"),
-    *(*LIBRARIES, "optimized", "full-float32"),
+    *(*LIBRARIES, "plain", "optimized", "full-float32"),
 )
 EVERYBODY = (*PEERS, "huggingface-compiled")
-FEW = ("reference", "huggingface-sdpa", "optimized")
-LARGE = ("reference", "huggingface-sdpa", "huggingface-best", "optimized")
+FEW = ("reference", "huggingface-sdpa", "plain", "optimized")
+LARGE = ("reference", "huggingface-sdpa", "huggingface-best", "plain", "optimized")
 BASE = "reference"  # what ratios are to
 
 INTERPRETER = 600_000_000  # bytes that a process takes for the interpreter, torch and transformers

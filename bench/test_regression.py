@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.session import Session
+from bench.session import LeftOut, Session
 
 MINI = ("mini", "mini-64")  # whichever of them is part of the run
 
@@ -42,3 +42,35 @@ def test_the_fast_model_is_not_slower_than_it_was(
         f"{name} is {ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] times as fast as {against} in "
         f"{workload}/{task}: at least {least} is expected"
     )
+
+
+# The default recipe is chosen so that nobody loses by it: not slower than the readable code, nor than PLAIN, wherever
+# the suite looks. A median of three rounds strays, and so do starts.
+BASES = ("reference", "plain")
+SLACK = {False: 1.1, True: 1.2}  # by whether the run is a quick one
+
+
+@pytest.mark.parametrize("sitting", ["training", "text", "texts"])
+def test_the_default_recipe_is_nowhere_slower_than_plain_code(
+    sitting: str, device: str, sessions: dict[str, Session]
+) -> None:
+    session = sessions[device]
+    compared, slower = 0, []
+    for row in session.plan.rows:
+        if sitting not in row.sittings or "optimized" not in row.contenders:
+            continue
+        try:
+            found = session.sitting(row.workload, sitting, row.contenders, starts=row.starts)
+        except LeftOut:  # too large for this machine, which is noted
+            continue
+        for base in BASES:
+            for task, turns in found["optimized"].items() if base in found and "optimized" in found else ():
+                ratio = turns.times_as_fast(found[base][task])
+                compared += 1
+                if ratio.high * SLACK[session.quick] < 1.0:
+                    slower.append(
+                        f"{row.workload}/{task}: {ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] times {base}"
+                    )
+    if not compared:
+        pytest.skip(f"optimized beside {' or '.join(BASES)} in {sitting} is not part of this run")
+    assert not slower, f"the default recipe is slower than plain code at {'; '.join(slower)}"

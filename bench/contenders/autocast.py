@@ -39,3 +39,7 @@ class Autocast(nn.Module):
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """That of the model itself."""
         return self.model.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Into the model itself."""
+        return self.model.load_state_dict(*args, **kwargs)

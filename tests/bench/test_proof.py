@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bench.budgets import BF16_CAPS, BF16_ULP, BUDGETS, rounding_allowance
-from bench.contenders import CONTENDERS, USUAL, Autocast, Contender, able, build_in, chosen, import_what_is_needed
+from bench.contenders import CONTENDERS, USUAL, Autocast, Contender, able, build_in, chosen, find, import_what_is_needed
 from bench.hot import hot_state_dict, random_batch
 from bench.huggingface import bfloat16_copy, greedy
 from bench.measurement import Measurement, Report
@@ -90,6 +90,25 @@ def test_logits_and_loss_are_proven_on_the_timed_batch_and_gradients_on_the_smal
     torch.testing.assert_close(found.loss, whole.loss)
     assert all(torch.equal(found.gradients[name], part.gradients[name]) for name in weights)
     assert torch.equal(found.losses[0], part.losses[0])
+
+
+@pytest.mark.parametrize("name", ["reference", "huggingface-eager", "huggingface-bf16", "fused_adamw"])
+def test_steps_that_are_taken_first_leave_every_answer_as_it_is(name: str) -> None:
+    weights = hot_state_dict(CONFIG, dtype=torch.float32)
+    batch, build = random_batch(CONFIG, 3, 20), find(name).build_step
+    for precision in ("float32", "bfloat16") if name == "huggingface-bf16" else ("float64", "float32"):
+        found = []
+        for first in (None, weights):
+            model = build_in(precision, name, CONFIG, weights, CPU)
+            settings = {"learning_rate": 1e-3, "weights": weights, "first_weights": first}
+            found.append(observe(model, build, batch, batch, 2, **settings))
+        before, after = found
+        assert torch.equal(before.logits, after.logits)
+        assert torch.equal(before.loss, after.loss)
+        assert all(torch.equal(before.gradients[n], after.gradients[n]) for n in weights)
+        assert before.losses == after.losses
+        assert all(torch.equal(before.update[n], after.update[n]) for n in weights)
+        assert any(bool(moved.any()) for moved in after.update.values())
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16"])
