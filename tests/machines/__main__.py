@@ -1,7 +1,10 @@
-"""`python -m tests.machines [--no-tests | --all-tests] [NAME ...]`: what a user does first, on each simulated machine.
+"""`python -m tests.machines [--no-tests | --all-tests | --speed] [NAME ...]`: what a user does first, on each machine.
 
 The quick tests, a training run of both packages and a comparison, at a size that stays quick. Writes
 build/machines.json, and the table of docs/machines.md as build/machines.md.
+
+`--speed` asks something else: whether the default recipe is slower than plain code at any workload of the suite, in a
+quarter of an hour for each machine.
 """
 
 from __future__ import annotations
@@ -30,6 +33,12 @@ QUICK = (
 )
 OPTIONS = {"--no-tests": (), "--all-tests": ("tests",)}  # which tests run in place of the quick ones
 
+SPEED = "--speed"
+NEVER_SLOWER = (
+    *("-m", "pytest", "bench", "-q", "-k", "test_models or nowhere_slower"),
+    *("--workloads", "smoke,mini-64,mini,gpt2-128", "--contenders", "plain,optimized"),
+)
+
 TRAIN = ("train", "--corpus", "nursery", "--size", "tiny", "--steps", "200", "--eval-interval", "200")
 
 
@@ -57,6 +66,11 @@ def commands(machine: Machine, folder: Path, tests: tuple[str, ...] = QUICK) -> 
             *("--json", str(folder / "compare.json")),
         ),
     }
+    if "ATEN_CPU_CAPABILITY" in machine.variables:  # another CPU: so wide that bfloat16 could pay
+        found["compare, 256 wide"] = (
+            *(python, "-m", "bench", "compare", "--size", "mini", "--time", "32", "--new-tokens", "4", "--steps", "1"),
+            *("--seconds", "2", "--json", str(folder / "compare-256.json")),
+        )
     if tests and machine.stdout:  # which pytest itself needs
         found["tests"] = (python, "-m", "pytest", "-q", *SPREAD, *tests)
     return found
@@ -122,7 +136,8 @@ def others(outcomes: Sequence[Outcome]) -> list[Outcome]:
 def main(names: Sequence[str]) -> int:
     """Run everything on some machines, or on all; 1 if anything failed, 2 for a machine that does not exist."""
     tests = next((OPTIONS[name] for name in names if name in OPTIONS), QUICK)
-    names = [name for name in names if name not in OPTIONS]
+    speed = SPEED in names
+    names = [name for name in names if name not in OPTIONS and name != SPEED]
     for name in names:
         if name not in MACHINES:
             print(f"error: unknown machine {name!r}: give some of {', '.join(MACHINES)}", file=sys.stderr)
@@ -133,7 +148,10 @@ def main(names: Sequence[str]) -> int:
         machine = MACHINES[name]
         print(f"\n{name}: {machine.description}", flush=True)
         folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
-        for called, command in commands(machine, folder, tests).items():
+        asked = commands(machine, folder, tests)
+        if speed:
+            asked = {"never slower": (sys.executable, *NEVER_SLOWER, "--json", str(BUILD / f"speed-{name}.json"))}
+        for called, command in asked.items():
             outcome = run(machine, called, command, folder)
             outcomes.append(outcome)
             print(f"  {called:<18} {cell(outcome)}", flush=True)
