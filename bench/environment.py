@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import torch
 
+from optimized.hardware import hardware_of
 from reference import cpu
 
 PACKAGES = ("torch", "transformers", "numpy", "x-transformers", "keras", "keras-hub")
@@ -134,9 +135,8 @@ def cpu_flags() -> list[str]:
 
 def computes_bfloat16(device: torch.device) -> bool | None:
     """Whether a device has instructions for bfloat16; without them it is emulated, and slow. None: cannot be told."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    return cpu.computes_bfloat16() if device.type == "cpu" else None
+    here = hardware_of(str(device))
+    return here.bfloat16 if here.tried else None
 
 
 def load() -> float | None:

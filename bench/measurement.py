@@ -19,6 +19,8 @@ from torch import Tensor
 # an update that is smaller than the typical one is measured against the typical one.
 NEGLIGIBLE = {"gradient": 1e-3, "update": 1.0}
 
+PIECE = 2**16  # entries that are measured together
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -83,26 +85,44 @@ def distance(actual: Tensor, expected: Tensor, scale: float | None = None) -> tu
     if actual.shape != expected.shape:
         raise ValueError(f"shapes differ: {tuple(actual.shape)} against {tuple(expected.shape)}")
     assert actual.data_ptr() != expected.data_ptr() or actual.numel() == 0, "a tensor is compared with itself"
-    a, b = (t.detach().to(device="cpu", dtype=torch.float64) for t in (actual, expected))
-    if not (a.isfinite().all() and b.isfinite().all()):
-        return math.inf, math.inf
-    difference = a - b
-    norm = float(torch.linalg.vector_norm(difference))
-    if norm == 0.0:
+    if actual.numel() == 0:
         return 0.0, 0.0
-    size = float(torch.linalg.vector_norm(b)) if scale is None else scale
-    return (norm / size if size > 0.0 else math.inf), float(difference.abs().max())
+    square, size_square, largest = 0.0, 0.0, 0.0
+    # in pieces that stay in a cache: a table of 38 million numbers takes no copies of itself, and a sixth of the time
+    for a, b in zip(pieces(actual), pieces(expected), strict=True):
+        difference = a - b
+        square += float(torch.dot(difference, difference))
+        size_square += float(torch.dot(b, b))
+        largest = max(largest, float(difference.abs_().max()))
+    if not (math.isfinite(square) and math.isfinite(size_square)):
+        return math.inf, math.inf
+    if largest == 0.0:
+        return 0.0, 0.0
+    norm = max(math.sqrt(square), largest)  # squares of differences below 1e-162 are zero
+    size = math.sqrt(size_square) if scale is None else scale
+    return (norm / size if size > 0.0 else math.inf), largest
+
+
+def pieces(tensor: Tensor) -> Iterator[Tensor]:
+    """A tensor's entries in float64 on the CPU, a piece after the other."""
+    for piece in tensor.detach().flatten().split(PIECE):
+        yield piece.to(device="cpu", dtype=torch.float64)
+
+
+def square_sum(tensor: Tensor) -> float:
+    """The sum of all squares, in float64."""
+    return sum(float(torch.dot(piece, piece)) for piece in pieces(tensor))
 
 
 def measure_all(quantity: str, actual: dict[str, Tensor], expected: dict[str, Tensor]) -> Iterator[Measurement]:
     """Measure every tensor of two canonical dicts, which must have the same names (a ValueError otherwise)."""
     if actual.keys() != expected.keys():
         raise ValueError(f"{quantity}: {sorted(actual.keys() ^ expected.keys())} are on one side only")
-    square = sum(float(t.double().square().sum()) for t in expected.values())
+    squares = {name: square_sum(tensor) for name, tensor in expected.items()}
     count = sum(t.numel() for t in expected.values())
-    typical = math.sqrt(square / count)  # root mean square of all entries
+    typical = math.sqrt(sum(squares.values()) / count)  # root mean square of all entries
     for name, tensor in expected.items():
-        own = float(torch.linalg.vector_norm(tensor.double()))
+        own = math.sqrt(squares[name])
         scale = max(own, NEGLIGIBLE[quantity] * typical * math.sqrt(tensor.numel()))
         if name.endswith("k_proj.bias"):
             scale = max(own, typical * math.sqrt(tensor.numel()))  # zero in theory: an absolute bound

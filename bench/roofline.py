@@ -48,9 +48,9 @@ from bench.journal import Keep, anew
 from bench.suite import ROWS, named, text_shape
 from bench.throughput import interleave, rounds_within, synchronise
 from bench.workloads import Workload
+from optimized.hardware import hardware_of
 from optimized.precision import tf32_products
 from reference.config import GPTConfig
-from reference.cpu import computes_bfloat16
 
 DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
 WIDTHS = {"float32": 4, "tf32": 4, "bfloat16": 2}
@@ -162,7 +162,7 @@ def with_floors(device: torch.device) -> list[str]:
 
 def emulated(device: torch.device) -> list[str]:
     """Which of these precisions a device has no instructions for."""
-    return ["bfloat16"] if device.type == "cpu" and not computes_bfloat16() else []
+    return [] if hardware_of(str(device)).bfloat16 or device.type not in ("cpu", "cuda") else ["bfloat16"]
 
 
 class Roofline:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
+import sysconfig
 import time
 import types
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -111,11 +114,14 @@ def vector_width() -> dict[str, Any]:
 
 
 def block_runner() -> RunBlock:
-    """Compiled blocks, or eager ones and one line that says so where there is no C++ compiler."""
+    """Compiled blocks, or eager ones and one line that says so where there is no C++ compiler that works."""
     if not compilers():
+        there = [name for name in wanted_compilers() if shutil.which(name)]
+        lacks = f"{there[0]} does not take C++20 and Python.h" if there else "no C++ compiler"
+        what = "g++ 10 or newer and Python's headers (python3-dev)" if there else "g++"
         warnings.warn(
-            f"compile: no C++ compiler ({', '.join(wanted_compilers())}) on this machine, so blocks run as "
-            "Python; install g++, or leave the rung out of the recipe",
+            f"compile: {lacks} ({', '.join(wanted_compilers())}) on this machine, so blocks run as Python; install "
+            f"{what}, or leave the rung out of the recipe",
             stacklevel=2,
         )
         return eager
@@ -123,8 +129,26 @@ def block_runner() -> RunBlock:
 
 
 def compilers() -> list[str]:
-    """The C++ compilers that torch.compile may use here."""
-    return [name for name in wanted_compilers() if shutil.which(name)]
+    """The C++ compilers that torch.compile may use here: they are there, and take what it writes."""
+    return [name for name in wanted_compilers() if shutil.which(name) and takes_cpp20(name)]
+
+
+@cache
+def takes_cpp20(compiler: str) -> bool:
+    """Whether a compiler takes C++20 and finds Python's header, as all that torch.compile writes needs.
+
+    One that does not (g++ before 10, a Python without its headers) would end the first training step in a traceback.
+    """
+    if sys.platform == "win32":
+        return True  # cl has options of its own
+    source = "#include <Python.h>\n#include <vector>\n"
+    include = sysconfig.get_path("include")
+    asked = [compiler, "-std=c++20", "-fsyntax-only", f"-I{include}", "-x", "c++", "-"]
+    try:
+        done = subprocess.run(asked, input=source.encode(), capture_output=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
 
 
 def wanted_compilers() -> tuple[str, ...]:

@@ -14,9 +14,10 @@ class Hardware:
 
     kind: str  # the device's type: cpu, cuda, mps, ...
     bfloat16: bool  # multiplies bfloat16 matrices by instructions of its own
-    compiler: bool  # torch.compile has what it needs: on a CPU a C++ compiler
+    compiler: bool  # torch.compile has what it needs: a C++ compiler for a CPU, Triton for CUDA
     keeps_memory: bool  # the CPU's malloc can be told to keep what is freed
     vectors: bool = True  # torch's own kernels use vector instructions
+    tried: bool = True  # there is something to judge by: not where this project has never run, as on mps
 
 
 def hardware_of(device: str) -> Hardware:
@@ -30,5 +31,9 @@ def hardware_of(device: str) -> Hardware:
     kind = torch.device(device).type
     if kind == "cpu":
         return Hardware(kind, computes_bfloat16(), bool(compilers()), mallopt() is not None, has_vectors())
-    bfloat16 = kind != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
-    return Hardware(kind, bfloat16, bool(compilers()), keeps_memory=False)
+    if kind == "cuda":
+        from torch.utils._triton import has_triton  # what torch.compile writes for a GPU, instead of C++
+
+        bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
+        return Hardware(kind, bfloat16, torch.cuda.is_available() and has_triton(), keeps_memory=False)
+    return Hardware(kind, bfloat16=False, compiler=False, keeps_memory=False, tried=False)

@@ -29,6 +29,8 @@ def pays(hardware: Hardware, config: GPTConfig | None) -> None:
 
 def cost_of_bfloat16(hardware: Hardware, config: GPTConfig | None) -> str | None:
     """Products in bfloat16 pay by instructions, and where they are large enough to win back the conversions."""
+    if not hardware.tried:
+        return f"nobody has tried it on {hardware.kind} yet"
     if not hardware.bfloat16:
         return f"this {hardware.kind.upper()} has no bfloat16 instructions and would emulate them"
     if hardware.kind == "cpu" and config is not None and config.n_embd < LEAST_BFLOAT16_WIDTH:
@@ -42,8 +44,14 @@ def cost_of_fused_kernels(hardware: Hardware, config: GPTConfig | None) -> str |
 
 
 def cost_of_compiling(hardware: Hardware, config: GPTConfig | None) -> str | None:
-    """torch.compile writes C++ for a CPU."""
-    return None if hardware.compiler else "torch.compile finds no C++ compiler here"
+    """torch.compile writes C++ for a CPU, and Triton for a GPU."""
+    if not hardware.tried:
+        return f"nobody has tried it on {hardware.kind} yet"
+    if hardware.compiler:
+        return None
+    return (
+        f"torch.compile finds {'no C++ compiler here that it can use' if hardware.kind == 'cpu' else 'no Triton here'}"
+    )
 
 
 def cost_of_keeping(hardware: Hardware, config: GPTConfig | None) -> str | None:

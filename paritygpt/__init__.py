@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import optimized
     import reference
     from bench.parity import assert_same, compare
-    from optimized import FULL, PLAIN, RUNGS, Recipe, build, only, upto, without
+    from optimized import FULL, PLAIN, RUNGS, Recipe, best, build, build_step, generate, only, upto, without
     from reference import GPT, SIZES, GPTConfig
     from reference.hf import from_hf, to_hf
 
@@ -32,9 +32,12 @@ __all__ = [
     "__version__",
     "assert_same",
     "bench",
+    "best",
     "build",
+    "build_step",
     "compare",
     "from_hf",
+    "generate",
     "only",
     "optimized",
     "reference",
@@ -46,7 +49,8 @@ __all__ = [
 # Each name's module is imported when the name is first used: torch takes a second or two, and `--help` needs none.
 HOMES = {
     **dict.fromkeys(("assert_same", "compare"), "bench.parity"),
-    **dict.fromkeys(("FULL", "PLAIN", "RUNGS", "Recipe", "build", "only", "upto", "without"), "optimized"),
+    **dict.fromkeys(("FULL", "PLAIN", "RUNGS", "Recipe", "best", "only", "upto", "without"), "optimized"),
+    **dict.fromkeys(("build", "build_step", "generate"), "optimized"),
     **dict.fromkeys(("GPT", "SIZES", "GPTConfig"), "reference"),
     **dict.fromkeys(("from_hf", "to_hf"), "reference.hf"),
 }

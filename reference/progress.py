@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TextIO, TypeVar
 
@@ -149,9 +149,22 @@ class Stages:
         self.told = time.monotonic()
         line, rest = f"{self.done}/{self.stages} {what}", "" if left is None else f", {clock(left)} left"
         if self.bar is not None:
-            self.bar.update(self.task, description=line + rest)
+            room = self.bar.console.width - len("| ") - len(rest) - len(" 0:00:00")
+            self.bar.update(self.task, description=fitted(line, room) + rest)
         else:
             print(f"{line} ({self.told - self.start:.0f} s{rest})", file=sys.stderr, flush=True)
+
+
+def fitted(line: str, room: int) -> str:
+    """A line in so many columns: what is left out is in the middle, as it ends with the number that moves.
+
+    >>> fitted("timing text of reference, huggingface, optimized, round 3", 40)
+    'timing text of re..., optimized, round 3'
+    """
+    if len(line) <= room:
+        return line
+    end = min(len(", optimized, round 3"), room // 2)
+    return f"{line[: max(0, room - end - 3)]}...{line[-end:]}"
 
 
 class Display(Protocol):
@@ -193,7 +206,8 @@ class Bar:
 
     def __enter__(self) -> Self:
         self.progress.start()
-        self.task = self.progress.add_task("", total=self.steps, completed=self.done, measured="")
+        measured = "the first step, with all that is compiled"
+        self.task = self.progress.add_task("", total=self.steps, completed=self.done, measured=measured)
         return self
 
     def __exit__(
@@ -222,21 +236,29 @@ class Lines:
     def __init__(self, done: int, steps: int) -> None:
         self.before, self.done, self.steps = done, done, steps
         self.start = time.monotonic()
+        self.opening = ExitStack()  # what is said until the first step is done, which compiles and may take a minute
 
     def __enter__(self) -> Self:
+        self.opening.enter_context(waiting("validating"))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        pass
+        self.opening.close()
 
     def stepped(self, done: int) -> None:
+        self.opening.close()
         self.done = done
 
     def recorded(self, record: Record) -> None:
         if "validation_loss" in record:
+            first = self.done == self.before
+            if first:
+                self.opening.close()
             print(validation_line(record, self.steps), flush=True)
+            if first and self.done < self.steps:
+                self.opening.enter_context(waiting("the first step, with all that is compiled"))
             return
         taken = self.done - self.before
         left = (time.monotonic() - self.start) / taken * (self.steps - self.done)

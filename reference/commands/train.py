@@ -89,7 +89,7 @@ def train(options: Train, parts: Parts) -> int:
         total=settings.steps,
         floor=settings.floor(),
     )
-    with processes.agreed():
+    with processes.agreed(), waiting("building the model"):
         model = parts.build_model(config, start.weights, device, getattr(torch, settings.dtype))
     with processes.agreed():
         step = parts.build_step(model, rate, settings.weight_decay, settings.betas, settings.clip)

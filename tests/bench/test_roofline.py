@@ -46,7 +46,7 @@ READ = N - TABLE + 8 * ROW  # in a forward pass of WORK
 @pytest.fixture(autouse=True)
 def computes_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever this CPU has: where a test is about another one, or about this one, it says so."""
-    monkeypatch.setattr("bench.roofline.computes_bfloat16", lambda: True)
+    monkeypatch.setattr("reference.cpu.computes_bfloat16", lambda: True)
 
 
 class Accelerator:
@@ -204,7 +204,7 @@ def test_a_large_square_product_is_in_every_ceiling_whatever_the_workloads(names
 
 
 def test_of_a_precision_that_is_emulated_only_a_small_square_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.roofline.computes_bfloat16", lambda: False)
+    monkeypatch.setattr("reference.cpu.computes_bfloat16", lambda: False)
     asked: list[tuple[str, Product]] = []
 
     def rate(precision: str, product: Product, direction: str) -> float:
@@ -230,7 +230,7 @@ def test_of_a_precision_that_is_emulated_only_a_small_square_is_measured(monkeyp
 def test_that_a_precision_is_emulated_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("bench.roofline.computes_bfloat16", lambda: False)
+    monkeypatch.setattr("reference.cpu.computes_bfloat16", lambda: False)
     roofline = made_up(2e9)
     found = {**roofline.record(), "floors": list(floors(roofline, ["smoke"], SITTINGS, lambda _: None))}
     show({"environment": environment(CPU), "roofline": {**found, **roofline.record()}})
@@ -455,7 +455,7 @@ def test_data_sheets_are_in_operations_and_bytes_per_second(name: str) -> None:
 def test_the_command_prints_what_it_measured_and_writes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], one_thread: None
 ) -> None:
-    monkeypatch.setattr("bench.roofline.computes_bfloat16", cpu.computes_bfloat16)  # of this one
+    monkeypatch.setattr("reference.cpu.computes_bfloat16", cpu.computes_bfloat16)  # of this one
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "roofline.json"
     assert main(["roofline", "--device", "cpu", "--workloads", "smoke", "--seconds", "0", "--json", str(path)]) == 0

@@ -296,7 +296,25 @@ def test_without_one_a_line_names_all_that_were_looked_for(monkeypatch: pytest.M
 
 def test_those_that_are_there_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compilation, "wanted_compilers", lambda: (sys.executable, "/nonexistent"))
+    monkeypatch.setattr(compilation, "takes_cpp20", lambda name: True)
     assert compilers() == [sys.executable]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a compiler of shell words")
+@pytest.mark.parametrize("fault", ["std=c++20", "Python.h"])
+def test_a_compiler_that_cannot_compile_what_torch_writes_is_none(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = tmp_path / "g++-8"
+    old.write_text(f'#!/bin/sh\n(echo "$@"; cat) | grep -q "{fault}" && exit 1\nexit 0\n')
+    old.chmod(0o755)
+    monkeypatch.setenv("CXX", str(old))
+    assert compilers() == []
+    with pytest.warns(UserWarning, match=re.escape(f"compile: {old} does not take C++20 and Python.h")):
+        assert block_runner() is eager
+    old.write_text("#!/bin/sh\nexit 0\n")
+    compilation.takes_cpp20.cache_clear()
+    assert compilers() == [str(old)]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 import optimized
+from bench.environment import computes_bfloat16
+from bench.roofline import emulated
 from optimized import FULL, PLAIN, RUNGS, Recipe, best, build, only, upto, without
 from optimized.hardware import Hardware, hardware_of
 from optimized.recipe import LEAST_BFLOAT16_WIDTH, best_on, left_out, left_out_on
@@ -185,7 +187,7 @@ WIDE = SIZES["mini"]
     "lacking, rung, why",
     [
         ("bfloat16", "bf16", "this CPU has no bfloat16 instructions and would emulate them"),
-        ("compiler", "compile", "torch.compile finds no C++ compiler here"),
+        ("compiler", "compile", "torch.compile finds no C++ compiler here that it can use"),
         ("keeps_memory", "kept_memory", "this C library cannot be told to keep memory"),
         ("vectors", "fused_kernels", "torch's own kernels use no vector instructions here"),
     ],
@@ -197,6 +199,30 @@ def test_the_best_recipe_leaves_out_what_does_not_pay_on_a_device_and_says_why(
     hardware = dataclasses.replace(EVERYTHING, **{lacking: False})
     assert best_on(hardware, "float32", WIDE) == FULL.without(rung)
     assert left_out_on(hardware, "float32", WIDE) == {rung: why}
+
+
+def test_on_a_kind_that_was_never_run_the_best_recipe_has_neither_bfloat16_nor_compile() -> None:
+    why = "nobody has tried it on mps yet"
+    for device in ("mps", "xpu"):
+        here = hardware_of(device)
+        assert (here.bfloat16, here.compiler, here.tried) == (False, False, False)
+    untried = dataclasses.replace(EVERYTHING, kind="mps", tried=False)
+    assert {name: left_out_on(untried, "float32", WIDE)[name] for name in ("bf16", "compile")} == {
+        "bf16": why,
+        "compile": why,
+    }
+    graphics = dataclasses.replace(EVERYTHING, kind="cuda", compiler=False)
+    assert left_out_on(graphics, "float32", WIDE)["compile"] == "torch.compile finds no Triton here"
+
+
+@pytest.mark.parametrize("capability, bfloat16", [((7, 5), False), ((8, 0), True)])
+def test_all_who_ask_whether_a_gpu_has_bfloat16_get_one_answer(
+    capability: tuple[int, int], bfloat16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert hardware_of("cuda").bfloat16 is bfloat16
+    assert computes_bfloat16(torch.device("cuda")) is bfloat16
+    assert emulated(torch.device("cuda")) == ([] if bfloat16 else ["bfloat16"])
 
 
 def test_the_best_recipe_goes_by_the_size_of_the_model() -> None:
