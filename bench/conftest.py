@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
+from reference import interrupts
+
+interrupts.end_at_once()  # while the rest is imported
+
+import os
 import shlex
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -20,14 +24,15 @@ from bench.contenders import ALL, able, chosen, find, missing
 from bench.contenders.contender import always
 from bench.journal import Journal, resume
 from bench.parts import PARTS
-from bench.session import COMMAND, LeftOut, Session
+from bench.session import COMMAND, LeftOut, Session, Tell
 from bench.suite import SITTINGS, Plan, named, plan_for
 from bench.suite_tables import show
 from bench.tables import terminal
 from optimized.hardware import hardware_of
 from optimized.recipe import left_out
-from reference import interrupts
 from reference.devices import available_devices
+
+interrupts.raise_again()  # importing this, as tests do, leaves Ctrl-C as it was
 
 STARTED = pytest.StashKey[float]()
 HEEDED = pytest.StashKey[ExitStack]()
@@ -38,6 +43,7 @@ HERE = Path(__file__).parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    interrupts.end_at_once()  # until `pytest_configure`
     group = parser.getgroup("bench", "the benchmark suite")
     group.addoption(
         "--device", default="", help="cpu, cuda, mps, or several with commas; all that are there if not given"
@@ -60,8 +66,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[SESSIONS], config.stash[STARTED], config.stash[BEGUN] = {}, time.monotonic(), set()
     config.stash[STOP], config.stash[HEEDED] = Stop(), ExitStack()
     config.pluginmanager.register(config.stash[STOP])
-    config.stash[HEEDED].enter_context(interrupts.heeded())
-    config.stash[HEEDED].enter_context(interrupts.last_words(lambda: " and ".join(ways_on(config))))
+    with uncaptured(config):
+        standard_error = os.dup(2)
+    config.stash[HEEDED].callback(os.close, standard_error)
+    config.stash[HEEDED].enter_context(interrupts.heeded(standard_error))
+    config.stash[HEEDED].enter_context(interrupts.last_words(lambda: ways_on(config)))
     try:
         start(config)
     except ValueError as error:
@@ -69,7 +78,28 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    config.stash[HEEDED].close()
+    config.stash.get(HEEDED, ExitStack()).close()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> Iterator[None]:
+    """A run that a signal stopped ends as every command does: with one line, its own status, and at once."""
+    try:
+        result = yield
+    except KeyboardInterrupt as error:  # the second signal, or one that came after the last test
+        leave(config, interrupts.status_of(error))
+    stop = config.stash.get(STOP, None)
+    if stop is not None and stop.status:
+        leave(config, stop.status)
+    return result
+
+
+def leave(config: pytest.Config, status: int) -> NoReturn:
+    """End the process, saying how to go on."""
+    with uncaptured(config):
+        sys.stdout.flush()
+        print(interrupts.farewell(ways_on(config)), file=sys.stderr)
+        interrupts.leave(status)
 
 
 class Stop:
@@ -77,28 +107,43 @@ class Stop:
 
     status = 0  # of the process
 
+    @pytest.hookimpl(tryfirst=True)  # the terminal's takes its time to look at the traceback
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """What was measured so far is written and shown now, however long that takes."""
         interrupts.taken()
         if isinstance(excinfo.value, KeyboardInterrupt):
             self.status = interrupts.status_of(excinfo.value)
 
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self) -> Iterator[None]:
+        """The fixtures of a test that was stopped end here; what they complain of would keep pytest from its summary.
 
-def ways_on(config: pytest.Config) -> list[str]:
-    """How to go on with each session that has begun."""
-    narrowed = "".join(
-        f" {option} {shlex.quote(value)}"
-        for option, value in (("-k", config.option.keyword), ("-m", config.option.markexpr))
-        if value
-    )
-    sessions = config.stash[SESSIONS].values()
-    return [session.journal.words + narrowed for session in sessions if session.journal.words]
+        pytest-benchmark's does: nothing was timed with it.
+        """
+        try:
+            return (yield)
+        except Exception:
+            if not self.status:
+                raise
+
+
+def ways_on(config: pytest.Config) -> str:
+    """How to go on with the sessions that have begun; "" if there are none."""
+    sessions = config.stash.get(SESSIONS, {}).values()
+    return " and ".join(session.journal.words for session in sessions if session.journal.words)
+
+
+def command(config: pytest.Config) -> str:
+    """What goes on with this run, less the options that its journal has."""
+    option = config.option
+    given = (("-k", option.keyword), ("-m", option.markexpr), ("--json", option.json))
+    return COMMAND + "".join(f" {name} {shlex.quote(str(value))}" for name, value in given if value)
 
 
 def start(config: pytest.Config) -> None:
     """Make a session for each device. Raises ValueError, one line, for what cannot be."""
     option = config.option
-    journal = None if option.resume is None else resumed(option)
+    journal = None if option.resume is None else resumed(config)
     if option.threads is not None:
         if option.threads < 1:
             raise ValueError(f"--threads {option.threads}: give a whole number of at least 1")
@@ -126,19 +171,20 @@ def start(config: pytest.Config) -> None:
         if not contenders:
             plan, slow = without_emulation(plan, device)
             absent += slow
-        session = Session(device, plan, arguments, lambda what: tell(config, what), option.quick, option.json, journal)
+        session = Session(device, plan, arguments, telling(config), option.quick, option.json, journal, command(config))
         session.left_out += [*not_there, *absent, *left_out_of_optimized(plan, device)]
         config.stash[SESSIONS][name] = session
     if journal is not None:
         journal.go_on()
 
 
-def resumed(option: argparse.Namespace) -> Journal:
+def resumed(config: pytest.Config) -> Journal:
     """The journal of a run that was stopped; its options become those of this one.
 
     Raises ValueError, one line, if it is none, or if other options were given.
     """
-    journal = resume(option.resume, suite_results.KIND, COMMAND)
+    option = config.option
+    journal = resume(option.resume, suite_results.KIND, command(config), telling(config))
     try:
         before = {
             "quick": bool(journal.arguments["quick"]),
@@ -151,7 +197,7 @@ def resumed(option: argparse.Namespace) -> Journal:
         raise ValueError(f"--resume {option.resume}: is damaged ({error}): start anew, without --resume") from None
     for name, value in before.items():
         given = getattr(option, name)
-        if given and given != value:
+        if given not in (None, "") and given is not False and given != value:
             words = f"--{name}" if given is True else f"--{name} {given}"
             raise ValueError(
                 f"--resume {option.resume} with {words}: it was begun "
@@ -216,17 +262,26 @@ def devices_for(asked: tuple[str, ...]) -> tuple[list[str], list[str]]:
     return found, missing
 
 
-def tell(config: pytest.Config, what: str) -> None:
-    """Say on standard error what is going on, although pytest keeps what tests print."""
+def uncaptured(config: pytest.Config) -> AbstractContextManager[None]:
+    """Inside, pytest does not keep what is printed."""
     capture = config.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled() if capture else nullcontext():
-        print(f"    {time.monotonic() - config.stash[STARTED]:.0f} s: {what}", file=sys.stderr, flush=True)
+    inside: AbstractContextManager[None] = capture.global_and_fixture_disabled() if capture else nullcontext()
+    return inside
+
+
+def telling(config: pytest.Config) -> Tell:
+    """Says on standard error what is going on."""
+
+    def tell(what: str) -> None:
+        with uncaptured(config):
+            print(f"    {time.monotonic() - config.stash[STARTED]:.0f} s: {what}", file=sys.stderr, flush=True)
+
+    return tell
 
 
 def columns(config: pytest.Config) -> int:
-    """How wide the terminal is for tables; looked up where pytest does not keep what is printed."""
-    capture = config.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled() if capture else nullcontext():
+    """How wide the terminal is for tables."""
+    with uncaptured(config):
         width: int = terminal().width
     return width
 
@@ -302,8 +357,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitC
     What a run that was stopped has measured stays besides, as it is, to go on with.
     """
     config = session.config
-    whole, stopped = is_whole(session, exitstatus), is_stopped(session)
-    session.exitstatus = config.stash[STOP].status or session.exitstatus
+    whole, stopped = is_whole(session, exitstatus), is_stopped(session, exitstatus)
     for measured in config.stash[SESSIONS].values():
         result = measured.result()
         if not any(result[what] for what in ("cases", "parts", "prices", "scaling", "roofline")):
@@ -319,9 +373,10 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitC
             session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
 
 
-def is_stopped(session: pytest.Session) -> bool:
-    """Whether some tests were not even begun."""
-    return not session.config.stash[BEGUN] >= {item.nodeid for item in session.items}
+def is_stopped(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> bool:
+    """Whether some tests did not end, or were not even begun."""
+    ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    return not ended or not session.config.stash[BEGUN] >= {item.nodeid for item in session.items}
 
 
 def is_whole(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> bool:
@@ -337,10 +392,8 @@ def is_whole(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> bool
     )
     files = {item.path for item in session.items}
     every = set(HERE.glob("test_*.py"))
-    ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
     return (
-        ended
-        and not is_stopped(session)
+        not is_stopped(session, exitstatus)
         and not narrowed
         and not chosen_by_hand
         and every <= files
@@ -358,5 +411,5 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
                 terminalreporter.write_line(line)
         if measured.written:
             terminalreporter.write_line(measured.written)
-    for words in ways_on(config):
-        terminalreporter.write_line(f"stopped; {words}")
+    if ways_on(config) and not config.stash[STOP].status:  # which is told at the very end
+        terminalreporter.write_line(f"stopped; {ways_on(config)}")

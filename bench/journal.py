@@ -47,12 +47,19 @@ class Journal:
         command: that goes on, without "--resume FILE"
         environment: see bench/environment.py
         arguments: of the command, complete, as plain values
+        tell: shows the user a line that is no error; a note on standard error if not given
     """
 
     def __init__(
-        self, path: Path, kind: str, command: str, environment: dict[str, Any], arguments: dict[str, Any]
+        self,
+        path: Path,
+        kind: str,
+        command: str,
+        environment: dict[str, Any],
+        arguments: dict[str, Any],
+        tell: Callable[[str], object] | None = None,
     ) -> None:
-        self.path, self.kind, self.command = path, kind, command
+        self.path, self.kind, self.command, self.tell = path, kind, command, tell or note
         self.environment, self.arguments = environment, arguments
         self.started, self.start = datetime.now().astimezone(), time.monotonic()
         self.found: dict[str, Any] = {}
@@ -92,7 +99,7 @@ class Journal:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.exists():
-                note(f"{self.path}, of a run that was stopped, is replaced")
+                self.tell(f"{self.path}, of a run that was stopped, is replaced")
                 self.path.unlink()
         except OSError as error:
             self.lose(error)
@@ -106,7 +113,7 @@ class Journal:
             }
         )
         if self.words:
-            note(f"everything is kept as it is measured; if this is stopped, {self.words}")
+            self.tell(f"everything is kept as it is measured; if this is stopped, {self.words}")
 
     def append(self, line: dict[str, Any]) -> None:
         """Write a line, down to the disk. A disk that does not take it is no reason to stop measuring."""
@@ -123,14 +130,15 @@ class Journal:
     def lose(self, error: OSError) -> None:
         """Say that nothing more is kept."""
         self.lost = True
-        note(f"cannot write {self.path} ({error.strerror}): a run that is stopped now cannot go on")
+        self.tell(f"cannot write {self.path} ({error.strerror}): a run that is stopped now cannot go on")
 
     def go_on(self) -> None:
         """Note that a run goes on, and tell the user from where."""
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         self.resumed.append(now)
         self.append({"resumed": now})
-        note(f"going on with {self.path}: {len(self.found)} measurements are there")
+        known = "1 measurement is" if len(self.found) == 1 else f"{len(self.found)} measurements are"
+        self.tell(f"going on with {self.path}: {known} there")
 
     def remove(self) -> None:
         """The result is written: remove the file, and the folders that were made for it if nothing else is in them."""
@@ -141,7 +149,7 @@ class Journal:
                 folder.rmdir()
 
 
-def resume(path: Path, kind: str, command: str) -> Journal:
+def resume(path: Path, kind: str, command: str, tell: Callable[[str], object] | None = None) -> Journal:
     """The journal that a run left; see `Journal`. Raises ValueError, one line, for what is none, or is damaged.
 
     It still has to be held against this machine: `check_same`.
@@ -155,7 +163,7 @@ def resume(path: Path, kind: str, command: str) -> Journal:
         head, *lines = [json.loads(line) for line in complete.decode("utf-8").splitlines()]
         if not isinstance(head, dict) or head.get("kind") != kind:
             raise ValueError("its first line is another one")
-        journal = Journal(path, kind, command, head["environment"], head["arguments"])
+        journal = Journal(path, kind, command, head["environment"], head["arguments"], tell)
         journal.started = datetime.fromisoformat(head["started"])
         for line in lines:
             if "resumed" in line:

@@ -41,7 +41,7 @@ from bench.workloads import Workload
 Tell = Callable[[str], None]
 
 LAUNCHES = 3  # of a contender against itself: how processes of one program differ is to be seen too
-COMMAND = "nox -s bench --"  # which goes on with a run that was stopped, by --resume FILE
+COMMAND = "nox -s bench --"
 Sat = dict[str, dict[str, Turns]]
 
 
@@ -60,6 +60,7 @@ class Session:
         quick: whether the roofline may be measured quickly too
         json: where the result goes, if that is said
         journal: of a run that was stopped, to go on with
+        command: that goes on with this run if it is stopped, without --resume FILE
 
     Raises ValueError, one line, for a journal of another machine or other software.
     """
@@ -73,13 +74,15 @@ class Session:
         quick: bool,
         json: Path | None = None,
         journal: Journal | None = None,
+        command: str = COMMAND,
     ) -> None:
         self.device, self.plan, self.arguments, self.tell, self.quick = device, plan, arguments, tell, quick
         self.environment = environment(device)
         if journal is None:
             now = datetime.now().isoformat(timespec="seconds")
             path = partial_path(json or elsewhere(self.environment, now))
-            journal = Journal(path, KIND, COMMAND, self.environment, {**arguments, "device": str(device)})
+            begun_with = {**arguments, "device": str(device)}
+            journal = Journal(path, KIND, command, self.environment, begun_with, tell)
         else:
             check_same(journal, self.environment)
         self.journal, self.keep = journal, journal.once

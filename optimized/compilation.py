@@ -103,14 +103,14 @@ def vector_width() -> dict[str, Any]:
 
     Stated, it is part of what torch looks up earlier compilations by. Left out, code that was compiled on the same disk
     with wider vectors (ATEN_CPU_CAPABILITY, or a cache that machines share) is taken for that of narrower ones, and
-    computes NaN: seen in torch 2.13.
+    computes NaN: seen in torch 2.13. So 0 is stated too, for none: code of wider vectors, which any torch.compile that
+    states nothing leaves there, does then not even compile.
     """
     if not compilers():
         return {}  # nothing will be compiled, and torch would raise an error when it looks
     from torch._inductor.cpu_vec_isa import pick_vec_isa
 
-    isa = pick_vec_isa()
-    return {"cpp.simdlen": isa.bit_width()} if isa else {}
+    return {"cpp.simdlen": pick_vec_isa().bit_width()}
 
 
 def block_runner() -> RunBlock:

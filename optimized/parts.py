@@ -59,8 +59,8 @@ def for_using(options: Sample | Eval) -> Parts:
 
     def recipe(device: str, dtype: str, config: GPTConfig) -> Recipe:
         found = chosen(device, dtype, config)
-        # What serves training changes nothing here, but that compile makes a large model write faster in bfloat16, once
-        # its code is there. That takes longer than a short text: whoever writes long ones asks for it.
+        # What serves training changes nothing here, with one exception: compile makes a large model generate faster in
+        # bfloat16. Compiling takes longer than generating a short text, so for long texts give --with compile.
         needless = [name for name in found.rungs if RUNGS[name].seam in OF_TRAINING]
         return found.without(*(name for name in needless if name not in options.with_rungs))
 

@@ -43,10 +43,13 @@ def farewell(words: str) -> str:
 
 
 @contextmanager
-def heeded() -> Iterator[None]:
+def heeded(standard_error: int = 2) -> Iterator[None]:
     """Inside, Ctrl-C and SIGTERM raise KeyboardInterrupt; where that cannot come up soon, they end the process.
 
     Outside the main thread, which alone gets signals, nothing is done; a signal that is ignored stays ignored.
+
+    Args:
+        standard_error: file descriptor for the last line, where 2 leads elsewhere for a time
     """
     global _watch
     if threading.current_thread() is not threading.main_thread():
@@ -57,7 +60,7 @@ def heeded() -> Iterator[None]:
         handlers[signal.SIGINT] = signal.default_int_handler
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         handlers[signal.SIGTERM] = _terminated
-    outer, _watch = _watch, Watch()
+    outer, _watch = _watch, Watch(standard_error)
     wakeup = signal.set_wakeup_fd(_watch.numbers.fileno(), warn_on_full_buffer=False)
     before = {kind: signal.signal(kind, handler) for kind, handler in handlers.items()}
     try:
@@ -114,8 +117,9 @@ def taken() -> None:
 class Watch(threading.Thread):
     """Ends the process `GRACE` seconds after a signal, unless it is stopped before."""
 
-    def __init__(self) -> None:
+    def __init__(self, standard_error: int) -> None:
         super().__init__(name="interrupts", daemon=True)
+        self.standard_error = standard_error
         self.ours, self.numbers = socket.socketpair()
         self.numbers.setblocking(False)
         self.words: Callable[[], str] = str  # "" if nothing else
@@ -151,7 +155,7 @@ class Watch(threading.Thread):
 
     def end(self, number: int) -> NoReturn:
         """End the process: whatever the main thread is doing, it will not come back from it soon."""
-        _say(farewell(self.words()))
+        _say(farewell(self.words()), self.standard_error)
         os._exit(128 + number)
 
 
@@ -200,8 +204,8 @@ def _terminated(number: int, frame: FrameType | None) -> None:
     raise Terminated
 
 
-def _say(line: str) -> None:
+def _say(line: str, standard_error: int = 2) -> None:
     """Write to standard error past Python's own stream, which the main thread may hold; the cursor is shown again."""
     with suppress(OSError):
-        cursor = "\x1b[?25h" if os.isatty(2) else ""
-        os.write(2, f"{cursor}{line}\n".encode())
+        cursor = "\x1b[?25h" if os.isatty(standard_error) else ""
+        os.write(standard_error, f"{cursor}{line}\n".encode())

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 
 from bench import child_process
+from tests.process_group import start
 
-ROOT = Path(__file__).parents[2]
 MINUTES = 2 * 10**9  # rounds of hashing: one operation of a quarter of an hour
 
 WORKER = """
@@ -44,24 +42,10 @@ def hash_for_minutes(_: object) -> None:
     hashlib.pbkdf2_hmac("sha256", b"", b"", MINUTES)
 
 
-def started(code: str) -> subprocess.Popen[str]:
-    """A parent, in a process group of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no kill that a process does not notice")
 @pytest.mark.parametrize("code", [WORKER, CALL], ids=["worker", "call"])
 def test_a_child_ends_in_the_middle_of_its_task_when_its_parent_is_killed(code: str) -> None:
-    with started(code) as parent:
+    with start("-c", code) as parent:
         assert parent.stdout is not None
         line = parent.stdout.readline()
         assert line, parent.communicate()
@@ -96,7 +80,7 @@ def test_where_the_system_does_not_tell_of_an_end_the_child_looks_for_it(monkeyp
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals to process groups")
 def test_ctrl_c_is_for_the_parent_and_a_worker_is_gone_when_that_has_ended() -> None:
-    with started(WORKER) as parent:
+    with start("-c", WORKER) as parent:
         assert parent.stdout is not None
         child = psutil.Process(int(parent.stdout.readline()))
         os.killpg(parent.pid, signal.SIGINT)

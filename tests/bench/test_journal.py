@@ -96,8 +96,11 @@ def test_how_to_go_on_is_said_when_it_begins(journal: Journal, capsys: pytest.Ca
     assert said == f"note: everything is kept as it is measured; if this is stopped, {journal.words}\n"
     later = again(journal)
     later.go_on()
-    assert capsys.readouterr().err == f"note: going on with {journal.path}: 1 measurements are there\n"
+    assert capsys.readouterr().err == f"note: going on with {journal.path}: 1 measurement is there\n"
     assert len(again(journal).resumed) == 1
+    journal.once("rate", 2, lambda: 1.0)
+    again(journal).go_on()
+    assert capsys.readouterr().err == f"note: going on with {journal.path}: 2 measurements are there\n"
 
 
 def test_one_that_is_in_the_way_is_replaced_and_that_is_said(

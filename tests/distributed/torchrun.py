@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.process_group import start
+
 LIMIT = 150.0  # seconds
 
 
@@ -37,26 +36,9 @@ def begin(
     *arguments: object, processes: int, cwd: Path, launcher: tuple[str, ...] = ("--standalone",), **more: str
 ) -> subprocess.Popen[str]:
     """torchrun as a process of its own, in a session of its own."""
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-        "COLUMNS": "200",
-        **more,
-    }
-    return subprocess.Popen(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", *launcher),
-            *("--nproc-per-node", str(processes)),
-            *map(str, arguments),
-        ],
-        cwd=cwd,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    processes_here = ("--nproc-per-node", processes)
+    variables = {"GLOO_SOCKET_IFNAME": "lo", "COLUMNS": "200", **more}
+    return start("-m", "torch.distributed.run", *launcher, *processes_here, *arguments, cwd=cwd, **variables)
 
 
 def finish(process: subprocess.Popen[str], started: float, limit: float = LIMIT) -> Ended:

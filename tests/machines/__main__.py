@@ -19,10 +19,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.machines.machines import MACHINES, Machine
+from tests.machines.machines import BUILD, MACHINES, Machine
 
 ROOT = Path(__file__).parents[2]
-BUILD = ROOT / "build"
 
 SPREAD = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder")
 # What meets the machine: devices, recipes, memory, the command line, workers. The rest computes the same everywhere.

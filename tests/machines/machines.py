@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).parent
+BUILD = HERE.parents[1] / "build"
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Machine:
         """This process's environment with what is simulated."""
         variables = {**os.environ, **self.variables}
         # torch looks up what it has compiled without a look at the instruction sets: see optimized/compilation.py
-        variables["TORCHINDUCTOR_CACHE_DIR"] = str(Path(tempfile.gettempdir(), f"torchinductor-{self.name}"))
+        # in the checkout: one for all users, under /tmp, could be written by the first of them alone
+        variables["TORCHINDUCTOR_CACHE_DIR"] = str(BUILD / "torchinductor" / self.name)
         if not self.home:
             variables["HOME"] = nowhere()
             for name in [name for name in variables if name.startswith("XDG_")]:

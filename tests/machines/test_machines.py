@@ -6,11 +6,12 @@ import json
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.machines.__main__ import Outcome, cell, table
-from tests.machines.machines import MACHINES
+from tests.machines.machines import BUILD, MACHINES
 
 ASK = """
 import json, os, shutil, sys
@@ -68,6 +69,12 @@ def test_a_process_sees_the_machine_that_is_simulated(name: str) -> None:
         assert set(found["sets"]) <= {"AVX2"}
     if name == "no-vectors":
         assert not {"AVX2", "AVX-512"} & set(found["sets"])
+
+
+def test_each_machine_keeps_compiled_code_to_itself_and_in_this_checkout() -> None:
+    folders = {Path(machine.environment()["TORCHINDUCTOR_CACHE_DIR"]) for machine in MACHINES.values()}
+    assert len(folders) == len(MACHINES)
+    assert {folder.parent for folder in folders} == {BUILD / "torchinductor"}
 
 
 def test_the_table_has_a_row_for_each_machine_and_says_what_failed() -> None:

@@ -338,16 +338,22 @@ def test_warnings_name_the_caller(full: CompiledBlocks, monkeypatch: pytest.Monk
         assert warned[0].filename == __file__
 
 
-@pytest.mark.parametrize("capability, width", [("avx2", 256), ("avx512", 512), ("default", None)])
-def test_the_width_of_vectors_is_stated_so_that_code_of_another_width_is_not_taken_from_the_cache(
-    capability: str, width: int | None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.skipif(not compilers(), reason="needs a C++ compiler")
+@pytest.mark.parametrize("capability, width", [("avx2", 256), ("avx512", 512), ("default", 0), (None, None)])
+def test_the_width_of_vectors_is_always_stated_so_that_code_of_another_width_is_not_taken_from_the_cache(
+    capability: str | None, width: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from torch._inductor import config
     from torch._inductor.cpu_vec_isa import pick_vec_isa
 
-    monkeypatch.setenv("ATEN_CPU_CAPABILITY", capability)
-    isa = pick_vec_isa()
-    assert vector_width() == ({"cpp.simdlen": isa.bit_width()} if isa else {})
-    if isa and width:
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+    if capability is not None:
+        monkeypatch.setenv("ATEN_CPU_CAPABILITY", capability)
+    isa, stated = pick_vec_isa(), vector_width()
+    assert stated == {"cpp.simdlen": isa.bit_width()}
+    with config.patch(stated):
+        assert pick_vec_isa().bit_width() == isa.bit_width(), "the same as torch would choose"
+    if isa and width is not None:
         assert isa.bit_width() <= width, "no wider than asked"
 
 
@@ -365,10 +371,14 @@ print(model.loss(ids, ids).item())
 @pytest.mark.slow
 @pytest.mark.skipif(not compilers(), reason="needs a C++ compiler")
 def test_cpus_of_two_kinds_share_a_cache_of_compiled_code_and_compute_the_same(tmp_path: Path) -> None:
+    unstated = "from optimized import compilation\ncompilation.vector_width = dict\n"  # as other projects compile
     losses = []
-    for capability in ({}, {"ATEN_CPU_CAPABILITY": "avx2"}, {"ATEN_CPU_CAPABILITY": "default"}):
-        variables = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), **capability}
-        done = subprocess.run([sys.executable, "-c", ONE_LOSS], capture_output=True, text=True, env=variables)
+    for before, capability in ((unstated, None), ("", None), ("", "avx2"), ("", "default")):
+        variables = {name: value for name, value in os.environ.items() if name != "ATEN_CPU_CAPABILITY"}
+        variables["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path)
+        if capability is not None:
+            variables["ATEN_CPU_CAPABILITY"] = capability
+        done = subprocess.run([sys.executable, "-c", before + ONE_LOSS], capture_output=True, text=True, env=variables)
         assert done.returncode == 0, done.stderr
         losses.append(float(done.stdout))
-    assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
+    assert losses == pytest.approx([losses[0]] * 4, rel=1e-5)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -15,8 +14,8 @@ import pytest
 
 from reference import interrupts
 from reference.cli import finished
+from tests.process_group import ROOT, start
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="process groups and their signals are POSIX's")
 
 # One operation each, that would take a quarter of an hour, and in which Python cannot call a handler.
@@ -28,15 +27,8 @@ class Program:
     """A program in a process group of its own."""
 
     def __init__(self, code: str, *arguments: str, path: Path = ROOT) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, *(arguments or ("-c", code))],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (path, ROOT))), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        paths = os.pathsep.join(map(str, (path, ROOT)))
+        self.process = start(*(arguments or ("-c", code)), PYTHONPATH=paths)
 
     def wait_for(self, line: str) -> None:
         """Until it writes a line."""
