@@ -45,8 +45,10 @@ READ = N - TABLE + 8 * ROW  # in a forward pass of WORK
 
 @pytest.fixture(autouse=True)
 def computes_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever this CPU has: where a test is about another one, or about this one, it says so."""
+    """Whatever this machine has: where a test is about another one, or about this one, it says so."""
     monkeypatch.setattr("reference.cpu.computes_bfloat16", lambda: True)
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
 
 
 class Accelerator:
