@@ -83,7 +83,8 @@ def observe(
             update = {name: after[name].detach().cpu() - tensor for name, tensor in weights.items()}
         return losses, update
 
-    losses, update = [], {}
+    losses: list[Tensor] = []
+    update: dict[str, Tensor] = {}
     if steps and first_weights is not None:
         losses, update = train()
         model.zero_grad(set_to_none=True)

@@ -4,12 +4,15 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import hypothesis
 import pytest
+
+from tests.machines.machines import MACHINES
 
 OPT_IN = {
     "slow": "takes long",
@@ -117,3 +120,16 @@ def no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 def is_local(host: str | bytes) -> bool:
     name = host.decode() if isinstance(host, bytes) else host
     return name in ("", "localhost", "::1", "0.0.0.0", "::", socket.gethostname()) or name.startswith("127.")
+
+
+@pytest.fixture
+def on_machine() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a command as on a simulated machine of tests/machines: on_machine("no-bfloat16", program, *arguments)."""
+
+    def run(name: str, *command: str, **settings: Any) -> subprocess.CompletedProcess[str]:
+        machine = MACHINES[name]
+        if not machine.possible():
+            pytest.skip(f"{name}: simulates a CPU of x86-64, by variables that no other heeds")
+        return machine.run(*command, text=True, timeout=300, **settings)
+
+    return run

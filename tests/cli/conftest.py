@@ -62,6 +62,7 @@ class Cli:
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("reference.progress.SOON", 3600.0)  # a slow machine has nothing more to say than a fast one
     threads = torch.get_num_threads()
     yield Cli(capsys)
     torch.set_num_threads(threads)

@@ -13,6 +13,7 @@ import torch
 import reference.commands.train as command
 from bench.parity import measure_all
 from optimized.__main__ import PACKAGE as OPTIMIZED
+from optimized.compilation import compilers
 from reference.__main__ import PACKAGE as REFERENCE
 from reference.checkpoint import load_newest
 from reference.cli import Package, main
@@ -235,7 +236,8 @@ def test_the_default_recipe_on_two_processes_learns_what_it_learns_on_one(tmp_pa
     arguments = [*TRAIN, "--steps", "20", "--eval-interval", "5", "--dropout", "0"]
     two = optimized(*arguments, "--out", tmp_path / "two", processes=2, cwd=tmp_path, limit=300.0)
     assert two.status == 0, two.err
-    assert re.search(r"^recipe .*compile", two.out, re.MULTILINE), two.out
+    if compilers():
+        assert re.search(r"^recipe .*compile", two.out, re.MULTILINE), two.out
     alone(OPTIMIZED, *arguments, "--out", str(tmp_path / "one"))
     logs = [read_log(tmp_path / run) for run in ("one", "two")]
     losses = [[record["validation_loss"] for record in log if "validation_loss" in record] for log in logs]

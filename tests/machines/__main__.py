@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from reference.progress import waiting
 from tests.machines.machines import BUILD, MACHINES, Machine
 
 ROOT = Path(__file__).parents[2]
@@ -77,12 +77,9 @@ def commands(machine: Machine, folder: Path, tests: tuple[str, ...] = QUICK) -> 
 
 def run(machine: Machine, called: str, command: Sequence[str], folder: Path) -> Outcome:
     """Run a command as on a machine, and say what became of it."""
-    variables = machine.environment()
-    if called == "tests":
-        variables.setdefault("OMP_NUM_THREADS", "1")
+    one_thread = {"OMP_NUM_THREADS": machine.environment().get("OMP_NUM_THREADS", "1")}
     start = time.monotonic()
-    shell = ["sh", "-c", 'exec "$@" >&-', "sh"] if not machine.stdout else []
-    done = subprocess.run([*shell, *command], cwd=ROOT, env=variables, capture_output=True, check=False)
+    done = machine.run(*command, cwd=ROOT, env=one_thread if called == "tests" else {})
     seconds = time.monotonic() - start
     out, errors = (stream.decode("utf-8", "replace") for stream in (done.stdout, done.stderr))
     (folder / f"{called}.log").write_text(f"{out}\n{errors}")
@@ -92,6 +89,10 @@ def run(machine: Machine, called: str, command: Sequence[str], folder: Path) -> 
     if called == "tests":
         lines = out.strip().splitlines() or lines
     passed = done.returncode == 0
+    if machine.columns is not None and called != "tests":
+        longest = max((line for line in out.splitlines() if " " in line), key=len, default="")
+        if len(longest) > machine.columns:
+            passed, lines = False, [f"a line of {len(longest)} columns: {longest}"]
     return Outcome(machine.name, called, passed, seconds, rate, "" if passed and called != "tests" else lines[-1])
 
 
@@ -146,12 +147,16 @@ def main(names: Sequence[str]) -> int:
     for name in names or MACHINES:
         machine = MACHINES[name]
         print(f"\n{name}: {machine.description}", flush=True)
+        if not machine.possible():
+            print("  can be simulated on x86-64 alone: left out")
+            continue
         folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
         asked = commands(machine, folder, tests)
         if speed:
             asked = {"never slower": (sys.executable, *NEVER_SLOWER, "--json", str(BUILD / f"speed-{name}.json"))}
         for called, command in asked.items():
-            outcome = run(machine, called, command, folder)
+            with waiting(f"{name}: {called}"):
+                outcome = run(machine, called, command, folder)
             outcomes.append(outcome)
             print(f"  {called:<18} {cell(outcome)}", flush=True)
             if not outcome.passed:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-import platform
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.machines.__main__ import Outcome, cell, table
 from tests.machines.machines import BUILD, MACHINES
+
+OnMachine = Callable[..., subprocess.CompletedProcess[str]]
 
 ASK = """
 import json, os, shutil, sys
@@ -54,14 +57,8 @@ HIDING = ("no-bfloat16", "no-mallopt", "no-stdout")  # the others only set what 
 @pytest.mark.parametrize(
     "name", [name if name in HIDING else pytest.param(name, marks=pytest.mark.slow) for name in MACHINES]
 )
-def test_a_process_sees_the_machine_that_is_simulated(name: str) -> None:
-    if name in ("no-bfloat16", "no-vectors") and platform.machine() not in ("x86_64", "AMD64"):
-        pytest.skip("simulates a CPU of x86-64, by variables that heed no other")
-    machine = MACHINES[name]
-    close = () if machine.stdout else ("sh", "-c", 'exec "$@" >&-', "sh")
-    done = subprocess.run(
-        [*close, sys.executable, "-c", ASK], env=machine.environment(), capture_output=True, text=True, timeout=120
-    )
+def test_a_process_sees_the_machine_that_is_simulated(name: str, on_machine: OnMachine) -> None:
+    done = on_machine(name, sys.executable, "-c", ASK)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stderr.splitlines()[-1])
     assert {what: found[what] for what in IS[name]} == IS[name]
@@ -69,6 +66,15 @@ def test_a_process_sees_the_machine_that_is_simulated(name: str) -> None:
         assert set(found["sets"]) <= {"AVX2"}
     if name == "no-vectors":
         assert not {"AVX2", "AVX-512"} & set(found["sets"])
+
+
+def test_a_user_without_bfloat16_trains_in_float32_and_reads_why(tmp_path: Path, on_machine: OnMachine) -> None:
+    train = ("train", "--corpus", "nursery", "--layers", "1", "--heads", "2", "--width", "256", "--block", "8")
+    options = ("--steps", "1", "--without", "compile", "--threads", "1", "--out", str(tmp_path / "run"))
+    done = on_machine("no-bfloat16", sys.executable, "-m", "optimized", *train, *options)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^steps .*, float32$", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^left out: .*bf16 \(this CPU has no bfloat16 instructions and", done.stdout, re.MULTILINE)
 
 
 def test_each_machine_keeps_compiled_code_to_itself_and_in_this_checkout() -> None:
