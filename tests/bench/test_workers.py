@@ -42,7 +42,7 @@ def test_a_worker_does_every_task_and_weighs_itself() -> None:
         processes = [worker.process for worker in workers.values()]
         for worker in workers.values():
             before = worker.peak().bytes
-            assert all(0.0 < worker.time(task) < 60.0 for task in TASKS)
+            assert all(worker.time(task) > 0.0 for task in TASKS)
             peak = worker.peak()
             assert peak.bytes >= max(before, 4 * WORK.config.parameter_count())
             assert peak.method == "resident"

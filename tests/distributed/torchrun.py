@@ -6,12 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-LIMIT = 150.0  # seconds
+LIMIT = 150.0  # seconds, far above what any takes: it ends one that hangs
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,6 @@ class Ended:
     status: int
     out: str
     err: str
-    seconds: float
 
     @property
     def said(self) -> list[str]:
@@ -59,7 +57,7 @@ def begin(
     )
 
 
-def finish(process: subprocess.Popen[str], started: float, limit: float = LIMIT) -> Ended:
+def finish(process: subprocess.Popen[str], limit: float = LIMIT) -> Ended:
     """Wait for a torchrun; a failure if it takes longer than the limit."""
     try:
         out, err = process.communicate(timeout=limit)
@@ -67,12 +65,12 @@ def finish(process: subprocess.Popen[str], started: float, limit: float = LIMIT)
         process.send_signal(signal.SIGTERM)  # torchrun ends its processes
         out, err = process.communicate(timeout=60)
         raise AssertionError(f"still running after {limit:.0f} seconds; it said\n{out}\n{err}") from None
-    return Ended(process.returncode, out, err, time.monotonic() - started)
+    return Ended(process.returncode, out, err)
 
 
 def torchrun(*arguments: object, processes: int, cwd: Path, limit: float = LIMIT, **more: str) -> Ended:
     """Run torchrun on this machine to its end."""
-    return finish(begin(*arguments, processes=processes, cwd=cwd, **more), time.monotonic(), limit)
+    return finish(begin(*arguments, processes=processes, cwd=cwd, **more), limit)
 
 
 def optimized(*arguments: object, processes: int, cwd: Path, limit: float = LIMIT, **more: str) -> Ended:
