@@ -59,7 +59,9 @@ def started(code: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no kill that a process does not notice")
-@pytest.mark.parametrize("code", [WORKER, CALL], ids=["worker", "call"])
+@pytest.mark.parametrize(
+    "code", [pytest.param(WORKER, id="worker", marks=pytest.mark.slow), pytest.param(CALL, id="call")]
+)
 def test_a_child_ends_in_the_middle_of_its_task_when_its_parent_is_killed(code: str) -> None:
     with started(code) as parent:
         assert parent.stdout is not None
