@@ -55,6 +55,7 @@ def test_a_part_that_is_another_function_is_found(
     assert PARTS[name].prepare(WORK, CPU, tmp_path).error() > ALLOWED
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_part_is_that_of_its_call_alone() -> None:
     names = ["head and loss, plain", "head and loss, fused"]
     plain, fused = weights_of(names, {"workload": "mini", "device": "cpu", "threads": 1}).values()

@@ -46,8 +46,18 @@ def same(config: GPTConfig, precision: str) -> list[str]:
     return [name for name in able(list(CONTENDERS), precision)[0] if not CONTENDERS[name].unlike(config)]
 
 
-@pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16"])
-@pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, bias=False)], ids=["bias", "no bias"])
+@pytest.mark.parametrize(
+    "precision, config",
+    [
+        ("float64", CONFIG),
+        ("float64", replace(CONFIG, bias=False)),
+        ("float32", CONFIG),
+        ("bfloat16", CONFIG),
+        pytest.param("float32", replace(CONFIG, bias=False), marks=pytest.mark.slow),
+        pytest.param("bfloat16", replace(CONFIG, bias=False), marks=pytest.mark.slow),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "bias" if value.bias else "no bias",
+)
 def test_every_contender_of_the_table_passes(precision: str, config: GPTConfig) -> None:
     check_all_pass(precision, [name for name in same(config, precision) if name not in COMPILED], config)
 
