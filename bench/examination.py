@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -114,7 +115,7 @@ def examine(
     tell("the readable GPT in float64")
     oracle = GPT(config).double()
     oracle.load_state_dict(weights)
-    settings = {"learning_rate": LEARNING_RATE}
+    settings: dict[str, Any] = {"learning_rate": LEARNING_RATE}
     expected = observe(oracle, build_step, pair, pair, steps, weights=weights, **settings)
     oracle.load_state_dict(weights)
     tell(f"the candidate in {judged_in}")

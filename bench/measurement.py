@@ -105,7 +105,7 @@ def distance(actual: Tensor, expected: Tensor, scale: float | None = None) -> tu
 
 def pieces(tensor: Tensor) -> Iterator[Tensor]:
     """A tensor's entries in float64 on the CPU, a piece after the other."""
-    for piece in tensor.detach().flatten().split(PIECE):
+    for piece in torch.split(tensor.detach().flatten(), PIECE):
         yield piece.to(device="cpu", dtype=torch.float64)
 
 

@@ -35,19 +35,33 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("paritygpt")
 
 
-# Files that take minutes go first: a worker that begins one last keeps all others waiting.
+# The longest files go first, and last come many that take a second: no worker is left alone with a long one at the end.
 LONGEST = (
+    # when all is run or what is marked slow
     "test_real_runs.py",
-    "test_parity_recipes.py",
     "test_counting_model.py",
-    "test_parity_huggingface.py",
-    "test_compare.py",
+    "test_parity_recipes.py",
     "test_pages.py",
-    "test_compilation.py",
     "test_shared_batches.py",
     "test_torchrun.py",
-    "test_candidate.py",
     "test_suite_run.py",
+    # by default, from 100 seconds to 10
+    "test_parity_huggingface.py",
+    "test_candidate_causes.py",
+    "test_installed.py",
+    "test_train.py",
+    "test_compare.py",
+    "test_candidate.py",
+    "test_device_reads.py",
+    "test_compilation.py",
+    "test_parity_recipe_statedicts.py",
+    "test_optimized.py",
+    "test_proof.py",
+    "test_report.py",
+    "test_throughput.py",
+    "test_narrow.py",
+    "test_machines.py",
+    "test_generation.py",
 )
 
 

@@ -168,9 +168,12 @@ def test_a_tensor_on_which_the_layout_has_no_say_stays_as_it_is() -> None:
     assert seen.same, text(seen)
 
 
-def test_twenty_seeds_give_no_false_alarm() -> None:
-    for seed in range(20):
-        seen = examined(Written, seed=seed, steps=20 if seed < 3 else 1)
+@pytest.mark.parametrize(
+    "seeds", [range(4), pytest.param(range(4, 20), marks=pytest.mark.slow)], ids=["a few", "the rest"]
+)
+def test_twenty_seeds_give_no_false_alarm(seeds: range) -> None:
+    for seed in seeds:
+        seen = examined(Written, seed=seed, steps=20 if seed in (0, 10, 19) else 1)
         assert seen.same, text(seen)
 
 

@@ -55,13 +55,13 @@ def test_a_part_that_is_another_function_is_found(
     assert PARTS[name].prepare(WORK, CPU, tmp_path).error() > ALLOWED
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_part_is_that_of_its_call_alone() -> None:
-    names = ["head and loss, plain", "head and loss, fused", "tokenizer byte, encode"]
-    plain, fused, ids = weights_of(names, {"workload": "mini", "device": "cpu", "threads": 1}).values()
+    names = ["head and loss, plain", "head and loss, fused"]
+    plain, fused = weights_of(names, {"workload": "mini", "device": "cpu", "threads": 1}).values()
     logits = 4 * 4 * 128 * 50257  # float32, B T V
     assert plain > 2 * logits
     assert fused < 2 * logits
-    assert 0.5 * 8 * 100_000 < ids < 10 * 8 * 100_000, "the list alone is a pointer for each byte"
 
 
 class Shown:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import pytest
@@ -37,7 +38,7 @@ def verdicts(precision: str, *names: str, config: GPTConfig = CONFIG, steps: int
     return found
 
 
-COMPILED = ("huggingface-compiled", "huggingface-best", "compile", "full", "optimized")
+COMPILED = ("huggingface-compiled", "huggingface-best", "compile", "full", "full-float32", "optimized")
 
 
 def same(config: GPTConfig, precision: str) -> list[str]:
@@ -45,8 +46,18 @@ def same(config: GPTConfig, precision: str) -> list[str]:
     return [name for name in able(list(CONTENDERS), precision)[0] if not CONTENDERS[name].unlike(config)]
 
 
-@pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16"])
-@pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, bias=False)], ids=["bias", "no bias"])
+@pytest.mark.parametrize(
+    "precision, config",
+    [
+        ("float64", CONFIG),
+        ("float64", replace(CONFIG, bias=False)),
+        ("float32", CONFIG),
+        ("bfloat16", CONFIG),
+        pytest.param("float32", replace(CONFIG, bias=False), marks=pytest.mark.slow),
+        pytest.param("bfloat16", replace(CONFIG, bias=False), marks=pytest.mark.slow),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "bias" if value.bias else "no bias",
+)
 def test_every_contender_of_the_table_passes(precision: str, config: GPTConfig) -> None:
     check_all_pass(precision, [name for name in same(config, precision) if name not in COMPILED], config)
 
@@ -54,6 +65,7 @@ def test_every_contender_of_the_table_passes(precision: str, config: GPTConfig) 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_compiled_contenders_pass(precision: str) -> None:
+    """In float32 full-float32 is full, and in bfloat16 too."""
     check_all_pass(precision, ["huggingface-best", "full", "optimized"], CONFIG)
 
 
@@ -159,10 +171,18 @@ def test_what_is_not_judged_neither_fails_nor_counts() -> None:
     assert verdict.worst_over() == pytest.approx(0.2)
 
 
-def test_bfloat16_contenders_compute_in_bfloat16_and_keep_their_weights_in_float32() -> None:
+# keras-hub leaves the product of the head in float32
+AS_IT_IS = set(same(CONFIG, "bfloat16")) - {"keras-hub"}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [AS_IT_IS - set(COMPILED), pytest.param(("compile", "full"), marks=pytest.mark.slow)],
+    ids=["not compiled", "compiled"],
+)
+def test_bfloat16_contenders_compute_in_bfloat16_and_keep_their_weights_in_float32(names: Collection[str]) -> None:
     weights = hot_state_dict(CONFIG, dtype=torch.float32)
-    # keras-hub leaves the product of the head in float32
-    for name in sorted(set(same(CONFIG, "bfloat16")) - {"huggingface-best", "huggingface-compiled", "keras-hub"}):
+    for name in sorted(names):
         model = build_in("bfloat16", name, CONFIG, weights, CPU)
         ids, targets = random_batch(CONFIG, 2, 8)
         assert model(ids).dtype == torch.bfloat16, name

@@ -134,6 +134,7 @@ def biased(launches: int, seed: int, rounds: int = 25) -> list[tuple[list[float]
     ]
 
 
+@pytest.mark.slow
 def test_several_launches_know_what_the_interval_of_one_does_not() -> None:
     runs = [biased(5, seed) for seed in range(100)]
     one = [ratio(*launches[0]) for launches in runs]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 import torch
 
+from bench import child_process
 from bench.contenders import CONTENDERS
 from bench.workers import TASKS, crew, job, take_turns
 from bench.workloads import workload
@@ -37,12 +39,12 @@ def test_workers_take_turns() -> None:
 
 
 def test_a_worker_does_every_task_and_weighs_itself() -> None:
-    jobs = [job(name, WORK, "float32", CPU, threads=1, new=3) for name in ("reference", "kv_cache")]
+    jobs = [job("kv_cache", WORK, "float32", CPU, threads=1, new=3)]
     with crew(jobs) as workers:
         processes = [worker.process for worker in workers.values()]
         for worker in workers.values():
             before = worker.peak().bytes
-            assert all(0.0 < worker.time(task) < 60.0 for task in TASKS)
+            assert all(worker.time(task) > 0.0 for task in TASKS)
             peak = worker.peak()
             assert peak.bytes >= max(before, 4 * WORK.config.parameter_count())
             assert peak.method == "resident"
@@ -50,19 +52,23 @@ def test_a_worker_does_every_task_and_weighs_itself() -> None:
     assert all(process.poll() is not None for process in processes), "a worker is left over"
 
 
-def test_why_a_worker_failed_is_its_last_line() -> None:
-    broken = replace(job("reference", WORK, "float32", CPU, threads=1, new=1), batch=0)
-    with pytest.raises(RuntimeError, match=r"^timing reference failed with status 1: "), crew([broken]) as workers:
-        workers["reference"].time("training_step")
+def test_a_failure_is_told_by_its_last_line_and_ends_the_other_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[str]] = []
+    usual = child_process.start
 
+    def start(*arguments: Any, **streams: Any) -> subprocess.Popen[str]:
+        started.append(usual(*arguments, **streams))
+        return started[-1]
 
-def test_a_failure_ends_the_other_workers() -> None:
+    monkeypatch.setattr(child_process, "start", start)
     jobs = [
-        job("reference", WORK, "float32", CPU, 1, 1),
         replace(job("plain", WORK, "float32", CPU, 1, 1), name="none"),
+        job("reference", WORK, "float32", CPU, 1, 1),
     ]
     with pytest.raises(RuntimeError, match=r"^timing none failed with status 1: KeyError: 'none'"), crew(jobs):
         pytest.fail("the crew was not ready")
+    assert len(started) == 2
+    assert all(process.poll() is not None for process in started), "a worker is left over"
 
 
 def test_the_prompt_leaves_room_for_the_new_tokens() -> None:

@@ -60,6 +60,25 @@ class Cli:
 
 
 @pytest.fixture
+def whole_end() -> None:
+    """For tests of what a run does after its last step: a sample of 300 tokens, and a picture that is drawn."""
+
+
+@pytest.fixture(autouse=True)
+def short_end(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare all others both, which take three times as long as the dozen steps before."""
+    if "whole_end" in request.fixturenames:
+        return
+
+    def draw_losses(runs: list[Path], path: Path) -> Path:
+        path.touch()
+        return path
+
+    monkeypatch.setattr("reference.commands.train.draw_losses", draw_losses)
+    monkeypatch.setattr("reference.commands.train.SAMPLE_TOKENS", 5)
+
+
+@pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("reference.progress.SOON", 3600.0)  # a slow machine has nothing more to say than a fast one

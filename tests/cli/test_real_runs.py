@@ -13,6 +13,8 @@ from reference.parts import reference_parts
 from reference.runs import read_log
 from tests.cli.conftest import Cli
 
+pytestmark = pytest.mark.usefixtures("whole_end")
+
 SHAKESPEARE = Path(__file__).parents[3] / "shared" / "data" / "tinyshakespeare.txt"
 
 

@@ -51,6 +51,7 @@ def strike(monkeypatch: pytest.MonkeyPatch, at: int, blow: Callable[[], None]) -
     monkeypatch.setattr(command, "display", Struck)
 
 
+@pytest.mark.usefixtures("whole_end")
 def test_a_run_leaves_settings_log_picture_and_the_newest_checkpoints(cli: Cli, tmp_path: Path) -> None:
     result = cli(*TRAIN, "--keep", "3")
     assert result.status == 0

@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -27,7 +26,6 @@ pytestmark = pytest.mark.multiproc
 TRAIN = ["train", *TINY, *SHORT, *HERE]
 EXACT = [*TRAIN, "--dtype", "float64", "--dropout", "0"]
 PLAIN = ["--recipe", "plain", "--with", "ddp"]
-PROMPTLY = 40.0  # seconds for a launch that fails: most of it is Python starting, on few shared cores
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +116,6 @@ def test_with_dropout_a_run_of_two_that_was_stopped_goes_on_bit_for_bit() -> Non
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_a_signal_to_torchrun_stops_every_process_at_the_same_step_with_one_checkpoint(kind: int) -> None:
     endless = ["--steps", "1000000", "--checkpoint-interval", "1000000", "--eval-interval", "1000000", "--out", "run"]
-    started = time.monotonic()
     process = begin("-m", "optimized", *TRAIN, *PLAIN, *endless, processes=2, cwd=Path())
     assert process.stdout is not None
     seen = ""
@@ -126,7 +123,7 @@ def test_a_signal_to_torchrun_stops_every_process_at_the_same_step_with_one_chec
         seen = process.stdout.readline()
         assert seen, process.communicate()[1]
     process.send_signal(kind)
-    ended = finish(process, started)
+    ended = finish(process)
     (stopped,) = re.findall(
         r"stopped after step ([\d,]+); go on with: python -m optimized train --resume run", ended.out
     )
@@ -183,7 +180,6 @@ def assert_refused(ended: Ended, folder: Path, processes: int) -> None:
     assert ended.exit_codes == [2] * processes, ended.err
     assert ended.out == ""
     assert list(folder.iterdir()) == [], "something was written"
-    assert ended.seconds < PROMPTLY
 
 
 @pytest.mark.parametrize(
@@ -194,13 +190,12 @@ def assert_refused(ended: Ended, folder: Path, processes: int) -> None:
         ("killed", "error: process 0 lost the others: one of them was ended from outside"),
     ],
 )
-def test_a_process_that_fails_ends_the_others_promptly_with_its_error(how: str, says: str) -> None:
+def test_a_process_that_fails_ends_the_others_with_its_error(how: str, says: str) -> None:
     endless = ["--steps", "1000000", "--eval-interval", "1000000", "--out", "run"]
     ended = torchrun("-m", "tests.distributed.struck", how, 1, 6, *TRAIN, *PLAIN, *endless, processes=2, cwd=Path())
     assert ended.status == 1
     assert ended.said == [says], ended.err
     assert ("nobody expected this in rank 1" in ended.err) == (how == "bug")
-    assert ended.seconds < PROMPTLY
     assert load_newest(Path("run"))[0].step == 4, "the checkpoint before it is whole"
 
 
@@ -221,9 +216,8 @@ def test_two_launchers_on_one_machine_train_together(whole: Path) -> None:
         *("--rdzv-id", "pair", "--local-addr", "127.0.0.1"),
     )
     train = ["-m", "optimized", *EXACT, *PLAIN, "--out", "run"]
-    started = time.monotonic()
     both = [begin(*train, processes=1, cwd=Path(), launcher=launcher) for _ in range(2)]
-    ended = [finish(process, started) for process in both]
+    ended = [finish(process) for process in both]
     assert [one.status for one in ended] == [0, 0], ended[0].err + ended[1].err
     assert sorted(bool(one.out) for one in ended) == [False, True], "both say something"
     assert_same_run(Path("run"), whole)

@@ -156,6 +156,18 @@ def test_the_least_loss_is_what_the_rhyme_leaves_open():
     assert tiny_gpt.least_loss(torch.tensor([0] * 7 + [1])) == pytest.approx(math.log(2) * 2 / 12)
 
 
+def test_it_learns_most_of_the_rhyme_in_a_tenth_of_the_steps(rhyme):
+    _, ids = rhyme
+    model = model_with_seed(1337)
+    before = tiny_gpt.loss_on_all(model, ids)
+    losses = list(tiny_gpt.train(model, ids, 150, torch.Generator().manual_seed(1337)))
+    after = tiny_gpt.loss_on_all(model, ids)
+    assert 3.6 < before < 3.9, f"loss {before:.4f} before training, about 3.77 expected"
+    assert len(losses) == 150
+    assert tiny_gpt.least_loss(ids) < after < 1.5, f"loss {after:.4f} over the whole rhyme"
+
+
+@pytest.mark.slow
 def test_training_takes_the_loss_from_3_7_to_a_quarter_and_not_below_the_least(rhyme, trained):
     _, ids = rhyme
     model, before, losses = trained
@@ -168,6 +180,7 @@ def test_training_takes_the_loss_from_3_7_to_a_quarter_and_not_below_the_least(r
     assert 0.20 < last < 0.31, f"mean of the last 100 batches {last:.4f}, about 0.25 expected"
 
 
+@pytest.mark.slow
 def test_the_trained_model_knows_how_lines_go_on(rhyme, trained):
     vocabulary, _ = rhyme
     model, _, _ = trained
@@ -185,6 +198,7 @@ def test_the_trained_model_knows_how_lines_go_on(rhyme, trained):
         assert said == word, f"after {line!r} it says {said!r}, not {word!r}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["mary", "the", "it", "little", "lamb"])
 def test_what_it_says_is_made_of_pairs_of_the_rhyme(rhyme, trained, start):
     vocabulary, ids = rhyme

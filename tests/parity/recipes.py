@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from functools import cache, partial
 from itertools import chain, combinations
 
 import torch
+from torch import nn
 
 from bench.contenders import Autocast
-from bench.hot import hot_state_dict, warm_state_dict
-from optimized import FULL, PLAIN, RUNGS, Recipe, build, only, upto, without
+from bench.hot import hot_state_dict, random_batch, warm_state_dict
+from bench.huggingface import HuggingFaceGPT
+from bench.library_step import build_library_step
+from bench.observation import BuildStep, Observation, observe
+from optimized import FULL, PLAIN, RUNGS, Recipe, build, build_step, only, upto, without
 from optimized.gpt import GPT as FastGPT
 from reference import GPT, GPTConfig
+from reference import build_step as readable_step
 
 CONFIG = GPTConfig(block_size=40, vocab_size=101, n_layer=2, n_head=4, n_embd=48)
 
@@ -66,3 +72,40 @@ def weights(precision: str, config: GPTConfig, seed: int) -> dict[str, torch.Ten
     if precision in ("bfloat16", "tf32"):
         return warm_state_dict(config, seed)
     return hot_state_dict(config, seed, torch.float32)
+
+
+# What each side answers is asked once: every recipe is held against the same oracles, and by several tests.
+
+
+@cache
+def answers_of(recipe: Recipe, precision: str, shape: tuple[int, int] = (3, 33), steps: int = 20) -> Observation:
+    """What a recipe answers to a batch of a shape (B, T)."""
+    return answers(fast(recipe, precision), partial(build_step, recipe=recipe), precision, shape, steps)
+
+
+@cache
+def answers_of_the_readable(precision: str, shape: tuple[int, int] = (3, 33), steps: int = 20) -> Observation:
+    """What the readable model answers in float64."""
+    return answers(plain(precision), readable_step, precision, shape, steps)
+
+
+@cache
+def answers_of_plain_bfloat16() -> Observation:
+    """What the readable model answers under autocast."""
+    return answers(plain_bfloat16(), readable_step, "bfloat16", (3, 33), 20)
+
+
+@cache
+def answers_of_hugging_face(precision: str) -> Observation:
+    """What Hugging Face's model answers in float64."""
+    theirs = HuggingFaceGPT(CONFIG).double()
+    theirs.load_state_dict(weights(precision, CONFIG, 0))
+    return answers(theirs, build_library_step, precision, (3, 33), 20)
+
+
+def answers(model: nn.Module, build: BuildStep, precision: str, shape: tuple[int, int], steps: int) -> Observation:
+    """Logits, loss, gradients, the losses of AdamW steps, and how far each weight moved in them."""
+    batch = random_batch(CONFIG, *shape)
+    before = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    rate = 1e-5 if COARSE[precision] else 1e-4  # see bench/proof.py
+    return observe(model, build, batch, batch, steps, learning_rate=rate, weights=before)

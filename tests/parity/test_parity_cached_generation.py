@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from bench.hot import hot_state_dict
 from bench.huggingface import HuggingFaceGPT, library_text
 from optimized import FULL, Recipe, build, generate, only
 from optimized.generation import CachedGPT, left_pad
 from optimized.gpt import GPT
 from reference import GPT as ReferenceGPT
-from reference import GPTConfig
 from reference import generate as reference_generate
+from tests.parity.prompts import CONFIG, NEW, PROMPTS, WEIGHTS, by_length, ids_of, prompts
 
-CONFIG = GPTConfig(block_size=64, vocab_size=211, n_layer=2, n_head=3, n_embd=24)
-NEW, PROMPTS = 8, 1000
-WEIGHTS = hot_state_dict(CONFIG, seed=3)
 BFLOAT16 = FULL.without("compile", "ddp")
 RECIPES = {"kv_cache": only("kv_cache"), "full": BFLOAT16.without("bf16")}
 every_recipe = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
@@ -44,25 +39,9 @@ def fast(recipe: Recipe) -> GPT:
     return build(CONFIG, recipe, WEIGHTS, dtype=torch.float32 if "bf16" in recipe else torch.float64).eval()
 
 
-@cache
-def prompts() -> list[list[int]]:
-    """1,000 prompts of 1 to 56 tokens."""
-    generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(1, CONFIG.block_size - NEW + 1, (PROMPTS,), generator=generator).tolist()
-    return [torch.randint(CONFIG.vocab_size, (T,), generator=generator).tolist() for T in lengths]
-
-
 def batches(size: int = 50) -> list[tuple[Tensor, Tensor]]:
     """All of them in batches of unequal lengths: ids and padding."""
     return [left_pad(prompts()[start : start + size]) for start in range(0, PROMPTS, size)]
-
-
-def by_length() -> dict[int, list[int]]:
-    """Which prompts have which length."""
-    out: dict[int, list[int]] = {}
-    for number, prompt in enumerate(prompts()):
-        out.setdefault(len(prompt), []).append(number)
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +50,7 @@ def oracle(reference: ReferenceGPT) -> tuple[list[list[int]], Tensor]:
     tokens: dict[int, list[int]] = {}
     logits = torch.zeros(PROMPTS, NEW, CONFIG.vocab_size, dtype=torch.float64)
     for T, numbers in by_length().items():
-        ids = torch.tensor([prompts()[number] for number in numbers])
+        ids = ids_of(numbers)
         out = reference_generate(reference, ids, NEW, temperature=0.0)
         tokens |= dict(zip(numbers, out[:, T:].tolist(), strict=True))
         with torch.no_grad():
@@ -98,24 +77,8 @@ def assert_same_tokens(found: list[list[int]], expected: list[list[int]]) -> Non
 def test_greedy_tokens_equal_the_references_over_1000_prompts(
     tokens: list[list[int]], oracle: tuple[list[list[int]], Tensor]
 ) -> None:
-    assert len(by_length()) > 40, "the prompts are not of mixed lengths"
+    """And so transformers', which test_parity_generation.py holds the reference against after the same prompts."""
     assert_same_tokens(tokens, oracle[0])
-
-
-@pytest.fixture(scope="module")
-def theirs(huggingface: HuggingFaceGPT) -> list[list[int]]:
-    """How transformers goes on: one length at a time, which is how it is certain to mean the same."""
-    found: dict[int, list[int]] = {}
-    for T, numbers in by_length().items():
-        ids = torch.tensor([prompts()[number] for number in numbers])
-        found |= dict(zip(numbers, library_text(huggingface, ids, NEW, do_sample=False)[:, T:].tolist(), strict=True))
-    return [found[number] for number in range(PROMPTS)]
-
-
-def test_greedy_tokens_equal_those_of_transformers_over_1000_prompts(
-    tokens: list[list[int]], theirs: list[list[int]]
-) -> None:
-    assert_same_tokens(tokens, theirs)
 
 
 @every_recipe
@@ -123,7 +86,7 @@ def test_greedy_tokens_of_prompts_of_one_length_equal_the_references(
     recipe: Recipe, oracle: tuple[list[list[int]], Tensor]
 ) -> None:
     T, numbers = max(by_length().items(), key=lambda item: len(item[1]))
-    ids = torch.tensor([prompts()[number] for number in numbers])
+    ids = ids_of(numbers)
     found = generate(fast(recipe), ids, NEW, temperature=0.0)
     assert found[:, T:].tolist() == [oracle[0][number] for number in numbers]
 

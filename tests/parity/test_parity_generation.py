@@ -6,45 +6,32 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from bench.hot import hot_state_dict
 from bench.huggingface import HuggingFaceGPT, library_text
-from reference import GPT, GPTConfig, generate
-
-CONFIG = GPTConfig(block_size=64, vocab_size=211, n_layer=2, n_head=3, n_embd=24)
-NEW = 12
+from reference import GPT, generate
+from tests.parity.prompts import CONFIG, NEW, PROMPTS, WEIGHTS, by_length, ids_of
 
 
 @pytest.fixture(scope="module")
 def models() -> tuple[GPT, HuggingFaceGPT]:
-    weights = hot_state_dict(CONFIG, seed=3)
     ours, theirs = GPT(CONFIG).double().eval(), HuggingFaceGPT(CONFIG).double().eval()
-    ours.load_state_dict(weights)
-    theirs.load_state_dict(weights)
+    ours.load_state_dict(WEIGHTS)
+    theirs.load_state_dict(WEIGHTS)
     return ours, theirs
-
-
-def prompts(count: int) -> dict[int, Tensor]:
-    """`count` prompts of 1 to 52 tokens, those of one length together."""
-    generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(1, CONFIG.block_size - NEW + 1, (count,), generator=generator).bincount()
-    return {T: torch.randint(CONFIG.vocab_size, (int(n), T), generator=generator) for T, n in enumerate(lengths) if n}
 
 
 def test_greedy_tokens_equal_those_of_transformers_over_1000_prompts(
     models: tuple[GPT, HuggingFaceGPT],
 ) -> None:
+    """So do those of the cache, which test_parity_cached_generation.py holds against ours after the same prompts."""
     ours, theirs = models
-    compared = 0
-    for T, ids in prompts(1000).items():
+    for T, numbers in by_length().items():
+        ids = ids_of(numbers)
         mine, expected = generate(ours, ids, NEW, temperature=0.0), library_text(theirs, ids, NEW, do_sample=False)
         rows = (mine != expected).any(dim=1).nonzero().flatten().tolist()
         assert not rows, f"prompts {rows} of length {T} go on differently"
         assert mine.shape == (len(ids), T + NEW)
-        compared += len(ids)
-    assert compared == 1000
-    assert len(prompts(1000)) > 40, "the prompts are not of mixed lengths"
+    assert sorted(number for numbers in by_length().values() for number in numbers) == list(range(PROMPTS))
 
 
 @pytest.mark.parametrize(

@@ -67,13 +67,11 @@ def test_a_reader_beside_a_writer_sees_none_but_complete_ones(writers: Writers, 
     run = memory_path / "run"
     writers.start(run, 1)
     writers.wait_for_a_save()
-    steps = []
-    end = time.monotonic() + 2.0
-    while time.monotonic() < end:
+    steps: list[int] = []
+    while len(steps) < 50 or len(set(steps)) < 4:  # of many savings, however fast each of the two is
         checkpoint, reports = load_newest(run)
         assert reports == [], f"after {len(steps)} reads"
         assert_equal(checkpoint, state_at(checkpoint.step))
         steps.append(checkpoint.step)
     writers.kill()
     assert steps == sorted(steps), "an older one was read after a newer one"
-    assert len(set(steps)) > 3, f"the writer hardly wrote meanwhile: {steps}"
