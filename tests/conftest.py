@@ -12,8 +12,6 @@ from typing import Any
 import hypothesis
 import pytest
 
-from tests.machines.machines import MACHINES
-
 OPT_IN = {
     "slow": "takes long",
     "multiproc": "starts several processes",
@@ -139,6 +137,7 @@ def is_local(host: str | bytes) -> bool:
 @pytest.fixture
 def on_machine() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs a command as on a simulated machine of tests/machines: on_machine("no-bfloat16", program, *arguments)."""
+    from tests.machines.machines import MACHINES  # not above: tests/project copies this file alone
 
     def run(name: str, *command: str, **settings: Any) -> subprocess.CompletedProcess[str]:
         machine = MACHINES[name]
