@@ -81,7 +81,7 @@ def compare(session: nox.Session) -> None:
 @nox.session(venv_backend="none", requires=["environment"])
 def bench(session: nox.Session) -> None:
     """Measure every rung and peer on every device: tokens/sec, memory, roofline. `-- --quick` takes two minutes."""
-    run_python(session, "-m", "pytest", "bench", "--benchmark-columns=median,iqr,rounds", *session.posargs)
+    run_python(session, "-m", "pytest", "bench/suite", "--benchmark-columns=median,iqr,rounds", *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["environment"])

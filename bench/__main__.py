@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reference import interrupts
+from reference.cli import interrupts
 
 if __name__ == "__main__":
     interrupts.end_at_once()  # while the rest is imported
@@ -16,8 +16,8 @@ from typing import Any
 import tyro
 
 from bench.settings import Compare, CompareCandidate, Diff, MeasureRoofline, Report
-from reference.cli import LOADING, finished, notes_of_warnings, wait_briefly
-from reference.progress import waiting
+from reference.cli.main import LOADING, finished, notes_of_warnings, wait_briefly
+from reference.cli.progress import waiting
 
 Options = Compare | CompareCandidate | MeasureRoofline | Report | Diff
 
@@ -45,11 +45,11 @@ def command_of(options: Options, program: str) -> Callable[[Any], int]:
     """The function of a command. Imports torch and what else the command needs: --help and a typing error do not."""
     match options:
         case CompareCandidate():
-            from bench.compare_candidate import compare_candidate
+            from bench.candidate.command import compare_candidate
 
             return compare_candidate
         case MeasureRoofline():
-            from bench.measure_roofline import measure_roofline
+            from bench.roofline.command import measure_roofline
 
             return partial(measure_roofline, command=f"{program} roofline")
         case Report():
@@ -57,11 +57,11 @@ def command_of(options: Options, program: str) -> Callable[[Any], int]:
 
             return report
         case Diff():
-            from bench.diff import diff
+            from bench.suite.diff import diff
 
             return diff
         case _:
-            from bench.compare import compare
+            from bench.compare.command import compare
 
             return compare
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import psutil
 import torch
 
 from optimized.hardware import hardware_of
-from reference import cpu
+from reference.training import cpu
 
 PACKAGES = ("torch", "transformers", "numpy", "x-transformers", "keras", "keras-hub")
 # Instruction sets that decide how fast matrix products are, by precision.
@@ -23,6 +25,10 @@ CPU_FLAGS = (
 )
 # Variables by which a CPU computes as if it were a lesser one: torch's own kernels, oneDNN (by its two names), MKL.
 LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
+# What makes a machine another one, besides its identity: rates of two of them do not say what changed in the code.
+MACHINE = ("device_kind", "device_memory", "cpu", "cpu_flags", "cores", "threads", "system")
+# What may have changed on one machine, and is told.
+SOFTWARE = ("python", "cuda", "commit", "matmul_precision")
 ROOT = Path(__file__).parents[1]
 
 
@@ -223,3 +229,49 @@ def commit(root: Path) -> str | None:
         return git("rev-parse", "HEAD") + changed
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def machine_differences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
+    """What tells two machines apart, in words; both identities first, if they differ."""
+    x, y = before["environment"], after["environment"]
+    if x["identity"] != y["identity"]:
+        a, b = identity_in_words(x["identity"]), identity_in_words(y["identity"])
+        yield f"{a} and {b}"
+        for key in ("instruction_sets", "limits") if a == b else ():  # what those words leave out
+            if x["identity"][key] != y["identity"][key]:
+                yield f"{key}: {worded(x['identity'][key])} and {worded(y['identity'][key])}"
+    named = {"threads"} if x["identity"]["threads"] and y["identity"]["threads"] else set()
+    for key in MACHINE:
+        if key not in named and x.get(key) != y.get(key):
+            yield f"{key}: {worded(x.get(key))} and {worded(y.get(key))}"
+
+
+def software_differences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
+    """Other versions."""
+    x, y = before["environment"], after["environment"]
+    for key in SOFTWARE:
+        if x.get(key) != y.get(key):
+            yield f"{key}: {x.get(key)} -> {y.get(key)}"
+    packages = {**x["packages"], **y["packages"]}
+    for name in packages:
+        if x["packages"].get(name) != y["packages"].get(name):
+            yield f"{name}: {x['packages'].get(name)} -> {y['packages'].get(name)}"
+
+
+def worded(value: Any) -> str:
+    """A value of the environment, short."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {one}" for key, one in value.items()) or "none"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+@contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """Compute on so many CPU threads, and on as many as before afterwards."""
+    before = torch.get_num_threads()
+    try:
+        if number is not None:
+            torch.set_num_threads(number)
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,12 +1,18 @@
-"""Tables and lines that fit into a terminal, however narrow, with every cell whole."""
+"""Tables, lines, numbers and units as a terminal shows them: however narrow it is, every cell is whole."""
 
 from __future__ import annotations
 
+import os
 import re
+import sys
+import traceback
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 GAP = 2  # spaces between columns, and before numbers that are below their name
+WIDTH, LEAST = 100, 40  # columns; a narrower terminal than the least breaks the lines itself
+NOT_THE_SAME = "not the same function"  # how a contender that is known to differ is shown; it has no numbers
 
 
 def broken(line: str, width: int, indent: str = "    ") -> list[str]:
@@ -136,3 +142,73 @@ class Fitted:
             for line in (name, *(f"  {heads[number]}: {row[number]}" for number in columns if row[number])):
                 for piece in broken(line, options.max_width):
                     yield Text(piece, style=style or "")
+
+
+def terminal() -> Any:
+    """The console that tables are printed on."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    # a file or a pipe has no width, unless COLUMNS says one: 100 columns; a wide terminal gets no wider table
+    known = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal()
+    return Console(highlight=False, width=max(LEAST, min(WIDTH, console.width)) if known else WIDTH)
+
+
+def plain_table() -> Any:
+    """A table with a line under its head, and two spaces between columns."""
+    from rich import box
+    from rich.table import Table
+
+    return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+
+
+def scientific(value: float) -> str:
+    """An error: 3.1e-12, or 0."""
+    return "0" if value == 0.0 else f"{value:.1e}"
+
+
+def significant(value: float) -> str:
+    """Four significant digits, with commas: 12,340."""
+    digits = max(0, 3 - len(str(int(value))) + 1) if value < 1000 else 0
+    return f"{value:,.{digits}f}"
+
+
+def scaled(value: float | None, unit: str) -> str:
+    """A large number with a prefix: 1.234 TFLOP; n/a if it is not known."""
+    if value is None:
+        return "n/a"
+    for prefix, factor in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= factor:
+            return f"{value / factor:.4g} {prefix}{unit}"
+    return f"{value:.4g} {unit}"
+
+
+def per_second(value: float | None, unit: str) -> str:
+    """The same of a rate, by the unit of what is done: 1.234 TFLOP/s."""
+    return "n/a" if value is None else f"{scaled(value, unit)}/s"
+
+
+def milliseconds(seconds: float) -> str:
+    """A time in milliseconds."""
+    return f"{significant(1000 * seconds)} ms" if seconds >= 1e-4 else f"{1000 * seconds:.3g} ms"
+
+
+def size(count: int | None) -> str:
+    """Bytes for people, in powers of 1000."""
+    if count is None:
+        return "n/a"
+    if count < 1e6:
+        return f"{count / 1e3:.0f} kB"
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def in_words(error: BaseException, file: Path | None = None) -> str:
+    """An error of somebody's code in one line, with the last line of theirs that it came through."""
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())  # some libraries write in colour
+    text = text if len(text) <= 300 else f"{text[:297]}..."
+    words = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if file is not None and Path(f.filename) == file]
+    if isinstance(error, SyntaxError) or not own:
+        return words  # its text has the line
+    return f"{words} (line {own[-1].lineno})"

@@ -1,14 +1,15 @@
-"""What a run has measured so far, on disk as it is measured: a run that was stopped, or killed, can go on.
+"""What a run has measured, on disk: while it measures, so that one that was stopped can go on, and as its result.
 
-A text file beside the result, a JSON object on each line: first what is measured, where and with which software, then
-everything that was measured, each with a key of its own. A line is on the disk before the next measurement begins. When
-the result is written the file is removed. Going on takes the same machine, the same software and the same options:
-numbers of two of them do not belong into one result.
+The journal is a text file beside the result, a JSON object on each line: first what is measured, where and with which
+software, then everything that was measured, each with a key of its own. A line is on the disk before the next
+measurement begins. When the result is written the journal is removed. Going on takes the same machine, the same
+software and the same options: numbers of two of them do not belong into one result.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import sys
@@ -18,6 +19,8 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from bench.environment import machine_differences, software_differences
 
 VERSION = 1
 ENDING = ".partial"  # after the name of the result
@@ -189,8 +192,6 @@ def resume(path: Path, kind: str, command: str, tell: Callable[[str], object] | 
 
 def check_same(journal: Journal, environment: dict[str, Any]) -> None:
     """Raise ValueError, one line, if this is another machine than that of a journal, or has other software."""
-    from bench.diff import machine_differences, software_differences
-
     before, now = ({"environment": where} for where in (journal.environment, environment))
     machines = list(machine_differences(before, now))
     if machines:
@@ -209,3 +210,28 @@ def check_same(journal: Journal, environment: dict[str, Any]) -> None:
 def note(line: str) -> None:
     """Tell the user something that is not an error."""
     print(f"note: {line}", file=sys.stderr)
+
+
+def write(path: Path, result: dict[str, Any]) -> None:
+    """Write a result file, whole or not at all: one that was there stays until the new one is on the disk."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with unfinished.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(finite(result), indent=1, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def finite(value: Any) -> Any:
+    """The same with None for every number that JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(one) for one in value]
+    return value

@@ -2,7 +2,7 @@
 
 Both sides follow the protocol of this project (`model(ids)`, `model.loss(ids, targets)`, a canonical state dict) and
 start from the same weights. One is the oracle, usually in float64; errors are relative to it. This module measures;
-`bench.budgets` says what is allowed, and `assert_same` puts the two together for a test.
+`bench.numerics.tolerances` says what is allowed, and `assert_same` puts the two together for a test.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.budgets import BUDGETS, Budget
-from bench.candidate_report import text
-from bench.examination import examine
-from bench.layouts import layout_of
-from bench.measurement import Measurement, Report, distance, measure_all
-from bench.named import find
-from bench.observation import BuildStep, hold_against, observe
+from bench.candidate.examine import examine
+from bench.candidate.layouts import layout_of
+from bench.candidate.load_function import find
+from bench.candidate.report import text
+from bench.numerics.errors import Measurement, Report, distance, measure_all
+from bench.numerics.outputs import BuildStep, hold_against, observe
+from bench.numerics.tolerances import BUDGETS, Budget
 from reference.ids import check_targets, check_type, check_values
-from reference.step import build_step
+from reference.training.step import build_step
 
 __all__ = ["Measurement", "Report", "assert_same", "compare", "distance", "measure_all"]
 
@@ -131,9 +131,9 @@ def assert_same(
         candidate: a model; or without an oracle a function from a config to a module, or where it is:
             "path/to/file.py:build"
         oracle, ids, targets: see `compare`
-        budget: a `Budget`, or the name of one in `bench.budgets.BUDGETS`; with an oracle only
+        budget: a `Budget`, or the name of one in `bench.numerics.tolerances.BUDGETS`; with an oracle only
         options: see `compare`; without an oracle `layout`, a name, a function or "path/to/file.py:function", and those
-            of `bench.examination.examine`
+            of `bench.candidate.examine.examine`
 
     Raises ValueError for what cannot be compared at all.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reference import interrupts
+from reference.cli import interrupts
 
 if __name__ == "__main__":
     interrupts.end_at_once()  # while the rest is imported
@@ -13,15 +13,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from optimized.settings import Eval, Sample, Train
-from reference.cli import Package, main, notes_of_warnings, wait_briefly
+from reference.cli.main import Package, main, notes_of_warnings, wait_briefly
 
 if TYPE_CHECKING:
-    from reference.parts import Parts
+    from reference.cli.backend import Parts
 
 
 def parts(options: Any) -> Parts:
     """The parts of the recipe, imported when they are needed."""
-    from optimized.parts import optimized_parts
+    from optimized.backend import optimized_parts
 
     return optimized_parts(options)
 

@@ -9,26 +9,26 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from optimized.attend import ExplicitAttention, FlashAttention, HalvedAttention
+from optimized.attention import ExplicitAttention, FlashAttention, HalvedAttention
 from optimized.compilation import block_runner, compilers, eager
 from optimized.distributed import Alone, DataParallel
+from optimized.embedding import ExactTable, PaddedTable
+from optimized.gemv import Compiled, RowProduct, in_parallel
 from optimized.generation import cached_stream
 from optimized.gpt import GPT, Parts
-from optimized.kernels import FusedLayerNorm, FusedMLP
 from optimized.loss import fused_loss, plain_loss
 from optimized.memory import keep_freed_memory
-from optimized.one_row import Compiled, RowProduct, in_parallel
+from optimized.norm_mlp import FusedLayerNorm, FusedMLP
 from optimized.optimizer import CanonicalAdamW, FusedAdamW
 from optimized.precision import TF32, BFloat16, Exact
 from optimized.qkv import FusedQKV, SeparateQKV
 from optimized.recipe import Recipe, best
 from optimized.step import TrainingStep
-from optimized.vocab import ExactTable, PaddedTable
 from reference.config import GPTConfig
-from reference.cpu import computes_bfloat16
 from reference.gpt import GPT as ReferenceGPT
 from reference.gpt import MLP, LayerNorm
 from reference.sampling import stream
+from reference.training.cpu import computes_bfloat16
 
 
 def choose_parts(recipe: Recipe, device: torch.device) -> Parts:
@@ -128,7 +128,7 @@ def build_step(
         model: trained in place, in whatever mode (train or eval) it is in when called
         recipe: says which AdamW, and whether processes share the batch; None for the one that the model was built by
         learning_rate: a number, or a function of the step number counted from 0
-        weight_decay, betas: see `reference.adamw.AdamW`
+        weight_decay, betas: see `reference.training.adamw.AdamW`
         clip: largest joint L2 norm of the gradients of the whole batch; infinity switches clipping off
         micro_batch: rows of a batch at a time; None for all of them at once
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from optimized.embedding import ExactTable
 from optimized.precision import Exact
 from optimized.qkv import translate
 from optimized.recipe import Recipe
-from optimized.vocab import ExactTable
 from reference.config import GPTConfig
 from reference.ids import check_shape
 

@@ -26,7 +26,7 @@ def hardware_of(device: str) -> Hardware:
 
     from optimized.compilation import compilers
     from optimized.memory import mallopt
-    from reference.cpu import computes_bfloat16, has_vectors
+    from reference.training.cpu import computes_bfloat16, has_vectors
 
     kind = torch.device(device).type
     if kind == "cpu":

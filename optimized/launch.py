@@ -21,15 +21,18 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-from optimized.parts import optimized_parts
-from reference.cli import EXPECTED, Package, described, obey, read_options, status_of
-from reference.devices import choose_device
+from optimized.backend import optimized_parts
+from reference.cli.main import EXPECTED, Package, described, obey, read_options, status_of
+from reference.training.devices import choose_device
 
 T = TypeVar("T")
 
 
 class Launched:
-    """The processes of one torchrun, or of one on each of several machines; see `reference.processes.Processes`."""
+    """The processes of one torchrun, or of one on each of several machines.
+
+    See `reference.training.processes.Processes`.
+    """
 
     def __init__(self) -> None:
         """Join the others, by the environment variables that torchrun sets."""
@@ -169,7 +172,7 @@ def end_now(status: int) -> NoReturn:
 
 
 def main(package: Package, arguments: Sequence[str]) -> NoReturn:
-    """`reference.cli.main` as one of several processes, which it ends."""
+    """`reference.cli.main.main` as one of several processes, which it ends."""
     processes, terminal = Launched(), sys.stderr
     with ExitStack() as silence:
         if processes.rank > 0:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from optimized.vocab import ExactTable
+from optimized.embedding import ExactTable
 from reference.functional import IGNORED, cross_entropy
 
 CHUNK_BYTES = 64 * 2**20  # of a chunk's logits, in the precision of the products

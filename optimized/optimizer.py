@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from reference.adamw import AdamW, check_settings, clip_gradients, decays
-from reference.canonical import from_canonical, to_canonical
+from reference.checkpoints.canonical import from_canonical, to_canonical
+from reference.training.adamw import AdamW, check_settings, clip_gradients, decays
 
 KINDS = ("exp_avg", "exp_avg_sq")
 
@@ -31,7 +31,7 @@ class CanonicalAdamW(AdamW):
         return self.exp_avg if kind == "exp_avg" else self.exp_avg_sq
 
     def state_dict(self) -> dict[str, Tensor]:
-        """`step` and two moments for each canonical weight, as `reference.adamw.AdamW.state_dict`."""
+        """`step` and two moments for each canonical weight, as `reference.training.adamw.AdamW.state_dict`."""
         return save(self.model, self.steps, {kind: self.moments(kind) for kind in KINDS})
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -84,7 +84,7 @@ class FusedAdamW:
         return {name: self.adamw.state[p][kind] for name, p in self.parameters.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """`step` and two moments for each canonical weight, as `reference.adamw.AdamW.state_dict`."""
+        """`step` and two moments for each canonical weight, as `reference.training.adamw.AdamW.state_dict`."""
         return save(self.model, self.steps, {kind: self.moments(kind) for kind in KINDS})
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

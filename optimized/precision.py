@@ -12,8 +12,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
-from optimized.one_row import RowProduct, matrix_product
-from optimized.working_copies import Model, WorkingCopies
+from optimized.gemv import RowProduct, matrix_product
+from optimized.inference_copies import Model, WorkingCopies
 
 
 class Exact:

@@ -9,11 +9,11 @@ from typing import Annotated
 from tyro.conf import arg
 
 from optimized.recipe import FULL, PLAIN, RUNGS, Recipe, best
+from reference.cli.options import Eval as ReferenceEval
+from reference.cli.options import Sample as ReferenceSample
+from reference.cli.options import Train as ReferenceTrain
+from reference.cli.options import at_least, shown
 from reference.config import GPTConfig
-from reference.settings import Eval as ReferenceEval
-from reference.settings import Sample as ReferenceSample
-from reference.settings import Train as ReferenceTrain
-from reference.settings import at_least, shown
 
 BEST = "best"  # the default
 # What a recipe's name means on a device ("cuda"), for weights of a precision ("float32"), for a model of a shape.

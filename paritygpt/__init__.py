@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bench.parity import assert_same, compare
     from optimized import FULL, PLAIN, RUNGS, Recipe, best, build, build_step, generate, only, upto, without
     from reference import GPT, SIZES, GPTConfig
-    from reference.hf import from_hf, to_hf
+    from reference.checkpoints.huggingface import from_hf, to_hf
 
     __version__: str
 
@@ -52,7 +52,7 @@ HOMES = {
     **dict.fromkeys(("FULL", "PLAIN", "RUNGS", "Recipe", "best", "only", "upto", "without"), "optimized"),
     **dict.fromkeys(("build", "build_step", "generate"), "optimized"),
     **dict.fromkeys(("GPT", "SIZES", "GPTConfig"), "reference"),
-    **dict.fromkeys(("from_hf", "to_hf"), "reference.hf"),
+    **dict.fromkeys(("from_hf", "to_hf"), "reference.checkpoints.huggingface"),
 }
 PACKAGES = ("reference", "optimized", "bench")
 
@@ -64,7 +64,7 @@ if find_spec(f"{__name__}.reference") is None:
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return import_module(f"{__name__}.reference.version").own_version()
+        return import_module(f"{__name__}.reference.cli.version").own_version()
     if name in PACKAGES:
         return import_module(f"{__name__}.{name}")
     if name in HOMES:

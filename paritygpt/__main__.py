@@ -36,7 +36,7 @@ def readable(program: str, arguments: Sequence[str]) -> int:
     from dataclasses import replace
 
     from reference.__main__ import PACKAGE
-    from reference.cli import main
+    from reference.cli.main import main
 
     return main(replace(PACKAGE, program=program), arguments)
 
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str], program: str) -> int:
         print(HELP.format(program=program), end="")
         return 0
     if first == "--version":
-        from reference.version import own_version
+        from reference.cli.version import own_version
 
         print(f"paritygpt {own_version()}")
         return 0
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str], program: str) -> int:
         wrong = f"unknown command {first!r}" if first else "no command"
         print(f"error: {wrong}: give one of {', '.join((*COMMANDS, *SIDES))}", file=sys.stderr)
         return 2
-    from reference.cli import wait_briefly
+    from reference.cli.main import wait_briefly
 
     wait_briefly()
     if first in SIDES:
@@ -97,7 +97,7 @@ def console() -> NoReturn:
 
 def run(program: str) -> NoReturn:
     """Run the command of this process, and end it."""
-    from reference import interrupts
+    from reference.cli import interrupts
 
     interrupts.end_at_once()  # while the rest is imported
     interrupts.leave(main(sys.argv[1:], program))

@@ -9,12 +9,20 @@ if TYPE_CHECKING:
     from reference.config import SIZES, GPTConfig
     from reference.gpt import GPT
     from reference.sampling import generate
-    from reference.step import build_step
+    from reference.training.step import build_step
 
-__all__ = ["GPT", "SIZES", "GPTConfig", "build_step", "generate"]
+__all__ = ["GPT", "SIZES", "GPTConfig", "build_step", "from_hf", "generate", "to_hf"]
 
 # Each name's module is imported when the name is first used: torch takes a second or two, and `--help` needs none.
-HOMES = {"GPT": "gpt", "SIZES": "config", "GPTConfig": "config", "build_step": "step", "generate": "sampling"}
+HOMES = {
+    "GPT": "gpt",
+    "SIZES": "config",
+    "GPTConfig": "config",
+    "build_step": "training.step",
+    "from_hf": "checkpoints.huggingface",
+    "generate": "sampling",
+    "to_hf": "checkpoints.huggingface",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from reference import interrupts
+from reference.cli import interrupts
 
 if __name__ == "__main__":
     interrupts.end_at_once()  # while the rest is imported
 
 from typing import TYPE_CHECKING, Any
 
-from reference.cli import Package, main, wait_briefly
+from reference.cli.main import Package, main, wait_briefly
 
 if TYPE_CHECKING:
-    from reference.parts import Parts
+    from reference.cli.backend import Parts
 
 
 def parts(options: Any) -> Parts:
     """The readable parts, imported when they are needed."""
-    from reference.parts import reference_parts
+    from reference.cli.backend import reference_parts
 
     return reference_parts(options)
 

@@ -4,9 +4,9 @@ The host knows a tensor's shape. Its values are on the device, and to look at on
 done everything that was asked of it before: were it once in each forward pass, that would be once per generated token.
 So a forward pass looks at no value. What takes ids from outside looks once:
 
-    batches.py      the tokens of a text: on the CPU as they are fetched, a tensor when its batches are made
-    sampling.py     a prompt (and optimized/generation.py, with its padding)
-    attention_maps.py, insides.py, bench/parity.py    the ids of one call
+    data/batches.py    the tokens of a text: on the CPU as they are fetched, a tensor when its batches are made
+    sampling.py        a prompt (and optimized/generation.py, with its padding)
+    plots/attention_maps.py, plots/introspection.py, bench/parity.py    the ids of one call
 """
 
 from __future__ import annotations

@@ -45,18 +45,18 @@ LONGEST = (
     "test_suite_run.py",
     # by default, from 100 seconds to 10
     "test_parity_huggingface.py",
-    "test_candidate_causes.py",
+    "test_diagnose.py",
     "test_installed.py",
     "test_train.py",
     "test_compare.py",
-    "test_candidate.py",
+    "test_examine.py",
     "test_device_reads.py",
     "test_compilation.py",
     "test_parity_recipe_statedicts.py",
     "test_optimized.py",
-    "test_proof.py",
+    "test_verify.py",
     "test_report.py",
-    "test_throughput.py",
+    "test_ratios.py",
     "test_narrow.py",
     "test_machines.py",
     "test_generation.py",
@@ -102,7 +102,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def nothing_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have commands that run in a test's process say nothing about waiting: how long it takes is the machine's."""
-    monkeypatch.setattr("reference.progress.SOON", 1e6)
+    monkeypatch.setattr("reference.cli.progress.SOON", 1e6)
 
 
 @pytest.fixture(autouse=True)

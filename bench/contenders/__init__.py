@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from bench.contenders import hugging, recipes
+from bench.contenders import huggingface, recipes
 from bench.contenders.autocast import Autocast
 from bench.contenders.contender import Build, Contender, Generate, Weights, greedy, loaded
 from bench.contenders.library import of_library
@@ -58,7 +58,7 @@ def build_reference(config: GPTConfig, weights: Weights | None, device: torch.de
 
 CONTENDERS: dict[str, Contender] = {
     "reference": Contender("the readable GPT of this project", build_reference, build_step),
-    **hugging.ROWS,
+    **huggingface.ROWS,
     "x-transformers": of_library(
         f"{__name__}.xtransformers",
         "x-transformers' decoder with GPT-2's options, torch's fused attention and AdamW",

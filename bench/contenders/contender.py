@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.observation import BuildStep
+from bench.numerics.outputs import BuildStep
 from optimized import best
 from reference import GPTConfig, generate
 

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from bench.contenders.autocast import Autocast
 from bench.contenders.contender import Contender, Weights, loaded
-from bench.library_step import build_library_step, decays_by_name
+from bench.contenders.torch_step import build_library_step, decays_by_name
 from reference import GPTConfig
-from reference.hf import canonical_shapes, check_tensors
+from reference.checkpoints.huggingface import canonical_shapes, check_tensors
 
 
 @dataclass(frozen=True)

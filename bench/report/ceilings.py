@@ -5,12 +5,12 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
+from bench.formatting import milliseconds, per_second, scaled, significant
 from bench.report.chapter import Chart, Table, View
 from bench.report.charts import Axis, Dot, dots, ordered, roofline
 from bench.report.peers import groups
-from bench.roofline import SQUARE
-from bench.suite_tables import share
-from bench.tables import milliseconds, per_second, scaled, significant
+from bench.roofline.roofline import SQUARE
+from bench.suite.tables import share
 
 WORDS = (
     "Before anything else the device is measured: how fast it multiplies matrices of these models' own shapes in "

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import altair as alt
 
 from bench.report.chapter import Chart
-from reference.charts import inline
+from reference.plots.charts import inline
 
 LINE = 15  # height of a dot and what is above and below it
 BYTES = "replace(format(datum.value, '.3~s'), regexp('([kMGT]?)$'), ' $1B')"

@@ -18,7 +18,7 @@ from bench.report.markdown import document
 from bench.report.page import page
 from bench.report.pictures import PICTURES, png
 from bench.settings import Report
-from reference.progress import Stages, waiting
+from reference.cli.progress import Stages, waiting
 
 PAGE = "index.html"
 Read = TypeVar("Read")

@@ -10,7 +10,7 @@ from pathlib import Path
 from bench.environment import identity_in_words
 from bench.report.chapter import View
 from bench.report.contents import OF_A_RUN
-from bench.suite_results import HOME, read, slug
+from bench.suite.result_file import HOME, read, slug
 
 REMEDY = "measure by nox -s bench in a checkout, or name a file"
 

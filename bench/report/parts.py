@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from bench.formatting import scientific, significant, size
 from bench.report.chapter import Table, View
-from bench.suite_tables import interval, percent
-from bench.tables import scientific, significant, size
+from bench.suite.tables import interval, percent
 
 WORDS = (
     "Parts of the models and of training by themselves, the readable one of each beside the fast ones. The error is "

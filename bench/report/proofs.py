@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from bench.formatting import scientific
 from bench.report.chapter import Table, View
 from bench.report.charts import Axis, Dot, dots, ordered
 from bench.report.documents import Parity
-from bench.tables import scientific
 
 WORDS = (
     "Nobody is timed who was not proven first, on the same device: logits and loss at the size and shape that are "

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from bench.formatting import size
 from bench.report.chapter import Table, View
-from bench.suite_tables import interval
-from bench.tables import size
+from bench.suite.tables import interval
 
 WORDS = (
     "Where the numbers come from. A rate says nothing without its machine, and other programs on it change rates "

@@ -17,7 +17,7 @@ bpe_speed.py takes the times of lesson 8 and of the library in turn.
 
 import sys
 
-from reference.interrupts import end_at_once
+from reference.cli.interrupts import end_at_once
 
 if sys.argv[0] == "-m":  # which is what Python puts there while it looks for the lesson of `python -m`
     end_at_once()

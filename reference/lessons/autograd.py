@@ -24,8 +24,8 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from reference.cli.progress import watched
 from reference.lessons import drawing
-from reference.progress import watched
 
 STATED_LOSS = 0.01  # what the network of two half moons is trained to
 

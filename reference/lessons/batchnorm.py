@@ -28,10 +28,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from reference.cli.progress import watched
 from reference.functional import cross_entropy
 from reference.lessons import drawing
 from reference.lessons.names import ALPHABET, examples, load_names, split_names
-from reference.progress import watched
 
 EPS = 1e-5  # keeps a channel that never changes from being divided by 0
 

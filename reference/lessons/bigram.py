@@ -28,11 +28,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from reference.charts import visible
-from reference.corpora import load_text
+from reference.cli.progress import watched
+from reference.data.corpora import load_text
 from reference.lessons import drawing
 from reference.lessons.names import load_names
-from reference.progress import watched
+from reference.plots.charts import visible
 
 
 def read(text: str) -> tuple[str, Tensor]:
@@ -156,7 +156,7 @@ def train(
     learning_rate: float = 1e-3,
 ) -> Iterator[float]:
     """Train in place; yields the loss of each batch as it is seen, before the step that it causes."""
-    # AdamW gives every score a step of its own size, so that rare characters learn too: reference/adamw.py
+    # AdamW gives every score a step of its own size, so that rare characters learn too: reference/training/adamw.py
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
     for _ in range(steps):
         loss = model.loss(*random_batch(ids, batch_size, block_size, generator))

@@ -29,8 +29,8 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
-from reference.corpora import load_text
-from reference.gpt2_vocabulary import END_OF_TEXT, load_encoding
+from reference.data.corpora import load_text
+from reference.data.gpt2_vocabulary import END_OF_TEXT, load_encoding
 from reference.lessons import drawing
 
 SPACES = "\t\n\v\f\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # what Unicode calls white space

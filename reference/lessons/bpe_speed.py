@@ -11,7 +11,7 @@ import sys
 import time
 from typing import Any
 
-from reference.corpora import load_text
+from reference.data.corpora import load_text
 from reference.lessons.bpe import Tokenizer, learn, tokens_of
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import altair as alt
 
-from reference.charts import PALE_TO_DARK, inline, styled
+from reference.plots.charts import PALE_TO_DARK, inline, styled
 
 FOLDER = Path("runs") / "lessons"
 ORANGE, BLUE = "#c2410c", "#1d4e89"

@@ -34,19 +34,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from reference.batches import Batches, windows
+from reference.cli.progress import watched
 from reference.config import SIZES, GPTConfig
-from reference.corpora import load_text, split
-from reference.evaluation import mean_loss
+from reference.data.batches import Batches, windows
+from reference.data.corpora import load_text, split
+from reference.data.shakespeare import COPY_VARIABLE
+from reference.data.tokenizers import Tokenizer, build_tokenizer
 from reference.functional import softmax
 from reference.gpt import GPT
 from reference.lessons import drawing
-from reference.progress import watched
 from reference.sampling import generate
-from reference.schedule import learning_rate
-from reference.shakespeare import COPY_VARIABLE
-from reference.step import build_step
-from reference.tokenizers import Tokenizer, build_tokenizer
+from reference.training.evaluation import mean_loss
+from reference.training.schedule import learning_rate
+from reference.training.step import build_step
 
 
 @dataclass(frozen=True)

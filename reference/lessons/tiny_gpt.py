@@ -25,10 +25,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from reference.corpora import load_text
+from reference.cli.progress import watched
+from reference.data.corpora import load_text
 from reference.functional import cross_entropy, layer_norm, softmax
 from reference.lessons import drawing
-from reference.progress import watched
 
 BLOCK = 6  # how many words the model sees
 WIDTH = 32
@@ -154,7 +154,7 @@ def train(
 ) -> Iterator[float]:
     """Train in place on random windows of a text; yields the loss of each batch before its step."""
     inputs, targets = windows(ids)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)  # by hand: reference/adamw.py
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)  # by hand: reference/training/adamw.py
     for _ in range(steps):
         chosen = torch.randint(len(inputs), (batch_size,), generator=generator)
         loss = model.loss(inputs[chosen], targets[chosen])

@@ -28,10 +28,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from reference.cli.progress import watched
 from reference.functional import cross_entropy, layer_norm
 from reference.lessons import drawing
 from reference.lessons.names import ALPHABET, END, examples, load_names, split_names
-from reference.progress import watched
 
 BLOCK = 8
 V = len(ALPHABET)

@@ -70,7 +70,7 @@ def test_a_package_that_is_not_installed_has_no_version() -> None:
 
 @pytest.mark.parametrize("answer", [True, False])
 def test_whether_a_cpu_computes_bfloat16_is_what_torch_may_use(answer: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reference.cpu.computes_bfloat16", lambda: answer)
+    monkeypatch.setattr("reference.training.cpu.computes_bfloat16", lambda: answer)
     assert computes_bfloat16(CPU) is answer
     assert environment(CPU)["computes_bfloat16"] is answer
     assert computes_bfloat16(torch.device("mps")) is None, "cannot be told"
@@ -85,7 +85,7 @@ def kind(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
 
     def kind(*sets: str, kernels: str = "AVX2", **limits: str) -> str:
-        monkeypatch.setattr("reference.cpu.instruction_sets", lambda: sets)
+        monkeypatch.setattr("reference.training.cpu.instruction_sets", lambda: sets)
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: kernels)
         with monkeypatch.context() as context:
             for name, value in limits.items():

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from bench import turns
 from bench.__main__ import main
 from bench.journal import Journal, check_same, resume
-from bench.roofline import Bandwidth, Roofline
-from bench.suite import named
-from bench.turns import sit
-from tests.bench.made_up import ENVIRONMENT
-from tests.bench.test_turns import PACE, SECONDS, Made, tell
+from bench.roofline.roofline import Bandwidth, Roofline
+from bench.timing import interleave
+from bench.timing.interleave import sit
+from bench.workloads.scenarios import named
+from tests.bench.suite.made_up import ENVIRONMENT
+from tests.bench.timing.test_interleave import PACE, SECONDS, Made, tell
 
 COMMAND = "python -m bench roofline"
 
@@ -197,7 +197,7 @@ def test_a_start_of_a_sitting_is_kept_with_all_that_was_seen(journal: Journal, m
         names = ["reference", "full"]
         return sit(named("smoke"), "training", names, torch.device("cpu"), PACE, tell, starts=2, keep=own.once)
 
-    monkeypatch.setattr(turns, "crew", Crew)
+    monkeypatch.setattr(interleave, "crew", Crew)
     with pytest.raises(KeyboardInterrupt):
         held(journal)
     found = held(again(journal))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from bench.hot import hot_state_dict, random_batch
+from bench.numerics.inputs import hot_state_dict, random_batch
 from bench.parity import distance, measure_all
 from reference import GPTConfig
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 CONFIG = GPTConfig(block_size=16, vocab_size=31, n_layer=2, n_head=3, n_embd=12)
 H = CONFIG.n_head
 
-# Of float64, as in bench/budgets.py.
+# Of float64, as in bench/numerics/tolerances.py.
 LOGITS, LOSS, GRADIENT, TRAJECTORY, UPDATE = 1e-12, 1e-12, 1e-11, 1e-11, 1e-9
 
 

@@ -18,11 +18,11 @@ import optimized.loss
 from bench.parity import distance
 from optimized.generation import CachedGPT
 from optimized.gpt import GPT as FastGPT
-from reference.canonical import canonical_gradients
+from reference.checkpoints.canonical import canonical_gradients
+from reference.checkpoints.huggingface import from_hf, to_hf
 from reference.config import GPTConfig
-from reference.evaluation import evaluating
-from reference.hf import from_hf, to_hf
-from reference.training import initial_weights
+from reference.training.evaluation import evaluating
+from reference.training.loop import initial_weights
 from tests.bugs import oracle
 from tests.bugs.checks import (
     CONFIG,

@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from reference import GPTConfig
-from reference.batches import Batches, windows
-from reference.checkpoint import Checkpoint, load, save
-from reference.evaluation import Batch, mean_loss, shared
-from reference.shards import TokenSequence, open_tokens, write_shard
-from reference.training import Plan, step_randomness, train
+from reference.checkpoints.checkpoint import Checkpoint, load, save
+from reference.data.batches import Batches, windows
+from reference.data.shards import TokenSequence, open_tokens, write_shard
+from reference.training.evaluation import Batch, mean_loss, shared
+from reference.training.loop import Plan, step_randomness, train
 from tests.bugs import oracle
 from tests.bugs.checks import CONFIG, Outcome, check, count, hot, near, worst
 from tests.bugs.ranks import Meeting, Several, together

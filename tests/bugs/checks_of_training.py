@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.parity import measure_all
-from reference.canonical import canonical_gradients
-from reference.schedule import learning_rate
+from reference.checkpoints.canonical import canonical_gradients
+from reference.training.schedule import learning_rate
 from tests.bugs import oracle
 from tests.bugs.checks import (
     CONFIG,

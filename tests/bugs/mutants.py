@@ -34,9 +34,9 @@ NORM = "reference.functional:layer_norm"
 STEP = "optimized.step:TrainingStep.gradients"
 PIECE = "optimized.step:TrainingStep.piece"
 FUSED_LOSS = "optimized.loss:HeadAndLoss.forward"
-ADAMW = "reference.adamw:AdamW.step"
+ADAMW = "reference.training.adamw:AdamW.step"
 ATTEND = "optimized.cache:Cache.attend"
-TRAIN = "reference.training:train"
+TRAIN = "reference.training.loop:train"
 PADDED = rungs("padded_vocab", "fused_loss")
 
 REAL = [
@@ -48,7 +48,7 @@ REAL = [
     real(
         2, "the fast attention path has a scale of its own",
         "huggingface/transformers#44397", "model", "the rung sdpa", rungs("sdpa"), models.logits,
-        Edit("optimized.attend:FlashAttention.forward", "is_causal=True", "is_causal=True, scale=1.0"),
+        Edit("optimized.attention:FlashAttention.forward", "is_causal=True", "is_causal=True, scale=1.0"),
     ),
     real(
         3, "erf GELU under weights trained with the tanh form",
@@ -62,7 +62,7 @@ REAL = [
     real(
         3, "erf GELU in the fused kernel alone",
         "karpathy/nanoGPT#274", "model", "the rung fused_kernels", rungs("fused_kernels"), models.logits,
-        Edit("optimized.kernels:FusedMLP.forward", 'approximate="tanh"', 'approximate="none"'),
+        Edit("optimized.norm_mlp:FusedMLP.forward", 'approximate="tanh"', 'approximate="none"'),
     ),
     real(
         4, "the mask is a finite number, -1e4",
@@ -72,7 +72,7 @@ REAL = [
     real(
         5, "the mask is dropped on one path: the fast one in train mode",
         "keras-team/keras#23038", "model", "train mode", rungs("sdpa"), models.causality,
-        Edit("optimized.attend:FlashAttention.forward", "is_causal=True", "is_causal=not self.training"),
+        Edit("optimized.attention:FlashAttention.forward", "is_causal=True", "is_causal=not self.training"),
     ),
     real(
         5, "the mask is dropped on one path: the second piece of a prompt, with a cache",
@@ -103,13 +103,13 @@ REAL = [
     real(
         9, "a Hugging Face file is read with k before q",
         "awslabs/slapo#46", "conversion", "weights of Hugging Face", REFERENCE, models.conversion,
-        Edit("reference.hf:from_hf", 'zip("qkv"', 'zip("kqv"'),
+        Edit("reference.checkpoints.huggingface:from_hf", 'zip("qkv"', 'zip("kqv"'),
     ),
     real(
         10, "the square Conv1D weight of c_proj is not transposed, either way",
         "karpathy/nanoGPT#190", "conversion", "values: shapes and the round trip are right", REFERENCE,
         models.conversion,
-        Edit("reference.hf:is_conv1d", '"c_proj.weight"', '"mlp.c_proj.weight"'),
+        Edit("reference.checkpoints.huggingface:is_conv1d", '"c_proj.weight"', '"mlp.c_proj.weight"'),
     ),
     real(
         11, "the residual adds to the normalised stream",
@@ -130,7 +130,7 @@ REAL = [
         12, "LayerNorm has an eps of 1e-6, in the fused kernel alone",
         "harvardnlp/annotated-transformer#119", "model", "float64, or rows of low variance", rungs("fused_kernels"),
         models.logits,
-        Constant("optimized.kernels:EPS", 1e-6),
+        Constant("optimized.norm_mlp:EPS", 1e-6),
     ),
     real(
         13, "is_causal with fewer queries than keys",
@@ -157,12 +157,12 @@ REAL = [
     real(
         16, "dropout of the fast attention is alive in evaluation",
         "karpathy/nanoGPT#240", "model", "dropout above 0", rungs("sdpa"), models.dropout,
-        Edit("optimized.attend:FlashAttention.forward", "self.dropout if self.training else 0.0", "self.dropout"),
+        Edit("optimized.attention:FlashAttention.forward", "self.dropout if self.training else 0.0", "self.dropout"),
     ),
     real(
         16, "dropout is dead for good after the first evaluation",
         "karpathy/nanoGPT#240", "evaluation", "dropout above 0; train, evaluate, train", REFERENCE, models.dropout,
-        Edit("reference.evaluation:evaluating", "model.train(was_training)", "model.train(False)"),
+        Edit("reference.training.evaluation:evaluating", "model.train(was_training)", "model.train(False)"),
     ),
     real(
         17, "residual projections are not drawn narrower",
@@ -172,7 +172,7 @@ REAL = [
     real(
         18, "targets are not shifted",
         "huggingface/transformers#404", "data", "any text", REFERENCE, runs.targets,
-        Edit("reference.batches:Batches.at", "block[:, 1:].contiguous()", "block[:, :-1].contiguous()"),
+        Edit("reference.data.batches:Batches.at", "block[:, 1:].contiguous()", "block[:, :-1].contiguous()"),
     ),
     real(
         18, "targets are shifted twice, in the data and in the loss",
@@ -233,7 +233,7 @@ REAL = [
         "Lightning-AI/pytorch-lightning#9330", "step", "moments and the gradient norm: AdamW hides the factor",
         REFERENCE, training.one_step,
         Edit(
-            "reference.step:TrainingStep.__call__",
+            "reference.training.step:TrainingStep.__call__",
             "clip_gradients(gradients, self.clip)",
             "clip_gradients([g.mul_(1024) for g in gradients], self.clip) / 1024\n    for g in gradients: g.div_(1024)",
         ),
@@ -281,12 +281,12 @@ REAL = [
     real(
         31, "LayerNorms and biases decay too",
         "karpathy/minGPT#23", "optimizer", "decay above 0", REFERENCE, training.one_step,
-        Edit("reference.adamw:decays", "parameter.dim() >= 2", "parameter.dim() >= 1"),
+        Edit("reference.training.adamw:decays", "parameter.dim() >= 2", "parameter.dim() >= 1"),
     ),
     real(
         32, "the learning rate of the first step is 0",
         "karpathy/nanoGPT#578", "schedule", "step 0", REFERENCE, training.schedule,
-        Edit("reference.schedule:learning_rate", "peak * (step + 1) / warmup", "peak * step / warmup"),
+        Edit("reference.training.schedule:learning_rate", "peak * (step + 1) / warmup", "peak * step / warmup"),
     ),
     real(
         33, "whether a micro-batch exchanges gradients is set after its forward pass, and so holds for the next one",
@@ -296,7 +296,7 @@ REAL = [
     real(
         34, "each rank has an order of its own, and they overlap",
         "karpathy/llm.c#792", "data", "two ranks", REFERENCE, runs.coverage,
-        Edit("reference.batches:Batches.at", "self._row(step, row)", "self._row(step + rank, row)"),
+        Edit("reference.data.batches:Batches.at", "self._row(step, row)", "self._row(step + rank, row)"),
     ),
     real(
         35, "a resumed run begins with the first tokens again",
@@ -314,7 +314,7 @@ REAL = [
         35, "tokens come from the first shard whatever the position",
         "karpathy/llm.c@0bc24c3", "data", "more than one shard", REFERENCE, runs.resume,
         Edit(
-            "reference.shards:TokenSequence._between",
+            "reference.data.shards:TokenSequence._between",
             "self._shards[n][start - begins",
             "self._shards[0][start - begins",
         ),
@@ -342,7 +342,7 @@ REAL = [
     real(
         37, "ids of the padding can be drawn",
         "karpathy/build-nanogpt#81", "sampling", "a padded table", rungs("padded_vocab"), text.tokens,
-        Edit("optimized.vocab:PaddedTable.logits", "[..., : self.vocab_size]", ""),
+        Edit("optimized.embedding:PaddedTable.logits", "[..., : self.vocab_size]", ""),
     ),
     real(
         38, "all rows of a batch share the token of the first",
@@ -356,15 +356,18 @@ REAL = [
     real(
         39, "the mask of what is judged is off by one (of HellaSwag there; of the last window here)",
         "karpathy/llm.c@8d55c4a", "evaluation", "a text that ends inside a window", REFERENCE, runs.evaluation,
-        Edit("reference.batches:_window_batch", "targets[row, : len(block) - 1] = block[1:]",
+        Edit("reference.data.batches:_window_batch", "targets[row, : len(block) - 1] = block[1:]",
              "targets[row, : len(block) - 2] = block[1:-1]"),
     ),
     real(
         40, "the validation loss is the mean of the batches' means",
         "keras-team/keras-hub#2958", "evaluation", "batches of unequal size", REFERENCE, runs.evaluation,
-        Edit("reference.evaluation:mean_loss", "total, count = 0.0, 0", "total, count, means = 0.0, 0, []"),
-        Edit("reference.evaluation:mean_loss", "total += float(loss) * counted", "means.append(float(loss))"),
-        Edit("reference.evaluation:mean_loss", "sums(total, count)", "sums(count * sum(means) / len(means), count)"),
+        Edit("reference.training.evaluation:mean_loss", "total, count = 0.0, 0", "total, count, means = 0.0, 0, []"),
+        Edit("reference.training.evaluation:mean_loss", "total += float(loss) * counted", "means.append(float(loss))"),
+        Edit(
+            "reference.training.evaluation:mean_loss",
+            "sums(total, count)", "sums(count * sum(means) / len(means), count)",
+        ),
     ),
     real(
         41, "the padding of the vocabulary takes part in the softmax of the loss",
@@ -449,7 +452,7 @@ OWN = [
     own(
         51, "padding rows are filled with a thousandth, not with zero",
         "conversion", "the rows beyond the vocabulary", rungs("padded_vocab"), models.padded_vocabulary,
-        Edit("optimized.vocab:pad", "len(own) - module.vocab_size))", "len(own) - module.vocab_size), value=1e-3)"),
+        Edit("optimized.embedding:pad", "len(own) - module.vocab_size))", "len(own) - module.vocab_size), value=1e-3)"),
     ),
     own(
         52, "padded rows count their positions from the padding",
@@ -474,12 +477,12 @@ OWN = [
     own(
         56, "the product of one row leaves the bias out",
         "cache", "a single row and biases that are not zero", rungs("kv_cache"), text.cache,
-        Edit("optimized.one_row:RowLinear.forward", "y if self.bias is None else y + self.bias", "y"),
+        Edit("optimized.gemv:RowLinear.forward", "y if self.bias is None else y + self.bias", "y"),
     ),
     own(
         57, "the copy that generates is kept though the weights have changed",
         "cache", "bfloat16, and a step between two texts", rungs("kv_cache"), text.text_after_a_step,
-        Edit("optimized.working_copies:WorkingCopies.of", "kept is None or kept[0] != versions", "kept is None"),
+        Edit("optimized.inference_copies:WorkingCopies.of", "kept is None or kept[0] != versions", "kept is None"),
     ),
     own(
         58, "the fused AdamW writes unseen by whoever counts writes",
@@ -499,17 +502,17 @@ OWN = [
     own(
         61, "gradients below the limit are scaled up to it",
         "step", "a gradient below the limit, and moments", REFERENCE, training.one_step,
-        Edit("reference.adamw:clip_gradients", ".clamp(max=1.0)", ""),
+        Edit("reference.training.adamw:clip_gradients", ".clamp(max=1.0)", ""),
     ),
     own(
         62, "the gradient norm that is reported is the one after clipping",
         "step", "a gradient above the limit", REFERENCE, training.one_step,
-        Edit("reference.adamw:clip_gradients", "return norm", "return norm * scale"),
+        Edit("reference.training.adamw:clip_gradients", "return norm", "return norm * scale"),
     ),
     own(
         63, "each tensor is clipped by itself",
         "step", "a gradient above the limit", REFERENCE, training.one_step,
-        Edit("reference.adamw:clip_gradients", "gradient.mul_(scale)",
+        Edit("reference.training.adamw:clip_gradients", "gradient.mul_(scale)",
              "gradient.mul_((limit / torch.linalg.vector_norm(gradient)).clamp(max=1.0))"),
     ),
     own(
@@ -520,7 +523,7 @@ OWN = [
     own(
         65, "the step count of AdamW is one too high after loading",
         "resume", "moments that are loaded", REFERENCE, runs.resume,
-        Edit("reference.adamw:AdamW.load_state_dict", 'int(state["step"])', 'int(state["step"]) + 1'),
+        Edit("reference.training.adamw:AdamW.load_state_dict", 'int(state["step"])', 'int(state["step"]) + 1'),
     ),
     own(
         66, "ignored targets count as token 0 with a weight of their own",
@@ -531,32 +534,32 @@ OWN = [
     own(
         67, "validation runs with dropout",
         "evaluation", "a model that differs between its modes", REFERENCE, runs.evaluation,
-        Edit("reference.evaluation:mean_loss", "with evaluating(model):", "if True:"),
+        Edit("reference.training.evaluation:mean_loss", "with evaluating(model):", "if True:"),
     ),
     own(
         68, "of several ranks, one that has nothing left judges the last batch again",
         "evaluation", "batches that ranks do not divide", REFERENCE, runs.evaluation,
-        Edit("reference.evaluation:shared", "torch.full_like(targets, IGNORED)", "targets"),
+        Edit("reference.training.evaluation:shared", "torch.full_like(targets, IGNORED)", "targets"),
     ),
     own(
         69, "the cosine is a step ahead",
         "schedule", "the first step after warm-up", REFERENCE, training.schedule,
-        Edit("reference.schedule:learning_rate", "(step - warmup) /", "(step - warmup + 1) /"),
+        Edit("reference.training.schedule:learning_rate", "(step - warmup) /", "(step - warmup + 1) /"),
     ),
     own(
         70, "the last start of a row is never drawn",
         "data", "a short text, or counting", REFERENCE, runs.coverage,
-        Edit("reference.batches:Batches._row", "below=len(self.tokens) -", "below=len(self.tokens) - 1 -"),
+        Edit("reference.data.batches:Batches._row", "below=len(self.tokens) -", "below=len(self.tokens) - 1 -"),
     ),
     own(
         71, "the seed of a row leaves the step out: every step sees the same rows",
         "data", "two steps", REFERENCE, runs.coverage,
-        Edit("reference.batches:_hashed", "{seed} {step} {row}", "{seed} {row}"),
+        Edit("reference.data.batches:_hashed", "{seed} {step} {row}", "{seed} {row}"),
     ),
     own(
         72, "a checkpoint keeps its weights in bfloat16",
         "checkpoint", "the last bits", REFERENCE, runs.checkpoint,
-        Edit("reference.checkpoint:save", "weights = to_hf(checkpoint.model, checkpoint.config)",
+        Edit("reference.checkpoints.checkpoint:save", "weights = to_hf(checkpoint.model, checkpoint.config)",
              "weights = {n: t.bfloat16().to(t.dtype) for n, t in to_hf(checkpoint.model, checkpoint.config).items()}"),
     ),
     own(
@@ -568,7 +571,7 @@ OWN = [
     own(
         74, "dropout of the fast attention is dead",
         "model", "dropout above 0, of the attention alone", rungs("sdpa"), models.dropout,
-        Edit("optimized.attend:FlashAttention.forward", "self.dropout if self.training else 0.0", "0.0"),
+        Edit("optimized.attention:FlashAttention.forward", "self.dropout if self.training else 0.0", "0.0"),
     ),
     own(
         75, "top-p keeps nothing where p is tiny",
@@ -589,17 +592,19 @@ OWN = [
     own(
         78, "all ranks drop the same places",
         "ranks", "two ranks and dropout above 0", REFERENCE, runs.randomness,
-        Edit("reference.training:step_randomness", 'f"dropout of rank {rank}" if rank else "dropout"', '"dropout"'),
+        Edit(
+            "reference.training.loop:step_randomness", 'f"dropout of rank {rank}" if rank else "dropout"', '"dropout"'
+        ),
     ),
     own(
         79, "all steps drop the same places",
         "step", "two steps and dropout above 0", REFERENCE, runs.randomness,
-        Edit("reference.training:derived_seed", "(start + number)", "start"),
+        Edit("reference.training.loop:derived_seed", "(start + number)", "start"),
     ),
     own(
         80, "a checkpoint too many is removed",
         "checkpoint", "more than one", REFERENCE, runs.checkpoint,
-        Edit("reference.checkpoint:prune", "kept >= keep", "kept >= keep - 1"),
+        Edit("reference.checkpoints.checkpoint:prune", "kept >= keep", "kept >= keep - 1"),
     ),
     own(
         81, "with a cache the last LayerNorm is left out where one token is asked for",
@@ -615,7 +620,7 @@ OWN = [
     own(
         83, "token files of a folder are read from the last to the first",
         "data", "more than one shard", REFERENCE, runs.shards,
-        Edit("reference.shards:open_tokens", "file.suffix in SUFFIXES)", "file.suffix in SUFFIXES)[::-1]"),
+        Edit("reference.data.shards:open_tokens", "file.suffix in SUFFIXES)", "file.suffix in SUFFIXES)[::-1]"),
     ),
     own(
         84, "a parameter without a gradient decays all the same",
@@ -635,7 +640,7 @@ OWN = [
     own(
         87, "the written-out softmax runs in bfloat16",
         "model", "bfloat16", OPTIMIZED, models.precision,
-        Edit("optimized.attend:ExplicitAttention.forward",
+        Edit("optimized.attention:ExplicitAttention.forward",
              "scores.to(torch.promote_types(scores.dtype, torch.float32))", "scores"),
     ),
 ]  # fmt: skip

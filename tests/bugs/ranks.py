@@ -71,7 +71,7 @@ class InMemory:
 
 
 class Several:
-    """What an evaluation asks of `reference.processes.Processes`."""
+    """What an evaluation asks of `reference.training.processes.Processes`."""
 
     def __init__(self, rank: int, meeting: Meeting) -> None:
         self.rank, self.world, self.meeting = rank, meeting.world, meeting

@@ -12,7 +12,7 @@ import optimized
 import reference
 from optimized import PLAIN, Recipe, only
 from reference import GPTConfig
-from reference.parts import build_model
+from reference.cli.backend import build_model
 
 
 @dataclass(frozen=True)

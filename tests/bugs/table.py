@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from reference.interrupts import end_at_once
+from reference.cli.interrupts import end_at_once
 from tests.bugs import usual
 from tests.bugs.checks import CHECKS, Outcome
 from tests.bugs.mutant import Mutant

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.hot import hot_state_dict, random_batch
+from bench.numerics.inputs import hot_state_dict, random_batch
 from bench.parity import distance
 from reference import GPTConfig
-from reference.hf import from_hf
-from reference.training import initial_weights
+from reference.checkpoints.huggingface import from_hf
+from reference.training.loop import initial_weights
 from tests.bugs import oracle
 from tests.bugs.mutant import Mutant
 from tests.bugs.sides import Side

@@ -9,13 +9,13 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-from bench.hot import hot_state_dict
+from bench.numerics.inputs import hot_state_dict
 from optimized import FULL, PLAIN, Recipe, build, build_step, only
 from optimized.distributed import DataParallel
 from optimized.gpt import GPT
 from optimized.step import TrainingStep
 from reference import GPTConfig
-from reference.canonical import to_canonical
+from reference.checkpoints.canonical import to_canonical
 from reference.functional import IGNORED
 
 CONFIG = GPTConfig(block_size=10, vocab_size=37, n_layer=2, n_head=2, n_embd=16)

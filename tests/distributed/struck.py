@@ -6,10 +6,10 @@ import sys
 import time
 from typing import NoReturn, TextIO
 
-import reference.commands.train as command
+import reference.cli.train as command
 from optimized.__main__ import start
 from optimized.launch import Launched
-from reference.progress import Lines
+from reference.cli.progress import Lines
 
 how, rank, at = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 mine = rank == int(os.environ["RANK"])

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from bench.parity import distance, measure_all
-from reference.checkpoint import load_newest
-from tests.cli.conftest import SHORT, TINY
+from reference.checkpoints.checkpoint import load_newest
 from tests.distributed import cases
 from tests.distributed.torchrun import optimized, torchrun
+from tests.reference.cli.conftest import SHORT, TINY
 
 pytestmark = [pytest.mark.gpu, pytest.mark.multiproc]
 

@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 import optimized.launch
 from optimized.launch import Launched
-from reference.batches import windows
-from reference.evaluation import mean_loss, shared
+from reference.data.batches import windows
 from reference.functional import IGNORED
-from reference.processes import OneProcess
-from reference.training import step_randomness
+from reference.training.evaluation import mean_loss, shared
+from reference.training.loop import step_randomness
+from reference.training.processes import OneProcess
 
 
 class OneOf(OneProcess):

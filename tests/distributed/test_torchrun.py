@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-import reference.commands.train as command
+import reference.cli.train as command
 from bench.parity import measure_all
 from optimized.__main__ import PACKAGE as OPTIMIZED
 from optimized.compilation import compilers
 from reference.__main__ import PACKAGE as REFERENCE
-from reference.checkpoint import load_newest
-from reference.cli import Package, main
-from reference.progress import Lines
-from reference.runs import read_log
-from tests.cli.conftest import HERE, SHORT, TINY, tree
+from reference.checkpoints.checkpoint import load_newest
+from reference.checkpoints.run_folder import read_log
+from reference.cli.main import Package, main
+from reference.cli.progress import Lines
 from tests.distributed.torchrun import Ended, begin, finish, optimized, torchrun
+from tests.reference.cli.conftest import HERE, SHORT, TINY, tree
 
 pytestmark = pytest.mark.multiproc
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from reference.progress import waiting
+from reference.cli.progress import waiting
 from tests.machines.machines import BUILD, MACHINES, Machine
 
 ROOT = Path(__file__).parents[2]
@@ -26,15 +26,15 @@ ROOT = Path(__file__).parents[2]
 SPREAD = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder")
 # What meets the machine: devices, recipes, memory, the command line, workers. The rest computes the same everywhere.
 QUICK = (
-    *("tests/optimized", "tests/cli", "tests/reference", "tests/training", "tests/machines"),
-    *("tests/bench/test_compare.py", "tests/bench/test_workers.py", "tests/bench/test_environment.py"),
+    *("tests/optimized", "tests/reference", "--ignore=tests/reference/lessons", "tests/machines"),
+    *("tests/bench/compare/test_compare.py", "tests/bench/timing/test_worker.py", "tests/bench/test_environment.py"),
     *("tests/parity/test_parity_huggingface.py", "tests/parity/test_parity_generation.py"),
 )
 OPTIONS = {"--no-tests": (), "--all-tests": ("tests",)}  # which tests run in place of the quick ones
 
 SPEED = "--speed"
 NEVER_SLOWER = (
-    *("-m", "pytest", "bench", "-q", "-k", "test_models or nowhere_slower"),
+    *("-m", "pytest", "bench/suite", "-q", "-k", "test_models or nowhere_slower"),
     *("--workloads", "smoke,mini-64,mini,gpt2-128", "--contenders", "plain,optimized"),
 )
 

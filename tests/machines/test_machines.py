@@ -20,7 +20,7 @@ ASK = """
 import json, os, shutil, sys
 import torch
 from optimized.hardware import hardware_of
-from reference.cpu import instruction_sets
+from reference.training.cpu import instruction_sets
 here = hardware_of("cpu")
 try:
     home = os.path.join(os.path.expanduser("~"), "probe")

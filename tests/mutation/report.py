@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
 PAGE = Path("build", "mutation.md")
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 ENOUGH = 0.95
@@ -29,13 +30,13 @@ NOTICED = ("killed", "timeout", "suspicious", "segfault", "caught by type check"
 class Survivor:
     """A mutant that no test noticed: where, and the lines before and after."""
 
-    function: str  # reference.adamw.AdamW.__init__
+    function: str  # reference.training.adamw.AdamW.__init__
     removed: str
     added: str
 
     @property
     def file(self) -> str:
-        """reference/adamw.py"""
+        """reference/training/adamw.py"""
         return file_of(self.function)
 
 
@@ -51,14 +52,16 @@ def statuses(printed: str) -> dict[str, str]:
 
 
 def function_of(mutant: str) -> str:
-    """mutmut's `reference.adamw.xǁAdamWǁ__init____mutmut_3` -> reference.adamw.AdamW.__init__"""
+    """mutmut's `reference.training.adamw.xǁAdamWǁ__init____mutmut_3` -> reference.training.adamw.AdamW.__init__"""
     module, _, name = mutant.rpartition("__mutmut_")[0].rpartition(".")
     return f"{module}.{name.removeprefix('x').removeprefix('_').replace('ǁ', '.').removeprefix('.')}"
 
 
 def file_of(function: str) -> str:
-    """The file of a function: its package and module, which is as deep as these packages go."""
-    return "/".join(function.split(".")[:2]) + ".py"
+    """The file of a function: where the first names of its path lead to one."""
+    names = function.split(".")
+    files = ("/".join(names[:count]) + ".py" for count in range(2, len(names)))
+    return next(file for file in files if (ROOT / file).is_file())
 
 
 def survivor(mutant: str, diff: str) -> Survivor:

@@ -13,15 +13,15 @@ from tests.mutation.report import Survivor, function_of, known, page, statuses, 
 
 ROOT = Path(__file__).parents[2]
 RESULTS = """\
-    reference.adamw.xǁAdamWǁ__init____mutmut_1: survived
-    reference.adamw.x_decays__mutmut_2: killed
+    reference.training.adamw.xǁAdamWǁ__init____mutmut_1: survived
+    reference.training.adamw.x_decays__mutmut_2: killed
     optimized.loss.x_chunked_loss__mutmut_10: timeout
     optimized.loss.x_plain_loss__mutmut_3: not checked
 """
 DIFF = """\
-# reference.adamw.xǁAdamWǁ__init____mutmut_1: survived
---- reference/adamw.py
-+++ reference/adamw.py
+# reference.training.adamw.xǁAdamWǁ__init____mutmut_1: survived
+--- reference/training/adamw.py
++++ reference/training/adamw.py
 @@ -1,7 +1,7 @@
      def __init__(
          self,
@@ -29,7 +29,9 @@ DIFF = """\
 +        learning_rate: float = 1.0003,
          weight_decay: float = 0.1,
 """
-DEFAULT = Survivor("reference.adamw.AdamW.__init__", "learning_rate: float = 3e-4,", "learning_rate: float = 1.0003,")
+DEFAULT = Survivor(
+    "reference.training.adamw.AdamW.__init__", "learning_rate: float = 3e-4,", "learning_rate: float = 1.0003,"
+)
 
 
 def test_every_line_of_the_results_is_read() -> None:
@@ -39,9 +41,9 @@ def test_every_line_of_the_results_is_read() -> None:
 @pytest.mark.parametrize(
     "mutant, function",
     [
-        ("reference.adamw.xǁAdamWǁ__init____mutmut_1", "reference.adamw.AdamW.__init__"),
-        ("reference.adamw.x_decays__mutmut_22", "reference.adamw.decays"),
-        ("reference.batches.x__fetch__mutmut_2", "reference.batches._fetch"),
+        ("reference.training.adamw.xǁAdamWǁ__init____mutmut_1", "reference.training.adamw.AdamW.__init__"),
+        ("reference.training.adamw.x_decays__mutmut_22", "reference.training.adamw.decays"),
+        ("reference.data.batches.x__fetch__mutmut_2", "reference.data.batches._fetch"),
     ],
 )
 def test_a_mutant_is_told_by_its_function(mutant: str, function: str) -> None:
@@ -49,7 +51,7 @@ def test_a_mutant_is_told_by_its_function(mutant: str, function: str) -> None:
 
 
 def test_a_survivor_is_the_lines_before_and_after() -> None:
-    assert survivor("reference.adamw.xǁAdamWǁ__init____mutmut_1", DIFF) == DEFAULT
+    assert survivor("reference.training.adamw.xǁAdamWǁ__init____mutmut_1", DIFF) == DEFAULT
 
 
 def printed(monkeypatch: pytest.MonkeyPatch, results: str) -> None:
@@ -62,7 +64,7 @@ def test_a_survivor_without_a_reason_is_untested_and_the_status_is_1(
     printed(monkeypatch, RESULTS)
     monkeypatch.setattr(report, "PAGE", tmp_path / "mutation.md")
     assert report.main() == 1
-    assert "untested: reference.adamw.AdamW.__init__" in capsys.readouterr().out
+    assert "untested: reference.training.adamw.AdamW.__init__" in capsys.readouterr().out
     assert "**untested**" in (tmp_path / "mutation.md").read_text()
 
 
@@ -70,7 +72,7 @@ def test_a_survivor_without_a_reason_is_untested_and_the_status_is_1(
 def test_95_percent_have_to_be_noticed(
     killed: int, status: int, monkeypatch: pytest.MonkeyPatch, tmp_path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    noticed = "".join(f"    reference.adamw.x_decays__mutmut_{n}: killed\n" for n in range(killed))
+    noticed = "".join(f"    reference.training.adamw.x_decays__mutmut_{n}: killed\n" for n in range(killed))
     printed(monkeypatch, RESULTS.splitlines()[0] + "\n" + noticed)
     monkeypatch.setattr(report, "PAGE", tmp_path / "mutation.md")
     monkeypatch.setattr(report, "known", lambda: {DEFAULT: "a reason"})
@@ -80,7 +82,7 @@ def test_95_percent_have_to_be_noticed(
 
 def test_the_page_counts_by_file() -> None:
     text = page(statuses(RESULTS), [DEFAULT], {DEFAULT: "never used"})
-    assert "| reference/adamw.py | 2 | 1 | 1 | 1 |" in text
+    assert "| reference/training/adamw.py | 2 | 1 | 1 | 1 |" in text
     assert "3 mutants, 2 noticed: 66.7%" in text
     assert "Not run, so not counted: optimized/loss.py (1)." in text
     assert "never used" in text
@@ -97,7 +99,7 @@ def test_every_known_survivor_has_a_reason_and_is_of_a_function_that_exists() ->
 def test_without_a_run_there_is_nothing_to_report(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    printed(monkeypatch, "    reference.adamw.x_decays__mutmut_1: not checked\n")
+    printed(monkeypatch, "    reference.training.adamw.x_decays__mutmut_1: not checked\n")
     assert report.main() == 1
     assert capsys.readouterr().out == "no mutant was run: python -m mutmut run\n"
 

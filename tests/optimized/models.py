@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.hot import hot_state_dict
+from bench.numerics.inputs import hot_state_dict
 from optimized import Recipe, build
 from optimized.gpt import GPT
 from reference import GPT as ReferenceGPT

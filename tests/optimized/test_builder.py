@@ -11,17 +11,17 @@ import torch
 import optimized
 import reference
 from optimized import FULL, PLAIN, Recipe, build, build_step, only
-from optimized.attend import ExplicitAttention, FlashAttention, HalvedAttention
+from optimized.attention import ExplicitAttention, FlashAttention, HalvedAttention
 from optimized.compilation import CompiledBlocks, eager
 from optimized.distributed import Alone
+from optimized.embedding import ExactTable, PaddedTable
+from optimized.gemv import Compiled, in_parallel
 from optimized.generation import cached_stream
-from optimized.kernels import FusedLayerNorm, FusedMLP
 from optimized.loss import fused_loss, plain_loss
-from optimized.one_row import Compiled, in_parallel
+from optimized.norm_mlp import FusedLayerNorm, FusedMLP
 from optimized.optimizer import CanonicalAdamW, FusedAdamW
 from optimized.precision import TF32, BFloat16, Exact
 from optimized.qkv import FusedQKV, SeparateQKV
-from optimized.vocab import ExactTable, PaddedTable
 from reference.gpt import MLP, LayerNorm
 from reference.sampling import stream
 from tests.optimized.models import SMALL, hot_model

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bench.hot import random_batch
+from bench.numerics.inputs import random_batch
 from optimized import FULL, PLAIN, Recipe, only
 from optimized.cache import Cache
 from optimized.generation import CachedGPT, left_pad

@@ -14,14 +14,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.hot import random_batch
+from bench.numerics.inputs import random_batch
 from optimized import FULL, PLAIN, Recipe, build, build_step, compilation, generate, only
 from optimized.compilation import CompiledBlocks, block_runner, compilers, eager
 from optimized.generation import left_pad
 from optimized.gpt import GPT
 from reference import GPTConfig
 from reference import generate as reference_generate
-from reference.canonical import canonical_gradients
+from reference.checkpoints.canonical import canonical_gradients
 from tests.optimized.models import SMALL, hot_model, hot_reference, relative
 
 COMPILE = only("compile")

@@ -15,7 +15,7 @@ from torch import Tensor
 import optimized
 import reference
 from optimized import PLAIN, Recipe, only, without
-from optimized.attend import HALF, HalvedAttention
+from optimized.attention import HALF, HalvedAttention
 from optimized.generation import CachedGPT, left_pad
 from tests.optimized.models import SMALL, hot_model, hot_reference
 

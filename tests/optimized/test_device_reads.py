@@ -32,8 +32,8 @@ from optimized.generation import CachedGPT, left_pad
 from optimized.gpt import GPT
 from reference import GPTConfig
 from reference import sampling as reference_sampling
-from reference.adamw import clip_gradients
 from reference.sampling import next_token
+from reference.training.adamw import clip_gradients
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:bf16. this CPU has no bfloat16:UserWarning"),
@@ -370,7 +370,7 @@ def test_on_cuda_the_host_waits_in_neither(recipe: Recipe, parts_of: str) -> Non
 
 @pytest.mark.gpu
 def test_on_cuda_the_host_does_not_wait_for_a_step_of_the_reference_nor_for_its_batch() -> None:
-    from reference.devices import send
+    from reference.training.devices import send
 
     device = torch.device("cuda")
     step = reference.build_step(reference.GPT(CONFIG).to(device))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.hot import random_batch
+from bench.numerics.inputs import random_batch
 from optimized import FULL, PLAIN, Recipe, generate, only
 from optimized.generation import cached_stream, left_pad
 from optimized.gpt import GPT

@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bench.budgets import BF16_FACTORS, BF16_ULP
-from bench.hot import random_batch
-from bench.peak import Measurement
+from bench.numerics.inputs import random_batch
+from bench.numerics.tolerances import BF16_FACTORS, BF16_ULP
+from bench.timing.peak_memory import Measurement
 from optimized import Recipe, build, loss, only
+from optimized.embedding import ExactTable, PaddedTable
 from optimized.loss import chunked_loss, fused_loss, plain_loss
-from optimized.vocab import ExactTable, PaddedTable
 from reference import GPTConfig
 from tests.optimized.models import SMALL, gradients_of, hot_model, hot_reference, relative
 
@@ -381,7 +381,7 @@ def test_without_the_rung_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
 
 MODULE = """
 import torch
-from bench.hot import random_batch
+from bench.numerics.inputs import random_batch
 from optimized import build, build_step, only
 from reference import GPTConfig
 

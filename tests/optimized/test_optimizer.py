@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.hot import hot_state_dict, random_batch
+from bench.numerics.inputs import hot_state_dict, random_batch
 from optimized import FULL, PLAIN, Recipe, build, build_step, only
 from optimized.gpt import GPT
 from optimized.optimizer import CanonicalAdamW, FusedAdamW
 from reference import build_step as reference_step
-from reference.adamw import AdamW
-from reference.canonical import from_canonical
+from reference.checkpoints.canonical import from_canonical
+from reference.training.adamw import AdamW
 from tests.optimized.models import SMALL, hot_model, hot_reference, relative
 
 Optimizer = CanonicalAdamW | FusedAdamW

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.budgets import BF16_FACTORS
-from bench.hot import hot_state_dict, random_batch, warm_state_dict
+from bench.numerics.inputs import hot_state_dict, random_batch, warm_state_dict
+from bench.numerics.tolerances import BF16_FACTORS
 from optimized import FULL, PLAIN, Recipe, build, build_step, builder, generate, only
+from optimized.gemv import in_parallel
 from optimized.gpt import GPT
-from optimized.one_row import in_parallel
+from optimized.inference_copies import WorkingCopies
 from optimized.precision import TF32, BFloat16, Exact
-from optimized.working_copies import WorkingCopies
-from reference.canonical import canonical_gradients
+from reference.checkpoints.canonical import canonical_gradients
 from tests.optimized.models import SMALL, hot_model, hot_reference, relative
 
 EAGER = FULL.without("compile", "ddp")

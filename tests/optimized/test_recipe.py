@@ -12,7 +12,7 @@ import torch
 
 import optimized
 from bench.environment import computes_bfloat16
-from bench.roofline import emulated
+from bench.roofline.roofline import emulated
 from optimized import FULL, PLAIN, RUNGS, Recipe, best, build, only, upto, without
 from optimized.hardware import Hardware, hardware_of
 from optimized.recipe import LEAST_BFLOAT16_WIDTH, best_on, left_out, left_out_on

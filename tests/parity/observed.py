@@ -21,8 +21,8 @@ HEAD = """\
 proves every recipe below and writes this table to build/parity.md. An error is the relative L2 distance to the readable
 GPT in float64, the largest over all tensors; behind it, the error over its budget: above 1 fails. "In any recipe" is
 the largest error over budget of all proven recipes that have the rung: pairs, FULL, FULL without each, the steps of the
-ladder. Budgets are in bench/budgets.py; in bfloat16 they are what plain code rounds to on the same task, twice or three
-times, with caps.
+ladder. Budgets are in bench/numerics/tolerances.py; in bfloat16 they are what plain code rounds to on the same task,
+twice or three times, with caps.
 """
 
 

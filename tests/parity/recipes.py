@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from bench.contenders import Autocast
-from bench.hot import hot_state_dict, random_batch, warm_state_dict
-from bench.huggingface import HuggingFaceGPT
-from bench.library_step import build_library_step
-from bench.observation import BuildStep, Observation, observe
+from bench.contenders.huggingface_model import HuggingFaceGPT
+from bench.contenders.torch_step import build_library_step
+from bench.numerics.inputs import hot_state_dict, random_batch, warm_state_dict
+from bench.numerics.outputs import BuildStep, Observation, observe
 from optimized import FULL, PLAIN, RUNGS, Recipe, build, build_step, only, upto, without
 from optimized.gpt import GPT as FastGPT
 from reference import GPT, GPTConfig
@@ -68,7 +68,7 @@ def plain_bfloat16(config: GPTConfig = CONFIG, seed: int = 0, device: str = "cpu
 
 
 def weights(precision: str, config: GPTConfig, seed: int) -> dict[str, torch.Tensor]:
-    """Hot weights, or the warm ones that bfloat16 is judged on; see bench/proof.py."""
+    """Hot weights, or the warm ones that bfloat16 is judged on; see bench/contenders/verify.py."""
     if precision in ("bfloat16", "tf32"):
         return warm_state_dict(config, seed)
     return hot_state_dict(config, seed, torch.float32)
@@ -107,5 +107,5 @@ def answers(model: nn.Module, build: BuildStep, precision: str, shape: tuple[int
     """Logits, loss, gradients, the losses of AdamW steps, and how far each weight moved in them."""
     batch = random_batch(CONFIG, *shape)
     before = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    rate = 1e-5 if COARSE[precision] else 1e-4  # see bench/proof.py
+    rate = 1e-5 if COARSE[precision] else 1e-4  # see bench/contenders/verify.py
     return observe(model, build, batch, batch, steps, learning_rate=rate, weights=before)

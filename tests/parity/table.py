@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bench.budgets import BUDGETS
-from bench.hot import random_batch
-from bench.library_step import build_library_step
+from bench.contenders.torch_step import build_library_step
+from bench.numerics.inputs import random_batch
+from bench.numerics.tolerances import BUDGETS
 from bench.parity import Measurement, compare
-from reference.interrupts import end_at_once
+from reference.cli.interrupts import end_at_once
 from tests.parity.shapes import LENGTHS, SHAPES
 from tests.parity.test_parity_huggingface import pair
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.huggingface import HuggingFaceGPT, library_text
+from bench.contenders.huggingface_model import HuggingFaceGPT, library_text
 from optimized import FULL, Recipe, build, generate, only
 from optimized.generation import CachedGPT, left_pad
 from optimized.gpt import GPT

@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from bench.hot import hot_state_dict, random_batch
+from bench.numerics.inputs import hot_state_dict, random_batch
 from reference import GPT, SIZES, GPTConfig
-from reference.adamw import AdamW
-from reference.checkpoint import CONFIG, MODEL, Checkpoint, load, save
-from reference.hf import config_from_hf, from_hf, hf_config
-from reference.pretrained import load_pretrained
+from reference.checkpoints.checkpoint import CONFIG, MODEL, Checkpoint, load, save
+from reference.checkpoints.huggingface import config_from_hf, from_hf, hf_config
+from reference.checkpoints.pretrained import load_pretrained
+from reference.training.adamw import AdamW
 from tests.parity.shapes import SHAPES
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}

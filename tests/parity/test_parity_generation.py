@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.huggingface import HuggingFaceGPT, library_text
+from bench.contenders.huggingface_model import HuggingFaceGPT, library_text
 from reference import GPT, generate
 from tests.parity.prompts import CONFIG, NEW, PROMPTS, WEIGHTS, by_length, ids_of
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.budgets import BUDGETS, Budget
-from bench.hot import hot_state_dict, random_batch
-from bench.library_step import build_library_step
+from bench.contenders.torch_step import build_library_step
+from bench.numerics.inputs import hot_state_dict, random_batch
+from bench.numerics.tolerances import BUDGETS, Budget
 from bench.parity import Measurement, Report, assert_same, compare, distance, measure_all
 from reference import GPT, GPTConfig, build_step
 from reference.functional import cross_entropy

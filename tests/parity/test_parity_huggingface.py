@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.budgets import BUDGETS
-from bench.hot import hot_state_dict, random_batch
-from bench.huggingface import HuggingFaceGPT
-from bench.library_step import build_library_step
-from bench.observation import BuildStep, Observation, hold_against, observe
+from bench.contenders.huggingface_model import HuggingFaceGPT
+from bench.contenders.torch_step import build_library_step
+from bench.numerics.inputs import hot_state_dict, random_batch
+from bench.numerics.outputs import BuildStep, Observation, hold_against, observe
+from bench.numerics.tolerances import BUDGETS
 from bench.parity import assert_same
 from reference import GPT, SIZES, GPTConfig, build_step
 from tests.parity.shapes import LENGTHS, SHAPES

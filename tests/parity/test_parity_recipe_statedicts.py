@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 import optimized
 import reference
-from bench.hot import hot_state_dict, random_batch
-from bench.huggingface import HuggingFaceGPT
+from bench.contenders.huggingface_model import HuggingFaceGPT
+from bench.numerics.inputs import hot_state_dict, random_batch
 from bench.parity import measure_all
 from optimized import FULL, PLAIN, RUNGS, Recipe, only
 from reference import GPT, GPTConfig
-from reference.checkpoint import Checkpoint, load, save
-from reference.hf import to_hf
+from reference.checkpoints.checkpoint import Checkpoint, load, save
+from reference.checkpoints.huggingface import to_hf
 from tests.parity.recipes import CONFIG, fast, grid, plain
 from tests.parity.shapes import SHAPES
 

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from bench.budgets import BUDGETS, rounding_allowance
-from bench.hot import random_batch
-from bench.measurement import Allowance, Report
-from bench.observation import hold_against
+from bench.numerics.errors import Allowance, Report
+from bench.numerics.inputs import random_batch
+from bench.numerics.outputs import hold_against
+from bench.numerics.tolerances import BUDGETS, rounding_allowance
 from bench.parity import compare
 from optimized import FULL, PLAIN, RUNGS, Recipe, build_step, only
 from optimized.precision import tf32_products
 from optimized.recipe import AROUND_SEAMS, MODEL_SEAMS
 from reference import GPT
-from reference.canonical import canonical_gradients
+from reference.checkpoints.canonical import canonical_gradients
 from tests.parity.observed import keep
 from tests.parity.recipes import (
     CONFIG,

@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from bench.hot import hot_state_dict, random_batch
+from bench.numerics.inputs import hot_state_dict, random_batch
 from reference import GPT, SIZES, GPTConfig
-from reference.canonical import canonical_gradients, to_canonical
-from reference.hf import canonical_shapes, config_from_hf, from_hf, hf_config, hf_shapes, to_hf
+from reference.checkpoints.canonical import canonical_gradients, to_canonical
+from reference.checkpoints.huggingface import canonical_shapes, config_from_hf, from_hf, hf_config, hf_shapes, to_hf
 from tests.parity.shapes import SHAPES
 
 

@@ -149,7 +149,7 @@ def test_the_wheel_has_no_name_but_paritygpt_and_everything_below_it(wheel: Path
         for path in (ROOT / package).rglob("*.py")
         if not path.name.startswith("test_") and path.name != "conftest.py"
     }
-    assert {Path("bench/workers.py"), Path("optimized/gpt.py"), Path("reference/lessons/bpe.py")} <= expected
+    assert {Path("bench/timing/worker.py"), Path("optimized/gpt.py"), Path("reference/lessons/bpe.py")} <= expected
     found = {Path(*Path(name).parts[1:]) for name in names if name.endswith(".py")}
     assert found == {*expected, Path("__init__.py"), Path("__main__.py")}
     files = {name for name in names if not name.endswith(".py")}

@@ -16,7 +16,7 @@ import pytest
 import paritygpt
 from paritygpt import HOMES, PACKAGES
 from paritygpt.__main__ import COMMANDS, SIDES, main
-from reference.version import own_version
+from reference.cli.version import own_version
 from wheel_backend import BELOW, rewritten
 
 ROOT = Path(__file__).parents[2]
@@ -212,4 +212,8 @@ def test_the_modules_in_the_table_of_contenders_are_named_in_full() -> None:
     from bench.contenders import CONTENDERS
 
     named = {one.module for one in CONTENDERS.values() if one.module is not None}
-    assert named == {"bench.huggingface", "bench.contenders.xtransformers", "bench.contenders.kerashub"}
+    assert named == {
+        "bench.contenders.huggingface_model",
+        "bench.contenders.xtransformers",
+        "bench.contenders.kerashub",
+    }

@@ -9,7 +9,7 @@ import re
 import pytest
 import torch
 
-from bench.hot import hot_state_dict, random_batch
+from bench.numerics.inputs import hot_state_dict, random_batch
 from reference import GPT, SIZES, GPTConfig, generate
 
 CONFIG = GPTConfig(block_size=20, vocab_size=50, n_layer=2, n_head=3, n_embd=24)

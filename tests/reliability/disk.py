@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from reference import checkpoint
+from reference.checkpoints import checkpoint
 
 DEAD = 999_999_999  # above every pid that a kernel gives
 

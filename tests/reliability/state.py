@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from reference import GPTConfig
-from reference.checkpoint import Checkpoint
-from reference.hf import canonical_shapes
+from reference.checkpoints.checkpoint import Checkpoint
+from reference.checkpoints.huggingface import canonical_shapes
 
 CONFIG = GPTConfig(block_size=8, vocab_size=11, n_layer=1, n_head=2, n_embd=8, dropout=0.1)
 

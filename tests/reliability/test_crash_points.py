@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reference.checkpoint import Checkpoint, CheckpointError, load_newest, save
+from reference.checkpoints.checkpoint import Checkpoint, CheckpointError, load_newest, save
 from tests.reliability.disk import Disk, Stopped
 from tests.reliability.state import assert_equal, checkpoint_at
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from reference import checkpoint as module
-from reference.checkpoint import (
+from reference.checkpoints import checkpoint as module
+from reference.checkpoints.checkpoint import (
     CONFIG,
     FILES,
     MODEL,
@@ -30,8 +30,8 @@ from reference.checkpoint import (
     open_path,
     save,
 )
-from reference.manifest import NAME as MANIFEST
-from reference.manifest import Damaged, read_manifest, render
+from reference.checkpoints.manifest import NAME as MANIFEST
+from reference.checkpoints.manifest import Damaged, read_manifest, render
 from tests.reliability.state import assert_equal, checkpoint_at
 
 

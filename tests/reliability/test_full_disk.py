@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from reference import checkpoint as module
-from reference.checkpoint import CheckpointError, load_newest, save
+from reference.checkpoints import checkpoint as module
+from reference.checkpoints.checkpoint import CheckpointError, load_newest, save
 from tests.reliability.state import assert_equal, checkpoint_at
 
 

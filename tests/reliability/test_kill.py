@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from reference.checkpoint import load_newest, save
+from reference.checkpoints.checkpoint import load_newest, save
 from tests.reliability.state import assert_equal
 from tests.reliability.writer import Writers, state_at
 

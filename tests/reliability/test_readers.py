@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from reference import checkpoint as module
-from reference import manifest
-from reference.checkpoint import CheckpointError, load, load_newest, open_path, save
-from reference.durable import REPLACED
+from reference.checkpoints import checkpoint as module
+from reference.checkpoints import manifest
+from reference.checkpoints.atomic_folder import REPLACED
+from reference.checkpoints.checkpoint import CheckpointError, load, load_newest, open_path, save
 from tests.reliability.state import assert_equal, checkpoint_at
 
 OLD = checkpoint_at(2, flavour="old")

@@ -14,8 +14,7 @@ import pytest
 import torch
 
 from reference import GPT
-from reference.adamw import AdamW
-from reference.checkpoint import (
+from reference.checkpoints.checkpoint import (
     FILES,
     MODEL,
     RUN,
@@ -26,7 +25,8 @@ from reference.checkpoint import (
     open_path,
     save,
 )
-from reference.manifest import NAME as MANIFEST
+from reference.checkpoints.manifest import NAME as MANIFEST
+from reference.training.adamw import AdamW
 from tests.reliability.state import CONFIG, assert_equal, checkpoint_at
 
 
@@ -187,7 +187,7 @@ def test_files_of_others_in_a_run_folder_stay(tmp_path: Path) -> None:
 
 
 def test_what_a_dead_writer_left_is_removed_and_what_a_living_one_writes_stays(tmp_path: Path) -> None:
-    from reference.durable import hidden_name, host_name
+    from reference.checkpoints.atomic_folder import hidden_name, host_name
 
     living = hidden_name(tmp_path / "step-000009")
     dead = living.with_name(living.name.replace(f"@{os.getpid()}@", "@999999999@"))

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from reference import GPTConfig
-from reference.checkpoint import Checkpoint, save
+from reference.checkpoints.checkpoint import Checkpoint, save
 from tests.reliability.state import checkpoint_at
 
 # large enough for a save to be cut in the middle of a file

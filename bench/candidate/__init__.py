@@ -1,0 +1,1 @@
+"""Is your GPT the same function; if not, where and why?"""

@@ -1,0 +1,244 @@
+"""Is somebody's GPT the GPT-2 of this project? And if it is not: where do they part first, and why?
+
+The oracle is the readable GPT in float64; both sides hold the same hot random weights. A candidate is judged in float64
+if it can compute in it, else in float32, which says less.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.candidate.adapter import Build, Candidate
+from bench.candidate.diagnose import Cause, Probe, Where, of_gradients, of_loss, of_probe, of_structure, too_small
+from bench.candidate.layouts import Layout
+from bench.candidate.validate import Refused, admit, logits_at
+from bench.numerics.errors import Measurement, Report, distance
+from bench.numerics.inputs import hot_state_dict, random_batch
+from bench.numerics.outputs import hold_against, observe
+from bench.numerics.tolerances import BUDGETS
+from reference.config import GPTConfig
+from reference.gpt import GPT
+from reference.training.step import build_step
+
+# No number twice, so that mistaking one for another shows; none a power of two but H, so that padding shows.
+SMOKE = GPTConfig(block_size=48, vocab_size=211, n_layer=3, n_head=4, n_embd=48)
+LEARNING_RATE = 1e-5  # see bench/contenders/verify.py
+LARGE = 5_000_000  # parameters from which on where and why are looked for at the smoke size first
+SHARPNESS = 40.0  # scores of 1e4: a mask that is not low enough lets the future through
+SHARP = "logits, sharper attention"  # q and k so many times as large
+SHARP_LENIENCY = 10.0  # what such scores do to rounding
+
+Tell = Callable[[str], None]
+
+
+@dataclass
+class Examination:
+    """Everything that was found out about a candidate."""
+
+    name: str
+    layout: str
+    config: GPTConfig
+    batch: int
+    time: int
+    steps: int
+    device: str
+    precision: str  # float64 or float32: what it was judged in
+    report: Report
+    notes: list[str] = field(default_factory=list)
+    where: Where | None = None
+    causes: list[Cause] = field(default_factory=list)
+    unseen: list[str] = field(default_factory=list)  # mistakes too small for its precision to see
+
+    def allowed(self, measurement: Measurement) -> float | None:
+        """The budget of a measurement."""
+        limit = BUDGETS[self.precision].of(measurement.quantity)
+        return limit * SHARP_LENIENCY if limit is not None and measurement.name == SHARP else limit
+
+    @property
+    def failures(self) -> list[Measurement]:
+        """What is beyond its budget, furthest first."""
+        return self.report.failures(self.allowed)
+
+    @property
+    def same(self) -> bool:
+        """Whether everything is within its budget."""
+        return not self.failures
+
+    def failed(self, quantity: str) -> bool:
+        """Whether something of a quantity is beyond its budget."""
+        return any(m.quantity == quantity for m in self.failures)
+
+
+def examine(
+    build: Build,
+    layout: Layout,
+    *,
+    name: str = "the candidate",
+    layout_name: str = "canonical",
+    config: GPTConfig = SMOKE,
+    batch: int = 3,
+    time: int | None = None,
+    steps: int = 20,
+    device: torch.device | str = "cpu",
+    precision: str | None = None,
+    seed: int = 0,
+    tell: Tell = lambda what: None,
+) -> Examination:
+    """Hold a candidate against the readable GPT.
+
+    Args:
+        build: from a config, a module that gives logits (B, T, V) for ids (B, T)
+        layout: from canonical weights and the config, the weights of the module
+        name, layout_name: for the report
+        config: of both; with dropout 0
+        batch, time: B and T; time None for three quarters of the block, at most 96
+        steps: AdamW steps to compare; 0 for none
+        device: of the candidate
+        precision: float64 or float32; None for float64, or float32 where the candidate has no float64
+        seed: of weights and tokens
+        tell: told what is being done
+
+    Raises ValueError, one line, for a candidate that cannot be judged.
+    """
+    device = torch.device(device)
+    time = usual_time(config) if time is None else time
+    weights, pair = hot_state_dict(config, seed), random_batch(config, batch, time, seed)
+    tell("building the candidate")
+    candidate, judged_in, notes = admit(build, layout, config, weights, pair, device, precision)
+    tell("the readable GPT in float64")
+    oracle = GPT(config).double()
+    oracle.load_state_dict(weights)
+    settings: dict[str, Any] = {"learning_rate": LEARNING_RATE}
+    expected = observe(oracle, build_step, pair, pair, steps, weights=weights, **settings)
+    oracle.load_state_dict(weights)
+    tell(f"the candidate in {judged_in}")
+    found = observe(candidate, Candidate.build_step, pair, pair, steps, weights=weights, **settings)
+    candidate.load(weights)
+    report = hold_against(found, expected)
+    seen = Examination(name, layout_name, config, batch, time, steps, str(device), judged_in, report, notes)
+    tell("one token, the whole block, sharper attention")
+    probes = list(other_probes(weights, config, seed, judged_in))
+    for probe in probes:
+        report.measurements.append(measured(probe, candidate, oracle, weights, notes))
+    large = config.parameter_count() > LARGE and config != SMOKE
+    if not seen.same and not (large and explained_small(seen, build, layout, tell)):
+        main = Probe("logits", weights, pair[0])
+        explain(seen, candidate, [main, *probes], pair, found.gradients, tell)
+    if judged_in == "float32":
+        tell("what float32 cannot see")
+        seen.unseen = too_small(*smoke() if large else (config, weights, pair[0]), BUDGETS["float32"].logits)
+    return seen
+
+
+def smoke() -> tuple[GPTConfig, dict[str, Tensor], Tensor]:
+    """The smoke size with its weights and ids."""
+    return SMOKE, hot_state_dict(SMOKE), random_batch(SMOKE, 3, usual_time(SMOKE))[0]
+
+
+def explained_small(seen: Examination, build: Build, layout: Layout, tell: Tell) -> bool:
+    """Whether a candidate differs at the smoke size too: then where and why are those it has there."""
+    tell("where they part first, and known mistakes, at the smoke size")
+    try:
+        small = examine(build, layout, steps=0, device=seen.device, precision=seen.precision)
+    except ValueError:  # it cannot be had in that size
+        return False
+    if small.same:
+        return False
+    seen.where, seen.causes = small.where, small.causes
+    seen.notes.append("where and why: found at the smoke size, at which it differs too")
+    return True
+
+
+def usual_time(config: GPTConfig) -> int:
+    """T: less than the block, so that a position that is off by one has somewhere to be; at most 96."""
+    return max(1, min(96, 3 * config.block_size // 4))
+
+
+def other_probes(weights: dict[str, Tensor], config: GPTConfig, seed: int, precision: str) -> Iterator[Probe]:
+    """What the main comparison does not reach: one token, the whole block, and scores of 1e4."""
+    yield Probe("logits of 1 token", weights, random_batch(config, 2, 1, seed + 1)[0])
+    if config.block_size > 1:
+        yield Probe(
+            f"logits of {config.block_size} tokens", weights, random_batch(config, 2, config.block_size, seed + 2)[0]
+        )
+    if precision == "float64":  # such scores leave little of float32
+        sharp = {n: t * SHARPNESS if "q_proj" in n or "k_proj" in n else t for n, t in weights.items()}
+        yield Probe(SHARP, sharp, random_batch(config, 3, usual_time(config), seed + 3)[0])
+
+
+def measured(
+    probe: Probe, candidate: Candidate, oracle: GPT, usual: dict[str, Tensor], notes: list[str]
+) -> Measurement:
+    """The logits of a probe, held against the oracle's; infinitely far off if the candidate raises."""
+    with holding(probe.weights, usual, candidate, oracle):
+        with torch.no_grad():
+            expected = oracle(probe.ids)
+        try:
+            logits = logits_at(candidate, probe.ids)
+        except Refused as error:
+            notes.append(str(error))
+            return Measurement("logits", probe.name, math.inf, math.inf)
+    if logits.shape != expected.shape:
+        notes.append(f"for ids of shape {tuple(probe.ids.shape)} it returns logits of shape {tuple(logits.shape)}")
+        return Measurement("logits", probe.name, math.inf, math.inf)
+    return Measurement("logits", probe.name, *distance(logits, expected))
+
+
+@contextmanager
+def holding(
+    now: dict[str, Tensor], later: dict[str, Tensor], candidate: Candidate, oracle: GPT | None
+) -> Iterator[None]:
+    """Both with other weights for a while."""
+
+    def load(weights: dict[str, Tensor]) -> None:
+        if now is not later:
+            candidate.load(weights)
+            if oracle is not None:
+                oracle.load_state_dict(weights)
+
+    load(now)
+    yield
+    load(later)
+
+
+def explain(
+    seen: Examination,
+    candidate: Candidate,
+    probes: list[Probe],
+    pair: tuple[Tensor, Tensor],
+    gradients: dict[str, Tensor],
+    tell: Tell,
+) -> None:
+    """Fill in where the candidate parts from the reference, and what would explain it."""
+    usual, beyond = probes[0].weights, {m.name for m in seen.failures if m.quantity == "logits"}
+    seen.causes.extend(of_structure(candidate))
+    failing = next((probe for probe in probes if probe.name in beyond), None)
+    try:
+        if failing is not None:
+            tell("where they part first, and known mistakes")
+            with holding(failing.weights, usual, candidate, None):
+                seen.where, causes = of_probe(candidate, failing, seen.precision, leniency(failing))
+            seen.causes.extend(causes)
+            if failing is not probes[0] and seen.where is not None:
+                seen.notes.append(f"where and why: from the {failing.name}")
+        if seen.failed("loss") and "logits" not in beyond:
+            seen.causes.extend(of_loss(candidate, usual, pair, seen.precision))
+        elif seen.failed("gradient") and "logits" not in beyond:
+            tell("where the gradients part first, and known mistakes")
+            where, causes = of_gradients(candidate, usual, pair, gradients, seen.precision)
+            seen.where = seen.where or where
+            seen.causes.extend(causes)
+    except Refused as error:  # it ran when it was measured, but not when it was watched
+        seen.notes.append(f"where it differs could not be found out: {error}")
+
+
+def leniency(probe: Probe) -> float:
+    """By how much the budgets of a probe are wider."""
+    return SHARP_LENIENCY if probe.name == SHARP else 1.0

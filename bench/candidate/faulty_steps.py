@@ -1,0 +1,320 @@
+"""Steps of a GPT-2 done wrong, each as real code has done it: what known_mistakes.py puts into the readable GPT.
+
+Shapes as in bench/candidate/traced_gpt.py: B batch, T time, C width, H heads, D head width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench.candidate.traced_gpt import GPT2, At, Change, Step, Watch, future
+from reference.functional import layer_norm, softmax
+
+Own = dict[str, Tensor]  # a block's weights by their names within it
+
+
+# Norms
+
+
+def norm_with(eps: float) -> Change:
+    """layer_norm with another eps."""
+    return Change(norm=lambda x, w, b, at: layer_norm(x, w, b, eps))
+
+
+def unbiased_norm(x: Tensor, w: Tensor, b: Tensor | None, at: At) -> Tensor:
+    """The variance divided by C - 1."""
+    centred = x - x.mean(-1, keepdim=True)
+    return shifted(centred / (x.var(-1, keepdim=True, unbiased=True) + 1e-5).sqrt() * w, b)
+
+
+def eps_outside(x: Tensor, w: Tensor, b: Tensor | None, at: At) -> Tensor:
+    """eps added to the root of the variance."""
+    centred = x - x.mean(-1, keepdim=True)
+    return shifted(centred / (x.var(-1, keepdim=True, unbiased=False).sqrt() + 1e-5) * w, b)
+
+
+def unbiased_eps_outside(x: Tensor, w: Tensor, b: Tensor | None, at: At) -> Tensor:
+    """Both of them: torch.std and an eps beside it, as in the Annotated Transformer."""
+    centred = x - x.mean(-1, keepdim=True)
+    return shifted(centred / (x.std(-1, keepdim=True) + 1e-5) * w, b)
+
+
+def rms_norm(x: Tensor, w: Tensor, b: Tensor | None, at: At) -> Tensor:
+    """No mean is subtracted."""
+    return shifted(x / ((x * x).mean(-1, keepdim=True) + 1e-5).sqrt() * w, b)
+
+
+def no_gain(x: Tensor, w: Tensor, b: Tensor | None, at: At) -> Tensor:
+    """The weight is left out."""
+    return layer_norm(x, torch.ones_like(w), b)
+
+
+def no_shift(x: Tensor, w: Tensor, b: Tensor | None, at: At) -> Tensor:
+    """The bias is left out."""
+    return layer_norm(x, w, None)
+
+
+def gain_plus_one(x: Tensor, w: Tensor, b: Tensor | None, at: At) -> Tensor:
+    """A weight that is meant to be added to 1."""
+    return layer_norm(x, w + 1.0, b)
+
+
+def shifted(x: Tensor, b: Tensor | None) -> Tensor:
+    """x + b, where there is a b."""
+    return x if b is None else x + b
+
+
+def no_last_norm(x: Tensor, w: Tensor, b: Tensor | None, at: At) -> Tensor:
+    """The head reads the stream as it leaves the last block."""
+    return x if at.block == at.config.n_layer else layer_norm(x, w, b)
+
+
+# Attention
+
+
+def scaled_by(factor: Callable[[At], float]) -> Change:
+    """Scores multiplied by another factor than D^-1/2."""
+    return Change(product=lambda q, k, at: q @ k.transpose(-2, -1) * factor(at))
+
+
+def causal(blocked: Callable[[Tensor], Tensor]) -> Change:
+    """Softmax of scores that were masked in another way."""
+    return Change(softmax=lambda scores, at: softmax(blocked(scores)))
+
+
+def seen_from(first: int) -> Callable[[Tensor], Tensor]:
+    """A mask that hides keys from `first` positions after the query on."""
+    return lambda scores: scores.masked_fill(future(scores.shape[-1], scores.device, first), -math.inf)
+
+
+def finite_mask(value: float) -> Callable[[Tensor], Tensor]:
+    """Hidden scores become a number, not -inf."""
+    return lambda scores: scores.masked_fill(future(scores.shape[-1], scores.device), value)
+
+
+def blind_first_row(scores: Tensor, at: At) -> Tensor:
+    """A query sees only what is before it; the first, which would see nothing, itself."""
+    hidden = future(scores.shape[-1], scores.device, 0).clone()
+    hidden[0, 0] = False
+    return softmax(scores.masked_fill(hidden, -math.inf))
+
+
+def mask_after(scores: Tensor, at: At) -> Tensor:
+    """Weights of the future set to zero after they have taken their share."""
+    return softmax(scores).tril()
+
+
+def softmax_over_queries(scores: Tensor, at: At) -> Tensor:
+    """Columns that sum to 1."""
+    masked = scores.masked_fill(future(scores.shape[-1], scores.device), -math.inf)
+    return softmax(masked.transpose(-2, -1)).transpose(-2, -1)
+
+
+def softmax_plus_one(scores: Tensor, at: At) -> Tensor:
+    """exp(x) / (1 + sum(exp(x)))."""
+    masked = scores.masked_fill(future(scores.shape[-1], scores.device), -math.inf)
+    return softmax(F.pad(masked, (0, 1)))[..., :-1]
+
+
+def padded_keys(multiple: int) -> Callable[[Tensor, At], Tensor]:
+    """Zero keys that fill the last tile, and that the mask forgets."""
+
+    def weights(scores: Tensor, at: At) -> Tensor:
+        T = scores.shape[-1]
+        masked = scores.masked_fill(future(T, scores.device), -math.inf)
+        return softmax(F.pad(masked, (0, -T % multiple)))[..., :T]
+
+    return weights
+
+
+def split_by_view(x: Tensor, at: At) -> Tensor:
+    """(B, T, C) read as (B, H, T, D) without a transpose."""
+    B, T, C = x.shape
+    return x.reshape(B, at.config.n_head, T, C // at.config.n_head)
+
+
+def split_interleaved(x: Tensor, at: At) -> Tensor:
+    """The heads' elements take turns: element d of head h is at d H + h."""
+    B, T, C = x.shape
+    return x.view(B, T, C // at.config.n_head, at.config.n_head).permute(0, 3, 1, 2)
+
+
+def join_by_view(y: Tensor, at: At) -> Tensor:
+    """(B, H, T, D) read as (B, T, C) without a transpose."""
+    B, H, T, D = y.shape
+    return y.reshape(B, T, H * D)
+
+
+def join_interleaved(y: Tensor, at: At) -> Tensor:
+    """The heads' elements take turns when they are joined."""
+    B, H, T, D = y.shape
+    return y.permute(0, 2, 3, 1).reshape(B, T, D * H)
+
+
+# Residual stream
+
+
+def adds_normalised(x: Tensor, ln_1: Step, attention: Step, ln_2: Step, mlp: Step, watch: Watch) -> Tensor:
+    """x = ln(x) first, so what is added to is the normalised stream."""
+    x = ln_1(x)
+    x = watch("residual_1", x + attention(x))
+    x = ln_2(x)
+    return watch("residual_2", x + mlp(x))
+
+
+def post_norm(x: Tensor, ln_1: Step, attention: Step, ln_2: Step, mlp: Step, watch: Watch) -> Tensor:
+    """The original Transformer's order."""
+    x = watch("residual_1", ln_1(x + attention(x)))
+    return watch("residual_2", ln_2(x + mlp(x)))
+
+
+def parallel(x: Tensor, ln_1: Step, attention: Step, ln_2: Step, mlp: Step, watch: Watch) -> Tensor:
+    """The MLP reads what the attention read."""
+    after = watch("residual_1", x + attention(ln_1(x)))
+    return watch("residual_2", after + mlp(ln_2(x)))
+
+
+def no_residual(first: bool, second: bool) -> Change:
+    """What the parts give takes the stream's place."""
+
+    def block(x: Tensor, ln_1: Step, attention: Step, ln_2: Step, mlp: Step, watch: Watch) -> Tensor:
+        x = watch("residual_1", attention(ln_1(x)) + (0.0 if first else x))
+        return watch("residual_2", mlp(ln_2(x)) + (0.0 if second else x))
+
+    return Change(block=block)
+
+
+def not_normalised(first: bool, second: bool) -> Change:
+    """The parts read the raw stream."""
+
+    def block(x: Tensor, ln_1: Step, attention: Step, ln_2: Step, mlp: Step, watch: Watch) -> Tensor:
+        x = watch("residual_1", x + attention(x if first else ln_1(x)))
+        return watch("residual_2", x + mlp(x if second else ln_2(x)))
+
+    return Change(block=block)
+
+
+# Weights
+
+
+def altered(function: Callable[[Own], Own]) -> Change:
+    """A block's weights with some of them replaced."""
+    return Change(weights=lambda own, at: {**own, **function(own)})
+
+
+def exchanged(first: str, second: str) -> Change:
+    """Two parts of a block with each other's tensors."""
+
+    def exchange(own: Own) -> Own:
+        mine = {n: t for n, t in own.items() if n.startswith((f"{first}.", f"{second}."))}
+        other = {first: second, second: first}
+        return {f"{other[n.rpartition('.')[0]]}.{n.rpartition('.')[2]}": t for n, t in mine.items()}
+
+    return altered(exchange)
+
+
+def untransposed(*names: str) -> Change:
+    """Weights that were left as (in, out); only square ones can be."""
+    return altered(lambda own: {f"{name}.weight": own[f"{name}.weight"].T for name in names})
+
+
+def without_bias(*names: str) -> Change:
+    """Layers that forget their bias."""
+    return Change(weights=lambda own, at: {n: t for n, t in own.items() if n not in {f"{x}.bias" for x in names}})
+
+
+def exchanged_biases(first: str, second: str) -> Change:
+    """Two layers with each other's bias."""
+
+    def exchange(own: Own) -> Own:
+        a, b = f"{first}.bias", f"{second}.bias"
+        return {a: own[b], b: own[a]} if a in own else {}
+
+    return altered(exchange)
+
+
+def rearranged(order: str) -> Change:
+    """The parts of a fused projection taken for one another: "kqv" reads k where q is, q where k is."""
+
+    def parts(own: Own) -> Own:
+        pairs = zip("qkv", order, strict=True)
+        kinds = ("weight", "bias") if "attn.q_proj.bias" in own else ("weight",)
+        return {f"attn.{to}_proj.{kind}": own[f"attn.{of}_proj.{kind}"] for to, of in pairs for kind in kinds}
+
+    return altered(parts)
+
+
+def fused(read: Callable[[Tensor, int], Tensor]) -> Change:
+    """q, k and v joined into one matrix (3C, ...) and its rows read in another order, (3, C, ...)."""
+
+    def weights(own: Own, at: At) -> Own:
+        out = dict(own)
+        for kind in ("weight", "bias"):
+            if f"attn.q_proj.{kind}" in own:
+                joined = torch.cat([own[f"attn.{n}_proj.{kind}"] for n in "qkv"])
+                for n, part in zip("qkv", read(joined, at.config.n_head), strict=True):
+                    out[f"attn.{n}_proj.{kind}"] = part
+        return out
+
+    return Change(weights=weights)
+
+
+def rows_by_head(joined: Tensor, H: int) -> Tensor:
+    """Read as (H, 3, D): the q, k and v of a head next to each other."""
+    rest = joined.shape[1:]
+    return joined.view(H, 3, -1, *rest).transpose(0, 1).reshape(3, -1, *rest)
+
+
+def rows_by_element(joined: Tensor, H: int) -> Tensor:
+    """Read as (C, 3): the q, k and v of an element next to each other."""
+    rest = joined.shape[1:]
+    return joined.view(-1, 3, *rest).transpose(0, 1)
+
+
+def rows_by_head_and_element(joined: Tensor, H: int) -> Tensor:
+    """Read as (H, D, 3)."""
+    return rows_by_element(joined, H)
+
+
+# Embedding and head
+
+
+def embedded(function: Callable[[Tensor, Tensor, At], Tensor]) -> Change:
+    """Another way to join tokens and positions."""
+    return Change(embed=function)
+
+
+def at_positions(function: Callable[[int, At], Tensor]) -> Change:
+    """Other rows of the position table."""
+    return Change(positions=function)
+
+
+def headed(function: Callable[[Tensor, Tensor, At], Tensor]) -> Change:
+    """Another way from the last norm to the logits."""
+    return Change(head=function)
+
+
+# Gradients
+
+
+def detached_head() -> Change:
+    """The table scores without learning from it."""
+    return replace(GPT2, head=lambda x, table, at: x @ table.detach().T)
+
+
+def detaching(names: tuple[str, ...], blocks: set[int] | None) -> Watch:
+    """A watcher that lets no gradient through some activations."""
+
+    def watch(name: str, x: Tensor) -> Tensor:
+        parts = name.split(".")
+        block, own = (int(parts[1]), parts[2]) if len(parts) == 3 else (None, name)
+        stopped = own in names and (blocks is None or block is None or block in blocks)
+        return x.detach() if stopped else x
+
+    return watch

@@ -1,0 +1,61 @@
+"""How a GPT-2 of one's own names and lays out its weights: functions from the canonical state dict to its state dict.
+
+    canonical   reference.GPT: q, k and v apart, nn.Linear orientation (out, in)
+    hf          transformers.GPT2LMHeadModel: one c_attn for q, k and v, Conv1D orientation (in, out)
+    nanogpt     nanoGPT's model.py: Hugging Face's names, nn.Linear orientation, no biases where the config has none
+
+A layout only renames, transposes, splits, joins and copies, in torch operations that autograd follows: gradients and
+updates are brought back to the canonical names through it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+from torch import Tensor
+
+from bench.candidate.load_function import find
+from reference.checkpoints.huggingface import PREFIX, is_conv1d, to_hf
+from reference.config import GPTConfig
+
+Weights = dict[str, Tensor]
+Layout = Callable[[Weights, GPTConfig], Weights]
+
+
+def canonical(state_dict: Weights, config: GPTConfig) -> Weights:
+    """As it is."""
+    return dict(state_dict)
+
+
+def hf(state_dict: Weights, config: GPTConfig) -> Weights:
+    """`transformers.GPT2LMHeadModel`, the head included."""
+    out = to_hf(state_dict, config)
+    return {**out, "lm_head.weight": out[PREFIX + "wte.weight"]}
+
+
+def nanogpt(state_dict: Weights, config: GPTConfig) -> Weights:
+    """nanoGPT's `GPT`, the head included."""
+    out = {name: tensor.T if is_conv1d(name) else tensor for name, tensor in hf(state_dict, config).items()}
+    return out if config.bias else {name: tensor for name, tensor in out.items() if not name.endswith(".bias")}
+
+
+LAYOUTS: dict[str, Layout] = {"canonical": canonical, "hf": hf, "nanogpt": nanogpt}
+
+
+def layout_of(wanted: str | Callable[..., Weights]) -> Layout:
+    """A layout by its name, by FILE.py:FUNCTION or MODULE:FUNCTION, or as a function of (state_dict) or of
+    (state_dict, config).
+
+    Raises ValueError, one line, if there is none.
+    """
+    if isinstance(wanted, str) and wanted in LAYOUTS:
+        return LAYOUTS[wanted]
+    if isinstance(wanted, str) and ":" not in wanted and not wanted.endswith(".py"):
+        raise ValueError(f"unknown layout {wanted!r}: give one of {', '.join(LAYOUTS)}, or FILE.py:FUNCTION")
+    function = find(wanted, "layout", "layout") if isinstance(wanted, str) else wanted
+    try:
+        takes_config = len(inspect.signature(function).parameters) >= 2
+    except (TypeError, ValueError):  # no signature to be had, as with some built-in callables
+        takes_config = False
+    return function if takes_config else lambda state_dict, config: function(state_dict)

@@ -1,0 +1,90 @@
+"""Functions that a user names on the command line: path/to/file.py:function, or package.module:function."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bench.formatting import in_words
+
+
+def find(wanted: str, usual: str, what: str) -> Callable[..., Any]:
+    """The function that is named.
+
+    Args:
+        wanted: FILE.py:FUNCTION or MODULE:FUNCTION; without the colon, the function is `usual`
+        usual: its usual name
+        what: the option it was given to, for messages
+
+    Raises ValueError, one line, if the file does not import or has no such function.
+    """
+    place, colon, name = wanted.rpartition(":")
+    if not colon or not name.isidentifier():
+        place, name = wanted, usual
+    module = import_file(Path(place), what) if place.endswith(".py") else import_module(place, what)
+    if not hasattr(module, name):
+        own = [n for n, value in vars(module).items() if callable(value) and defined_in(value, module)]
+        there = f"it defines {', '.join(own)}" if own else "it defines no function"
+        raise ValueError(f"{what} {place}: has no {name!r}; {there}: name one after a colon, {place}:NAME")
+    function = getattr(module, name)
+    if not callable(function):
+        raise ValueError(f"{what} {place}: {name!r} is a {type(function).__name__}: give a function")
+    return function
+
+
+def defined_in(value: Any, module: ModuleType) -> bool:
+    """Whether a module defines a function or class itself, rather than importing it."""
+    return getattr(value, "__module__", None) == module.__name__
+
+
+def import_file(path: Path, what: str) -> ModuleType:
+    """The module of a file, which finds the files beside it as it would if it were run."""
+    if not path.is_file():
+        raise ValueError(f"{what} {path}: there is no such file")
+    full = path.resolve()
+    # a name of its own, so that it hides no module; the same one again for the same file, as dataclasses need
+    name = f"{full.stem}_{hashlib.sha256(str(full).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, full)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        with on_path(full.parent), told_apart(f"{what} {path}", full):
+            spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def import_module(name: str, what: str) -> ModuleType:
+    """A module by its dotted name, looked for in the current folder too."""
+    with on_path(Path.cwd()), told_apart(f"{what} {name}", None):
+        return importlib.import_module(name)
+
+
+@contextmanager
+def on_path(folder: Path) -> Iterator[None]:
+    """Have imports look into a folder first."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+@contextmanager
+def told_apart(who: str, file: Path | None) -> Iterator[None]:
+    """Turn whatever somebody's code raises while it is imported into one line with its place."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:  # a script may end the process when imported
+        raise ValueError(f"{who}: does not import: {in_words(error, file)}") from error

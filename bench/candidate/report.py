@@ -1,0 +1,208 @@
+"""What was found out about somebody's GPT, for people: a verdict, a table, where it differs first, and why."""
+
+from __future__ import annotations
+
+import io
+import math
+import textwrap
+from typing import Any
+
+from bench.candidate.examine import Examination
+from bench.formatting import WIDTH, Fitted, plain_table, scientific
+from bench.numerics.errors import Measurement
+
+TITLES = {
+    "logits": "logits",
+    "loss": "loss",
+    "gradient": "gradients",
+    "trajectory": "losses of the steps",
+    "update": "how far the steps move",
+}
+MOST_NAMED = 8  # tensors listed by name, where it is all about gradients; elsewhere 3
+
+
+def text(seen: Examination, width: int = WIDTH) -> str:
+    """The whole report as plain text, at most so many columns wide."""
+    from rich.console import Console
+
+    file = io.StringIO()
+    show(seen, Console(file=file, width=width, highlight=False, color_system=None))
+    return "\n".join(line.rstrip() for line in file.getvalue().strip("\n").splitlines())
+
+
+def show(seen: Examination, console: Any) -> None:
+    """Print the report."""
+
+    width = min(WIDTH, console.width)
+
+    def say(line: str, style: str = "", indent: str = "") -> None:
+        wrapped = textwrap.fill(
+            line, width, subsequent_indent=indent + "    ", initial_indent=indent, break_on_hyphens=False
+        )
+        console.print(wrapped, markup=False, style=style)
+
+    config = seen.config
+    console.print()
+    say(f"{seen.name}, layout {seen.layout}, against reference/gpt.py in float64")
+    say(
+        f"{config.n_layer} layers, {config.n_head} heads, width {config.n_embd}, vocabulary {config.vocab_size}, block "
+        f"{config.block_size}; batch {seen.batch} x time {seen.time}; random weights; {seen.device}",
+        style="dim",
+    )
+    console.print()
+    say(verdict(seen), style="bold" if seen.same else "bold red")
+    console.print()
+    console.print(Fitted(table(seen)))
+    for section, lines in (
+        ("Gradients that differ", gradients(seen)),
+        ("Where first", where(seen)),
+        ("Likely cause", causes(seen)),
+        ("What float32 cannot exclude", unseen(seen)),
+        ("Notes", [f"- {note}" for note in seen.notes]),
+    ):
+        if lines:
+            console.print()
+            say(section, style="bold")
+            for line in lines:
+                say(line, indent="  ")
+    console.print()
+
+
+def verdict(seen: Examination) -> str:
+    """One sentence."""
+    if seen.same:
+        exact = digits(max(m.error for m in seen.report.of("logits")))
+        slope = digits(max(m.error for m in seen.report.of("gradient")))
+        steps = f", {seen.steps} AdamW steps to {digits(seen.report.worst('trajectory').error)}" if seen.steps else ""
+        only = ", as far as float32 can tell" if seen.precision == "float32" else ""
+        return f"The same function{only}: in {seen.precision}, logits agree to {exact}, gradients to {slope}{steps}."
+    furthest = {m.quantity: m for m in reversed(seen.failures)}
+    # of the logits, those of the usual weights and ids, if they differ
+    furthest |= {m.quantity: m for m in seen.failures if m.name == "logits"}
+
+    def far(quantity: str) -> str:
+        m = furthest[quantity]
+        return f"off by {scientific(m.error)}, {scientific(m.over(seen.allowed))} times what is allowed"
+
+    if "logits" in furthest:
+        return f"Not the same function: {furthest['logits'].name} {far('logits')}."
+    if "loss" in furthest:
+        return f"The logits are the same, its loss is not: {far('loss')}."
+    if "gradient" in furthest:
+        return f"The same function forwards, but not its gradients: {furthest['gradient'].name} {far('gradient')}."
+    quantity = "trajectory" if "trajectory" in furthest else "update"
+    return f"The same function with the same gradients, but it trains differently: {TITLES[quantity]} {far(quantity)}."
+
+
+def digits(error: float) -> str:
+    """How many digits agree."""
+    return "every digit" if error == 0.0 else f"{max(0.0, -math.log10(error)):.1f} digits"
+
+
+def table(seen: Examination) -> Any:
+    """A row for each quantity, and for each of the logits that were compared."""
+    found = plain_table()
+    found.add_column("what", no_wrap=True)
+    for name in ("error", "allowed", "error/budget"):
+        found.add_column(name, justify="right", no_wrap=True)
+    found.add_column("furthest off", no_wrap=True)
+    for title, group in groups(seen):
+        worst = max(group, key=lambda m: (m.over(seen.allowed), m.error))
+        limit = seen.allowed(worst)
+        failed = not worst.over(seen.allowed) <= 1.0
+        found.add_row(
+            title,
+            scientific(worst.error),
+            "not judged" if limit is None else scientific(limit),
+            "" if limit is None else ratio(worst, seen, failed),
+            "" if len(group) == 1 or worst.error == 0.0 else worst.name,
+            style="red" if failed else "",
+        )
+    return found
+
+
+def ratio(m: Measurement, seen: Examination, failed: bool) -> str:
+    """error/budget, short."""
+    over = m.over(seen.allowed)
+    return f"{over:.3g} FAILED" if failed else f"{over:.2g}"
+
+
+def groups(seen: Examination) -> list[tuple[str, list[Measurement]]]:
+    """The rows of the table."""
+    rows = [(m.name, [m]) for m in seen.report.measurements if m.quantity == "logits"]
+    for quantity in ("loss", "gradient", "trajectory", "update"):
+        group = [m for m in seen.report.measurements if m.quantity == quantity]
+        if group:
+            count = {"gradient": f" ({len(group)} tensors)", "trajectory": f" ({len(group)})"}.get(quantity, "")
+            rows.append((TITLES[quantity] + count, group))
+    return rows
+
+
+def gradients(seen: Examination) -> list[str]:
+    """Which ones, the furthest first."""
+    group = [m for m in seen.failures if m.quantity == "gradient"]
+    most = 3 if seen.failed("logits") else MOST_NAMED
+    lines = [f"{m.name}  {scientific(m.error)}" + (" (none arrives)" if m.error == 1.0 else "") for m in group[:most]]
+    if len(group) > most:
+        lines.append(f"and {len(group) - most} more of {len(seen.report.of('gradient'))}")
+    return lines
+
+
+def where(seen: Examination) -> list[str]:
+    """Where the two part."""
+    if seen.where is None:
+        return []
+    if seen.where.unmatched:
+        return [
+            "no match could be made: nothing that the candidate computes has the numbers of an activation of the "
+            "reference, so only whole outputs were compared"
+        ]
+    lines = []
+    if (first := seen.where.forward) is not None:
+        lines.append(f"{first.title} ({first.name})")
+        if first.last_agreed is not None:
+            lines.append(
+                f"before it {first.agreed} activations agree, to {scientific(first.agreed_error)}; the last: "
+                f"{first.last_agreed}"
+            )
+        if first.hidden:
+            lines.append(f"not visible in this candidate, and possibly where it begins: {', '.join(first.hidden)}")
+        if first.error is None:
+            lines.append("the candidate computes nothing of its shape there")
+        elif first.nearest is not None:
+            times = f", {first.factor:.6g} times what it should be" if first.factor is not None else ""
+            lines.append(
+                f"of what it computes after that, the nearest is {first.nearest}, off by "
+                f"{scientific(first.error)}{times}"
+            )
+        if first.reordered:
+            lines.append("the same numbers are there, in another order")
+    if (lost := seen.where.backward) is not None:
+        lines.append(f"going backwards, the gradient of: {lost.title} ({lost.name})")
+        what = "no gradient arrives" if lost.error == 1.0 else f"the gradient is off by {scientific(lost.error)}"
+        lines.append(f"{what} at {lost.nearest}, which has the right value; {lost.agreed} after it agree")
+    return lines
+
+
+def causes(seen: Examination) -> list[str]:
+    """What explains it."""
+    if seen.same:
+        return []
+    if not seen.causes:
+        return ["none of the known mistakes explains it"]
+    lines = []
+    for number, cause in enumerate(seen.causes):
+        lines.append(f"{'or: ' if number else ''}{cause.what}")
+        lines.append(f"  {cause.evidence}")
+        lines.append(f"  what to do: {cause.remedy}")
+    return lines
+
+
+def unseen(seen: Examination) -> list[str]:
+    """What float32 is too coarse for."""
+    if seen.precision != "float32":
+        return []
+    return [
+        "any difference of less than 5e-6 in the logits, or that needs scores of 1e4 to show (a finite mask). Of the "
+        "known mistakes: " + ("; ".join(seen.unseen) if seen.unseen else "none that moves these logits at all")
+    ]

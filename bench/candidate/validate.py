@@ -1,0 +1,192 @@
+"""A first look at somebody's GPT: is it something that can be judged, and in which precision?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.candidate.adapter import Build, Candidate
+from bench.candidate.layouts import Layout
+from bench.candidate.recorder import Rounding, only_python, roundings
+from bench.formatting import in_words
+from bench.numerics.errors import distance
+from bench.numerics.outputs import Batch
+from bench.numerics.tolerances import BUDGETS
+from reference.config import GPTConfig
+
+Weights = Mapping[str, Tensor]
+
+
+class Refused(ValueError):
+    """What a candidate did that cannot be judged, in one line."""
+
+
+def admit(
+    build: Build,
+    layout: Layout,
+    config: GPTConfig,
+    weights: Weights,
+    batch: Batch,
+    device: torch.device,
+    precision: str | None,
+) -> tuple[Candidate, str, list[str]]:
+    """The candidate with its weights, the precision to judge it in, and remarks.
+
+    Args:
+        build, layout: the user's
+        weights: canonical
+        batch: ids and targets to try it on
+        precision: float64 or float32; None for float64, or float32 where the candidate has no float64
+
+    Raises a ValueError, one line, for what cannot be judged.
+    """
+    if precision is not None:
+        candidate = built(build, layout, config, weights, device, precision)
+        return candidate, precision, look_at(candidate, batch, precision)
+    candidate = built(build, layout, config, weights, device, "float64")
+    why = no_float64(candidate, batch[0])
+    if why is None:
+        return candidate, "float64", look_at(candidate, batch, "float64")
+    candidate = built(build, layout, config, weights, device, "float32")
+    remarks = look_at(candidate, batch, "float32")
+    return candidate, "float32", [f"judged in float32, because {why}", *remarks]
+
+
+def no_float64(candidate: Candidate, ids: Tensor) -> str | None:
+    """Why a candidate with float64 weights is no float64 model; None if it is one."""
+    try:
+        logits = logits_at(candidate, ids)
+        if logits.dtype != torch.float64:
+            return f"it returns {shown(logits.dtype)} logits from float64 weights"
+        if not has_shape(logits, ids, candidate.config.vocab_size):
+            return None  # which is what will be said of it
+        rounded = found_roundings(candidate, ids)
+    except Refused as error:
+        return f"in float64 it does not run ({str(error).removeprefix('candidate: ')})"
+    return f"it goes on in {rounded[0]}" if rounded else None
+
+
+def built(
+    build: Build, layout: Layout, config: GPTConfig, weights: Weights, device: torch.device, precision: str
+) -> Candidate:
+    """A fresh candidate in a precision, with the weights, in eval mode."""
+    with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced
+        module = called(lambda: build(config), "build(config)")
+    if not isinstance(module, nn.Module):
+        raise Refused(f"candidate: build(config) returned {described(module)}: give a torch.nn.Module")
+    if next(module.parameters(), None) is None:
+        raise Refused("candidate: its module has no parameters, so it cannot take GPT-2's weights")
+    module = module.to(device=device, dtype=getattr(torch, precision))
+    candidate = Candidate(module, config, layout, weights)
+    candidate.eval()
+    return candidate
+
+
+def logits_at(candidate: Candidate, ids: Tensor) -> Tensor:
+    """What a call gives, without a gradient."""
+    device = next(candidate.parameters()).device
+    with torch.no_grad():
+        return called(lambda: candidate(ids.to(device)), f"a call with ids of shape {tuple(ids.shape)}")
+
+
+def called(function: Callable[[], Any], what: str) -> Any:
+    """Run a candidate's code; what it raises becomes one line."""
+    try:
+        return function()
+    except Exception as error:
+        if isinstance(error, ValueError) and str(error).startswith("candidate:"):
+            raise Refused(str(error)) from error
+        raise Refused(f"candidate: {what} raised {in_words(error)}") from error
+
+
+def found_roundings(candidate: Candidate, ids: Tensor) -> list[Rounding]:
+    """Where a forward pass, or that of the loss, goes on in fewer bits than it was given."""
+    device = next(candidate.parameters()).device
+    with only_python(), roundings(candidate.module) as found:
+        logits_at(candidate, ids)
+        called(lambda: candidate.loss(ids.to(device), ids.to(device)), "its loss")  # some round only when they learn
+    return found
+
+
+def look_at(candidate: Candidate, batch: Batch, precision: str) -> list[str]:
+    """Remarks on how a candidate is called; raises if it cannot be judged."""
+    ids, targets = batch
+    logits = logits_at(candidate, ids)
+    check_shape(logits, ids, candidate.config.vocab_size)
+    if logits.dtype != getattr(torch, precision):
+        raise Refused(
+            f"candidate: returns {shown(logits.dtype)} logits from {precision} weights: return them in the precision "
+            "of the weights, and compare without autocast"
+        )
+    change, _ = distance(logits_at(candidate, ids).clone(), logits)
+    if change > 0.01 * BUDGETS[precision].logits and logits.isfinite().all():
+        raise Refused(
+            f"candidate: changes its output between two calls with the same ids, by {change:.1e}, in eval mode: "
+            "look for dropout that ignores self.training, a cache that is kept, or random numbers"
+        )
+    check_gradients(candidate, ids, targets)
+    return remarks(candidate, ids, logits)
+
+
+def has_shape(logits: Tensor, ids: Tensor, V: int) -> bool:
+    """Whether the logits are (B, T, V)."""
+    return tuple(logits.shape) == (*ids.shape, V)
+
+
+def check_shape(logits: Tensor, ids: Tensor, V: int) -> None:
+    """Raise unless the logits are (B, T, V)."""
+    B, T = ids.shape
+    if has_shape(logits, ids, V):
+        return
+    hint = ""
+    if logits.dim() == 3 and logits.shape[:2] == (B, T) and logits.shape[2] > V:
+        hint = f": cut the padding of the vocabulary, logits[..., :{V}]"
+    elif logits.dim() == 3 and logits.shape[1] == 1:
+        hint = ": these are of the last position only; return all, or take an argument named targets"
+    raise Refused(
+        f"candidate: returns logits of shape {tuple(logits.shape)} for ids of shape ({B}, {T}), not (batch, time, "
+        f"vocabulary) = ({B}, {T}, {V}){hint}"
+    )
+
+
+def check_gradients(candidate: Candidate, ids: Tensor, targets: Tensor) -> None:
+    """Raise unless the loss is a scalar that can be differentiated."""
+    device = next(candidate.parameters()).device
+    loss = called(lambda: candidate.loss(ids.to(device), targets.to(device)), "its loss")
+    if not isinstance(loss, Tensor) or loss.dim() != 0:
+        raise Refused(f"candidate: its loss is {described(loss)}: give a scalar tensor")
+    if not loss.requires_grad:
+        raise Refused(
+            "candidate: drops gradients: its output is cut off from all of its parameters; look for no_grad(), "
+            "inference_mode() or detach() around the forward pass"
+        )
+    called(loss.backward, "its backward pass")
+    candidate.zero_grad(set_to_none=True)
+
+
+def remarks(candidate: Candidate, ids: Tensor, logits: Tensor) -> list[str]:
+    """What a user should know of how the candidate was called."""
+    found = []
+    if callable(getattr(candidate.module, "loss", None)):
+        found.append("its own loss is judged: model.loss(ids, targets)")
+    elif candidate.takes_targets:
+        found.append("its own loss is judged: it is called as model(ids, targets=targets)")
+    candidate.train()
+    training = logits_at(candidate, ids)
+    candidate.eval()
+    if training.shape == logits.shape and distance(training.clone(), logits)[0] > 1e-6:
+        found.append("in train mode it gives something else, although config.dropout is 0; it is judged in eval mode")
+    return found
+
+
+def shown(dtype: torch.dtype) -> str:
+    """float32, not torch.float32."""
+    return str(dtype).removeprefix("torch.")
+
+
+def described(value: Any) -> str:
+    """What something is, for a message."""
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

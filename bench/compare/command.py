@@ -1,0 +1,278 @@
+"""`python -m bench compare`: prove contenders equal, time the proven ones in turn, measure their memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from statistics import median
+from typing import Any
+
+import torch
+
+from bench.compare.result_file import VERSION, Result, path_for
+from bench.compare.tables import show
+from bench.contenders import ALL, CONTENDERS, able, chosen, import_what_is_needed, missing, own_precision
+from bench.contenders.verify import ORACLE, Part, Verdict, asked_of, parts_of, prove, stages, weights_of
+from bench.environment import environment, threads
+from bench.journal import write
+from bench.numerics.errors import Measurement
+from bench.settings import Compare
+from bench.timing.ratios import ratio, rounds_within, spread
+from bench.timing.worker import TASKS, Worker, crew, job, take_turns
+from bench.workloads.memory import activation_bytes, available_bytes, check_memory, give_back_freed, needed_bytes
+from bench.workloads.workload import PRECISIONS, Workload, workload
+from optimized.recipe import left_out as left_out_rungs
+from reference.cli.progress import Stages
+from reference.config import GPTConfig
+from reference.training.devices import choose_device
+
+LEAST_ROUNDS = {"forward": 5, "training_step": 5, "generation": 3}  # fewer make no interval
+MOST_ROUNDS = 200  # more make no better one
+SHARES = {"forward": 0.25, "training_step": 0.5, "generation": 0.25}  # of the time for timing
+TITLES = {"forward": "forward passes", "training_step": "training steps", "generation": "generation"}
+LIBRARIES = 600_000_000  # bytes that a process takes for the interpreter, torch and transformers
+
+
+def compare(options: Compare) -> int:
+    """Run a comparison, print it and write it down.
+
+    Returns 0 if every contender was proven or is known to be another function, else 1. Raises ValueError, one line, for
+    what the user cannot have.
+    """
+    started, start = datetime.now().astimezone(), time.monotonic()
+    options.check()
+    names = chosen(options.contenders)
+    left_out: list[str] = []
+    if ALL in options.contenders:
+        names, left_out = able(names, options.precision)
+    what = workload(options.size, options.batch, options.time)
+    if not options.bias:
+        what = dataclasses.replace(what, config=dataclasses.replace(what.config, bias=False))
+    if options.precision not in PRECISIONS:
+        raise ValueError(f"unknown precision {options.precision!r}: give one of {', '.join(PRECISIONS)}")
+    device = device_for(options)
+    for name in dict.fromkeys([ORACLE, *names]):
+        line = missing(name, options.precision)
+        if line is not None:
+            raise ValueError(line)
+        import_what_is_needed(name)
+    rounding = any(CONTENDERS[name].rounds(what.config, device) for name in names)
+    parts = parts_of(what, options.precision, options.steps, rounding)
+    left_out += left_out_by_best(names, device, options.precision, what.config)
+    check_memory(
+        needed_bytes(what, options.precision, min(2, len(names)), parts[0].steps),
+        available_bytes(device),
+        f"comparing {len(names)} contender{'s' if len(names) > 1 else ''} at size {what.size}, "
+        f"batch {what.batch}, time {what.time} in {options.precision}",
+    )
+    path = path_for(started, options.json)
+    with threads(options.threads):
+        surroundings = environment(device)
+        contenders = measure(what, options, names, parts, device)
+    result: Result = {
+        "kind": "compare",
+        "version": VERSION,
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": time.monotonic() - start,
+        "arguments": {**dataclasses.asdict(options), "contenders": names, "json": str(path)},
+        "environment": surroundings,
+        "workload": {
+            "size": what.size,
+            "config": dataclasses.asdict(what.config),
+            "parameters": what.config.parameter_count(),
+            "batch": what.batch,
+            "time": what.time,
+            "precision": options.precision,
+            "device": str(device),
+            "new_tokens": options.new_tokens,
+            "flops": {"forward": what.forward_flops(), "training_step": what.step_flops()},
+        },
+        "proof": [{**dataclasses.asdict(part), "oracle": f"{ORACLE} in float64"} for part in parts],
+        "contenders": contenders,
+        "left_out": left_out,
+    }
+    show(result)
+    write(path, result)
+    print(f"everything that was measured: {path}")
+    return 0 if all(contender["proof"]["passed"] or contender["unlike"] for contender in contenders) else 1
+
+
+def left_out_by_best(names: Sequence[str], device: torch.device, precision: str, config: GPTConfig) -> list[str]:
+    """A line for each rung that the contender `optimized` does without here."""
+    if "optimized" not in names:
+        return []
+    dtype = "float64" if precision == "float64" else "float32"
+    return [f"optimized leaves out {name}: {why}" for name, why in left_out_rungs(str(device), dtype, config).items()]
+
+
+def device_for(options: Compare) -> torch.device:
+    """The device that the user asks for; a ValueError if there is none or it lacks the precision."""
+    if options.device.startswith("mps") and options.precision == "float64":
+        raise ValueError("--precision float64 on mps: that device has no float64; give --device cpu, or float32")
+    return choose_device(options.device, options.precision)
+
+
+def measure(
+    what: Workload, options: Compare, names: list[str], parts: list[Part], device: torch.device
+) -> list[dict[str, Any]]:
+    """Proofs, times and memory of every contender, as `bench.compare.result_file` describes them."""
+    verdicts: dict[str, list[Verdict | None]] = {name: [] for name in names}
+    asked = [asked_of(part, options.precision, names, what.config, device) for part in parts]
+    timings = 1 + len(tasks_of(options))
+    with Stages(sum(stages(part, who) for part, who in zip(parts, asked, strict=True)) + timings) as progress:
+        for part, who in zip(parts, asked, strict=True):
+            weights = weights_of(part, what.config, options.seed)
+            found = dict(prove(part, what.config, weights, who, device, options.seed, progress.stage))
+            for name in names:
+                verdicts[name].append(found.get(name))
+        del weights
+        proven = [n for n in names if not any(verdict.failures() for verdict in verdicts[n] if verdict is not None)]
+        timed = time_in_turn(what, options, proven, device, progress) if proven else {}
+    return [
+        {
+            "name": name,
+            "description": CONTENDERS[name].description,
+            "precision": own_precision(options.precision, name, what.config, device),
+            "unlike": "" if name in proven else CONTENDERS[name].unlike(what.config),
+            "proof": {
+                "passed": name in proven,
+                "parts": [None if verdict is None else describe(verdict) for verdict in verdicts[name]],
+            },
+            **timed.get(name, {}),
+        }
+        for name in names
+    ]
+
+
+def tasks_of(options: Compare) -> list[str]:
+    """What is timed."""
+    return [task for task in TASKS if task != "generation" or options.new_tokens]
+
+
+def describe(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as plain values."""
+
+    def plain(measurement: Measurement) -> dict[str, Any]:
+        return {
+            "quantity": measurement.quantity,
+            "name": measurement.name,
+            "error": measurement.error,
+            "largest": measurement.largest,
+            "allowed": verdict.allowed(measurement),
+        }
+
+    worst: dict[str, dict[str, Any]] = {}
+    # by what is nearest to its budget, and where nothing is judged by the error itself
+    for m in sorted(verdict.report.measurements, key=lambda m: (-verdict.over(m), -m.error)):
+        worst.setdefault(m.quantity, plain(m))
+    return {
+        "top1": verdict.report.top1,
+        "over": verdict.worst_over(),
+        "worst": worst,
+        "failures": [plain(m) for m in verdict.failures()],
+    }
+
+
+def time_in_turn(
+    what: Workload, options: Compare, names: Sequence[str], device: torch.device, progress: Stages
+) -> dict[str, dict[str, Any]]:
+    """Speed and peak memory of contenders, each in a process of its own, in turn.
+
+    Where memory does not hold all of them at once they come in groups, the first of all in every group.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    gc.collect()
+    give_back_freed()
+    base, others = names[0], list(names[1:])
+    together = max(1, fitting(what, options.precision, device) - 1)
+    groups = [others[i : i + together] for i in range(0, len(others), together)] or [[]]
+    progress.stage(f"building {', '.join(names)}")
+    rounds: dict[str, int] = {}
+    for number, group in enumerate(groups, start=1):
+        where = f" (group {number} of {len(groups)})" if len(groups) > 1 else ""
+        precisions = {name: own_precision(options.precision, name, what.config, device) for name in (base, *group)}
+        threads = torch.get_num_threads()
+        jobs = [job(name, what, precisions[name], device, threads, options.new_tokens) for name in precisions]
+        with crew(jobs) as workers:
+            firsts, samples = {}, {}
+            for task in tasks_of(options):
+                title = f"timing {TITLES[task]} of {', '.join(workers)}{where}"
+                progress.stage(title) if number == 1 else progress.within(title)
+                firsts[task], samples[task] = timed(workers, task, options, rounds, len(groups), progress)
+            for name, worker in workers.items():
+                if name in found:
+                    continue
+                peak = worker.peak()
+                found[name] = {
+                    "speed": {
+                        task: {
+                            "first": firsts[task][name],
+                            **speed(samples[task], name, base, amount(task, what, options)),
+                        }
+                        for task in samples
+                    },
+                    "memory": {"peak": peak.bytes, "baseline": peak.baseline, "method": peak.method},
+                }
+    return found
+
+
+def fitting(what: Workload, precision: str, device: torch.device) -> int:
+    """How many contenders can be trained side by side in the memory that is free; 2 at least are tried."""
+    free = available_bytes(device)
+    if free is None:
+        return len(CONTENDERS)
+    width = 8 if precision == "float64" else 4
+    each = 5 * width * what.config.parameter_count() + activation_bytes(what, width) + LIBRARIES
+    return max(2, int(0.9 * free / each))
+
+
+def timed(
+    workers: dict[str, Worker],
+    task: str,
+    options: Compare,
+    rounds: dict[str, int],
+    groups: int,
+    progress: Stages,
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Time a task in turn for its share of the time, or for so many rounds; the first round says how many fit.
+
+    Returns the seconds of a first call, which is not one of the rounds, and the seconds of the rounds.
+    """
+    number = 0
+
+    def count() -> None:
+        nonlocal number
+        number += 1
+        progress.within(f"timing {TITLES[task]}, round {number}")
+
+    warm_up = take_turns(workers, task, 1, count)  # compiles, allocates
+    first = take_turns(workers, task, 1, count)
+    if task not in rounds:
+        seconds = options.seconds * SHARES[task] / groups
+        fit = rounds_within(seconds, sum(times[0] for times in first.values()), LEAST_ROUNDS[task], MOST_ROUNDS)
+        rounds[task] = options.rounds or fit
+    others = take_turns(workers, task, rounds[task] - 1, count)
+    return (
+        {name: seconds for name, [seconds] in warm_up.items()},
+        {name: [*first[name], *others[name]] for name in workers},
+    )
+
+
+def amount(task: str, what: Workload, options: Compare) -> int:
+    """Tokens of a task."""
+    return options.new_tokens if task == "generation" else what.tokens
+
+
+def speed(samples: dict[str, list[float]], name: str, base: str, tokens: int) -> dict[str, Any]:
+    """What the samples say of one contender: as `bench.compare.result_file` describes it."""
+    seconds = samples[name]
+    times = ratio(samples[base], seconds)  # base's time over ours: how many times as fast we are
+    return {
+        "tokens_per_second": tokens / median(seconds),
+        "spread": spread(seconds),
+        "seconds": seconds,
+        "ratio": {"to": base, **dataclasses.asdict(times)},
+    }

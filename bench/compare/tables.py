@@ -1,0 +1,215 @@
+"""A result of `bench compare` on the terminal: tables that fit into the terminal, and every number explained."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Any
+
+from bench.compare.result_file import Result
+from bench.environment import identity_in_words
+from bench.formatting import NOT_THE_SAME, Fitted, plain_table, scientific, significant, size, terminal
+from bench.timing.ratios import confidence_of
+
+
+def show(result: Result) -> None:
+    """Print a result, as `bench.compare.result_file` describes it."""
+    console = terminal()
+    console.print()
+    for line in heading(result):
+        console.print(line, markup=False)
+    for number, part in enumerate(result["proof"]):
+        console.print()
+        question = "Is it the same function?" if part["question"] == "function" else "Does it only round?"
+        console.print(f"{question} In {part['precision']}, against {part['oracle']}", markup=False, style="bold")
+        console.print(Fitted(proof_table(result, number)))
+        console.print(proof_note(part), markup=False, style="dim")
+    proven = [contender for contender in result["contenders"] if "speed" in contender]
+    console.print()
+    console.print("How fast is it, and how much memory does it take?", style="bold")
+    if proven:
+        console.print(Fitted(speed_table(proven), together=(2, 2)))
+    for contender in result["contenders"]:
+        if "speed" in contender:
+            continue
+        if contender["unlike"]:
+            words = f"{contender['name']:<17}  {NOT_THE_SAME}: {contender['unlike']} ({failure(contender)})"
+            console.print(words, markup=False)
+        else:
+            console.print(f"{contender['name']:<17}  failed: {failure(contender)}", markup=False, style="bold red")
+    if proven:
+        console.print(speed_note(proven), markup=False, style="dim")
+    if proven and "generation" in proven[0]["speed"]:
+        console.print()
+        console.print("How fast does it write?", style="bold")
+        console.print(Fitted(speed_table(proven, ("generation",), memory=False), together=(2,)))
+        console.print(generation_note(result, proven), markup=False, style="dim")
+    console.print()
+
+
+def heading(result: Result) -> list[str]:
+    """What was compared, where, with what."""
+    work, where = result["workload"], result["environment"]
+    packages = ", ".join(f"{name} {version}" for name, version in where["packages"].items() if version)
+    on = identity_in_words(where["identity"]) + (
+        f" of {where['cores']['logical']} cores"
+        if where["device_kind"] == "cpu"
+        else f", {where['device_memory'] / 1e9:.0f} GB"
+    )
+    lines = [
+        f"{work['size']}: {work['parameters']:,} parameters, batch {work['batch']} x time {work['time']}, "
+        f"{precisions(result)}{'' if work['config']['bias'] else ', without biases'}",
+        f"on {on}",
+        f"with {packages}",
+    ]
+    return lines + warnings(result) + [f"note: {line}" for line in result["left_out"]]
+
+
+def precisions(result: Result) -> str:
+    """What is computed in: the precision that was asked for, and who uses another."""
+    asked = result["workload"]["precision"]
+    others = [c["name"] for c in result["contenders"] if c["precision"] != asked]
+    return f"{asked}; {', '.join(others)}: bfloat16" if others else str(asked)
+
+
+def warnings(result: Result) -> list[str]:
+    """What makes these numbers less than they could be."""
+    work, where = result["workload"], result["environment"]
+    lines = []
+    coarse = work["precision"] == "bfloat16" or any(c["precision"] == "bfloat16" for c in result["contenders"])
+    if coarse and where["computes_bfloat16"] is False:
+        lines.append("note: this device has no bfloat16 instructions and emulates them: expect it to be slower")
+    cores = where["cores"]["logical"] or 1
+    if where["device_kind"] == "cpu" and where["load"] is not None and where["load"] > 0.25 * cores:
+        lines.append(
+            f"note: the machine was busy before this began (load {where['load']} on {cores} cores): "
+            "trust ratios, not rates"
+        )
+    return lines
+
+
+def proof_table(result: Result, number: int) -> Any:
+    """One part of the proof: how far each contender is from the oracle."""
+    part = result["proof"][number]
+    table = plain_table()
+    table.add_column("contender", no_wrap=True)
+    for name in ("logits", "loss"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("worst gradient", no_wrap=True)
+    steps = part["steps"]
+    if steps:
+        table.add_column(f"{steps} step{'s' if steps > 1 else ''}", justify="right", no_wrap=True)
+    table.add_column("top-1", justify="right", no_wrap=True)
+    table.add_column("error/budget", justify="right", no_wrap=True)
+    for contender in result["contenders"]:
+        found = contender["proof"]["parts"][number]
+        if found is None:
+            continue
+        worst = found["worst"]
+        failed = bool(found["failures"])
+        word = "" if contender["unlike"] else " FAILED"
+        table.add_row(
+            contender["name"],
+            scientific(worst["logits"]["error"]),
+            scientific(worst["loss"]["error"]),
+            f"{scientific(worst['gradient']['error'])} {worst['gradient']['name']}",
+            *([scientific(worst["trajectory"]["error"])] if steps else []),
+            f"{100 * found['top1']:.1f} %",
+            f"{found['over']:.3g}{word}" if failed else f"{found['over']:.2f}",
+            style="red" if failed and not contender["unlike"] else "",
+        )
+    return table
+
+
+def proof_note(part: dict[str, Any]) -> str:
+    """On what the part was proven."""
+    shape, small = part["shape"], part["gradient_shape"]
+    steps = f"{part['steps']} AdamW steps" if part["steps"] > 1 else "1 AdamW step" if part["steps"] else "no steps"
+    where = (
+        f"at batch {shape[0]} x time {shape[1]}"
+        if shape == small
+        else f"(logits, loss: batch {shape[0]} x time {shape[1]}; the rest: batch {small[0]} x time {small[1]})"
+    )
+    return (
+        f"relative L2 distances, with {part['weights']} random weights, {where}; {steps}.\n"
+        "error/budget: the largest of all, above 1 fails; top-1: same most probable token."
+    )
+
+
+def speed_table(
+    proven: list[dict[str, Any]], tasks: tuple[str, ...] = ("forward", "training_step"), memory: bool = True
+) -> Any:
+    """Speed and memory of the contenders that were proven."""
+    base = proven[0]["speed"]["forward"]["ratio"]["to"]
+    table = plain_table()
+    table.add_column("\ncontender", no_wrap=True)
+    for what in tasks:
+        table.add_column(f"{what.replace('_', ' ')}\ntokens/s", justify="right", no_wrap=True)
+        table.add_column(f"times\n{base}", justify="right", no_wrap=True)
+    if memory:
+        table.add_column("peak\nmemory", justify="right", no_wrap=True)
+    for contender in proven:
+        cells = []
+        for what in tasks:
+            speed = contender["speed"][what]
+            ratio = speed["ratio"]
+            cells.append(f"{significant(speed['tokens_per_second'])} ±{100 * speed['spread']:.0f} %")
+            cells.append(
+                "1" if contender["name"] == base else f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+            )
+        if memory:
+            cells.append(size(contender["memory"]["peak"]))
+        table.add_row(contender["name"], *cells)
+    return table
+
+
+def speed_note(proven: list[dict[str, Any]]) -> str:
+    """How the times were taken and what the memory holds."""
+    forward, step = (len(proven[0]["speed"][what]["seconds"]) for what in ("forward", "training_step"))
+    sure = confidence_of(min(forward, step))
+    lines = [
+        f"in turn, {forward} rounds of forward passes and {step} of training steps (forward, backward, clip, AdamW);",
+        f"median ± half the distance between the quartiles; [{100 * sure:.0f} % interval of the ratio].",
+    ]
+    where = (
+        "on the device"
+        if proven[0]["memory"]["method"] == "device"
+        else "without interpreter and libraries; a compiler's included"
+    )
+    lines.append(f"peak memory: of its process, {where}.")
+    lines += first_calls(proven, "training_step")
+    coarse = [c["name"] for c in proven if c["precision"] == "bfloat16"]
+    if coarse and len(coarse) < len(proven):
+        lines.append(f"computing in bfloat16: {', '.join(coarse)}; the others do not.")
+    return "\n".join(lines)
+
+
+def generation_note(result: Result, proven: list[dict[str, Any]]) -> str:
+    """What was generated."""
+    rounds = len(proven[0]["speed"]["generation"]["seconds"])
+    new = result["workload"]["new_tokens"]
+    lines = [f"one text, {new} tokens one after another, the most probable each time; {rounds} rounds."]
+    return "\n".join(lines + first_calls(proven, "generation"))
+
+
+def first_calls(proven: list[dict[str, Any]], task: str) -> list[str]:
+    """A line that says by how much the first call was slower, for those that took a second more: they compile."""
+    found = []
+    for contender in proven:
+        speed = contender["speed"][task]
+        more = speed["first"] - median(speed["seconds"])
+        if more >= 1.0:
+            found.append(f"{contender['name']} {more:.0f} s")
+    return [f"the first one took longer, by its compiling and allocating: {', '.join(found)}."] if found else []
+
+
+def failure(contender: dict[str, Any]) -> str:
+    """The failure furthest beyond its budget, in words; of a contender that has one."""
+    failures = [found for part in filter(None, contender["proof"]["parts"]) for found in part["failures"]]
+    if contender["unlike"]:  # of another function the logits tell most
+        failures = [failure for failure in failures if failure["quantity"] == "logits"] or failures
+    found = max(failures, key=lambda failure: failure["error"] / (failure["allowed"] or 1e-300))
+    name = found["name"] if found["name"] != found["quantity"] else ""
+    return (
+        f"{found['quantity']} {name}{' ' if name else ''}{scientific(found['error'])}, "
+        f"allowed {scientific(found['allowed'])}"
+    )

@@ -1,0 +1,1 @@
+"""How far apart two models are, and how far is allowed."""

@@ -1,0 +1,116 @@
+"""What a model answers, all of it: logits, loss, every gradient, and n steps of training; held against the oracle's.
+
+A model follows the protocol of this project: `model(ids)`, `model.loss(ids, targets)`, a canonical state dict.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.numerics.errors import Measurement, Report, distance, measure_all
+from reference.checkpoints.canonical import canonical_gradients
+
+Batch = tuple[Tensor, Tensor]  # ids and targets, (B, T) int64 each
+BuildStep = Callable[..., Callable[[Tensor, Tensor], Tensor]]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a model answers, on the CPU."""
+
+    logits: Tensor  # (B, T, V)
+    loss: Tensor
+    gradients: dict[str, Tensor]  # by canonical name
+    losses: list[Tensor]  # of the AdamW steps
+    update: dict[str, Tensor]  # p1 - p0 over those steps; empty unless asked for
+
+
+def gradients(model: Any, ids: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss and canonical gradients of one batch; the model is left without gradients."""
+    model.zero_grad(set_to_none=True)
+    loss = model.loss(ids, targets)
+    loss.backward()
+    # a model that is not laid out by its state dict knows itself how
+    found = model.canonical_gradients() if hasattr(model, "canonical_gradients") else canonical_gradients(model)
+    model.zero_grad(set_to_none=True)
+    return loss.detach(), found
+
+
+def observe(
+    model: nn.Module,
+    build: BuildStep,
+    batch: Batch,
+    small: Batch,
+    steps: int,
+    *,
+    learning_rate: float,
+    weight_decay: float = 0.1,
+    weights: Mapping[str, Tensor] | None = None,
+    first_weights: Mapping[str, Tensor] | None = None,
+) -> Observation:
+    """Ask a model everything, in eval mode. It is trained on the way, so it is of no more use afterwards.
+
+    Args:
+        model: on its device, in its precision
+        build: makes its training step
+        batch: ids and targets (B, T) for logits and loss
+        small: ids and targets for gradients and steps; may be the same object
+        steps: AdamW steps, each on `small` rolled one further along B and T; 0 for none
+        learning_rate, weight_decay: of those steps
+        weights: canonical, what the model holds now, on the CPU: to say how far each moved in those steps, which costs
+            as much memory again. None leaves that out.
+        first_weights: canonical, what the model holds now. The steps are then taken first and these weights loaded
+            again, so that an optimizer's two moments and the copies of all gradients are never in memory together: at
+            gpt2's size in float64 that is 1 GB less of 6.
+    """
+    device = next(model.parameters()).device
+    (ids, targets), (small_ids, small_targets) = ([t.to(device) for t in pair] for pair in (batch, small))
+    model.eval()
+
+    def train() -> tuple[list[Tensor], dict[str, Tensor]]:
+        losses, update = [], {}
+        step = build(model, learning_rate=learning_rate, weight_decay=weight_decay)
+        for s in range(steps):
+            losses.append(step(small_ids.roll((s, s), (0, 1)), small_targets.roll((s, s), (0, 1))).cpu())
+        if weights is not None:
+            after = model.state_dict()
+            update = {name: after[name].detach().cpu() - tensor for name, tensor in weights.items()}
+        return losses, update
+
+    losses: list[Tensor] = []
+    update: dict[str, Tensor] = {}
+    if steps and first_weights is not None:
+        losses, update = train()
+        model.zero_grad(set_to_none=True)
+        model.load_state_dict(first_weights)
+    with torch.no_grad():
+        logits = model(ids).to("cpu", copy=True)
+    loss, found = gradients(model, small_ids, small_targets)
+    if small is not batch:
+        with torch.no_grad():
+            loss = model.loss(ids, targets)  # type: ignore[operator]  # nn.Module hides its methods
+    if steps and first_weights is None:
+        losses, update = train()
+    return Observation(logits, loss.cpu(), {name: g.cpu() for name, g in found.items()}, losses, update)
+
+
+def hold_against(actual: Observation, oracle: Observation) -> Report:
+    """Measure one observation against the oracle's."""
+    agree = actual.logits.argmax(-1) == oracle.logits.argmax(-1)  # (B, T)
+    report = Report(top1=float(agree.double().mean()))
+    report.measurements.append(Measurement("logits", "logits", *distance(actual.logits, oracle.logits)))
+    report.measurements.append(Measurement("loss", "loss", *distance(actual.loss, oracle.loss)))
+    report.measurements.extend(measure_all("gradient", actual.gradients, oracle.gradients))
+    # a loss that has fallen to almost nothing is held against what the losses were, not against nothing
+    typical = math.sqrt(sum(float(y) ** 2 for y in oracle.losses) / max(1, len(oracle.losses)))
+    for number, (x, y) in enumerate(zip(actual.losses, oracle.losses, strict=True)):
+        report.measurements.append(Measurement("trajectory", f"step {number}", *distance(x, y, typical)))
+    if actual.update:
+        report.measurements.extend(measure_all("update", actual.update, oracle.update))
+    return report

@@ -1,0 +1,376 @@
+"""What this device can do, measured before anything else: how fast it multiplies matrices of a model's own shapes, and
+how fast it moves bytes. From these the floor of each workload: the least time at the rates that were seen. It is no
+law: code that multiplies a shape faster than torch's product does, or whose weights stay in a cache, comes below it,
+and its share of the floor is then above 100 %.
+
+Which operations. Every product of the forward pass; for training also the two of its backward pass, each at the rate
+measured for exactly that shape and layout, into memory that is already there. At the best rate of any shape instead:
+the causal half of attention and the head, because fused code does not run them as products of that size, and products
+that have a row for each text, which a library may be slow at and the device is not. One large square product is always
+among the shapes, so that the best rate, and what is reckoned from it, hardly hangs on which workloads a run has.
+
+Which bytes. A forward pass reads every weight once (in the precision of the products), but of the position table only
+the rows of positions that are there. A backward pass reads them again, positions apart, and writes a gradient (float32)
+for each that was read; that of the other positions is zero. Then AdamW reads weight, gradient and two moments, and
+writes weight and moments: 28 bytes for each parameter, of whatever position. Generating a token reads the weights, one
+position, and the cache. Activations count nothing: at best they stay in the device's caches.
+
+How long. Operations and bytes of a pass at best overlap, so it takes the longer of both. AdamW cannot start before the
+clipping knows all gradients, so its bytes come after that. The bandwidth is that of a block as large as the model's
+weights: a small model is in the cache, and is read as fast as that allows.
+
+Rates are the best of some samples and not the median: a ceiling is what can be had. A sample is many calls queued one
+behind the other and one wait at the end, as a pass has them: a launch and a synchronisation take an accelerator longer
+than a small product does. Where even queueing a call takes longer than the call, its rate is that of queueing, and code
+that is launched as a graph may come below the floor.
+
+A precision that a device has no instructions for is emulated: products in it are computed in another one, many times as
+slow. Of it only a small square is measured, to see how slow, and there is no ceiling and no floor: nobody wants to come
+near them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.environment import device_name
+from bench.journal import Keep, anew
+from bench.roofline.datasheets import data_sheet_bandwidth, data_sheet_rate
+from bench.timing.ratios import interleave, rounds_within, synchronise
+from bench.workloads.scenarios import ROWS, named, text_shape
+from bench.workloads.workload import Workload
+from optimized.hardware import hardware_of
+from optimized.precision import tf32_products
+from reference.config import GPTConfig
+
+DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
+WIDTHS = {"float32": 4, "tf32": 4, "bfloat16": 2}
+# bytes: smaller blocks are copied in less time than the call takes, larger ones at the same rate
+LEAST_BLOCK, LARGEST_BLOCK = 2**22, 2**29
+
+# seconds of a sample: what it takes beside its calls, 10 us or so on an accelerator, is lost in it
+LEAST_SAMPLE, LEAST_SAMPLE_CPU = 5e-3, 1e-3
+MOST_CALLS = 10_000  # in one sample
+
+# Rows, inner and columns: large enough for the best rate, and with as many samples as say it no more than 0.3 s in all
+# on two CPU cores.
+SQUARE = "square"
+SQUARES, SQUARE_ELSEWHERE = {"cpu": 1024, "cuda": 8192}, 4096
+SQUARE_SECONDS = 0.1
+SQUARE_EMULATED = 256  # some hundredths of a second where 1024 takes seconds
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Product:
+    """A matrix product of a forward pass: (rows, inner) times (inner, columns), so often."""
+
+    name: str
+    rows: int
+    inner: int
+    columns: int
+    count: int
+
+    @property
+    def flops(self) -> int:
+        """Operations of one."""
+        return 2 * self.rows * self.inner * self.columns
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How fast a product runs."""
+
+    precision: str
+    product: Product
+    direction: str  # forward, or of the backward pass input or weight
+    flops_per_second: float
+
+
+@dataclass(frozen=True)
+class Bandwidth:
+    """How fast a block of memory is moved: bytes read and written, or only read, per second."""
+
+    block: int  # bytes
+    copy: float
+    read: float
+
+    @property
+    def best(self) -> float:
+        """The larger of both."""
+        return max(self.copy, self.read)
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What a task takes at least."""
+
+    operations: int
+    bytes: int
+    seconds_of_operations: float
+    seconds_of_bytes: float
+    seconds: float  # at best; see the head of this file for what overlaps
+
+
+def linear_products(config: GPTConfig, rows: int) -> list[Product]:
+    """The products with weights of a forward pass over so many tokens, the head last."""
+    L, C, V = config.n_layer, config.n_embd, config.vocab_size
+    return [
+        Product("qkv", rows, C, 3 * C, L),
+        Product("attention output", rows, C, C, L),
+        Product("MLP in", rows, C, 4 * C, L),
+        Product("MLP out", rows, 4 * C, C, L),
+        Product("head", rows, C, V, 1),
+    ]
+
+
+def attention_flops(config: GPTConfig, B: int, T: int) -> int:
+    """Operations of the causal half of all attention in a forward pass: 4 C for each pair of tokens and layer."""
+    return 4 * config.n_layer * config.n_embd * B * (T * (T + 1) // 2)
+
+
+def weights_read(config: GPTConfig, positions: int) -> int:
+    """How many weights a forward pass reads: of the position table only the rows of so many positions."""
+    return config.parameter_count() - (config.block_size - positions) * config.n_embd
+
+
+def square_product(device: torch.device, precision: str) -> Product:
+    """The square product of a device that is measured in every run; large, but in a precision that is emulated."""
+    n = SQUARE_EMULATED if precision in emulated(device) else SQUARES.get(device.type, SQUARE_ELSEWHERE)
+    return Product(SQUARE, n, n, n, 1)
+
+
+def precisions_of(device: torch.device) -> list[str]:
+    """What products can be computed in."""
+    return ["float32", "tf32", "bfloat16"] if device.type == "cuda" else ["float32", "bfloat16"]
+
+
+def with_floors(device: torch.device) -> list[str]:
+    """The precisions in which there are ceilings and floors."""
+    return [precision for precision in precisions_of(device) if precision not in emulated(device)]
+
+
+def emulated(device: torch.device) -> list[str]:
+    """Which of these precisions a device has no instructions for."""
+    return [] if hardware_of(str(device)).bfloat16 or device.type not in ("cpu", "cuda") else ["bfloat16"]
+
+
+class Roofline:
+    """The measured ceilings of a device; every shape is measured once, when it is first asked for.
+
+    Args:
+        device: to be measured
+        seconds: to measure one shape in one precision, about
+        rate: measures a product in its place, in tests: (precision, product, direction) -> operations per second
+        bandwidth: the same for a block of memory: bytes -> Bandwidth
+        clock: seconds from any zero
+        keep: keeps what was measured, or knows it from a run that was stopped
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        seconds: float = 0.2,
+        rate: Callable[[str, Product, str], float] | None = None,
+        bandwidth: Callable[[int], Bandwidth] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+        keep: Keep = anew,
+    ) -> None:
+        self.device, self.seconds, self.clock, self.keep = device, seconds, clock, keep
+        self.measure_rate = rate or self.time_product
+        self.measure_bandwidth = bandwidth or self.time_block
+        self.rates: dict[tuple[str, int, int, int, str], Rate] = {}
+        self.bandwidths: dict[int, Bandwidth] = {}
+
+    def rate(self, precision: str, product: Product, direction: str = "forward") -> float:
+        """Operations per second of a product in a direction."""
+        key = (precision, product.rows, product.inner, product.columns, direction)
+        if key not in self.rates:
+            found = self.keep("rate", list(key), lambda: self.measure_rate(precision, product, direction))
+            self.rates[key] = Rate(precision, product, direction, found)
+        return self.rates[key].flops_per_second
+
+    def ceiling(self, precision: str) -> float | None:
+        """The best rate of any shape so far; None if none was measured, or where that says little: it is emulated."""
+        if precision in emulated(self.device):
+            return None
+        return max((r.flops_per_second for r in self.rates.values() if r.precision == precision), default=None)
+
+    def bandwidth(self, block: int) -> Bandwidth:
+        """Of a block as large as that, within the limits in which the size makes a difference."""
+        block = min(max(block, LEAST_BLOCK), LARGEST_BLOCK)
+        if block not in self.bandwidths:
+            found = self.keep("bandwidth", block, lambda: asdict(self.measure_bandwidth(block)))
+            self.bandwidths[block] = Bandwidth(**found)
+        return self.bandwidths[block]
+
+    def seconds_of(self, precision: str, products: Sequence[Product], directions: Sequence[str]) -> float:
+        """How long products take at their own rates, in all of these directions."""
+        return sum(
+            product.count * product.flops / self.rate(precision, product, direction)
+            for product, direction in itertools.product(products, directions)
+        )
+
+    def floor(self, work: Workload, task: str, precision: str, rows: int) -> Floor:
+        """What a task takes at least.
+
+        Args:
+            task: one of `bench.workloads.scenarios.SITTINGS`
+            precision: of the products
+            rows: texts side by side, where text is generated
+        """
+        config, width = work.config, WIDTHS[precision]
+        C, L, N = config.n_embd, config.n_layer, config.parameter_count()
+        prompt, new = text_shape(work)
+        products: list[Product] = []  # at their own rates
+        directions, after = ["forward"], 0  # bytes that have to wait
+        if task == "forward":
+            *products, head = linear_products(config, work.tokens)
+            others = attention_flops(config, work.batch, work.time) + head.flops
+            moved = width * weights_read(config, work.time)
+        elif task == "prefill":
+            *products, head = linear_products(config, rows * prompt)
+            others = attention_flops(config, rows, prompt) + head.flops // prompt
+            moved = width * weights_read(config, prompt)
+        elif task == "per_token":
+            context = prompt + new / 2
+            others = sum(p.count * p.flops for p in linear_products(config, rows)) + int(4 * L * C * context * rows)
+            moved = width * (weights_read(config, 1) + int(2 * L * C * context * rows))
+        else:
+            *products, head = linear_products(config, work.tokens)
+            directions = ["forward", "input", "weight"]
+            others = 3 * (attention_flops(config, work.batch, work.time) + head.flops)
+            forth, back = weights_read(config, work.time), weights_read(config, 0)
+            moved = width * (forth + back) + 4 * forth
+            self.seconds_of(precision, [head], directions)  # measured, to be looked at
+            after = 28 * N if task == "training_step" else 0
+        own = self.seconds_of(precision, products, directions)
+        best = self.ceiling(precision)
+        if best is None:
+            raise ValueError(f"no product in {precision} was measured: ask for the floor of a forward pass first")
+        computing = own + others / best
+        moving = moved / self.bandwidth(width * N).best
+        waiting = after / self.bandwidth(16 * N).best if after else 0.0
+        return Floor(
+            operations=len(directions) * sum(p.count * p.flops for p in products) + others,
+            bytes=moved + after,
+            seconds_of_operations=computing,
+            seconds_of_bytes=moving + waiting,
+            seconds=max(computing, moving) + waiting,
+        )
+
+    def time_product(self, precision: str, product: Product, direction: str) -> float:
+        """Measure it, with operands laid out as a linear layer and its backward pass have them."""
+        M, K, N = product.rows, product.inner, product.columns
+        dtype = DTYPES[precision]
+
+        def random(*shape: int) -> Tensor:
+            return torch.randn(shape, device=self.device, dtype=dtype)
+
+        factors = {
+            "forward": lambda: (random(M, K), random(N, K).T),
+            "input": lambda: (random(M, N), random(N, K)),
+            "weight": lambda: (random(M, N).T, random(M, K)),
+        }
+        left, right = factors[direction]()
+        out = left @ right  # fresh memory for each call would be timed too
+        context = tf32_products if precision == "tf32" else nullcontext
+        seconds = max(self.seconds, SQUARE_SECONDS) if product.name == SQUARE else self.seconds
+        with context():
+            return product.flops / self.best(lambda: torch.mm(left, right, out=out), seconds)
+
+    def time_block(self, block: int) -> Bandwidth:
+        """Measure copying a block, which counts twice, and reading it."""
+        source = torch.ones(max(1, block // 4), device=self.device)
+        target = torch.empty_like(source)
+        size = 4 * source.numel()
+        copying, reading = (self.best(call, self.seconds) for call in (lambda: target.copy_(source), source.sum))
+        return Bandwidth(block, 2 * size / copying, size / reading)
+
+    def best(self, call: Callable[[], object], seconds: float) -> float:
+        """The time of a call in the shortest sample, of as many samples as fit into `seconds` and at least three.
+
+        A sample is as many calls as take `LEAST_SAMPLE` together: see the head of this file.
+        """
+        least = LEAST_SAMPLE_CPU if self.device.type == "cpu" else LEAST_SAMPLE
+        number, one = 1, self.sample(call, 1, 1, warmup=1)[0]
+        while one < least and number < MOST_CALLS:
+            # the first time of an accelerator is mostly of its launch and its wait, so look again whether it is enough
+            wanted = math.ceil(1.2 * number * least / max(one, 1e-9))
+            number = min(max(2 * number, wanted), MOST_CALLS)
+            one = self.sample(call, number, 1)[0]
+        rounds = rounds_within(seconds, one, least=2, most=1000)
+        return min(one, *self.sample(call, number, rounds)) / number
+
+    def sample(self, call: Callable[[], object], number: int, rounds: int, warmup: int = 0) -> list[float]:
+        """The seconds of so many calls together, in each round."""
+
+        def calls() -> None:
+            for _ in range(number):
+                call()
+
+        return interleave({"": calls}, rounds, warmup, synchronise(self.device), self.clock)[""]
+
+    def record(self) -> dict[str, Any]:
+        """Everything that was measured, as plain values; None where a data sheet is not known."""
+        name = device_name(self.device)
+        return {
+            "rates": [asdict(rate) for rate in self.rates.values()],
+            "bandwidths": [asdict(bandwidth) for bandwidth in self.bandwidths.values()],
+            "ceilings": {
+                precision: {"measured": self.ceiling(precision), "data_sheet": data_sheet_rate(name, precision)}
+                for precision in precisions_of(self.device)
+            },
+            "emulated": emulated(self.device),
+            "bandwidth": {
+                "measured": max((b.best for b in self.bandwidths.values()), default=None),
+                "data_sheet": data_sheet_bandwidth(name),
+            },
+        }
+
+
+def utilisation(flops_per_second: float, ceiling: float | None) -> float | None:
+    """The share of a ceiling that is used (MFU); None where the ceiling is not known, never 0."""
+    return None if ceiling is None else flops_per_second / ceiling
+
+
+def floors(
+    roofline: Roofline, names: Sequence[str], sittings: dict[str, tuple[str, ...]], tell: Tell
+) -> Iterator[dict[str, Any]]:
+    """The floor of every task of some named workloads in every precision that the device computes in, as plain values.
+
+    A square product is measured before them, in every precision, also where there is no workload.
+
+    Args:
+        sittings: name -> the tasks of it
+    """
+    every = [(sitting, task) for sitting, tasks in sittings.items() for task in tasks]
+
+    def floor(name: str, precision: str, sitting: str, task: str) -> Floor:
+        work = named(name)
+        return roofline.floor(work, task, precision, ROWS.get(sitting, work.batch))
+
+    for precision in precisions_of(roofline.device):
+        square = square_product(roofline.device, precision)
+        small = precision in emulated(roofline.device)
+        tell(f"measuring a {'small' if small else 'large'} square product in {precision}")
+        roofline.rate(precision, square)
+    both = list(itertools.product(names, with_floors(roofline.device)))
+    for name, precision in both:  # attention is reckoned at the best rate of all: measure all first
+        tell(f"measuring the shapes of {name} in {precision}")
+        for sitting, task in every:
+            floor(name, precision, sitting, task)
+    for name, precision in both:
+        for sitting, task in every:
+            found = asdict(floor(name, precision, sitting, task))
+            yield {"workload": name, "sitting": sitting, "task": task, "precision": precision, **found}

@@ -1,0 +1,187 @@
+"""The parts of a group timed in turn, A B A B, in a fresh process: what the proofs did to this one is not in the times.
+
+What short parts would mostly show is the clock, and on a device one launch and one wait. So a sample is as many calls
+as take `LEAST_SAMPLE` together, and its seconds are those of one call on average.
+
+The most memory that a part held is seen in its very first call, with nothing before it in the process: the first of a
+group is weighed before the others are there, and each of those by bench/timing/peak_memory.py, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from math import ceil
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from bench.formatting import in_words
+from bench.suite.components import ALLOWED, PARTS, Prepared, called_once, place_of
+from bench.timing.fresh_process import Call
+from bench.timing.peak_memory import Measurement, watched
+from bench.timing.ratios import interleave, nothing, ratio, rounds_within, spread, synchronise
+from bench.workloads.scenarios import named
+
+LEAST_SAMPLE = {"cpu": 1e-3}  # seconds, by the kind of a device
+LEAST_SAMPLE_ELSEWHERE = 5e-3  # of launches that are waited for once: some 20 µs
+MOST_CALLS = 1000  # of one sample
+LEAST_ROUNDS, MOST_ROUNDS = 6, 200  # fewer do not hold their median with 95 % (bench/timing/ratios.py, confidence_of)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one part."""
+
+    failure: str = ""  # why it has no number
+    row: dict[str, Any] | None = None  # of the result, as `bench.suite.result_file` describes it
+
+
+def measure(
+    group: str, workload: str, device: torch.device, seconds: float, weighed: bool = True
+) -> dict[str, Outcome]:
+    """All parts of a group at a workload's shapes, by name.
+
+    Args:
+        device: of those that run on one
+        seconds: to time one part in, about
+        weighed: whether to look for the memory of each too
+
+    Raises RuntimeError, one line, if a process comes to nothing.
+    """
+    where = {"workload": workload, "device": str(device), "threads": torch.get_num_threads()}
+    argument = {**where, "group": group, "seconds": seconds, "weighed": weighed}
+    found = Call(f"{__name__}:time_group", argument, f"timing {group} at {workload}").result()["parts"]
+    if weighed:
+        others = [name for name, one in found.items() if "seconds" in one and "memory" not in one]
+        for name, memory in weights_of(others, where).items():
+            found[name]["memory"] = memory
+    return outcomes(found, workload)
+
+
+def weights_of(names: list[str], argument: dict[str, Any]) -> dict[str, int]:
+    """The most bytes that each of some parts held, all weighed side by side."""
+    with ExitStack() as ended:
+        started = {name: Measurement(f"{__package__}.components:weigh", {**argument, "part": name}) for name in names}
+        for one in started.values():
+            ended.callback(one.stop)
+        return {name: one.result().bytes for name, one in started.items()}
+
+
+def outcomes(found: Mapping[str, Mapping[str, Any]], workload: str) -> dict[str, Outcome]:
+    """What `time_group` found, as rows of the result; ratios are to the first of a group, if that has a number."""
+    timed = [name for name, one in found.items() if "seconds" in one]
+    compared = len(timed) > 1 and timed[0] == next(iter(found))
+    rows: dict[str, Outcome] = {}
+    for name, one in found.items():
+        if name not in timed:
+            rows[name] = Outcome(one["failure"])
+            continue
+        part, taken = PARTS[name], one["seconds"]
+        row = {
+            "name": f"{workload}/{name}",
+            "part": name,
+            "workload": workload,
+            "group": part.group,
+            "description": part.description,
+            "unit": part.unit,
+            "amount": one["amount"],
+            "per_second": one["amount"] / median(taken),
+            "spread": spread(taken),
+            "seconds": taken,
+            "calls": one["calls"],
+            "error": one["error"],
+            "memory": one.get("memory") or None,  # of 0 bytes there was just nothing to see
+        }
+        if compared:
+            assert one["amount"] == found[timed[0]]["amount"], "a ratio of times is one of the same work"
+            row["ratios"] = {timed[0]: asdict(ratio(found[timed[0]]["seconds"], taken))}
+        rows[name] = Outcome(row=row)
+    return rows
+
+
+def time_group(argument: dict[str, Any]) -> dict[str, Any]:
+    """What the fresh process does: prove each part of a group, then time those in turn that passed.
+
+    Returns the process, its threads, and of each part by name: a failure, or error, amount, calls and seconds, and of
+    the first its memory, if asked.
+    """
+    torch.set_num_threads(argument["threads"])
+    group = [part for part in PARTS.values() if part.group == argument["group"]]
+    device = place_of(group[0], torch.device(argument["device"]))
+    found: dict[str, dict[str, Any]] = {}
+    ready: dict[str, Prepared] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for number, part in enumerate(group):
+            own = Path(folder, str(number))
+            own.mkdir()
+            try:
+                prepared = part.prepare(named(argument["workload"]), device, own)
+                alone = number == 0 and argument["weighed"]
+                weight = {"memory": watched(called_once(prepared.call, device)).bytes} if alone else {}
+                error = prepared.error()
+            except Exception as reason:  # the others go on
+                found[part.name] = {"failure": f"{part.name}: {in_words(reason)}"}
+                continue
+            if error <= ALLOWED:
+                ready[part.name] = prepared
+                found[part.name] = {"error": error, "amount": prepared.amount, **weight}
+            else:
+                off = f"{part.name} is off by {error:.1e}, allowed {ALLOWED:.0e}"
+                found[part.name] = {"failure": f"no parity pass, no number: {off}"}
+        calls = {name: prepared.call for name, prepared in ready.items()}
+        least = LEAST_SAMPLE.get(device.type, LEAST_SAMPLE_ELSEWHERE)
+        for name, (times, taken) in in_turn(calls, argument["seconds"], least, synchronise(device)).items():
+            found[name] |= {"calls": times, "seconds": taken}
+    return {"process": os.getpid(), "threads": torch.get_num_threads(), "parts": found}
+
+
+def in_turn(
+    calls: Mapping[str, Callable[[], object]],
+    seconds: float,
+    least: float,
+    sync: Callable[[], object] = nothing,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, tuple[int, list[float]]]:
+    """Calls by name, timed in turn: how many of each are in one sample, and the seconds of one in each sample.
+
+    Args:
+        seconds: for each of them, about
+        least: seconds of one sample
+        sync: waits for the device
+    """
+    sized = {name: sample_of(call, least, sync, clock) for name, call in calls.items()}
+    one_round = sum(took for _, took in sized.values())
+    rounds = rounds_within(seconds * len(calls), one_round, LEAST_ROUNDS, MOST_ROUNDS)
+    samples = {name: repeated(calls[name], times) for name, (times, _) in sized.items()}
+    taken = interleave(samples, rounds, warmup=0, sync=sync, clock=clock)  # they are warm
+    return {name: (times, [one / times for one in taken[name]]) for name, (times, _) in sized.items()}
+
+
+def sample_of(
+    call: Callable[[], object], least: float, sync: Callable[[], object], clock: Callable[[], float]
+) -> tuple[int, float]:
+    """How many calls take `least` seconds together, at most `MOST_CALLS`, and how long they take; warm."""
+    times, warmup = 1, 1
+    while True:
+        (took,) = interleave({"": repeated(call, times)}, 1, warmup, sync, clock)[""]
+        if took >= least or times >= MOST_CALLS:
+            return times, took
+        more = ceil(1.2 * times * least / max(took, 1e-9))  # a little above, as samples differ
+        times, warmup = min(MOST_CALLS, max(times + 1, more)), 0
+
+
+def repeated(call: Callable[[], object], times: int) -> Callable[[], None]:
+    """A call so many times, one straight after the other: a device is waited for once."""
+
+    def run() -> None:
+        for _ in range(times):
+            call()
+
+    return run

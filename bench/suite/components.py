@@ -1,0 +1,261 @@
+"""The parts of a model and of a run, each by itself: the readable way beside the fast one.
+
+A part is first held against its readable counterpart; a part that differs gets no number. To add one, write a function
+that prepares it and add its row to `PARTS`: bench/suite/component_timing.py times those of a group against the first of
+it.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import optimized
+from bench.numerics.errors import distance
+from bench.numerics.inputs import random_batch
+from bench.timing.ratios import synchronise
+from bench.workloads.memory import give_back_freed
+from bench.workloads.scenarios import named
+from bench.workloads.workload import Workload
+from optimized import PLAIN, only
+from optimized.attention import ExplicitAttention, FlashAttention
+from optimized.embedding import ExactTable
+from optimized.loss import fused_loss, plain_loss
+from optimized.optimizer import CanonicalAdamW, FusedAdamW
+from reference import GPT
+from reference.checkpoints.checkpoint import Checkpoint, load, save
+from reference.data.batches import Batches
+from reference.data.embedded_texts import pydocs
+from reference.data.tokenizers import build_tokenizer
+
+# relative L2 in float32, of what a part gives against the readable one; a float32 gradient's budget in
+# bench/numerics/tolerances.py
+ALLOWED = 1e-5
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A part, ready to be timed."""
+
+    call: Callable[[], object]
+    amount: int  # of the part's unit, in one call
+    error: Callable[[], float]  # against the readable one; apart, so that its memory is not the part's
+
+
+@dataclass(frozen=True)
+class Part:
+    """One row of the table."""
+
+    name: str
+    group: str  # those that do the same work, and so are timed in turn; the first is what ratios are to
+    description: str
+    unit: str
+    prepare: Callable[[Workload, torch.device, Path], Prepared]  # for a workload, with a folder to write to
+    scales: bool = True  # whether it is worth measuring at more than one size
+    on_device: bool = True  # whether it runs on the device, and not on the CPU anyway
+
+
+def attention(fast: bool) -> Callable[[Workload, torch.device, Path], Prepared]:
+    """Causal attention of one layer, forward and backward."""
+
+    def prepare(work: Workload, device: torch.device, folder: Path) -> Prepared:
+        c = work.config
+        shape = (3, work.batch, c.n_head, work.time, c.head_size)
+        qkv = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()
+
+        def run(attend: Any) -> tuple[Tensor, Tensor]:
+            out = attend(*qkv)
+            (gradient,) = torch.autograd.grad(out.sum(), qkv)
+            return out, gradient
+
+        explicit, own = ExplicitAttention(c), FlashAttention(c) if fast else ExplicitAttention(c)
+        return Prepared(lambda: run(own), work.tokens, lambda: furthest(run(own), run(explicit)))
+
+    return prepare
+
+
+def head_and_loss(fused: bool) -> Callable[[Workload, torch.device, Path], Prepared]:
+    """Scores of every token and their cross-entropy, forward and backward."""
+
+    def prepare(work: Workload, device: torch.device, folder: Path) -> Prepared:
+        c = work.config
+        table = ExactTable(c).to(device)
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            table.weight.copy_(torch.randn(table.weight.shape, generator=generator) * 0.1)
+        x = torch.randn((work.batch, work.time, c.n_embd), generator=generator).to(device).requires_grad_()
+        targets = random_batch(c, work.batch, work.time)[1].to(device)
+
+        def run(loss: Any) -> tuple[Tensor, ...]:
+            value = loss(x, table, targets)
+            return (value, *torch.autograd.grad(value, (x, table.weight)))
+
+        own = fused_loss if fused else plain_loss
+        return Prepared(lambda: run(own), work.tokens, lambda: furthest(run(own), run(plain_loss)))
+
+    return prepare
+
+
+def optimizer_step(fused: bool) -> Callable[[Workload, torch.device, Path], Prepared]:
+    """Clipping at 1.0 and one AdamW update of all parameters."""
+
+    def prepare(work: Workload, device: torch.device, folder: Path) -> Prepared:
+        def build(kind: Any) -> Any:
+            torch.manual_seed(0)  # of the weights
+            model = optimized.build(work.config, PLAIN, None, device)
+            generator = torch.Generator().manual_seed(1)
+            for parameter in model.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=generator).to(device)
+            optimizer = kind(model)
+            optimizer.learning_rate = 1e-3
+            return optimizer
+
+        def update(optimizer: Any) -> tuple[Tensor, ...]:
+            optimizer.clip(1.0)
+            optimizer.step()
+            return tuple(p.detach() for p in optimizer.parameters.values())
+
+        kind = FusedAdamW if fused else CanonicalAdamW
+        own = build(kind)
+
+        def error() -> float:
+            return furthest(update(build(kind)), update(build(CanonicalAdamW)))
+
+        return Prepared(lambda: update(own), work.config.parameter_count(), error)
+
+    return prepare
+
+
+def tokenizer(name: str, decode: bool) -> Callable[[Workload, torch.device, Path], Prepared]:
+    """A tokenizer on Python's help texts, one way; proven by coming back to the same text."""
+
+    def prepare(work: Workload, device: torch.device, folder: Path) -> Prepared:
+        text = pydocs()[:100_000]
+        own = build_tokenizer(name, text)
+        # what is to be timed has not been done before: its first call sets up what the library needs for it
+        ids = own.encode(text) if decode else []
+
+        def error() -> float:
+            return 0.0 if own.decode(own.encode(text)) == text else math.inf
+
+        return Prepared((lambda: own.decode(ids)) if decode else (lambda: own.encode(text)), len(text), error)
+
+    return prepare
+
+
+def batches(work: Workload, device: torch.device, folder: Path) -> Prepared:
+    """The batch of one step after another, from tokens in memory, moved to the device."""
+    tokens = torch.arange(1_000_000)
+    own = Batches(tokens, work.time, work.batch, seed=0)
+    step = 0
+
+    def following() -> object:
+        nonlocal step
+        step += 1
+        return tuple(t.to(device) for t in own.at(step))
+
+    def error() -> float:
+        ids, targets = own.at(0)
+        return 0.0 if torch.equal(ids + 1, targets) else math.inf
+
+    return Prepared(following, work.tokens, error)
+
+
+def checkpoint(reading: bool) -> Callable[[Workload, torch.device, Path], Prepared]:
+    """Save a run, forced to the disk, or load it, every hash compared."""
+
+    def prepare(work: Workload, device: torch.device, folder: Path) -> Prepared:
+        model = GPT(work.config)
+        moments = FusedAdamW(optimized.build(work.config, only("fused_adamw"))).state_dict()
+        whole = Checkpoint(1, work.config, model.state_dict(), moments, {"name": "byte"}, {})
+        path = save(folder, whole)
+        size = sum(file.stat().st_size for file in path.iterdir())
+
+        def error() -> float:
+            back = load(path)
+            return furthest([back.model[n] for n in whole.model], list(whole.model.values()))
+
+        return Prepared((lambda: load(path)) if reading else (lambda: save(folder, whole)), size, error)
+
+    return prepare
+
+
+PARTS: dict[str, Part] = {
+    part.name: part
+    for part in (
+        Part("attention, explicit", "attention", "scores, mask and softmax written out", "tokens", attention(False)),
+        Part("attention, sdpa", "attention", "scaled_dot_product_attention", "tokens", attention(True)),
+        Part("head and loss, plain", "head and loss", "all logits at once", "tokens", head_and_loss(False)),
+        Part("head and loss, fused", "head and loss", "in chunks, gradient at once", "tokens", head_and_loss(True)),
+        Part("optimizer, by hand", "optimizer", "clipping, then AdamW written out", "values", optimizer_step(False)),
+        Part("optimizer, fused", "optimizer", "clipping, then the library's kernel", "values", optimizer_step(True)),
+        *(
+            Part(
+                f"tokenizer {name}, {'decode' if back else 'encode'}",
+                f"tokenizer, {'decode' if back else 'encode'}",
+                "100,000 characters of Python's help texts",
+                "characters",
+                tokenizer(name, back),
+                scales=False,
+                on_device=False,
+            )
+            for back in (False, True)
+            for name in ("char", "byte", "gpt2")
+        ),
+        Part("batches", "batches", "one step's ids and targets", "tokens", batches, scales=False),
+        Part("checkpoint, save", "checkpoint, save", "forced to the disk", "bytes", checkpoint(False), False, False),
+        Part("checkpoint, load", "checkpoint, load", "every hash compared", "bytes", checkpoint(True), False, False),
+    )
+}
+
+
+def furthest(actual: Any, expected: Any) -> float:
+    """The largest relative L2 distance of tensors in pairs."""
+    return max(distance(a, b)[0] for a, b in zip(actual, expected, strict=True))
+
+
+def place_of(part: Part, device: torch.device) -> torch.device:
+    """Where a part runs when a device is measured."""
+    return device if part.on_device else torch.device("cpu")
+
+
+def weigh(argument: dict[str, Any]) -> Callable[[], int | None]:
+    """For bench/timing/peak_memory.py: prepares a part of a workload, returns what calls it once and counts memory."""
+    torch.set_num_threads(argument["threads"])
+    part = PARTS[argument["part"]]
+    device = place_of(part, torch.device(argument["device"]))
+    folder = tempfile.TemporaryDirectory()  # removed when the process ends
+    once = called_once(part.prepare(named(argument["workload"]), device, Path(folder.name)).call, device)
+
+    def run() -> int | None:
+        assert folder.name
+        return once()
+
+    return run
+
+
+def called_once(call: Callable[[], object], device: torch.device) -> Callable[[], int | None]:
+    """Get ready to see the memory of one call; what makes it returns the bytes, where a device counts its own."""
+    give_back_freed()  # or the call would be served from what preparing has freed, and seem to need nothing
+    if device.type == "cuda":
+        # or there is no peak to reset: not every part has something on the device before its call
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+
+    def run() -> int | None:
+        if device.type != "cuda":
+            call()
+            return None
+        torch.cuda.reset_peak_memory_stats(device)
+        held = torch.cuda.memory_allocated(device)
+        call()
+        synchronise(device)()
+        return torch.cuda.max_memory_allocated(device) - held
+
+    return run

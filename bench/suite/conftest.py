@@ -1,0 +1,418 @@
+"""The suite under pytest: its options, one session for each device, and the result that is written at the end."""
+
+from __future__ import annotations
+
+from reference.cli import interrupts
+
+interrupts.end_at_once()  # while the rest is imported
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import torch
+
+from bench.contenders import ALL, able, chosen, find, missing
+from bench.contenders.contender import always
+from bench.formatting import terminal
+from bench.journal import Journal, resume
+from bench.suite import result_file
+from bench.suite.components import PARTS
+from bench.suite.plan import Plan, plan_for
+from bench.suite.session import COMMAND, LeftOut, Session, Tell
+from bench.suite.tables import show
+from bench.workloads.scenarios import SITTINGS, named
+from optimized.hardware import hardware_of
+from optimized.recipe import left_out
+from reference.training.devices import available_devices
+
+interrupts.raise_again()  # importing this, as tests do, leaves Ctrl-C as it was
+
+STARTED = pytest.StashKey[float]()
+HEEDED = pytest.StashKey[ExitStack]()
+STOP = pytest.StashKey["Stop"]()
+BEGUN = pytest.StashKey[set[str]]()  # tests, by their ids
+SESSIONS = pytest.StashKey[dict[str, Session]]()
+HERE = Path(__file__).parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    interrupts.end_at_once()  # until `pytest_configure`
+    group = parser.getgroup("bench", "the benchmark suite")
+    group.addoption(
+        "--device", default="", help="cpu, cuda, mps, or several with commas; all that are there if not given"
+    )
+    group.addoption("--quick", action="store_true", help="two minutes on two cores instead of fifteen")
+    group.addoption(
+        "--workloads", default="", help="some of bench/workloads/scenarios.py's, with commas, instead of the usual ones"
+    )
+    group.addoption("--contenders", default="", help="some of bench/contenders', with commas, or all")
+    group.addoption("--threads", type=int, default=None, help="CPU threads; torch's choice if not given")
+    group.addoption("--json", type=Path, default=None, help="where to write the result, if there is one device")
+    group.addoption(
+        "--resume",
+        type=Path,
+        default=None,
+        metavar="FILE.partial",
+        help="go on with a run that was stopped, from the file that it left, with the options that it had",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[SESSIONS], config.stash[STARTED], config.stash[BEGUN] = {}, time.monotonic(), set()
+    config.stash[STOP], config.stash[HEEDED] = Stop(), ExitStack()
+    config.pluginmanager.register(config.stash[STOP])
+    with uncaptured(config):
+        standard_error = os.dup(2)
+    config.stash[HEEDED].callback(os.close, standard_error)
+    config.stash[HEEDED].enter_context(interrupts.heeded(standard_error))
+    config.stash[HEEDED].enter_context(interrupts.last_words(lambda: ways_on(config)))
+    try:
+        start(config)
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    config.stash.get(HEEDED, ExitStack()).close()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> Iterator[None]:
+    """A run that a signal stopped ends as every command does: with one line, its own status, and at once."""
+    try:
+        result = yield
+    except KeyboardInterrupt as error:  # the second signal, or one that came after the last test
+        leave(config, interrupts.status_of(error))
+    stop = config.stash.get(STOP, None)
+    if stop is not None and stop.status:
+        leave(config, stop.status)
+    return result
+
+
+def leave(config: pytest.Config, status: int) -> NoReturn:
+    """End the process, saying how to go on."""
+    with uncaptured(config):
+        sys.stdout.flush()
+        print(interrupts.farewell(ways_on(config)), file=sys.stderr)
+        interrupts.leave(status)
+
+
+class Stop:
+    """Part of pytest that notes how a run was stopped."""
+
+    status = 0  # of the process
+
+    @pytest.hookimpl(tryfirst=True)  # the terminal's takes its time to look at the traceback
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """What was measured so far is written and shown now, however long that takes."""
+        interrupts.taken()
+        if isinstance(excinfo.value, KeyboardInterrupt):
+            self.status = interrupts.status_of(excinfo.value)
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self) -> Iterator[None]:
+        """The fixtures of a test that was stopped end here; what they complain of would keep pytest from its summary.
+
+        pytest-benchmark's does: nothing was timed with it.
+        """
+        try:
+            return (yield)
+        except Exception:
+            if not self.status:
+                raise
+
+
+def ways_on(config: pytest.Config) -> str:
+    """How to go on with the sessions that have begun; "" if there are none."""
+    sessions = config.stash.get(SESSIONS, {}).values()
+    return " and ".join(session.journal.words for session in sessions if session.journal.words)
+
+
+def command(config: pytest.Config) -> str:
+    """What goes on with this run, less the options that its journal has."""
+    option = config.option
+    given = (("-k", option.keyword), ("-m", option.markexpr), ("--json", option.json))
+    return COMMAND + "".join(f" {name} {shlex.quote(str(value))}" for name, value in given if value)
+
+
+def start(config: pytest.Config) -> None:
+    """Make a session for each device. Raises ValueError, one line, for what cannot be."""
+    option = config.option
+    journal = None if option.resume is None else resumed(config)
+    if option.threads is not None:
+        if option.threads < 1:
+            raise ValueError(f"--threads {option.threads}: give a whole number of at least 1")
+        torch.set_num_threads(option.threads)
+    contenders = split(option.contenders)
+    for name in contenders if ALL not in contenders else ():
+        if name in chosen([name]) and missing(name) is not None:
+            raise ValueError(missing(name))
+    contenders = tuple(chosen(contenders)) if contenders else ()
+    devices, not_there = devices_for(split(option.device))
+    if option.json is not None and option.json.is_dir():
+        raise ValueError(f"--json {option.json}: is a folder: give the name of a file")
+    if option.json is not None and len(devices) > 1:
+        raise ValueError(f"--json {option.json}: there is a result for each of {', '.join(devices)}: give one --device")
+    arguments = {
+        "quick": option.quick,
+        "workloads": list(split(option.workloads)),
+        "contenders": list(contenders),
+        "threads": torch.get_num_threads(),
+    }
+    for name in devices:
+        device = torch.device(name)
+        plan = plan_for(device.type, option.quick, split(option.workloads), contenders)
+        plan, absent = of_able(plan)
+        if not contenders:
+            plan, slow = without_emulation(plan, device)
+            absent += slow
+        session = Session(device, plan, arguments, telling(config), option.quick, option.json, journal, command(config))
+        session.left_out += [*not_there, *absent, *left_out_of_optimized(plan, device)]
+        config.stash[SESSIONS][name] = session
+    if journal is not None:
+        journal.go_on()
+
+
+def resumed(config: pytest.Config) -> Journal:
+    """The journal of a run that was stopped; its options become those of this one.
+
+    Raises ValueError, one line, if it is none, or if other options were given.
+    """
+    option = config.option
+    journal = resume(option.resume, result_file.KIND, command(config), telling(config))
+    try:
+        before = {
+            "quick": bool(journal.arguments["quick"]),
+            "workloads": ",".join(journal.arguments["workloads"]),
+            "contenders": ",".join(journal.arguments["contenders"]),
+            "threads": int(journal.arguments["threads"]),
+            "device": str(journal.arguments["device"]),
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"--resume {option.resume}: is damaged ({error}): start anew, without --resume") from None
+    for name, value in before.items():
+        given = getattr(option, name)
+        if given not in (None, "") and given is not False and given != value:
+            words = f"--{name}" if given is True else f"--{name} {given}"
+            raise ValueError(
+                f"--resume {option.resume} with {words}: it was begun "
+                f"{f'with --{name} {value}' if value else f'without --{name}'}; leave it out, or start anew without "
+                "--resume"
+            )
+        setattr(option, name, value)
+    return journal
+
+
+def of_able(plan: Plan) -> tuple[Plan, list[str]]:
+    """A plan without the contenders whose packages are missing, and a line for each of those."""
+    lines = dict.fromkeys(line for row in plan.rows for line in able(row.contenders)[1])
+    rows = tuple(replace(row, contenders=tuple(able(row.contenders)[0])) for row in plan.rows)
+    return replace(plan, rows=rows), list(lines)
+
+
+def left_out_of_optimized(plan: Plan, device: torch.device) -> list[str]:
+    """A line for each rung that the best recipe leaves out at a workload of the plan."""
+    found: dict[str, list[str]] = {}
+    for row in plan.rows:
+        if "optimized" in row.contenders:
+            for name, why in left_out(str(device), "float32", named(row.workload).config).items():
+                found.setdefault(f"{name}: {why}", []).append(row.workload)
+    return [f"optimized at {', '.join(where)} leaves out {what}" for what, where in found.items()]
+
+
+def without_emulation(plan: Plan, device: torch.device) -> tuple[Plan, list[str]]:
+    """A plan without the contenders that do nothing but emulate bfloat16 on a device, and a line on them.
+
+    One of their training steps takes longer than all else that is measured at its size.
+    """
+    if hardware_of(str(device)).bfloat16:
+        return plan, []
+    every = dict.fromkeys(name for row in plan.rows for name in row.contenders)
+    names = [name for name in every if find(name).rounds is always]
+    rows = tuple(replace(row, contenders=tuple(n for n in row.contenders if n not in names)) for row in plan.rows)
+    lines = [f"{name}: would emulate bfloat16 on this device: give --contenders {name}" for name in names]
+    return replace(plan, rows=rows), lines
+
+
+def split(text: str) -> tuple[str, ...]:
+    """The words between commas."""
+    return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
+def devices_for(asked: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """The devices to measure, and a line for each that was asked for and is not there.
+
+    One of each kind that this machine has if none was asked for. Raises ValueError if there is none of them.
+    """
+    there = available_devices()
+    kinds = list(dict.fromkeys(name.split(":")[0] for name in there))
+    found = [name for name in asked or kinds if name in there or name in kinds]
+    missing = [
+        f"device {name}: is not there, left out; this machine has {', '.join(there)}"
+        for name in asked
+        if name not in found
+    ]
+    if not found:
+        raise ValueError(f"--device {','.join(asked)}: this machine has {', '.join(there)}")
+    return found, missing
+
+
+def uncaptured(config: pytest.Config) -> AbstractContextManager[None]:
+    """Inside, pytest does not keep what is printed."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+    inside: AbstractContextManager[None] = capture.global_and_fixture_disabled() if capture else nullcontext()
+    return inside
+
+
+def telling(config: pytest.Config) -> Tell:
+    """Says on standard error what is going on."""
+
+    def tell(what: str) -> None:
+        with uncaptured(config):
+            print(f"    {time.monotonic() - config.stash[STARTED]:.0f} s: {what}", file=sys.stderr, flush=True)
+
+    return tell
+
+
+def columns(config: pytest.Config) -> int:
+    """How wide the terminal is for tables."""
+    with uncaptured(config):
+        width: int = terminal().width
+    return width
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`device` is every device; `case` and `part` are all numbers of its plan."""
+    sessions = metafunc.config.stash[SESSIONS]
+    if "case" in metafunc.fixturenames:
+        cases = [
+            (device, row.workload, sitting, task, name)
+            for device, session in sessions.items()
+            for row in session.plan.rows
+            for sitting in row.sittings
+            for task in SITTINGS[sitting]
+            for name in row.contenders
+        ]
+        metafunc.parametrize("case", cases, ids=["-".join(case) for case in cases])
+    elif "part" in metafunc.fixturenames:
+        parts = [
+            (device, workload, name)
+            for device, session in sessions.items()
+            for number, workload in enumerate(session.plan.parts)
+            for name, part in PARTS.items()
+            if part.scales or (number == 0 and not session.quick)
+        ]
+        metafunc.parametrize("part", parts, ids=["-".join(part) for part in parts])
+    elif "device" in metafunc.fixturenames:
+        metafunc.parametrize("device", list(sessions))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A benchmark may warn, and take long."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.filterwarnings("default"))
+            item.add_marker(pytest.mark.timeout(3600))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """What cannot be measured here is skipped with its line; what fails is a line of the result."""
+    item.config.stash[BEGUN].add(item.nodeid)
+    try:
+        return (yield)
+    except LeftOut as reason:
+        pytest.skip(str(reason))
+    except pytest.skip.Exception:
+        raise
+    except (Exception, pytest.fail.Exception) as error:
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        for session in sessions_of(item):
+            session.left_out.append(f"failed: {item.name}: {why}")
+        raise
+
+
+def sessions_of(item: pytest.Item) -> list[Session]:
+    """Those of the devices that a test is about."""
+    named = []  # `device`, or the first of a `case` or `part`
+    for value in item.callspec.params.values() if isinstance(item, pytest.Function) else ():
+        named.append(value if isinstance(value, str) else value[0] if isinstance(value, tuple) else None)
+    return [session for device, session in item.config.stash[SESSIONS].items() if device in named]
+
+
+@pytest.fixture
+def sessions(pytestconfig: pytest.Config) -> dict[str, Session]:
+    """The session of each device."""
+    return pytestconfig.stash[SESSIONS]
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
+    """Write one file for each device on which anything was measured.
+
+    What a run that was stopped has measured stays besides, as it is, to go on with.
+    """
+    config = session.config
+    whole, stopped = is_whole(session, exitstatus), is_stopped(session, exitstatus)
+    for measured in config.stash[SESSIONS].values():
+        result = measured.result()
+        if not any(result[what] for what in ("cases", "parts", "prices", "scaling", "roofline")):
+            continue
+        path = config.option.json or result_file.path_for(result, whole)
+        try:
+            result_file.save(result, path)
+            measured.written = f"everything that was measured: {path}"
+            if not stopped:
+                measured.journal.remove()
+        except ValueError as error:
+            measured.written = f"error: {error}"
+            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+
+
+def is_stopped(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> bool:
+    """Whether some tests did not end, or were not even begun."""
+    ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    return not ended or not session.config.stash[BEGUN] >= {item.nodeid for item in session.items}
+
+
+def is_whole(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> bool:
+    """Whether everything was measured that can be, so that the result stands for its device.
+
+    A failure is noted in the result, so that it may have some; but everything has to have been begun.
+    """
+    option = session.config.option
+    narrowed = option.quick or option.workloads or option.contenders or option.keyword or option.markexpr
+    # without its cache pytest has no --lf
+    chosen_by_hand = (
+        option.deselect or getattr(option, "lf", False) or any("::" in argument for argument in session.config.args)
+    )
+    files = {item.path for item in session.items}
+    every = set(HERE.glob("test_*.py"))
+    return (
+        not is_stopped(session, exitstatus)
+        and not narrowed
+        and not chosen_by_hand
+        and every <= files
+        and not option.collectonly
+    )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """The tables, after everything else."""
+    for measured in config.stash[SESSIONS].values():
+        if measured.cases or measured.prices or measured.left_out or measured.written:
+            terminalreporter.section(f"{measured.device}")
+            for line in show(measured.result(), columns(config)):
+                terminalreporter.write_line(line)
+        if measured.written:
+            terminalreporter.write_line(measured.written)
+    if ways_on(config) and not config.stash[STOP].status:  # which is told at the very end
+        terminalreporter.write_line(f"stopped; {ways_on(config)}")

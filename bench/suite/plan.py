@@ -1,0 +1,102 @@
+"""What the benchmark suite measures: which workloads, which sittings of each, by whom, and how long it may take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from bench.workloads.scenarios import EVERY_SITTING, WORKLOADS
+
+LIBRARIES = ("x-transformers", "keras-hub")  # take part where they are installed
+PEERS = (
+    *("reference", "huggingface-eager", "huggingface-sdpa", "huggingface-bf16", "huggingface-best"),
+    *(*LIBRARIES, "plain", "optimized", "full-float32"),
+)
+EVERYBODY = (*PEERS, "huggingface-compiled")
+FEW = ("reference", "huggingface-sdpa", "plain", "optimized")
+LARGE = ("reference", "huggingface-sdpa", "huggingface-best", "plain", "optimized")
+BASE = "reference"  # what ratios are to
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a plan."""
+
+    workload: str
+    sittings: tuple[str, ...]
+    contenders: tuple[str, ...]
+    starts: int = 1  # of every process, for the last task of each sitting
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run of the suite does unless its options say otherwise."""
+
+    rows: tuple[Row, ...]
+    parts: tuple[str, ...]  # whose shapes parts are measured at; what does not scale at the first, in a whole run
+    ladder: Row | None  # where the three prices are measured; its contenders are the recipes of bench/suite/ablation.py
+    scaling: bool
+    seconds: float  # to time one task of one contender in, about
+    rounds: tuple[int, int]  # at least and at most
+    left_out: tuple[str, ...] = ()  # what a user might look for in vain, with what to ask for
+
+
+QUICK = Plan(
+    (Row("smoke", EVERY_SITTING, FEW), Row("mini-64", ("training",), FEW)),
+    parts=("smoke",),
+    ladder=None,
+    scaling=False,
+    seconds=0.5,
+    rounds=(5, 50),
+    left_out=("tokenizers, batches and checkpoints, prices and curves: are part of a whole run",),
+)
+CPU = Plan(
+    (
+        Row("smoke", EVERY_SITTING, FEW),
+        Row("mini", ("training", "text"), PEERS),
+        Row("gpt2-128", ("training", "text"), LARGE),
+    ),
+    parts=("mini-64",),
+    ladder=Row("mini-64", ("ladder",), (), starts=3),
+    scaling=True,
+    seconds=0.4,
+    rounds=(3, 50),
+    left_out=(
+        "gpt2 and gpt2-xl at 1,024 tokens: take longer than all the rest: give --workloads gpt2",
+        "huggingface-compiled: huggingface-best is compiled too: give --contenders huggingface-compiled",
+    ),
+)
+ACCELERATOR = Plan(
+    (
+        Row("smoke", EVERY_SITTING, EVERYBODY),
+        Row("mini", EVERY_SITTING, EVERYBODY),
+        Row("gpt2-512", EVERY_SITTING, EVERYBODY),
+        Row("gpt2", EVERY_SITTING, EVERYBODY),
+        Row("gpt2-xl", EVERY_SITTING, LARGE),
+    ),
+    parts=("mini", "gpt2"),
+    ladder=Row("gpt2-512", ("ladder",), (), starts=3),
+    scaling=True,
+    seconds=2.0,
+    rounds=(5, 50),
+)
+
+
+def plan_for(device_type: str, quick: bool, workloads: Sequence[str] = (), contenders: Sequence[str] = ()) -> Plan:
+    """The plan of a device, narrowed to some workloads and contenders by name.
+
+    A workload that the plan has not is done whole, by the peers of the large ones. The base of the ratios always takes
+    part. Raises ValueError, one line, for a workload that does not exist.
+    """
+    plan = QUICK if quick else CPU if device_type == "cpu" else ACCELERATOR
+    for name in workloads:
+        if name not in WORKLOADS:
+            raise ValueError(f"unknown workload {name!r}: give some of {', '.join(WORKLOADS)}")
+    rows = plan.rows
+    if workloads:
+        known = {row.workload: row for row in rows}
+        rows = tuple(known.get(name, Row(name, EVERY_SITTING, LARGE)) for name in workloads)
+    if contenders:
+        who = tuple(dict.fromkeys((BASE, *contenders)))
+        rows = tuple(replace(row, contenders=who) for row in rows)
+    return replace(plan, rows=rows, left_out=() if workloads or contenders else plan.left_out)

@@ -1,0 +1,68 @@
+"""Curves: speed and memory of a training step as one size grows and the others stay.
+
+Explicit attention against sdpa, the plain loss against the fused one, on PLAIN otherwise. Every point is a process of
+its own for each of them, in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from bench.workloads.workload import Workload
+from reference.config import GPTConfig
+
+# plain has explicit attention and the plain loss
+CURVES = ("plain", "sdpa", "fused_loss")
+MIDDLE = Workload(
+    "scaling", GPTConfig(block_size=1024, vocab_size=8192, n_layer=2, n_head=4, n_embd=256), batch=2, time=128
+)
+AXES: dict[str, tuple[int, ...]] = {
+    "time": (64, 128, 512),
+    "batch": (1, 2, 8),
+    "depth": (1, 2, 8),
+    "width": (64, 256, 512),
+    "vocabulary": (1024, 8192, 66560),  # the last has two chunks in the fused loss
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One place on one curve or, in the middle, on all."""
+
+    axis: str
+    value: int
+    work: Workload
+
+
+def points() -> Iterator[Point]:
+    """Every point of every axis, each a workload whose size has a name of its own, but for the middle."""
+    for axis, values in AXES.items():
+        for value in values:
+            work = moved(axis, value)
+            yield Point(axis, value, work if work == MIDDLE else replace(work, size=f"{MIDDLE.size}-{axis}-{value}"))
+
+
+def moved(axis: str, value: int) -> Workload:
+    """The middle, with one size changed."""
+    c = MIDDLE.config
+    changed = {
+        "time": lambda: MIDDLE.of_shape(MIDDLE.batch, value),
+        "batch": lambda: MIDDLE.of_shape(value, MIDDLE.time),
+        "depth": lambda: replace(MIDDLE, config=replace(c, n_layer=value)),
+        "width": lambda: replace(MIDDLE, config=replace(c, n_embd=value)),
+        "vocabulary": lambda: replace(MIDDLE, config=replace(c, vocab_size=value)),
+    }
+    return changed[axis]()
+
+
+def described(point: Point) -> dict[str, Any]:
+    """A point as plain values."""
+    return {
+        "axis": point.axis,
+        "value": point.value,
+        "batch": point.work.batch,
+        "time": point.work.time,
+        "config": asdict(point.work.config),
+    }

@@ -1,0 +1,189 @@
+"""A result of the suite on the terminal: the ratios first, then what they are made of."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+from bench.environment import identity_in_words
+from bench.formatting import NOT_THE_SAME, WIDTH, Fitted, broken, plain_table, scientific, significant, size
+from bench.timing.ratios import confidence_of
+
+Result = dict[str, Any]
+
+CASES_NOTE = (
+    "times: how many times as fast, from times taken next to each other, [interval that holds it with\n"
+    "the confidence in the title: 95 %, less of fewer than six rounds or starts]; MFU of the measured\n"
+    "ceiling and of the data sheet's; floor: the least time by the roofline over this one; compile: all\n"
+    "that the process has compiled so far; memory: its peak so far, the compiler's included, libraries\n"
+    "apart; parity: largest error / budget of the proof, above 1 fails."
+)
+ITSELF_NOTE = (
+    "over {} starts of both processes ({}). In a table of one start, what is as near to 1 as this\n"
+    "interval is wide may come from the start and not from the contender."
+)
+PARTS_NOTE = "times: how many times as fast as the 1 above it, where they were timed in turn, [interval]."
+
+
+def show(result: Result, width: int = WIDTH) -> list[str]:
+    """What was measured on, then all tables of a result, in lines of at most so many characters."""
+    from rich.console import Console
+
+    out = io.StringIO()
+    console = Console(file=out, width=width, highlight=False)
+    console.print()
+    console.print(identity_in_words(result["environment"]["identity"]), markup=False)
+    for title, table, note in tables(result):
+        console.print()
+        console.print(title, style="bold", markup=False)
+        console.print(table)
+        if note:
+            # its own lines, if there is room for them
+            whole = max(map(len, note.splitlines())) <= width
+            console.print(note if whole else " ".join(note.split()), style="dim", markup=False)
+    if result["left_out"]:
+        console.print()
+        console.print("Left out:")
+        for line in result["left_out"]:
+            for piece in broken(f"  {line}", width):
+                console.print(piece, markup=False)
+    return out.getvalue().splitlines()
+
+
+def tables(result: Result) -> Iterator[tuple[str, Any, str]]:
+    """Title, table and note of each."""
+    together: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for case in result["cases"]:
+        together.setdefault((case["workload"], case["sitting"], case["task"]), []).append(case)
+    for (workload, _, task), cases in together.items():
+        last = cases is list(together.values())[-1]
+        title = f"{workload}: {task.replace('_', ' ')}{shape(cases[0])}; {basis(cases[0])}"
+        others = [p for p in result["parity"] if p["size"] == cases[0]["size"] and p["why"].startswith(NOT_THE_SAME)]
+        table = Fitted(cases_table(cases, [p["contender"] for p in others]), together=(2, 2))
+        yield title, table, CASES_NOTE if last else ""
+    if result["parts"]:
+        yield "Parts", Fitted(parts_table(result["parts"]), keys=2, together=(2,)), PARTS_NOTE
+    if result["prices"]:
+        yield (
+            "The three prices of every rung",
+            Fitted(prices_table(result["prices"]), keys=2),
+            "times as fast: PLAIN with it against PLAIN; the best recipe against itself without the rung;\n"
+            "the ladder up to it against PLAIN. A cache changes nothing in a training step, nor AdamW in a\n"
+            "text: how far those rows are from 1 shows how far to trust the others. The intervals of several\n"
+            f"starts know how one differs from the next, those of one do not. {'; '.join(bases(result['prices']))}.",
+        )
+    if result["itself"]:
+        found, ratio = result["itself"], result["itself"]["ratio"]
+        line = f"{found['contender']}, {found['workload']}/{found['task']}: {interval(ratio)}"
+        yield (
+            "One contender against itself",
+            line,
+            ITSELF_NOTE.format(len(found["launches"]), percent(ratio["confidence"])),
+        )
+
+
+def shape(case: dict[str, Any]) -> str:
+    """Batch and time, in words."""
+    if "prompt" in case:
+        return f", {case['batch']} x {case['new']} tokens after {case['prompt']}"
+    return f", batch {case['batch']} x time {case['time']}"
+
+
+def basis(measured: dict[str, Any]) -> str:
+    """What the intervals of a case, a price or a point rest on, and how surely they hold."""
+    rounds = measured["rounds"]
+    starts = f"{len(rounds)} starts" if len(rounds) > 1 else "1 start"
+    return f"{sum(rounds)} rounds of {starts}, {percent(confidence_of(len(rounds) if len(rounds) > 1 else rounds[0]))}"
+
+
+def percent(confidence: float) -> str:
+    """A confidence for people."""
+    return f"{100 * confidence:.0f} %"
+
+
+def cases_table(cases: list[dict[str, Any]], others: list[str]) -> Any:
+    """Contenders that sat together, and those that have no numbers because they are another function."""
+    base = next(iter(cases[0]["ratios"]))
+    table = plain_table()
+    table.add_column("contender", no_wrap=True)
+    for name in (f"times {base}", "tokens/s", "MFU", "sheet", "floor", "compile", "memory", "parity"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for case in cases:
+        table.add_row(
+            case["contender"],
+            "1" if case["contender"] == base else interval(case["ratios"][base]),
+            f"{significant(case['tokens_per_second'])} ±{100 * case['spread']:.0f} %",
+            *cost_of(case),
+        )
+    for name in others:
+        table.add_row(name, NOT_THE_SAME)
+    return table
+
+
+def cost_of(case: dict[str, Any]) -> tuple[str, ...]:
+    """What a number comes with: MFU of the measured ceiling and the data sheet's, share of the floor, seconds of
+    compiling ("" if nothing was), peak memory, largest error / budget."""
+    return (
+        share(case["mfu"]["measured"]),
+        share(case["mfu"]["data_sheet"]),
+        share(case["floor"] and case["floor"]["share"]),
+        f"{case['compile']['seconds']:.1f} s" if case["compile"]["graphs"] else "",
+        size(case["memory"]["peak"]),
+        f"{max(case['parity']['over'].values()):.2f}",
+    )
+
+
+def parts_table(parts: list[dict[str, Any]]) -> Any:
+    """Parts by themselves."""
+    table = plain_table()
+    table.add_column("part", no_wrap=True)
+    table.add_column("at", no_wrap=True)
+    for name in ("per second", "times", "spread", "memory", "error"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for part in parts:
+        ratios = part.get("ratios", {})
+        base = next(iter(ratios), None)
+        table.add_row(
+            part["part"],
+            part["workload"],
+            f"{part['per_second']:,.4g} {part['unit']}",
+            "" if base is None else "1" if base == part["part"] else interval(ratios[base]),
+            f"±{100 * part['spread']:.0f} %",
+            size(part["memory"]),
+            scientific(part["error"]),
+        )
+    return table
+
+
+def bases(prices: list[dict[str, Any]]) -> list[str]:
+    """What the prices of each task rest on."""
+    found = {task: one for price in prices for task, kinds in price["tasks"].items() for one in kinds.values() if one}
+    return [f"{task.replace('_', ' ')}: {basis(one)}" for task, one in found.items()]
+
+
+def prices_table(prices: list[dict[str, Any]]) -> Any:
+    """A row for each rung and task."""
+    table = plain_table()
+    table.add_column("rung", no_wrap=True)
+    table.add_column("task", no_wrap=True)
+    for name in ("alone", "leave-one-out", "cumulative"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for price in prices:
+        for number, (task, found) in enumerate(price["tasks"].items()):
+            cells = (
+                "n/a" if found[kind] is None else interval(found[kind]["ratio"])
+                for kind in ("alone", "without", "cumulative")
+            )
+            table.add_row(price["rung"] if number == 0 else "", task.replace("_", " "), *cells)
+    return table
+
+
+def interval(ratio: dict[str, float]) -> str:
+    """A ratio with its interval."""
+    return f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+
+
+def share(value: float | None) -> str:
+    """A share in per cent; n/a if it is not known."""
+    return "n/a" if value is None else f"{100 * value:.0f} %" if value >= 0.1 else f"{100 * value:.1f} %"

@@ -1,0 +1,76 @@
+"""Parts by themselves: attention, head and loss, optimizer, tokenizers, batches, checkpoints, learning byte pairs.
+
+Those that do the same work are timed in turn, in a process of their own (bench/suite/component_timing.py). What
+pytest-benchmark times here is the clock of that process: the samples as they were taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from bench.suite import byte_pairs, component_timing
+from bench.suite.component_timing import Outcome
+from bench.suite.components import PARTS
+from bench.suite.session import LeftOut, Session
+from bench.suite.test_models import CLOCK
+
+Groups = dict[tuple[str, str, str], dict[str, Outcome] | Exception]  # by device, workload and group
+
+
+@pytest.fixture(scope="module")
+def groups() -> Groups:
+    """Every group is measured when the first of its parts is asked for, once."""
+    return {}
+
+
+@pytest.mark.benchmark(timer=CLOCK)
+def test_part(part: tuple[str, str, str], sessions: dict[str, Session], groups: Groups, benchmark: Any) -> None:
+    device, workload, name = part
+    session, group = sessions[device], PARTS[name].group
+    session.check_part(workload)
+    key = (device, workload, group)
+    if key not in groups:
+        session.tell(f"{workload}: {group}, in turn")
+        session.give_back()
+        try:
+            groups[key] = kept(session, workload, group)
+        except Exception as error:
+            groups[key] = error  # nor will it work the next time
+    found = groups[key]
+    if isinstance(found, Exception):
+        raise found
+    row = found[name].row
+    if row is None:
+        pytest.fail(found[name].failure, pytrace=False)
+    session.parts.append(row)
+    benchmark.group = f"{device}: {group}, {workload}"
+    benchmark.extra_info.update(row, environment=session.environment)
+    benchmark.pedantic(CLOCK.pass_by, args=(iter(row["seconds"]),), rounds=len(row["seconds"]))
+
+
+def kept(session: Session, workload: str, group: str) -> dict[str, Outcome]:
+    """All parts of a group, measured now or by a run that was stopped."""
+
+    def measured() -> dict[str, Any]:
+        found = component_timing.measure(
+            group, workload, session.device, session.plan.seconds, weighed=not session.quick
+        )
+        return {name: asdict(outcome) for name, outcome in found.items()}
+
+    return {name: Outcome(**outcome) for name, outcome in session.keep("parts", [workload, group], measured).items()}
+
+
+def test_learning_byte_pairs(device: str, sessions: dict[str, Session]) -> None:
+    session = sessions[device]
+    session.tell(f"{byte_pairs.GROUP}: the lesson and the tokenizers library in turn")
+    try:
+        found = session.keep(byte_pairs.GROUP, None, byte_pairs.measure)
+    except LeftOut as reason:
+        raise session.leave_out(str(reason)) from None
+    error = byte_pairs.error_of(found)
+    if not error <= byte_pairs.ALLOWED:
+        pytest.fail(f"no parity pass, no number: {error:.1%} more or fewer tokens than the library's", pytrace=False)
+    session.parts += byte_pairs.rows(found, session.plan.parts[0])

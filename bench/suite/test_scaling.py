@@ -1,0 +1,20 @@
+"""Tokens per second and memory of a training step as time, batch, depth, width and vocabulary grow."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.suite.scaling import AXES, points
+from bench.suite.session import Session
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_a_curve(axis: str, device: str, sessions: dict[str, Session]) -> None:
+    session = sessions[device]
+    if not session.plan.scaling:
+        pytest.skip("the curves take longer than a quick run")
+    for point in (point for point in points() if point.axis == axis):
+        session.point(point)
+    recompiled = [work for work, found in session.points.items() if any(turns.recompiled for turns in found.values())]
+    assert not recompiled, f"graphs were compiled during the rounds: {recompiled}"
+    assert any(point["axis"] == axis for point in session.scaling), "not one point could be measured"

@@ -1,0 +1,1 @@
+"""Time processes in turn; say how sure the ratio is."""

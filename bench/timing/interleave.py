@@ -1,0 +1,210 @@
+"""One sitting: every contender in a process of its own, all of them in turn, task after task.
+
+What comes out for each contender and task: the seconds of every round, of a first call, of compiling; the most memory
+that was held; and how many times as fast it is as the base, from times that were taken next to each other.
+
+Where a process lies in memory stays for as long as it runs, and can move all its times by a tenth. So the last task
+of a sitting may be done by several starts of everybody, one after the other: the intervals then know how starts differ.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
+from math import ceil
+from typing import Any
+
+import torch
+
+from bench.contenders.gate import precision_of
+from bench.journal import Keep, anew
+from bench.timing.peak_memory import Peak
+from bench.timing.ratios import Ratio, ratio, ratio_over_launches, rounds_within
+from bench.timing.worker import Compiled, Job, Worker, all_at_once, crew, job, take_turns
+from bench.workloads.scenarios import ROWS, SITTINGS, sitting_bytes, text_shape
+from bench.workloads.workload import Workload
+
+Tell = Callable[[str], None]
+
+LEAST_SAMPLE, MOST_CALLS = 0.03, 50  # seconds of the fastest; calls
+
+
+@dataclass(frozen=True)
+class Turns:
+    """What was measured of one contender in one task."""
+
+    seconds: list[float]  # of the rounds: entry i of all contenders that sat together is from round i
+    rounds: list[int]  # of each start, one start after the other in `seconds`
+    first: float  # of the first call, which compiles and allocates
+    compiled: Compiled  # until the rounds began
+    recompiled: int  # graphs that were made during the rounds, which there must be none of
+    memory: Peak
+    ratios: dict[str, Ratio]  # an anchor's time over ours: how many times as fast
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Turns:
+        """What `hold` found, from plain values."""
+        compiled, memory = Compiled(**values["compiled"]), Peak(**values["memory"])
+        return cls(**{**values, "compiled": compiled, "memory": memory})
+
+    def starts(self) -> list[list[float]]:
+        """The seconds of each start."""
+        ends = list(accumulate(self.rounds))
+        return [self.seconds[end - rounds : end] for end, rounds in zip(ends, self.rounds, strict=True)]
+
+    def times_as_fast(self, anchor: Turns) -> Ratio:
+        """As another one that sat beside."""
+        launches = list(zip(anchor.starts(), self.starts(), strict=True))
+        return ratio(*launches[0]) if len(launches) == 1 else ratio_over_launches(launches)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long to measure."""
+
+    seconds: float  # for a task of one contender, about
+    least: int  # rounds
+    most: int
+
+    def of_one(self, starts: int) -> Pace:
+        """Of each of several starts: as many rounds in all."""
+        return Pace(self.seconds / starts, ceil(self.least / starts), ceil(self.most / starts))
+
+
+def sit(
+    work: Workload,
+    sitting: str,
+    names: Sequence[str],
+    device: torch.device,
+    pace: Pace,
+    tell: Tell,
+    free: int | None = None,
+    anchors: int = 1,
+    starts: int = 1,
+    keep: Keep = anew,
+) -> dict[str, dict[str, Turns]]:
+    """Hold a sitting; returns by contender, then by task.
+
+    Args:
+        names: who takes part, each proven. A name may come twice: the second is then called "NAME (again)"
+        free: bytes of memory: where not all fit side by side, they come in groups; None if that cannot be told
+        anchors: how many of them, from the first on, are in every group: those that ratios are to
+        starts: how often everybody is started: the first time for all tasks, then for the last of them alone
+        keep: keeps what a start found, or knows it from a run that was stopped
+    """
+    jobs = [sitting_job(name, work, sitting, device, again=name in names[:n]) for n, name in enumerate(names)]
+    base, others = jobs[:anchors], jobs[anchors:]
+    fitting = len(jobs) if free is None else int(0.9 * free / sitting_bytes(work, sitting))
+    together = max(1, fitting - anchors)
+    groups = [others[i : i + together] for i in range(0, len(others), together)] or [[]]
+    found: dict[str, dict[str, Turns]] = {}
+    tasks = SITTINGS[sitting]
+    for group in groups:
+        everybody = [*base, *group]
+        called = [each.label or each.name for each in everybody]
+        measured: dict[str, list[dict[str, Turns]]] = {task: [] for task in tasks}
+        for number in range(starts):
+            # in another order each time: whoever is always after the same one meets the caches as that one leaves them
+            order = everybody if number == 0 else random.Random(number).sample(everybody, len(everybody))
+            cold = number == 0 and sitting != "ladder"  # whose first calls nobody shows
+            paces = dict.fromkeys(tasks, pace) if number == 0 else {}
+            paces[tasks[-1]] = pace.of_one(starts)
+
+            def start(order: list[Job] = order, paces: dict[str, Pace] = paces, cold: bool = cold) -> Any:
+                with crew(order) as workers:
+                    found = {task: hold(workers, task, its_pace, tell, cold) for task, its_pace in paces.items()}
+                return {task: {name: asdict(turns) for name, turns in of.items()} for task, of in found.items()}
+
+            tell(f"start {number + 1} of {starts}: {', '.join(called)}")
+            key = [asdict(work), sitting, called, anchors, asdict(pace), number, starts]
+            for task, found_now in keep("start", key, start).items():
+                measured[task].append({name: Turns.from_json(turns) for name, turns in found_now.items()})
+        for name in called:
+            if name not in found:
+                found[name] = {task: joined(measured[task], name, called[:anchors]) for task in tasks}
+    return found
+
+
+def joined(starts: Sequence[Mapping[str, Turns]], name: str, anchors: Sequence[str]) -> Turns:
+    """What several starts of everybody found of one, with its ratios to the anchors over all of them."""
+
+    def whole(who: str) -> Turns:
+        own = [start[who] for start in starts]
+        return replace(
+            own[0],
+            seconds=[seconds for one in own for seconds in one.seconds],
+            rounds=[rounds for one in own for rounds in one.rounds],
+            recompiled=sum(one.recompiled for one in own),
+            memory=max((one.memory for one in own), key=lambda peak: peak.bytes),
+        )
+
+    ours = whole(name)
+    return replace(ours, ratios={anchor: ours.times_as_fast(whole(anchor)) for anchor in anchors})
+
+
+def possible(seconds: Mapping[str, list[float]], task: str) -> tuple[dict[str, list[float]], int]:
+    """Times without the rounds in which somebody's text of n tokens took no longer than that of one, and their number.
+
+    Then something else kept the machine from the short one, and there is no time for a token. Raises RuntimeError if no
+    round is left.
+    """
+    good = [all(s > 0.0 for s in of_round) for of_round in zip(*seconds.values(), strict=True)]
+    if not any(good):
+        raise RuntimeError(f"{task}: in none of {len(good)} rounds did more tokens take longer than one: measure again")
+    return {name: [s for s, kept in zip(own, good, strict=True) if kept] for name, own in seconds.items()}, sum(good)
+
+
+def sitting_job(name: str, work: Workload, sitting: str, device: torch.device, again: bool) -> Job:
+    """What a worker of a sitting is to build."""
+    prompt, new = text_shape(work, sitting)
+    one = job(name, work, precision_of(name, work, device), device, torch.get_num_threads(), new)
+    return replace(one, prompt=prompt, rows=ROWS.get(sitting, 1), label=f"{name} (again)" if again else "")
+
+
+def hold(workers: Mapping[str, Worker], task: str, pace: Pace, tell: Tell, cold: bool = True) -> dict[str, Turns]:
+    """One task of one start, without the ratios.
+
+    Args:
+        cold: whether first calls are taken in turn too, because their times will be shown; else all side by side
+
+    Always in the same order, A B C A B C. Going backwards every other round would have everybody follow itself now and
+    then, with its data still in the caches, and times of two kinds have no meaningful median.
+
+    A token costs what a text of n tokens takes longer than one of a single token, over n - 1; both of the same round.
+    """
+    one = "prefill" if task in ("prefill", "per_token") else task
+    calls = (one, "generation") if task == "per_token" else (one,)
+    tell(f"{task} of {', '.join(workers)}: first calls")
+    first = [take_turns(workers, call, 1) if cold else all_at_once(workers, call) for call in calls]
+    warm = [take_turns(workers, call, 1) for call in calls]
+    before = {name: worker.compiled() for name, worker in workers.items()}
+    memory = {name: worker.peak() for name, worker in workers.items()}
+    # what is shorter than the scheduler's time slice is done several times for one sample
+    repeats = [max(1, min(MOST_CALLS, int(LEAST_SAMPLE / min(t[0] for t in turn.values())))) for turn in warm]
+    one_round = sum(times[0] * k for turn, k in zip(warm, repeats, strict=True) for times in turn.values())
+    rounds = rounds_within(pace.seconds * len(workers), one_round, pace.least, pace.most)
+    tell(f"{task} of {', '.join(workers)}: {rounds} rounds")
+    samples: dict[str, list[list[float]]] = {name: [] for name in workers}
+    for _ in range(rounds):
+        for name, worker in workers.items():
+            samples[name].append([worker.time(call, k) for call, k in zip(calls, repeats, strict=True)])
+    after = {name: worker.compiled() for name, worker in workers.items()}
+    new = {name: worker.new for name, worker in workers.items()}
+    seconds = {
+        name: [s[0] if len(calls) == 1 else (s[1] - s[0]) / (new[name] - 1) for s in samples[name]] for name in workers
+    }
+    seconds, rounds = possible(seconds, task)
+    return {
+        name: Turns(
+            seconds=seconds[name],
+            rounds=[rounds],
+            first=first[-1][name][0],
+            compiled=before[name],
+            recompiled=after[name].graphs - before[name].graphs,
+            memory=memory[name],
+            ratios={},
+        )
+        for name in workers
+    }

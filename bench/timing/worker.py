@@ -1,0 +1,244 @@
+"""Contenders timed in turn, each in a process of its own.
+
+What one contender does to its process (threads, the memory allocator, compiled code, warm caches of a library) is then
+no other's gain or loss, and the most memory that each held can be read from the system.
+
+    with crew(["reference", "optimized"], ...) as workers:
+        seconds = take_turns(workers, "training_step", rounds=5)
+
+A worker builds its contender with fresh weights: speed does not depend on them. It waits, asleep, for its turn, and
+ends with the process that started it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import psutil
+import torch
+
+from bench.contenders import build_in, find, import_what_is_needed
+from bench.numerics.inputs import random_batch
+from bench.timing import child_process
+from bench.timing.peak_memory import Peak, forget_highest, highest
+from bench.timing.ratios import nothing, synchronise
+from bench.workloads.workload import Workload
+from reference.config import GPTConfig
+
+MARK = "worker: "  # before each answer, on a line of its own: libraries may print too
+TASKS = ("forward", "training_step", "generation")  # of `bench compare`; a worker knows some more
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """Graphs that torch.compile has made, and the seconds that it took for them."""
+
+    graphs: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker is to build."""
+
+    name: str  # of the contender
+    config: GPTConfig
+    batch: int
+    time: int
+    precision: str
+    device: str
+    threads: int
+    prompt: int  # tokens of the text that generation goes on from
+    new: int  # tokens to generate
+    rows: int = 1  # texts side by side
+    label: str = ""  # what it is called among others, if not by its name: for one that is there twice
+
+
+def job(name: str, workload: Workload, precision: str, device: torch.device, threads: int, new: int) -> Job:
+    """The job of a contender; the prompt takes what the new tokens leave of the block, at most 32."""
+    prompt = max(1, min(32, workload.config.block_size - new))
+    return Job(name, workload.config, workload.batch, workload.time, precision, str(device), threads, prompt, new)
+
+
+class Worker:
+    """One process; asked by `time` and `peak` after `ready`."""
+
+    def __init__(self, job: Job) -> None:
+        self.name, self.new = job.name, job.new
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed by stop
+        self.process = child_process.start(
+            f"{__name__}:serve", asdict(job), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors
+        )
+
+    def ready(self) -> None:
+        """Wait until the contender is built."""
+        self.answer()
+
+    def time(self, task: str, calls: int = 1) -> float:
+        """Have a task done so often; the seconds that one took, the device's work included."""
+        return float(self.ask(f"{task} {calls}" if calls > 1 else task)["seconds"]) / calls
+
+    def peak(self) -> Peak:
+        """The most memory held so far, above what the interpreter and the libraries take."""
+        return Peak(**self.ask("peak"))
+
+    def compiled(self) -> Compiled:
+        """What torch.compile has done so far."""
+        return Compiled(**self.ask("compiled"))
+
+    def ask(self, what: str) -> dict[str, Any]:
+        self.send(what)
+        return self.answer()
+
+    def send(self, what: str) -> None:
+        """Ask for something without waiting; `answer` waits."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(what + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has ended; why is in what it wrote
+
+    def answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith(MARK):
+                found: dict[str, Any] = json.loads(line.removeprefix(MARK))
+                return found
+        status = self.process.wait()
+        self.errors.seek(0)
+        last = (self.errors.read().strip().splitlines() or ["it wrote nothing"])[-1]
+        raise RuntimeError(f"timing {self.name} failed with status {status}: {last}")
+
+    def stop(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.communicate()
+        self.errors.close()
+
+
+@contextmanager
+def crew(jobs: Sequence[Job]) -> Iterator[dict[str, Worker]]:
+    """Workers by name, all of them ready; ended on the way out, whatever happens."""
+    workers: dict[str, Worker] = {}
+    try:
+        for each in jobs:
+            workers[each.label or each.name] = Worker(each)
+        for worker in workers.values():
+            worker.ready()
+        yield workers
+    finally:
+        for worker in workers.values():
+            worker.stop()
+
+
+def take_turns(
+    workers: Mapping[str, Worker], task: str, rounds: int, after_round: Callable[[], object] = nothing
+) -> dict[str, list[float]]:
+    """The seconds of a task by name, entry i of every list from round i: each worker once, then each once more."""
+    seconds: dict[str, list[float]] = {name: [] for name in workers}
+    for _ in range(rounds):
+        for name, worker in workers.items():
+            seconds[name].append(worker.time(task))
+        after_round()
+    return seconds
+
+
+def all_at_once(workers: Mapping[str, Worker], task: str) -> dict[str, list[float]]:
+    """As `take_turns` for one round, but side by side: to get warm, as compilers use one core. No times to compare."""
+    for worker in workers.values():
+        worker.send(task)
+    return {name: [float(worker.answer()["seconds"])] for name, worker in workers.items()}
+
+
+def tasks(job: Job) -> Iterator[dict[str, Callable[[], object]]]:
+    """In the worker: get ready what is not counted as memory, then build; yields nothing first, then the tasks."""
+    torch.set_num_threads(job.threads)
+    device = torch.device(job.device)
+    import_what_is_needed(job.name)
+    contender = find(job.name)
+    ids, targets = (t.to(device) for t in random_batch(job.config, job.batch, job.time))
+    prompt = random_batch(job.config, job.rows, job.prompt)[0].to(device)
+    yield {}
+    model = build_in(job.precision, job.name, job.config, None, device)
+    step = contender.build_step(model)
+
+    def forward() -> object:
+        with torch.no_grad():
+            return model.eval()(ids)
+
+    def loss_and_gradient() -> object:
+        model.train().zero_grad(set_to_none=True)
+        loss: Any = model.loss(ids, targets)  # type: ignore[operator]  # nn.Module hides its methods
+        return loss.backward()
+
+    yield {
+        "forward": forward,
+        "loss_and_gradient": loss_and_gradient,
+        "training_step": lambda: (model.train(), step(ids, targets)),
+        "prefill": lambda: contender.generate(model.eval(), prompt, 1),
+        "generation": lambda: contender.generate(model.eval(), prompt, job.new),
+    }
+
+
+def serve(asked: dict[str, Any]) -> None:
+    """What a worker does: build, say so, then a task for each line that comes in.
+
+    Args:
+        asked: a `Job` as plain values
+    """
+    job = Job(**{**asked, "config": GPTConfig.from_dict(asked["config"])})
+    stages = tasks(job)
+    next(stages)
+    forget_highest()
+    baseline = psutil.Process().memory_info().rss
+    known, device = next(stages), torch.device(job.device)
+    sync = synchronise(device)
+    say({})
+    for line in sys.stdin:
+        what = line.strip()
+        if what == "peak":
+            say(asdict(held(device, baseline)))
+            continue
+        if what == "compiled":
+            say(asdict(compiled_so_far()))
+            continue
+        task, _, calls = what.partition(" ")
+        call, times = known[task], range(int(calls or 1))
+        sync()
+        start = time.perf_counter()
+        for _ in times:
+            call()
+        sync()
+        say({"seconds": time.perf_counter() - start})
+
+
+def held(device: torch.device, baseline: int) -> Peak:
+    """The most memory this process held: on a device that counts its own, there."""
+    if device.type == "cuda":
+        return Peak(torch.cuda.max_memory_allocated(device), baseline, "device")
+    if device.type == "mps":
+        return Peak(torch.mps.driver_allocated_memory(), baseline, "device")
+    return Peak(max(0, highest() - baseline), baseline, "resident")
+
+
+def compiled_so_far() -> Compiled:
+    """Counted by torch itself, whoever asked for it; nothing if its compiler was never loaded."""
+    if "torch._dynamo" not in sys.modules:
+        return Compiled(0, 0.0)
+    from torch._dynamo.utils import calculate_time_spent, counters
+
+    return Compiled(int(counters["stats"]["unique_graphs"]), float(calculate_time_spent().get("total_wall_time", 0.0)))
+
+
+def say(answer: dict[str, Any]) -> None:
+    """Answer, on a line."""
+    print(MARK + json.dumps(answer), flush=True)

@@ -1,0 +1,132 @@
+"""Named workloads, what is done with each, and what a sitting of it costs.
+
+A sitting is a process that does some tasks one after the other. Each task does everything that those before it do, and
+so the most memory that the process ever held is also that of the last task alone:
+
+    forward     forward
+    training    forward, loss_and_gradient, then training_step
+    step        training_step
+    ladder      per_token of one text, then training_step, which holds far more than that
+    text        prefill, then per_token: one text
+    texts       the same: eight texts side by side
+"""
+
+from __future__ import annotations
+
+from bench.workloads.flops import (
+    forward_flops_per_token,
+    generated_flops_per_token,
+    prefill_flops,
+    training_flops_per_token,
+)
+from bench.workloads.memory import activation_bytes, needed_bytes
+from bench.workloads.workload import Workload, workload
+
+# name -> (size, batch, time)
+WORKLOADS: dict[str, tuple[str, int, int]] = {
+    "smoke": ("tiny", 8, 64),
+    "mini-64": ("mini", 2, 64),
+    "mini": ("mini", 4, 128),
+    "gpt2-128": ("gpt2", 1, 128),
+    "gpt2-512": ("gpt2", 4, 512),
+    "gpt2": ("gpt2", 1, 1024),
+    "gpt2-xl": ("gpt2-xl", 1, 1024),
+}
+SITTINGS: dict[str, tuple[str, ...]] = {
+    "forward": ("forward",),
+    "training": ("forward", "loss_and_gradient", "training_step"),
+    "step": ("training_step",),
+    "text": ("prefill", "per_token"),
+    "texts": ("prefill", "per_token"),
+    "ladder": ("per_token", "training_step"),
+}
+ROWS = {"text": 1, "texts": 8}
+EVERY_SITTING = ("training", "text", "texts")
+
+INTERPRETER = 600_000_000  # bytes that a process takes for the interpreter, torch and transformers
+
+
+def named(name: str) -> Workload:
+    """The workload of a name in `WORKLOADS`."""
+    return workload(*WORKLOADS[name])
+
+
+def text_shape(work: Workload, sitting: str = "text") -> tuple[int, int]:
+    """(prompt, new): 32 and 32 tokens, 12 in the ladder, where half write without a cache; less in a smaller block."""
+    new = min(12 if sitting == "ladder" else 32, work.config.block_size // 2)
+    return min(32, work.config.block_size - new), new
+
+
+def rows_of(work: Workload, sitting: str, task: str) -> int:
+    """Sequences side by side in a task of a sitting."""
+    return ROWS.get(sitting, 1 if task in ("prefill", "per_token") else work.batch)
+
+
+def tokens_of(work: Workload, sitting: str, task: str) -> int:
+    """Tokens of one call of a task: those that go through the model, or for `per_token` one for each text."""
+    rows = rows_of(work, sitting, task)
+    if task == "prefill":
+        return rows * text_shape(work)[0]
+    return rows if task == "per_token" else work.tokens
+
+
+def flops_per_token(work: Workload, task: str) -> float:
+    """Operations for each of those tokens, by the formulas of bench/workloads/flops.py."""
+    prompt, new = text_shape(work)
+    if task == "forward":
+        return forward_flops_per_token(work.config, work.time)
+    if task == "prefill":
+        return prefill_flops(work.config, prompt) / prompt
+    if task == "per_token":
+        return generated_flops_per_token(work.config, prompt, new)
+    return training_flops_per_token(work.config, work.time)
+
+
+def sitting_bytes(work: Workload, sitting: str) -> int:
+    """About how much memory one process of a sitting takes at its highest, computing in float32."""
+    c, N = work.config, work.config.parameter_count()
+    if sitting in ("training", "step", "ladder"):
+        return INTERPRETER + 16 * N + activation_bytes(work, 4)
+    if sitting == "forward":
+        layer = work.batch * c.n_head * work.time**2 * 3 + work.tokens * 12 * c.n_embd
+        return INTERPRETER + 4 * (N + 2 * work.tokens * c.vocab_size + layer)
+    length = sum(text_shape(work))
+    rows = ROWS[sitting]
+    cache = 2 * rows * c.n_layer * length * c.n_embd
+    # weights and a second copy of them, in whatever layout or precision generates best; the readable way scores all
+    return INTERPRETER + 4 * (2 * N + cache + 2 * rows * length * c.vocab_size)
+
+
+def misfit(name: str, sitting: str, together: int, available: int | None) -> str | None:
+    """Why a sitting cannot be, in one line; None if it fits.
+
+    Args:
+        together: processes that have to be there at once: two for a ratio, one if there is only one contender
+        available: bytes that are free; None where that cannot be told
+    """
+    return too_large(f"{name}/{sitting}", sitting_bytes(named(name), sitting), together, available)
+
+
+def too_large(what: str, each: int, together: int, available: int | None) -> str | None:
+    """The line for processes that do not fit into memory side by side; None if they do."""
+    needed = together * each
+    if available is None or needed <= available:
+        return None
+    return (
+        f"{what}: needs about {needed / 1e9:.1f} GB of memory for {together} processes side by side, "
+        f"{available / 1e9:.1f} GB are free: left out"
+    )
+
+
+def proof_misfit(name: str, available: int | None) -> str | None:
+    """Why a workload cannot be proven, and so not be measured, in one line; None if it can."""
+    work = named(name)
+    small = work.of_shape(*work.proof_shape())
+    # logits and loss are proven on the whole batch
+    needed = needed_bytes(small, "float32", 1, 2) + 3 * 8 * (work.tokens - small.tokens) * work.config.vocab_size
+    if available is None or needed <= available:
+        return None
+    return (
+        f"{name}: its proof in float64 needs about {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are free: "
+        "left out, as there is no number without a proof"
+    )

@@ -1,0 +1,171 @@
+"""The fast parts for the commands that both packages share: what a recipe means on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from optimized.builder import build, build_step, name_of
+from optimized.compilation import CompiledBlocks
+from optimized.gpt import GPT
+from optimized.recipe import FULL, PLAIN, RUNGS, Recipe, left_out
+from optimized.settings import BEST, Eval, RecipeFor, Sample, Train, recipe_of
+from optimized.step import TrainingStep
+from reference.cli.backend import Parts
+from reference.config import GPTConfig
+from reference.training.processes import ALONE, Processes
+
+OF_TRAINING = ("run", "memory", "optimizer", "launch")  # seams
+
+
+def optimized_parts(options: Any, processes: Processes = ALONE) -> Parts:
+    """The parts of the recipe that the options of a command name.
+
+    Raises ValueError for an unknown rung, for several processes where one is enough or where the recipe has no ddp,
+    and for a batch that cannot be divided.
+    """
+    if isinstance(options, Train):
+        return for_training(options, processes)
+    if processes.world > 1:
+        command = type(options).__name__.lower()
+        raise ValueError(f"{command} takes one process, and {processes.world} were started: run it without torchrun")
+    return for_using(options) if isinstance(options, (Sample, Eval)) else parts_of(lambda device, dtype, config: PLAIN)
+
+
+def for_training(options: Train, processes: Processes) -> Parts:
+    """The recipe as it is asked for: what cannot be is refused."""
+    options.check()
+    chosen = chooser(options)
+    if processes.world > 1 and "ddp" not in options.switched(PLAIN if options.recipe == "plain" else FULL):
+        raise ValueError(
+            f"{processes.world} processes and a recipe without ddp: switch it on by --with ddp, or start one process"
+        )
+    check_shares(options.batch_size, processes.world, options.micro_batch)
+
+    def recipe(device: str, dtype: str, config: GPTConfig) -> Recipe:
+        found = chosen(device, dtype, config)
+        return found.without("ddp") if processes.world == 1 else found  # which changes nothing then
+
+    return parts_of(recipe, options, options.micro_batch, processes)
+
+
+def for_using(options: Sample | Eval) -> Parts:
+    """The recipe that is asked for, as far as it has anything to do where nothing is trained."""
+    chosen = chooser(options)
+
+    def recipe(device: str, dtype: str, config: GPTConfig) -> Recipe:
+        found = chosen(device, dtype, config)
+        # What serves training changes nothing here, with one exception: compile makes a large model generate faster in
+        # bfloat16. Compiling takes longer than generating a short text, so for long texts give --with compile.
+        needless = [name for name in found.rungs if RUNGS[name].seam in OF_TRAINING]
+        return found.without(*(name for name in needless if name not in options.with_rungs))
+
+    return parts_of(recipe, options)
+
+
+def chooser(options: Train | Sample | Eval) -> RecipeFor:
+    """What a command's options make of a device, a precision and a shape; complains of unknown names now."""
+    named = recipe_of(options.recipe)
+    options.switched(FULL)
+    return lambda device, dtype, config: options.switched(named(device, dtype, config))
+
+
+def parts_of(
+    recipe: RecipeFor,
+    options: Train | Sample | Eval | None = None,
+    micro_batch: int | None = None,
+    processes: Processes = ALONE,
+) -> Parts:
+    """The parts of a recipe, which is a function of device, precision of the weights and shape."""
+
+    def build_model(
+        config: GPTConfig, state_dict: dict[str, Tensor], device: torch.device, dtype: torch.dtype
+    ) -> nn.Module:
+        return build(config, recipe(str(device), name_of(dtype), config), state_dict, device, dtype)
+
+    def step(
+        model: nn.Module,
+        learning_rate: float | Callable[[int], float] = 3e-4,
+        weight_decay: float = 0.1,
+        betas: tuple[float, float] = (0.9, 0.95),
+        clip: float = 1.0,
+    ) -> TrainingStep:
+        return build_step(model, None, learning_rate, weight_decay, betas, clip, micro_batch)
+
+    def summary(model: nn.Module) -> list[str]:
+        assert isinstance(model, GPT)
+        return [f"recipe {described(model.recipe)}", *remarks_on(model, options)]
+
+    return Parts(
+        "optimized",
+        build_model,
+        step,
+        stream,
+        processes,
+        precision,
+        summary,
+        partial(remarks_on, options=options),
+        remark,
+    )
+
+
+def precision(model: nn.Module) -> str:
+    """What a model computes in, for people."""
+    assert isinstance(model, GPT)
+    weights = name_of(model.wpe.weight.dtype)
+    if "bf16" in model.recipe:
+        return f"bfloat16 products of {weights} weights"
+    return f"TF32 products of {weights} weights" if "tf32" in model.recipe else weights
+
+
+def remarks_on(model: nn.Module, options: Train | Sample | Eval | None) -> list[str]:
+    """One line that says which rungs the best recipe leaves out here, and why; none where another was asked for."""
+    assert isinstance(model, GPT)
+    if options is None or options.recipe != BEST:
+        return []
+    weight = model.wpe.weight
+    found = left_out(str(weight.device), name_of(weight.dtype), model.config)
+    of_training = isinstance(options, Train)
+    told = [
+        f"{name} ({why})"
+        for name, why in found.items()
+        if name not in model.recipe and (of_training or RUNGS[name].seam not in OF_TRAINING)
+    ]
+    return [f"left out: {', '.join(told)}"] if told else []
+
+
+def stream(model: GPT, *arguments: Any) -> Iterator[Tensor]:
+    """As `reference.sampling.stream`; the model's recipe says how."""
+    return model.stream(model, *arguments)
+
+
+def described(recipe: Recipe) -> str:
+    """A recipe for people: "sdpa, compile"; "plain" if no rung is on."""
+    return ", ".join(name for name in RUNGS if name in recipe) or "plain"
+
+
+def remark(model: nn.Module) -> str:
+    """What compiling took; nothing where nothing was compiled."""
+    if isinstance(model, GPT) and isinstance(model.run, CompiledBlocks) and model.run.graphs:
+        graphs = model.run.graphs
+        return f"Compiling took {model.run.seconds:.1f} seconds of that, for {graphs} graph{'s' if graphs > 1 else ''}."
+    return ""
+
+
+def check_shares(batch_size: int, world: int, micro_batch: int | None) -> None:
+    """Raise a ValueError unless the processes can share a batch equally, in equal micro-batches."""
+    if batch_size % world:
+        raise ValueError(
+            f"--batch-size {batch_size} for {world} processes: cannot be shared equally; give a multiple of {world}, "
+            "or start another number of processes"
+        )
+    share = batch_size // world
+    if micro_batch is not None and share % micro_batch:
+        raise ValueError(
+            f"--micro-batch {micro_batch}: does not divide the {share} sequences of each process (--batch-size "
+            f"{batch_size}, {world} process{'es' if world > 1 else ''}); give a divisor of {share}"
+        )

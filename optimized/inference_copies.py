@@ -1,0 +1,65 @@
+"""Copies of a model to generate with, kept until its weights change."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from optimized.embedding import ExactTable
+from optimized.gemv import RowLinear, RowProduct
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class WorkingCopies:
+    """A copy of each model, in eval mode, with other linear layers; what it does not change it shares.
+
+    In bfloat16 the copy holds the matrices in that precision: autocast would convert them for each token. The embedding
+    of tokens stays as it is, since it starts the residual stream.
+
+    Args:
+        dtype: bfloat16, or anything else to leave the matrices in their own precision
+        product: of one row; see gemv.py
+    """
+
+    def __init__(self, dtype: torch.dtype, product: RowProduct | None) -> None:
+        self.dtype, self.product = dtype, product
+        self.known: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], Any]] = weakref.WeakKeyDictionary()
+
+    def of(self, model: Model) -> Model:
+        """The copy of a model with the weights that it has now.
+
+        It notices what is changed in place or by load_state_dict. Of what is written through `.data` torch keeps no
+        count.
+        """
+        versions = tuple(number for p in model.parameters() for number in (p._version, p.data_ptr()))
+        kept = self.known.get(model)
+        if kept is None or kept[0] != versions:
+            kept = versions, self.made(model)
+            self.known[model] = kept
+        twin: Model = kept[1]
+        return twin
+
+    def made(self, model: Model) -> Model:
+        memo = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}  # shared, not copied
+        twin = copy.deepcopy(model, memo).eval()
+        for module in list(twin.modules()):
+            if isinstance(module, ExactTable):
+                module.head = self.layer(module.weight, None)
+            for name, child in module.named_children():
+                if isinstance(child, nn.Linear):
+                    setattr(module, name, self.layer(child.weight, child.bias))
+        return twin
+
+    def layer(self, weight: torch.Tensor, bias: torch.Tensor | None) -> RowLinear:
+        assert self.product is not None
+        if self.dtype == torch.bfloat16:
+            weight, bias = weight.detach().to(self.dtype), None if bias is None else bias.detach().to(self.dtype)
+        return RowLinear(weight, bias, self.product)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> WorkingCopies:
+        return WorkingCopies(self.dtype, self.product)  # each copy would hold the one before

@@ -1,0 +1,1 @@
+"""Weights and runs on disk, ours and Hugging Face's."""

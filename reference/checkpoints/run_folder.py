@@ -1,0 +1,135 @@
+"""A run's folder: its name, its settings, its log, and which one is the newest.
+
+runs/pydocs-20250131-120000/
+  settings.json    every option, complete
+  log.jsonl        one line for each log or validation interval
+  loss.png         drawn from log.jsonl
+  step-002000/     a checkpoint, see checkpoint.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+SETTINGS, LOG = "settings.json", "log.jsonl"
+HOME = Path("runs")  # in the current directory
+
+
+def new_run_folder(corpus: str, out: Path | None) -> Path:
+    """Make the folder for a new run and return it.
+
+    Args:
+        corpus: the start of the name when `out` is None; of a file, its name without the ending
+        out: where the user wants it; must not exist, or be empty
+    """
+    check_out(out)
+    if out is not None:
+        make_folder(out)
+        return out
+    name = f"{Path(corpus).stem}-{datetime.now():%Y%m%d-%H%M%S}"
+    make_folder(HOME)
+    for number in range(1, 1000):  # another run may begin in the same second
+        folder = HOME / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            continue
+    raise ValueError(f"{HOME / name} and 999 more like it exist: give another folder with --out")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it; a ValueError that says why it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot make the folder {str(folder)!r}: {error.strerror}") from None
+
+
+def check_out(out: Path | None) -> None:
+    """Raise a ValueError if `out` holds anything."""
+    if out is None or not out.exists():
+        return
+    if not out.is_dir():
+        raise ValueError(f"--out {out}: is a file; give a folder that is new or empty")
+    if any(out.iterdir()):
+        hint = f"go on with it by --resume {out}" if is_run(out) else "nothing in it is overwritten"
+        raise ValueError(f"--out {out}: is not empty; give a folder that is new or empty ({hint})")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is one that a training run wrote."""
+    return (folder / SETTINGS).is_file()
+
+
+def newest_run() -> Path:
+    """The run in `runs/` that logged last; a ValueError if there is none."""
+    runs = [folder for folder in HOME.glob("*") if is_run(folder)]
+    if not runs:
+        raise ValueError(f"no run in {str(HOME)!r} of the current directory: name a run's folder, or train one first")
+    return max(runs, key=last_written)
+
+
+def last_written(run: Path) -> float:
+    """When a run logged last, or began if it has not logged yet."""
+    file = run / LOG
+    return (file if file.exists() else run / SETTINGS).stat().st_mtime
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write a JSON file so that a reader finds the old one or the new one, never half of it."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """The records of a run's log, in order; a last line that a crash cut short is left out."""
+    path = run / LOG
+    if not path.is_file():
+        raise ValueError(f"{str(run)!r} has no {LOG}: give the folder of a training run")
+    text = path.read_text(encoding="utf-8")
+    records = []
+    for number, line in enumerate(text.splitlines(keepends=True), start=1):
+        if not line.endswith("\n"):
+            break
+        try:
+            record = json.loads(line)
+            if not isinstance(record["step"], int):
+                raise TypeError
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{str(path)!r}, line {number}: is not a record of a training log") from None
+        records.append(record)
+    return records
+
+
+class Log:
+    """Appends records to a run's log, each on disk before the next step begins."""
+
+    def __init__(self, run: Path, step: int) -> None:
+        """Open the log of a run that is at `step`; what an interrupted continuation logged later is dropped."""
+        path = run / LOG
+        kept = [record for record in read_log(run) if record["step"] <= step] if path.exists() else []
+        part = path.with_name(LOG + ".part")
+        part.write_text("".join(map(to_line, kept)), encoding="utf-8")
+        os.replace(part, path)
+        self.validated = {record["step"] for record in kept if "validation_loss" in record}
+        self._file: TextIO = path.open("a", encoding="utf-8")
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add one record."""
+        self._file.write(to_line(record))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+
+def to_line(record: dict[str, Any]) -> str:
+    """One line of JSON."""
+    return json.dumps(record) + "\n"

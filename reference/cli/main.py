@@ -1,0 +1,157 @@
+"""The command line of a package: read the options, run the command, turn a user's mistake into one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Union
+
+import tyro
+
+from reference.cli import interrupts
+from reference.cli.options import Eval, Plot, Sample, Train
+from reference.cli.progress import waiting
+from reference.cli.streams import prepare_streams
+
+if TYPE_CHECKING:
+    from reference.cli.backend import Parts
+
+LOADING = "loading PyTorch"
+EXPECTED = (ValueError, ArithmeticError, OSError, KeyboardInterrupt)  # what ends a command without a traceback
+
+
+@dataclass(frozen=True)
+class Package:
+    """What a package's __main__ says about itself: which options its commands have, and which parts they mean."""
+
+    program: str  # what the user types to come here: "python -m reference", or "paritygpt"
+    description: str
+    parts: Callable[[Any], Parts]  # from the options of a command, already read
+    train: type[Train] = Train
+    sample: type[Sample] = Sample
+    eval: type[Eval] = Eval
+    plot: type[Plot] = Plot
+
+
+def main(package: Package, arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status.
+
+    0 done; 1 something failed that is nobody's mistake; 2 the user asked for what cannot be; 130 Ctrl-C, 143 SIGTERM.
+    Options that cannot even be read end the process with 2, as tyro does it.
+    """
+    return finished(lambda: run(package, sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def finished(command: Callable[[], int]) -> int:
+    """The exit status of a command. What is expected to go wrong is one line on standard error, and no traceback."""
+    prepare_streams()
+    try:
+        with interrupts.heeded():
+            return command()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it exits
+        return 1
+    except EXPECTED as error:
+        return complain(error, status_of(error))
+
+
+def wait_briefly() -> None:
+    """Have torch's threads sleep soon when they wait for each other, instead of keeping the processor busy.
+
+    On a machine that has other work to do, a waiting thread burns the time that the one it waits for needs. Read once,
+    when torch is first imported; what the user has set stays.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
+
+@contextmanager
+def notes_of_warnings() -> Iterator[None]:
+    """Inside, a warning that is meant for the user is one line, without the place in the code that it comes from."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if category is UserWarning:
+                print(f"note: {' '.join(str(message).split())}", file=sys.stderr)
+            else:
+                others(message, category, *place, **more)
+
+        warnings.showwarning = show
+        yield
+
+
+def complain(error: BaseException, status: int) -> int:
+    """Print an error as one line."""
+    print(described(error), file=sys.stderr)
+    return status
+
+
+def described(error: BaseException) -> str:
+    """An expected error as one line."""
+    if isinstance(error, KeyboardInterrupt):
+        return interrupts.farewell(str(error))
+    return f"error: {' '.join(str(error).split())}"
+
+
+def status_of(error: BaseException) -> int:
+    """The exit status that an expected error means."""
+    if isinstance(error, KeyboardInterrupt):
+        return interrupts.status_of(error)
+    return 2 if isinstance(error, ValueError) else 1
+
+
+def run(package: Package, arguments: list[str]) -> int:
+    """Read the options and hand them to their command."""
+    options = read_options(package, arguments)
+    with waiting(LOADING):
+        parts, command = replace(package.parts(options), program=package.program), command_of(options)
+    return command(options, parts)
+
+
+def obey(options: Train | Sample | Eval | Plot, parts: Parts) -> int:
+    """Run the command that the options are of."""
+    return command_of(options)(options, parts)
+
+
+def command_of(options: Train | Sample | Eval | Plot) -> Callable[[Any, Parts], int]:
+    """The function of a command. Imports torch and what else the command needs: --help and a typing error do not."""
+    match options:
+        case Train():
+            from reference.cli.train import train
+
+            return train
+        case Sample():
+            from reference.cli.sample import sample
+
+            return sample
+        case Eval():
+            from reference.cli.eval import evaluate
+
+            return evaluate
+        case _:
+            from reference.cli.plot import plot
+
+            return plot
+
+
+def read_options(package: Package, arguments: list[str]) -> Train | Sample | Eval | Plot:
+    """The options of the command that was asked for; for a resumed run, its own settings are the defaults."""
+    commands = {"train": package.train, "sample": package.sample, "eval": package.eval, "plot": package.plot}
+    kinds: list[Any] = [Annotated[kind, tyro.conf.subcommand(name)] for name, kind in commands.items()]
+    any_command: Any = Union[*kinds]
+    options: Train | Sample | Eval | Plot = tyro.cli(
+        any_command, args=arguments, prog=package.program, description=package.description
+    )
+    if isinstance(options, Train) and options.resume is not None:
+        with waiting(LOADING):
+            from reference.cli.train import saved_settings
+
+        saved = saved_settings(options.resume, type(options))
+        options = tyro.cli(type(options), args=arguments[1:], default=saved, prog=f"{package.program} train")
+    return options

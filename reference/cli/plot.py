@@ -1,0 +1,94 @@
+"""`plot`: pictures of runs and of trained models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from reference.checkpoints.run_folder import is_run, newest_run
+from reference.cli.backend import Parts
+from reference.cli.open_model import Trained, open_trained
+from reference.cli.options import Plot, PlotAttention, PlotEmbedding, PlotHistograms, PlotLoss, PlotTemperature
+from reference.cli.plot_model import plot_embedding, plot_histograms, plot_temperature
+from reference.cli.progress import waiting
+from reference.data.datasets import load_dataset
+from reference.gpt import GPT
+from reference.plots.attention_maps import attention_maps
+from reference.plots.charts import check_picture, draw_attention, draw_losses
+from reference.training.devices import choose_device
+
+UNASKED = 24  # tokens that are read when no prompt is given
+
+
+def plot(options: Plot, parts: Parts) -> int:
+    """Draw the picture that was asked for, and say where it is."""
+    with waiting("drawing"):
+        picture = drawn(options.picture)
+    print(picture)
+    return 0
+
+
+def drawn(options: PlotLoss | PlotAttention | PlotEmbedding | PlotHistograms | PlotTemperature) -> Path:
+    """Draw a picture; returns its file."""
+    match options:
+        case PlotLoss():
+            return plot_loss(options)
+        case PlotAttention():
+            return plot_attention(options)
+        case PlotEmbedding():
+            return plot_embedding(options)
+        case PlotHistograms():
+            return plot_histograms(options)
+        case PlotTemperature():
+            return plot_temperature(options)
+
+
+def plot_loss(options: PlotLoss) -> Path:
+    """Draw the loss of runs, the newest one if none is named."""
+    runs = list(options.runs) or [newest_run()]
+    for run in runs:
+        if not is_run(run):
+            raise ValueError(f"{str(run)!r} is not the folder of a training run: it has no settings.json")
+    out = options.out or (runs[0] / "loss.png" if len(runs) == 1 else Path("loss.png"))
+    return draw_losses(runs, out)
+
+
+def plot_attention(options: PlotAttention) -> Path:
+    """Draw what the heads of a model look at over a prompt.
+
+    The weights are read into the readable model, whichever package trained them: it is the one whose attention
+    matrix exists.
+    """
+    options.check()
+    if options.out is not None:
+        check_picture(options.out)
+    trained = open_trained(options.run, options.init_from)
+    config = trained.config
+    for flag, value, count in (("layer", options.layer, config.n_layer), ("head", options.head, config.n_head)):
+        if value is not None and not 0 <= value < count:
+            raise ValueError(f"--{flag} {value}: this model has the {flag}s 0 to {count - 1}")
+    ids = prompt_ids(options.prompt, trained)
+    dtype = trained.weights["wte.weight"].dtype
+    model = GPT(config).to(choose_device(options.device), dtype)
+    model.load_state_dict(trained.weights)
+    maps = attention_maps(model, torch.tensor([ids], device=model.wte.weight.device)).cpu()
+    layers = range(config.n_layer) if options.layer is None else [options.layer]
+    heads = range(config.n_head) if options.head is None else [options.head]
+    out = options.out or (trained.folder or Path()) / "attention.png"
+    labels = [trained.tokenizer.decode([one]) for one in ids]
+    return draw_attention(maps.double().numpy(), labels, layers, heads, trained.name, out)
+
+
+def prompt_ids(prompt: str | None, trained: Trained) -> list[int]:
+    """The tokens that look at each other: those of the prompt, else some that the run was validated on."""
+    if prompt is not None:
+        ids = trained.tokenizer.encode(prompt)
+        if not ids:
+            raise ValueError(f"empty prompt {prompt!r}: give some text whose tokens look at each other")
+        return ids
+    if "corpus" not in trained.settings:
+        raise ValueError(f"{trained.name} has no text of its own: say what it is to read by --prompt")
+    validation = load_dataset(trained.settings["corpus"], trained.tokenizer).validation
+    ids = validation[: min(UNASKED, trained.config.block_size)].numpy().tolist()
+    return [int(one) for one in ids]

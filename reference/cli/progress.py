@@ -1,0 +1,274 @@
+"""What somebody who waits is shown: how far a command is, and how long it still takes.
+
+On a terminal one line that moves, elsewhere plain lines now and then, without control codes. All of it goes to standard
+error, but for what a training run reports, which is its result. Nothing here imports torch, or rich before it draws.
+
+    with waiting("loading PyTorch"): ...        # one thing that may take long
+    for batch in watched(batches, 20, "eval"): ...     # many of a kind
+    with Stages(3) as stages: stages.stage("proving") ...    # several, one after the other
+    with display(done, steps) as shown: ...     # a training run
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self, TextIO, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from reference.training.loop import Record
+
+Item = TypeVar("Item")
+
+SOON = 1.0  # seconds until a word is said
+EVERY = 10.0  # seconds between lines
+
+
+def draws(stream: TextIO) -> bool:
+    """Whether a stream is a terminal on which a line can be written over."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def clock(seconds: float) -> str:
+    """A duration as m:ss or h:mm:ss.
+
+    >>> clock(75.4), clock(3675)
+    ('1:15', '1:01:15')
+    """
+    minutes, whole = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{whole:02}" if hours else f"{minutes}:{whole:02}"
+
+
+def line_that_moves() -> Progress:
+    """For standard error: what is being done and for how long, wiped away in the end; notes go above it."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn("line"), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Inside, say what is being done, if that takes longer than `SOON`; on a terminal at once."""
+    if draws(sys.stderr):
+        with line_that_moves() as line:
+            line.add_task(what)
+            line.refresh()
+            yield
+        return
+    stream, start, over = sys.stderr, time.monotonic(), threading.Event()
+
+    def tell() -> None:
+        pause = SOON
+        while not over.wait(pause):
+            print(f"{what} ({time.monotonic() - start:.0f} s)", file=stream, flush=True)
+            pause = EVERY
+
+    thread = threading.Thread(target=tell, name="waiting", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def watched(items: Iterable[Item], total: int, what: str = "Learning") -> Iterator[Item]:
+    """The same items, `total` of them; meanwhile standard error shows how far it is and how long it will take."""
+    if draws(sys.stderr):
+        from rich.console import Console
+        from rich.progress import track
+
+        yield from track(items, total=total, description=what, console=Console(stderr=True))
+        return
+    start = told = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - told >= (SOON if told == start else EVERY) and done < total:
+            told = now
+            left = clock((now - start) / done * (total - done))
+            print(f"{what}: {done:,} of {total:,}, {left} left", file=sys.stderr, flush=True)
+
+
+class Stages:
+    """Tells, on standard error, which stage is under way, for how long, and how long the rest will take if it is known.
+
+    Args:
+        stages: how many there will be
+        even: whether one takes about as long as another: how long the rest takes is then known after the first
+    """
+
+    def __init__(self, stages: int, even: bool = False) -> None:
+        self.stages, self.even, self.done = stages, even, 0
+        self.start = self.told = time.monotonic()
+        self.bar: Progress | None = None
+        self.task: TaskID
+        if draws(sys.stderr):
+            self.bar = line_that_moves()
+            self.task = self.bar.add_task("")
+
+    def __enter__(self) -> Self:
+        if self.bar is not None:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def stage(self, what: str, left: float | None = None) -> None:
+        """The next stage begins.
+
+        Args:
+            left: seconds until all of them are done, as far as that is known
+        """
+        if self.even and self.done:
+            left = (time.monotonic() - self.start) / self.done * (self.stages - self.done)
+        self.done += 1
+        self.show(what, left)
+
+    def within(self, what: str, left: float | None = None) -> None:
+        """The stage goes on. Elsewhere than on a terminal that is worth a line now and then, with the time left."""
+        if self.bar is not None or (left is not None and time.monotonic() - self.told >= EVERY):
+            self.show(what, left)
+
+    def show(self, what: str, left: float | None) -> None:
+        """Draw the line, or print it."""
+        self.told = time.monotonic()
+        line, rest = f"{self.done}/{self.stages} {what}", "" if left is None else f", {clock(left)} left"
+        if self.bar is not None:
+            room = self.bar.console.width - len("| ") - len(rest) - len(" 0:00:00")
+            self.bar.update(self.task, description=fitted(line, room) + rest)
+        else:
+            print(f"{line} ({self.told - self.start:.0f} s{rest})", file=sys.stderr, flush=True)
+
+
+def fitted(line: str, room: int) -> str:
+    """A line in so many columns: what is left out is in the middle, as it ends with the number that moves.
+
+    >>> fitted("timing text of reference, huggingface, optimized, round 3", 40)
+    'timing text of re..., optimized, round 3'
+    """
+    if len(line) <= room:
+        return line
+    end = min(len(", optimized, round 3"), room // 2)
+    return f"{line[: max(0, room - end - 3)]}...{line[-end:]}"
+
+
+class Display(Protocol):
+    """A context in which a training run reports: an `Observer` of reference/training/loop.py."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def stepped(self, done: int) -> None: ...
+    def recorded(self, record: Record) -> None: ...
+
+
+def display(done: int, steps: int) -> Display:
+    """A bar if standard output is a terminal that can draw one, else lines."""
+    if draws(sys.stdout):
+        return Bar(done, steps)
+    return Lines(done, steps)
+
+
+class Bar:
+    """A bar with loss, validation loss, speed and time left; validations stay on the screen above it."""
+
+    def __init__(self, done: int, steps: int) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.progress = Progress(
+            TextColumn("{task.completed:,}/{task.total:,}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[measured]}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
+            # the time left is judged by this much of the past: validations are part of it
+            speed_estimate_period=60.0,
+        )
+        self.done, self.steps = done, steps
+        self.loss, self.validation, self.speed = "-", "-", "-"
+        self.task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        measured = "the first step, with all that is compiled"
+        self.task = self.progress.add_task("", total=self.steps, completed=self.done, measured=measured)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def stepped(self, done: int) -> None:
+        assert self.task is not None
+        self.progress.update(self.task, completed=done)
+
+    def recorded(self, record: Record) -> None:
+        assert self.task is not None
+        if "validation_loss" in record:
+            self.validation = f"{record['validation_loss']:.4f}"
+            self.progress.console.print(validation_line(record, self.steps), markup=False, highlight=False)
+        else:
+            self.loss, self.speed = f"{record['loss']:.4f}", f"{record['tokens_per_second']:,.0f}"
+        measured = f"loss {self.loss}  validation {self.validation}  {self.speed} tokens/s"
+        self.progress.update(self.task, measured=measured)
+
+
+class Lines:
+    """A line for each record, without control codes: for files, pipes and logs."""
+
+    def __init__(self, done: int, steps: int) -> None:
+        self.before, self.done, self.steps = done, done, steps
+        self.start = time.monotonic()
+        self.opening = ExitStack()  # what is said until the first step is done, which compiles and may take a minute
+
+    def __enter__(self) -> Self:
+        self.opening.enter_context(waiting("validating"))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.opening.close()
+
+    def stepped(self, done: int) -> None:
+        self.opening.close()
+        self.done = done
+
+    def recorded(self, record: Record) -> None:
+        if "validation_loss" in record:
+            first = self.done == self.before
+            if first:
+                self.opening.close()
+            print(validation_line(record, self.steps), flush=True)
+            if first and self.done < self.steps:
+                self.opening.enter_context(waiting("the first step, with all that is compiled"))
+            return
+        taken = self.done - self.before
+        left = (time.monotonic() - self.start) / taken * (self.steps - self.done)
+        print(
+            f"step {record['step']:,}/{self.steps:,}  loss {record['loss']:.4f}  "
+            f"{record['tokens_per_second']:,.0f} tokens/s  {clock(left)} left",
+            flush=True,
+        )
+
+
+def validation_line(record: Record, steps: int) -> str:
+    """A validation in one line."""
+    return f"step {record['step']:,}/{steps:,}  validation loss {record['validation_loss']:.4f}"

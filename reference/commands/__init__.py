@@ -1,1 +1,0 @@
-"""The four commands, each a function of its options and of a package's parts."""

@@ -1,0 +1,1 @@
+"""Loss curves and pictures of what a model computes."""

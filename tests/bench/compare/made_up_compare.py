@@ -1,0 +1,95 @@
+"""A result of `bench compare` and one of `bench roofline`, with numbers made up: as wide as real ones can be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.bench.suite.made_up import ENVIRONMENT
+
+GRADIENTS = ("h.10.attn.q_proj.weight", "h.0.ln_1.weight", "h.11.mlp.c_proj.weight", "wte.weight")
+NAMES = ("reference", "huggingface-eager", "huggingface-sdpa", "full")
+
+
+def compare_result() -> dict[str, Any]:
+    """Four contenders of whom all were proven, in two parts, and one that is another function."""
+    part = {
+        **{"question": "function", "precision": "float32", "weights": "hot", "shape": [1, 128]},
+        **{"gradient_shape": [1, 128], "steps": 20, "oracle": "huggingface-eager in float64"},
+    }
+    rounding = {**part, "question": "rounding", "precision": "bfloat16", "weights": "warm"}
+    other = {**contender("x-transformers", 4), "unlike": "it has no biases in its attention and its norms"}
+    del other["speed"], other["memory"]
+    failed = {"quantity": "logits", "name": "logits", "error": 8.7e-1, "largest": 1.0, "allowed": 5e-6}
+    other["proof"]["parts"][0]["failures"] = [failed]
+    return {
+        "environment": ENVIRONMENT,
+        "workload": {
+            **{"size": "gpt2-xl", "parameters": 1_557_611_200, "batch": 64, "time": 1024, "precision": "float32"},
+            **{"config": {"bias": True}, "new_tokens": 128},
+        },
+        "left_out": ["keras-hub: needs the package 'keras', which is not installed: pip install keras"],
+        "proof": [part, rounding],
+        "contenders": [*(contender(name, number) for number, name in enumerate(NAMES)), other],
+    }
+
+
+def contender(name: str, number: int) -> dict[str, Any]:
+    worst = {
+        quantity: {"quantity": quantity, "name": GRADIENTS[number % 4], "error": error * (1 + number), "allowed": 1e-5}
+        for quantity, error in {"logits": 1.2e-6, "loss": 3.1e-8, "gradient": 6.5e-6, "trajectory": 3.6e-7}.items()
+    }
+    proven = {"top1": 1.0, "over": 0.61 + number, "worst": worst, "failures": []}
+
+    def speed(rate: float, ratio: float) -> dict[str, Any]:
+        interval = {"to": "reference", "median": ratio, "low": 0.9 * ratio, "high": 1.1 * ratio, "confidence": 0.95}
+        return {"first": 9.0, "tokens_per_second": rate, "spread": 0.12, "seconds": [1.0] * 7, "ratio": interval}
+
+    return {
+        **{"name": name, "precision": "bfloat16" if name == "full" else "float32", "unlike": ""},
+        "proof": {"passed": True, "parts": [proven, proven if name == "full" else None]},
+        "speed": {
+            "forward": speed(1_234_567.0 + number, 10.04 + number),
+            "training_step": speed(234_567.0 + number, 12.12 + number),
+            "generation": speed(24.56 + number, 8.36 + number),
+        },
+        "memory": {"peak": 13_050_000_000 + number * 10**9, "baseline": 10**9, "method": "resident"},
+    }
+
+
+def roofline_result() -> dict[str, Any]:
+    """An accelerator with three precisions, and floors whose numbers are long."""
+    shapes = {"square": (8192, 8192, 8192), "qkv": (65536, 1600, 4800), "head": (65536, 1600, 50257)}
+    precisions = ("float32", "tf32", "bfloat16")
+    rates = [
+        {
+            "precision": precision,
+            "product": {"name": name, "rows": shape[0], "inner": shape[1], "columns": shape[2], "count": 1},
+            "direction": direction,
+            "flops_per_second": 7.0e14 + 1e12 * (9 * row + 3 * column + at),
+        }
+        for row, (name, shape) in enumerate(shapes.items())
+        for column, precision in enumerate(precisions)
+        for at, direction in enumerate(("forward", "input", "weight"))
+    ]
+    floors = [
+        {
+            **{"workload": workload, "sitting": sitting, "task": task, "precision": precision},
+            **{"operations": 123_456 * 10**9, "bytes": 123_450_000_000, "seconds_of_operations": 12.3456},
+            **{"seconds_of_bytes": 1.2345, "seconds": 13.5791},
+        }
+        for workload in ("gpt2-128", "gpt2-xl")
+        for sitting, task in (("training", "loss_and_gradient"), ("texts", "per_token"))
+        for precision in precisions
+    ]
+    ceiling = {"measured": 7.777e14, "data_sheet": 9.89e14}
+    return {
+        "environment": ENVIRONMENT,
+        "roofline": {
+            "emulated": [],
+            "rates": rates,
+            "bandwidths": [{"block": 537_000_000, "copy": 3.123e12, "read": 2.987e12}],
+            "ceilings": dict.fromkeys(precisions, ceiling),
+            "bandwidth": {"measured": 3.123e12, "data_sheet": 4.8e12},
+            "floors": floors,
+        },
+    }

@@ -1,0 +1,101 @@
+"""No parity pass, no number."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench.contenders import CONTENDERS
+from bench.contenders.gate import Pass, Passes, precision_of, short_of_best
+from bench.workloads.scenarios import named
+from bench.workloads.workload import Workload
+from reference import GPT, GPTConfig, generate
+
+CPU = torch.device("cpu")
+WORK = Workload("some", GPTConfig(block_size=24, vocab_size=50, n_layer=2, n_head=2, n_embd=16), batch=2, time=16)
+
+
+def passes() -> Passes:
+    return Passes(CPU, lambda what: None)
+
+
+def test_a_right_contender_passes_with_its_error_over_the_budget() -> None:
+    found = passes().of(WORK, ["reference", "bf16"])
+    assert found["reference"].passed
+    assert 0.0 < found["reference"].over["float32"] < 1.0
+    assert found["reference"].logits is not None
+    assert found["reference"].logits < 5e-6
+    assert set(found["bf16"].over) == {"float32", "bfloat16"}
+    assert found["bf16"].logits is not None
+    assert 1e-4 < found["bf16"].logits < 2e-2, "in the precision it computes in"
+    assert precision_of("bf16", WORK, CPU) == "bfloat16"
+
+
+def test_another_function_fails_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Louder(GPT):
+        def forward(self, ids: Tensor) -> Tensor:
+            return super().forward(ids) * 1.001
+
+    def build(config: GPTConfig, weights: Any, device: Any, dtype: Any) -> GPT:
+        model = Louder(config).to(device, dtype)
+        model.load_state_dict(weights)
+        return model
+
+    monkeypatch.setitem(CONTENDERS, "louder", replace(CONTENDERS["reference"], build=build))
+    found = passes().of(WORK, ["reference", "louder"])
+    assert found["reference"].passed
+    assert not found["louder"].passed
+    assert "times the error that is allowed" in found["louder"].why
+
+
+def test_a_wrong_text_fails_although_every_logit_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forgetful(model: Any, ids: Tensor, new: int) -> Tensor:
+        return torch.cat([ids, generate(model, ids[:, 1:], new, temperature=0.0)[:, -new:]], dim=1)
+
+    monkeypatch.setitem(CONTENDERS, "forgetful", replace(CONTENDERS["reference"], generate=forgetful))
+    found = passes().of(WORK, ["forgetful"])["forgetful"]
+    assert not found.passed
+    assert found.why.startswith("text: a token in float32 is ")
+    assert passes().of(WORK, ["forgetful"], texts=False)["forgetful"].passed, "nothing else is wrong with it"
+
+
+def test_a_missing_package_is_said_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CONTENDERS, "peer", replace(CONTENDERS["reference"], module="no_such_package.gpt2"))
+    found = passes().of(WORK, ["peer", "reference"])
+    assert found["reference"].passed
+    assert "needs the package 'no_such_package', which is not installed" in found["peer"].why
+
+
+def test_everything_is_proven_once_and_each_shape_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some code chooses its way by the shape, so a proof for more tokens is none for fewer."""
+    own = passes()
+    first = own.of(WORK, ["reference"])
+    asked: list[tuple[int, int]] = []
+
+    def prove(self: Passes, work: Workload, names: list[str], texts: bool) -> dict[str, dict[str, Any]]:
+        asked.append((work.batch, work.time))
+        return {name: asdict(Pass(True, {}, 0.0, (work.batch, work.time), "")) for name in names}
+
+    monkeypatch.setattr(Passes, "prove", prove)
+    assert own.of(WORK, ["reference"]) == first
+    assert own.of(WORK.of_shape(1, 8), ["reference"])["reference"].shape == (1, 8)
+    assert asked == [(1, 8)]
+
+
+def test_how_far_a_token_is_below_the_best() -> None:
+    class Fixed(torch.nn.Module):
+        def forward(self, ids: Tensor) -> Tensor:
+            return torch.tensor([0.0, 3.0, 2.5]).expand(*ids.shape, 3)
+
+    assert short_of_best(Fixed(), torch.tensor([[0, 1, 1]]), start=1) == 0.0
+    assert short_of_best(Fixed(), torch.tensor([[0, 1, 2]]), start=1) == 0.5
+    assert short_of_best(Fixed(), torch.tensor([[0, 0, 1], [0, 1, 1]]), start=1) == 3.0
+    assert short_of_best(Fixed(), torch.tensor([[0, 0, 1]]), start=2) == 0.0, "the prompt is not judged"
+
+
+def test_the_smallest_workload_is_proven_in_seconds() -> None:
+    assert named("smoke").proof_steps() == 20

@@ -1,0 +1,557 @@
+"""`python -m bench report`: every number is the file's, and whatever cannot be shown is one line."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import shutil
+import struct
+import zlib
+from collections.abc import Iterator
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.__main__ import main
+from bench.formatting import significant, size
+from bench.report import pictures
+from bench.report.contents import OF_A_RUN, chapters
+from bench.report.documents import read_bugs, read_parity
+from bench.report.gather import Run, named_apart, result_files, run_of
+from bench.report.markdown import document
+from bench.report.page import page
+from bench.report.peers import named_with
+from bench.settings import DOCS
+from bench.suite.result_file import HOME, VERSION, save
+from bench.suite.tables import interval
+from tests.bench.report.made_up_report import CUDA, RUNGS, whole
+from tests.bench.suite.made_up import ENVIRONMENT, result
+
+KINDS = {"alone": "alone", "without": "leave-one-out", "cumulative": "cumulative"}
+OLDER = "2026-01-01T03:04:05+00:00"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_library() -> Iterator[None]:
+    """Making the library takes seconds, drawing pictures too; test_report_chromium.py has the real one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vl_convert.javascript_bundle", lambda snippet, version: "/* </script> is a comment here */")
+        patch.setattr("bench.report.command.png", lambda views: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def results() -> list[dict[str, Any]]:
+    """Two of a CPU, the older first, then one of an accelerator: the order of a report."""
+    return [whole(1, started=OLDER), whole(2), whole(3, environment=CUDA)]
+
+
+@pytest.fixture(scope="module")
+def folder(results: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("results")
+    for name, one in zip("bac", results, strict=True):
+        save(one, found / f"{name}.json")
+    return found
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one result of a few numbers, which takes no time to show."""
+    found = tmp_path_factory.mktemp("small")
+    save(result(), found / "a.json")
+    return found
+
+
+@pytest.fixture(scope="module")
+def runs(folder: Path) -> list[Run]:
+    return named_apart([run_of(path) for path in result_files([folder])])
+
+
+@pytest.fixture(scope="module")
+def html(runs: list[Run]) -> str:
+    parity, bugs = read_parity(DOCS / "parity.md"), read_bugs(DOCS / "bugs.md")
+    return page(runs, chapters([run.views for run in runs], parity, bugs))
+
+
+@pytest.fixture(scope="module")
+def data(html: str) -> dict[str, Any]:
+    (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)
+    return json.loads(found)
+
+
+class Reader(HTMLParser):
+    """What a browser makes of the page: tables by their caption, and whatever refers to something else."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tables: dict[str, list[list[list[str]]]] = {}
+        self.caption, self.rows, self.into = "", [[""]], ""
+        self.loads: list[str] = []
+        self.links: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        if tag == "a":
+            self.links.append(found["href"] or "")
+        else:
+            self.loads += [str(found[key]) for key in ("src", "href", "data", "action", "srcset") if key in found]
+        if tag == "table":
+            self.rows = []
+        elif tag == "tr":
+            self.rows.append([])
+        elif tag in ("th", "td", "caption"):
+            self.into = tag
+            if tag != "caption":
+                self.rows[-1].append("")
+            else:
+                self.caption = ""
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("th", "td", "caption"):
+            self.into = ""
+        elif tag == "table":
+            self.tables.setdefault(self.caption, []).append(self.rows)
+
+    def handle_data(self, data: str) -> None:
+        if self.into == "caption":
+            self.caption += data
+        elif self.into:
+            self.rows[-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def read(html: str) -> Reader:
+    return Reader(html)
+
+
+def rows_of(data: dict[str, Any], place: str) -> list[dict[str, Any]]:
+    """The rows that a chart draws, all layers together."""
+    found: list[dict[str, Any]] = []
+
+    def look(one: Any) -> None:
+        if isinstance(one, dict):
+            found.extend(row for row in one.get("values", ()) if isinstance(row, dict) and row not in found)
+        for inside in one.values() if isinstance(one, dict) else one if isinstance(one, list) else ():
+            look(inside)
+
+    look(data["charts"][place])
+    return found
+
+
+def places(data: dict[str, Any], chapter: str, run: int) -> list[str]:
+    return [place for place in data["charts"] if place.startswith(f"{chapter}-{run}-")]
+
+
+@pytest.mark.parametrize("run", range(3))
+def test_every_price_that_is_drawn_is_the_files(run: int, results: list[dict[str, Any]], data: dict[str, Any]) -> None:
+    for number, task in enumerate(("training_step", "per_token")):
+        expected: list[dict[tuple[str, str], list[Any]]] = [{}, {}, {}]
+        for price in results[run]["prices"]:
+            for kind, one in price["tasks"][task].items():
+                if one is not None:
+                    key, ratio = (price["rung"], KINDS[kind]), one["ratio"]
+                    expected[0][key] = [ratio["median"], ratio["low"], ratio["high"]]
+                    expected[1][key] = [one["tokens_per_second"], None, None]
+                    expected[2][key] = [one["memory"], None, None]
+        assert len(expected[0]) == 8, "sdpa has no price of taking it out"
+        for chart in range(3):
+            drawn = [row for row in rows_of(data, f"ladder-{run}-{number}-{chart}") if "kind" in row]
+            found = {(row["name"], row["kind"]): [row["value"], row["low"], row["high"]] for row in drawn}
+            assert found == expected[chart]
+            assert len(drawn) == len(found)
+
+
+@pytest.mark.parametrize("run", range(3))
+def test_every_ratio_of_a_peer_that_is_drawn_is_the_files(
+    run: int, results: list[dict[str, Any]], data: dict[str, Any]
+) -> None:
+    for number, task in enumerate(("loss_and_gradient", "training_step")):
+        cases = [case for case in results[run]["cases"] if case["task"] == task]
+        drawn = [row for row in rows_of(data, f"peers-{run}-{number}-0") if "kind" in row]
+        assert [(row["name"], row["kind"], row["value"], row["low"], row["high"]) for row in drawn] == [
+            (
+                case["contender"],
+                case["precision"],
+                *(case["ratios"]["reference"][of] for of in ("median", "low", "high")),
+            )
+            for case in cases
+        ]
+        drawn = rows_of(data, f"peers-{run}-{number}-1")
+        assert [row["value"] for row in drawn] == [case["memory"]["peak"] for case in cases]
+
+
+@pytest.mark.parametrize("run", range(3))
+def test_every_point_of_the_curves_and_under_the_roofs_is_the_files(
+    run: int, results: list[dict[str, Any]], data: dict[str, Any]
+) -> None:
+    for number, axis in enumerate(("time", "vocabulary")):
+        points = [point for point in results[run]["scaling"] if point["axis"] == axis]
+        for chart, of in enumerate(("tokens_per_second", "memory")):
+            drawn = rows_of(data, f"scaling-{run}-{number}-{chart}")
+            assert [(row["at"], row["kind"], row["value"]) for row in drawn] == [
+                (point["value"], point["contender"], point[of]) for point in points
+            ]
+    cases = results[run]["cases"]
+    points = [row for row in rows_of(data, f"roofline-{run}-0-0") if "name" in row]
+    assert [(row["name"], row["flops"]) for row in points] == [(c["name"], c["flops_per_second"]) for c in cases]
+    assert {row["intensity"] for row in points} == {1.0, 0.5}, "operations over bytes of the floor"
+    roofs = [row for row in rows_of(data, f"roofline-{run}-0-0") if "name" not in row]
+    assert max(row["flops"] for row in roofs) == 3.1e11
+    for row in roofs:
+        assert row["flops"] <= 2.5e10 * row["intensity"] * (1 + 1e-12), "a roof is above the bandwidth"
+    drawn = rows_of(data, f"roofline-{run}-1-0")
+    assert [row["value"] for row in drawn] == [case["floor"]["share"] for case in cases]
+
+
+def test_every_proof_that_is_drawn_is_the_files(results: list[dict[str, Any]], data: dict[str, Any]) -> None:
+    drawn = [row for place in places(data, "parity", 1) for row in rows_of(data, place) if "kind" in row]
+    assert [row["value"] for row in drawn] == [found["over"]["float32"] for found in results[1]["parity"]]
+    titles = [data["charts"][place]["description"].partition(":")[0] for place in places(data, "parity", 1)]
+    assert titles == [f"Error over budget, {size}" for size in ("tiny", "ladder", "scaling")]
+
+
+def test_the_tables_say_the_same_in_words(results: list[dict[str, Any]], read: Reader) -> None:
+    for run, found in enumerate(results):
+        rows = read.tables["mini, training step: times as fast, with intervals of 6 rounds of 3 starts, 75 %"][run]
+        assert [row[0] for row in rows[1:]] == list(RUNGS)
+        for row, price in zip(rows[1:], found["prices"], strict=True):
+            prices = price["tasks"]["training_step"]
+            words = ["n/a" if prices[kind] is None else interval(prices[kind]["ratio"]) for kind in KINDS]
+            assert row == [price["rung"], *words, "0.25", price["loses"]]
+        rows = read.tables["smoke: training step, batch 8 x time 64; 5 rounds of 1 start, 94 %"][run]
+        cases = [case for case in found["cases"] if case["task"] == "training_step"]
+        for row, case in zip(rows[1:], cases, strict=False):
+            assert row[2] == interval(case["ratios"]["reference"])
+            assert row[3] == f"{significant(case['tokens_per_second'])} ±1 %"
+            assert row[5] == "n/a", "what no data sheet says is not 0"
+            assert row[8] == size(case["memory"]["peak"])
+        assert rows[-1][:2] == [
+            "x-transformers",
+            "no number: logits in float32: 7.5e+03 times the error that is allowed",
+        ]
+        ((best, *_),) = [[row[1:] for row in read.tables["The fastest of those that were proven"][run][2:]]]
+        fastest = max(cases, key=lambda case: case["ratios"]["reference"]["median"])
+        assert best[0] == named_with(fastest, cases, "reference")
+
+
+def test_who_may_be_as_fast_as_the_fastest_is_named_beside_it() -> None:
+    def one(contender: str, low: float, middle: float, high: float) -> dict[str, Any]:
+        return {"contender": contender, "ratios": {"reference": {"median": middle, "low": low, "high": high}}}
+
+    far, near, best = one("far", 2.0, 2.3, 2.7), one("near", 2.2, 2.5, 2.9), one("best", 2.8, 3.0, 3.1)
+    base, wide = one("reference", 1.0, 1.0, 4.0), one("wide", 1.0, 2.9, 2.95)
+    assert named_with(best, [base, far, near, wide, best], "reference") == "best or wide or near"
+    assert named_with(best, [base, far, best], "reference") == "best"
+    assert named_with(best, [best, near], None) == "best"
+
+
+def test_every_point_under_the_roofs_is_in_a_table(results: list[dict[str, Any]], read: Reader) -> None:
+    for run, found in enumerate(results):
+        rows = read.tables["Every case under the roofs"][run][1:]
+        assert [row[0] for row in rows] == [case["name"] for case in found["cases"]]
+        for row, case in zip(rows, found["cases"], strict=True):
+            assert row[3] == f"{case['flops_per_second'] / 1e9:.4g} GFLOP/s"
+
+
+def test_all_of_the_zoo_and_of_the_tests_own_proofs_is_there(read: Reader, data: dict[str, Any]) -> None:
+    text = (DOCS / "bugs.md").read_text()
+    of, there = re.search(r"^(\d+) of (\d+) mutants are caught", text, re.M).groups()  # type: ignore[union-attr]
+    (rows,) = read.tables["Every bug and what caught it"]
+    assert len(rows) - 1 == int(of) == int(there)
+    assert sum(row["value"] for row in rows_of(data, "bugs-0-0-0")) == int(of)
+    for way in rows_of(data, "bugs-0-1-0"):
+        assert way["shown"].startswith(f"{way['value']} of ")
+    for precision in ("float64", "float32", "bfloat16"):
+        (rows,) = read.tables[f"Error (over budget) in {precision}"]
+        assert [row[0] for row in rows if row[0] == "full"]
+        for row in rows[1:]:
+            assert re.search(rf"^\| {row[0]} \| {re.escape(row[1])} ", (DOCS / "parity.md").read_text(), re.M)
+
+
+def test_the_environment_and_what_was_left_out_are_there_and_what_is_unknown_is_not_0(read: Reader) -> None:
+    rows = dict(read.tables["Environment"][2][1:])  # type: ignore[arg-type]
+    assert rows["device"] == "NVIDIA <H100> & more (cuda)"
+    assert (rows["torch"], rows["commit"], rows["clock before, MHz"]) == ("2.13.0", "0" * 40, "n/a")
+    rows_left_out = read.tables["What was left out, and why"][0]
+    assert rows_left_out[1] == ["1", "gpt2-xl/training: needs about 30.0 GB of memory & <more> | or less: left out"]
+    (title,) = [title for title in read.tables if "against itself" in title]
+    assert read.tables[title][0][1] == ["all together", "1.00 [0.98, 1.03]"]
+
+
+def test_names_are_text_and_never_markup(html: str) -> None:
+    assert "NVIDIA &lt;H100&gt; &amp; more" in html
+    assert "where sdpa &lt;does not&gt; pay" in html
+    body = html.partition('<script type="application/json"')[0]
+    assert "<H100>" not in body
+    assert "<does not>" not in body
+    evil = whole(4)
+    name = '"><img src=x onerror=alert(1)></script><script>alert(2)</script>'
+    evil["cases"][0]["contender"] = evil["environment"]["device"] = evil["left_out"][0] = name
+    evil["cases"][0]["name"] = evil["prices"][0]["rung"] = name
+    made = page_of(evil)
+    assert "<img" not in made
+    assert made.count("</script>") == made.count("<script") == 3
+    assert name in unescape(made)
+
+
+def page_of(one: dict[str, Any]) -> str:
+    views = {key: chapter.views(one) for key, chapter in OF_A_RUN.items()}
+    run = Run(Path("x.json"), "x", one["environment"]["device"], "today", "torch", False, views)
+    return page([run], chapters([views], "no parity", "no bugs"))
+
+
+def test_nothing_is_loaded_from_anywhere(read: Reader, html: str) -> None:
+    assert read.loads == ["data:,"]
+    style = html.partition("<style>")[2].partition("</style>")[0]
+    assert "url(" not in style
+    assert "@import" not in style
+    assert all(link.startswith(("#", "https://github.com/")) for link in read.links)
+    assert "default-src 'none'" in html
+    for chart in json.loads(re.findall(r'id="data">(.*?)</script>', html, re.S)[0])["charts"].values():
+        assert "url" not in json.dumps({key: value for key, value in chart.items() if key != "$schema"})
+
+
+def test_every_link_to_a_chapter_leads_to_one_and_every_choice_has_a_label(html: str) -> None:
+    ids = re.findall(r' id="([^"]+)"', html.partition('<script type="application/json"')[0])
+    assert len(ids) == len(set(ids)), "an id is there twice"
+    for target in re.findall(r'href="#([^"]+)"', html):
+        assert target in ids
+    selects = re.findall(r'<select id="([^"]+)"', html)
+    assert len(selects) > 10
+    for select in selects:
+        assert f'<label for="{select}">' in html
+
+
+def test_a_run_with_nothing_but_cases_has_a_page_that_says_what_it_lacks() -> None:
+    made = page_of(result())
+    assert made.count("This run has none.") == 4, "ladder, roofline, scaling, parts"
+    assert "no parity" in made
+    assert "no bugs" in made
+
+
+@pytest.mark.slow
+def test_the_command_writes_page_pictures_and_tables_and_nothing_else(
+    folder: Path,
+    tmp_path: Path,
+    results: list[dict[str, Any]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bench.report.command.png", pictures.png)
+    out = tmp_path / "new" / "report"
+    assert main(["report", str(folder / "a.json"), str(folder / "c.json"), "--out", str(out)]) == 0
+    made = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    names = ("cpu-some-cpu-avx2-2-threads", "cuda-nvidia-h100-more")
+    drawings = [f"{key}.png" for key in pictures.PICTURES]
+    assert made == {"index.html", *(f"{name}/{file}" for name in names for file in (*drawings, "tables.md"))}
+    assert {str(out / name) for name in made} == set(capsys.readouterr().out.split())
+    for path in out.rglob("*.png"):
+        head = path.read_bytes()[:24]
+        assert head[:8] == b"\x89PNG\r\n\x1a\n"
+        width, height = struct.unpack(">II", head[16:])
+        assert 1000 < width < 3500
+        assert 300 < height < 12000
+    markdown = (out / names[0] / "tables.md").read_text()
+    assert "2026-01-02 03:04, torch 2.13.0, transformers 5.1.0, numpy 2.0.0, commit 0000000000" in markdown
+    assert "![The ladder, Some CPU (AVX2), 2 threads](ladder.png)" in markdown
+    price = results[1]["prices"][0]
+    words = " | ".join(interval(price["tasks"]["training_step"][kind]["ratio"]) for kind in KINDS)
+    assert f"| fused_qkv | {words} | 0.25 | where fused_qkv \\<does not> pay |" in markdown
+
+
+def test_a_picture_that_is_packed_again_is_the_same() -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header, pixels = chunk(b"IHDR", struct.pack(">IIBBBBB", 100, 50, 8, 0, 0, 0, 0)), b"\0" + bytes(range(100))
+    loose = zlib.compress(pixels * 50, 0)
+    whole_picture = b"\x89PNG\r\n\x1a\n" + header
+    for piece in (loose[:1000], loose[1000:]):
+        whole_picture += chunk(b"IDAT", piece)
+    whole_picture += chunk(b"IEND", b"")
+    found = pictures.packed(whole_picture)
+    assert len(found) < len(whole_picture) / 5
+    assert found.startswith(b"\x89PNG\r\n\x1a\n" + header)
+    assert found.endswith(chunk(b"IEND", b""))
+    data = found[8 + len(header) : -12]
+    assert data == chunk(b"IDAT", data[8:-4]), "one piece with its checksum"
+    assert zlib.decompress(data[8:-4]) == pixels * 50
+
+
+def test_markdown_tables_are_whole(runs: list[Run]) -> None:
+    found = chapters([run.views for run in runs], "", "")
+    lines = document(runs[0], 0, found, {}).splitlines()
+    width = 0
+    for before, line in zip(["", *lines], lines, strict=False):
+        if line.startswith("|"):
+            cells = len(re.findall(r"(?<!\\)\|", line))
+            width = width if before.startswith("|") else cells
+            assert cells == width, line
+    assert sum(line.startswith("| ---") for line in lines) > 10
+
+
+def test_the_page_can_be_left_away(small: Path, tmp_path: Path) -> None:
+    assert main(["report", str(small / "a.json"), "--out", str(tmp_path), "--no-page"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["cpu-some-cpu-avx2-2-threads"]
+
+
+def test_a_run_of_changed_code_says_so(tmp_path: Path) -> None:
+    for commit, words in ((f"{'0' * 40}+changes", "commit 0000000000+changes"), ("1" * 40, "commit 1111111111")):
+        save(result(environment={**ENVIRONMENT, "commit": commit}), tmp_path / "a.json")
+        assert run_of(tmp_path / "a.json").title.endswith(words)
+    save(result(environment={**ENVIRONMENT, "commit": None}), tmp_path / "a.json")
+    assert "commit" not in run_of(tmp_path / "a.json").title
+
+
+def test_two_runs_of_a_device_have_names_of_their_own_and_a_file_that_is_named_twice_is_one(
+    folder: Path, small: Path, runs: list[Run]
+) -> None:
+    twice = result_files([folder, folder / ".." / folder.name / "a.json"])
+    assert [path.name for path in twice] == ["a.json", "b.json", "c.json"]
+    found = [run.name for run in runs]
+    cpu = "cpu-some-cpu-avx2-2-threads"
+    assert found == [f"{cpu}-202601010304", f"{cpu}-202601020304", "cuda-nvidia-h100-more"]
+    one = run_of(small / "a.json")
+    assert len({run.name for run in named_apart([one, copy.copy(one)])}) == 2
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, list[str]]:
+    """The exit status, and the lines on standard error but those that say how far it is."""
+    status = main(["report", *map(str, arguments)])
+    lines = capsys.readouterr().err.splitlines()
+    return status, [line for line in lines if not re.match(r"\d+/\d+ ", line)]
+
+
+def test_how_far_it_is_and_the_time_left_are_said(
+    tmp_path: Path, small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(small / "a.json"), "--out", str(tmp_path)]) == 0
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first == "1/6 the page (0 s)"
+    assert [re.sub(r"\(.*\)", "", line) for line in others] == [
+        f"{number}/6 {run_of(small / 'a.json').name}: the picture {key} "
+        for number, key in enumerate(pictures.PICTURES, 2)
+    ]
+    assert all(line.endswith(" left)") for line in others)
+
+
+def test_files_that_cannot_be_shown_are_a_line_each_and_the_others_go_on(
+    tmp_path: Path, small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cut.json").write_text((small / "a.json").read_text()[:3000])
+    (tmp_path / "other.json").write_text(json.dumps(whole(version=VERSION + 1)))
+    lacking = whole()
+    del lacking["prices"][0]["tasks"]["per_token"]["alone"]["ratio"]
+    (tmp_path / "lacking.json").write_text(json.dumps(lacking))
+    (tmp_path / "numbers.json").write_text(json.dumps(whole(cases=5)))
+    bad = ["cut", "other", "lacking", "numbers", "nowhere"]
+    out = tmp_path / "out"
+    paths = [tmp_path / f"{name}.json" for name in bad]
+    status, lines = told(capsys, *paths[:2], small / "a.json", *paths[2:], "--out", out)
+    assert status == 0
+    assert (out / "index.html").is_file()
+    assert len(lines) == 5
+    expected = [
+        "cut.json: is cut short or damaged, not a result of the suite",
+        f"other.json: is of version {VERSION + 1}, this program reads {VERSION}: measure again",
+        "lacking.json: is damaged, or not written by the suite (lacks 'ratio'): measure again",
+        "numbers.json: is damaged, or not written by the suite (TypeError: 'int' object is not iterable): measure",
+        "nowhere.json: cannot be read (No such file or directory)",
+    ]
+    for line, words in zip(lines, expected, strict=True):
+        assert line.startswith("left out: ")
+        assert words in line
+    shutil.rmtree(out)
+    status, lines = told(capsys, *paths, "--out", out)
+    assert status == 2
+    assert len(lines) == 6
+    assert (
+        lines[-1] == "error: none of 5 result files can be shown: measure by nox -s bench in a checkout, or name others"
+    )
+    assert not out.exists(), "nothing is written"
+
+
+def test_folders_without_results_and_places_to_write_that_are_none_are_one_line(
+    tmp_path: Path, small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, (line,) = told(capsys, tmp_path)
+    assert status == 2
+    remedy = "measure by nox -s bench in a checkout, or name a file"
+    assert line == f"error: {tmp_path}: has no result file (*.json): {remedy}"
+    monkeypatch.setattr("bench.report.gather.HOME", tmp_path / "results")
+    status, (line,) = told(capsys)
+    assert status == 2
+    assert line == f"error: {tmp_path / 'results'}: is not there: {remedy}"
+    (tmp_path / "file").write_text("mine")
+    status, (line,) = told(capsys, small, "--out", tmp_path / "file")
+    assert status == 2
+    assert line == f"error: --out {tmp_path / 'file'}: is a file; give the name of a folder"
+    status, (line,) = told(capsys, small, "--out", tmp_path / "file" / "inside")
+    assert status == 2
+    assert line == f"error: cannot write into {str(tmp_path / 'file' / 'inside')!r}: Not a directory"
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_report_that_fails_half_way_leaves_the_last_one_and_nothing_else(
+    tmp_path: Path, small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "index.html").write_text("the last one")
+    (tmp_path / "mine.txt").write_text("mine")
+    calls = []
+
+    def full_disk(views: object) -> None:
+        calls.append(views)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("bench.report.command.png", full_disk)
+    status, (line,) = told(capsys, small, "--out", tmp_path)
+    assert (status, len(calls)) == (2, 3)
+    assert line == f"error: cannot write into {str(tmp_path)!r}: No space left on device"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index.html", "mine.txt"]
+    assert (tmp_path / "index.html").read_text() == "the last one"
+
+
+def test_documents_that_cannot_be_read_are_a_note_and_the_rest_goes_on(
+    tmp_path: Path, small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bugs.md").write_text("# nothing\n")
+    options = ("--parity", tmp_path / "parity.md", "--bugs", tmp_path / "bugs.md", "--out", tmp_path / "out")
+    status, lines = told(capsys, small / "a.json", *options)
+    assert status == 0
+    assert lines == [
+        f"note: {tmp_path / 'parity.md'}: cannot be read (No such file or directory), write it again by "
+        'python -m pytest tests/parity/test_parity_recipes.py -m "slow or not slow" in a checkout',
+        f"note: {tmp_path / 'bugs.md'}: has 0 tables, not 3, write it again by "
+        "python -m tests.bugs.table in a checkout",
+    ]
+    made = unescape((tmp_path / "out" / "index.html").read_text())
+    for line in lines:
+        assert line.removeprefix("note: ") in made
+
+
+def test_the_made_up_environment_is_that_of_a_run() -> None:
+    assert whole()["environment"].keys() == ENVIRONMENT.keys() == CUDA.keys()
+
+
+@pytest.mark.parametrize("path", sorted(HOME.glob("*.json")), ids=lambda path: path.name)
+def test_the_committed_tables_are_those_of_the_committed_results(path: Path) -> None:
+    """As `python -m bench report --out docs/results --no-page` writes them, with the pictures."""
+    (run,) = named_apart([run_of(path)])
+    folder = DOCS / "results" / run.name
+    drawn = {key: f"{key}.png" for key in pictures.PICTURES if any(view.charts for view in run.views[key])}
+    assert (folder / "tables.md").read_text() == document(run, 0, chapters([run.views], "", ""), drawn)
+    assert {file.name for file in folder.iterdir()} == {"tables.md", *drawn.values()}
+
+
+def test_the_tables_of_results_in_the_readme_are_committed_ones() -> None:
+    known = {line for path in (DOCS / "results").glob("*/tables.md") for line in path.read_text().splitlines()}
+    _, _, shown = (DOCS.parent / "README.md").read_text().partition("<!-- results -->")
+    for line in shown.partition("<!-- end of results -->")[0].splitlines():
+        if line.startswith("|"):
+            assert line in known, f"not in docs/results: {line}"

@@ -1,0 +1,104 @@
+"""Learning byte pairs beside the tokenizers library: what the lesson measured becomes two parts with their ratio."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bench.journal import anew
+from bench.report.parts import views
+from bench.suite import byte_pairs, test_components
+from bench.suite.session import LeftOut
+from bench.suite.tables import show
+from tests.bench.suite.made_up import result
+
+FOUND: dict[str, Any] = {
+    "characters": 60_000,
+    "merges": 300,
+    "seconds": {"lesson": [0.5, 0.6, 0.7], "tokenizers": [0.1, 0.1, 0.1]},
+    "tokens": {"lesson": 1001, "tokenizers": 1000},
+}
+
+
+class Session:
+    def __init__(self) -> None:
+        self.parts: list[dict[str, Any]] = []
+        self.left_out: list[str] = []
+        self.plan = SimpleNamespace(parts=("smoke", "mini"))
+        self.keep = anew
+
+    def tell(self, what: str) -> None:
+        pass
+
+    def leave_out(self, line: str) -> LeftOut:
+        self.left_out.append(line)
+        return LeftOut(line)
+
+
+def measured(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Session:
+    session = Session()
+    monkeypatch.setattr(byte_pairs, "measure", lambda: {**FOUND, **changes})
+    sessions: Any = {"cpu": session}
+    test_components.test_learning_byte_pairs("cpu", sessions)
+    return session
+
+
+def test_both_are_parts_with_how_many_times_as_fast_as_the_lesson(monkeypatch: pytest.MonkeyPatch) -> None:
+    lesson, library = measured(monkeypatch).parts
+    assert lesson["name"] == "smoke/byte pairs, lesson"
+    assert library["per_second"] == pytest.approx(600_000)
+    assert lesson["ratios"] == {lesson["part"]: {"median": 1.0, "low": 1.0, "high": 1.0, "confidence": 0.75}}
+    (ratio,) = library["ratios"].values()
+    assert ratio["median"] == pytest.approx(6.0)
+    assert 5.0 - 1e-9 <= ratio["low"] < ratio["high"] <= 7.0 + 1e-9
+    assert library["error"] == pytest.approx(0.001)
+
+
+def test_the_table_shows_the_ratio_with_its_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = measured(monkeypatch).parts
+    other = {**parts[0], "name": "smoke/batches", "part": "batches"}
+    del other["ratios"]
+    lines = {line.split("  ")[0]: line for line in show(result(parts=[*parts, other]))}
+    assert "6.00 [5.00, 7.00]" in lines["byte pairs, tokenizers"]
+    assert lines["byte pairs, lesson"].split()[6:8] == ["1", "±8"]
+    assert "[" not in lines["batches"]
+
+
+def test_the_page_says_to_whom_the_ratio_is_and_how_surely_it_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = measured(monkeypatch).parts
+    other = {**parts[0], "name": "smoke/batches", "part": "batches"}
+    del other["ratios"]
+    (view,) = views(result(parts=[*parts, other]))
+    (table,) = view.tables
+    place = table.head.index("times as fast")
+    assert [row[place] for row in table.rows] == ["1", "byte pairs, lesson × 6.00 [5.00, 7.00], 75 %", ""]
+
+
+def test_who_cuts_a_text_otherwise_gets_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(pytest.fail.Exception, match=r"no parity pass, no number: 0\.6% more or fewer tokens"):
+        measured(monkeypatch, tokens={"lesson": 1006, "tokenizers": 1000})
+
+
+def test_where_it_cannot_be_measured_it_is_left_out_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(byte_pairs, "TARGET", "importlib:import_module")  # which has no use for None
+    session: Any = Session()
+    line = (
+        "byte pairs: learning them failed with status 1: "
+        "AttributeError: 'NoneType' object has no attribute 'startswith': left out"
+    )
+    with pytest.raises(LeftOut, match=line):
+        test_components.test_learning_byte_pairs("cpu", {"cpu": session})
+    assert session.left_out == [line]
+    assert session.parts == []
+
+
+@pytest.mark.slow
+def test_the_lesson_says_what_is_expected_of_it() -> None:
+    pytest.importorskip("tokenizers")
+    found = byte_pairs.measure()
+    assert found.keys() == FOUND.keys()
+    assert byte_pairs.error_of(found) <= byte_pairs.ALLOWED
+    lesson, library = byte_pairs.rows(found, "smoke")
+    assert lesson["per_second"] < library["per_second"]

@@ -1,0 +1,152 @@
+"""Parts of the suite: each held against the readable one, each with memory of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from bench.journal import anew
+from bench.suite import components, test_components
+from bench.suite.component_timing import Outcome, weights_of
+from bench.suite.components import ALLOWED, PARTS
+from bench.suite.result_file import read
+from bench.suite.test_models import CLOCK
+from bench.workloads.scenarios import named
+from tests.bench.suite.test_suite_run import bench
+
+CPU = torch.device("cpu")
+WORK = named("smoke")
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_every_part_runs_and_is_the_readable_one(name: str, tmp_path: Path) -> None:
+    prepared = PARTS[name].prepare(WORK, CPU, tmp_path)
+    assert prepared.amount > 0
+    for _ in range(2):
+        prepared.call()
+    assert prepared.error() <= ALLOWED
+
+
+def test_every_part_of_the_issue_is_there() -> None:
+    groups = {part.group for part in PARTS.values()}
+    assert groups == {
+        *("attention", "head and loss", "optimizer", "tokenizer, encode", "tokenizer, decode", "batches"),
+        *("checkpoint, save", "checkpoint, load"),
+    }
+
+
+@pytest.mark.parametrize(
+    "name,place,wrong",
+    [
+        ("attention, sdpa", "FlashAttention", lambda config: lambda q, k, v: q * 0.5 + v),
+        (
+            "head and loss, fused",
+            "fused_loss",
+            lambda x, table, targets: components.plain_loss(x * 1.001, table, targets),
+        ),
+    ],
+)
+def test_a_part_that_is_another_function_is_found(
+    name: str, place: str, wrong: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(components, place, wrong)
+    assert PARTS[name].prepare(WORK, CPU, tmp_path).error() > ALLOWED
+
+
+@pytest.mark.slow
+def test_the_memory_of_a_part_is_that_of_its_call_alone() -> None:
+    names = ["head and loss, plain", "head and loss, fused"]
+    plain, fused = weights_of(names, {"workload": "mini", "device": "cpu", "threads": 1}).values()
+    logits = 4 * 4 * 128 * 50257  # float32, B T V
+    assert plain > 2 * logits
+    assert fused < 2 * logits
+
+
+class Shown:
+    """In place of pytest-benchmark: the times of the rounds by its own clock."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.extra_info: dict[str, Any] = {}
+
+    def pedantic(self, call: Callable[..., None], args: tuple[Any, ...], rounds: int) -> None:
+        for _ in range(rounds):
+            start = CLOCK()
+            call(*args)
+            self.seconds.append(CLOCK() - start)
+
+
+class Session:
+    """As much of one as is asked of it."""
+
+    def __init__(self) -> None:
+        self.device, self.plan, self.quick = CPU, SimpleNamespace(seconds=0.5), True
+        self.environment: dict[str, Any] = {"device": "Some CPU"}
+        self.parts: list[dict[str, Any]] = []
+        self.log: list[str] = []
+        self.keep = anew
+
+    def check_part(self, workload: str) -> None:
+        self.log.append(f"does {workload} fit")
+
+    def tell(self, what: str) -> None:
+        self.log.append(what)
+
+    def give_back(self) -> None:
+        self.log.append("given back")
+
+
+def test_a_group_is_measured_once_and_every_sample_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(group: str, workload: str, device: torch.device, seconds: float, weighed: bool) -> dict[str, Outcome]:
+        session.log.append(f"{group} at {workload} on {device}, {seconds} s, weighed: {weighed}")
+        samples = [0.25, 0.5, 0.25]
+        return {"attention, explicit": Outcome(row={"seconds": samples}), "attention, sdpa": Outcome("it is off")}
+
+    monkeypatch.setattr(test_components.component_timing, "measure", measure)
+    session, shown, groups = Session(), Shown(), {}
+    sessions: Any = {"cpu": session}
+    test_components.test_part(("cpu", "smoke", "attention, explicit"), sessions, groups, shown)
+    assert shown.seconds == [0.25, 0.5, 0.25]
+    assert shown.extra_info == {"seconds": [0.25, 0.5, 0.25], "environment": session.environment}
+    with pytest.raises(pytest.fail.Exception, match="it is off"):
+        test_components.test_part(("cpu", "smoke", "attention, sdpa"), sessions, groups, Shown())
+    assert session.parts == [{"seconds": [0.25, 0.5, 0.25]}], "what is off has no number"
+    measured = "attention at smoke on cpu, 0.5 s, weighed: False"
+    assert session.log == [*("does smoke fit", "smoke: attention, in turn", "given back", measured, "does smoke fit")]
+
+
+def test_a_group_that_cannot_be_measured_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    def measure(group: str, *_: Any, **__: Any) -> dict[str, Outcome]:
+        tried.append(group)
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(test_components.component_timing, "measure", measure)
+    groups: dict[Any, Any] = {}
+    sessions: Any = {"cpu": Session()}
+    for name in ("explicit", "sdpa"):
+        with pytest.raises(RuntimeError, match="no such luck"):
+            test_components.test_part(("cpu", "smoke", f"attention, {name}"), sessions, groups, Shown())
+    assert tried == ["attention"]
+
+
+@pytest.mark.slow
+def test_a_run_shows_the_samples_of_the_other_process(tmp_path: Path) -> None:
+    own, theirs = tmp_path / "suite.json", tmp_path / "benchmark.json"
+    few = ("bench/suite/test_components.py", "--quick", "--device", "cpu", "-k", "optimizer")
+    done = bench(*few, f"--json={own}", f"--benchmark-json={theirs}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = {part["part"]: part for part in read(own)["parts"]}
+    assert list(rows) == ["optimizer, by hand", "optimizer, fused"]
+    assert all(part["ratios"].keys() == {"optimizer, by hand"} for part in rows.values())
+    shown = json.loads(theirs.read_text())["benchmarks"]
+    assert len(shown) == 2
+    for benchmark in shown:
+        assert benchmark["stats"]["data"] == pytest.approx(rows[benchmark["extra_info"]["part"]]["seconds"])

@@ -1,0 +1,100 @@
+"""A process that the benchmarks start ends with the one that started it, in the middle of whatever it does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+
+from bench.timing import child_process
+from tests.process_group import start
+
+MINUTES = 2 * 10**9  # rounds of hashing: one operation of a quarter of an hour
+
+WORKER = """
+import torch
+from bench.timing.worker import crew, job
+from bench.workloads.workload import workload
+
+with crew([job("reference", workload("tiny", 2, 16), "float32", torch.device("cpu"), threads=1, new=2)]) as workers:
+    (worker,) = workers.values()
+    worker.send("forward 1000000000")
+    print(worker.process.pid, flush=True)
+    worker.answer()
+"""
+CALL = """
+from bench.timing.fresh_process import Call
+
+call = Call("tests.bench.timing.test_child_process:hash_for_minutes", None, "hashing")
+print(call.process.pid, flush=True)
+call.result()
+"""
+
+
+def hash_for_minutes(_: object) -> None:
+    import hashlib
+
+    hashlib.pbkdf2_hmac("sha256", b"", b"", MINUTES)
+
+
+def at_work(parent: subprocess.Popen[str]) -> psutil.Process:
+    """The child that a parent tells of, once it computes."""
+    assert parent.stdout is not None
+    line = parent.stdout.readline()
+    assert line, parent.communicate()
+    child = psutil.Process(int(line))
+    before = child.cpu_times().user
+    while child.cpu_times().user < before + 0.3:
+        time.sleep(0.05)
+    return child
+
+
+# two processes that import torch take ten seconds
+of_each = pytest.mark.parametrize("code", [CALL, pytest.param(WORKER, marks=pytest.mark.slow)], ids=["call", "worker"])
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no kill that a process does not notice")
+@of_each
+def test_a_child_ends_in_the_middle_of_its_task_when_its_parent_is_killed(code: str) -> None:
+    with start("-c", code) as parent:
+        child = at_work(parent)
+        parent.kill()
+        parent.communicate()
+        try:
+            child.wait(timeout=60)
+        finally:
+            if child.is_running():
+                child.kill()
+
+
+def test_a_child_whose_parent_was_gone_before_it_looked_ends() -> None:
+    waiting = threading.Thread(target=child_process.wait_for_end, args=(2**22 + 1,), daemon=True)  # above any process
+    waiting.start()
+    waiting.join(timeout=60)
+    assert not waiting.is_alive()
+
+
+def test_where_the_system_does_not_tell_of_an_end_the_child_looks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "pidfd_open", raising=False)
+    monkeypatch.setattr(child_process, "EVERY", 0.01)
+    parents = iter([7, 7, 7, 1])
+    monkeypatch.setattr(os, "getppid", lambda: next(parents))
+    child_process.wait_for_end(7)
+    assert next(parents, None) is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals to process groups")
+@of_each
+def test_ctrl_c_is_for_the_parent_and_a_child_is_gone_when_that_has_ended(code: str) -> None:
+    with start("-c", code) as parent:
+        child = at_work(parent)
+        os.killpg(parent.pid, signal.SIGINT)
+        _, error = parent.communicate()
+        assert error.strip().splitlines()[-1] == "KeyboardInterrupt", "it was the child that failed"
+        child.wait(timeout=60)

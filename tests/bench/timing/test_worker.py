@@ -1,0 +1,85 @@
+"""Contenders in processes of their own: in turn, with their own memory, and with a reason where one fails."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import torch
+
+from bench.contenders import CONTENDERS
+from bench.timing import child_process
+from bench.timing.worker import TASKS, crew, job, take_turns
+from bench.workloads.workload import workload
+
+CPU = torch.device("cpu")
+WORK = workload("tiny", 2, 16)
+
+
+@dataclass
+class Recorder:
+    """In place of a worker: writes down when it was asked."""
+
+    name: str
+    log: list[str] = field(default_factory=list)
+
+    def time(self, task: str) -> float:
+        self.log.append(f"{self.name} {task}")
+        return float(len(self.log))
+
+
+def test_workers_take_turns() -> None:
+    log: list[str] = []
+    workers: Any = {name: Recorder(name, log) for name in "ab"}
+    seconds = take_turns(workers, "forward", 3, lambda: log.append("round"))
+    assert log == ["a forward", "b forward", "round"] * 3
+    assert seconds == {"a": [1.0, 4.0, 7.0], "b": [2.0, 5.0, 8.0]}
+
+
+def test_a_worker_does_every_task_and_weighs_itself() -> None:
+    jobs = [job("kv_cache", WORK, "float32", CPU, threads=1, new=3)]
+    with crew(jobs) as workers:
+        processes = [worker.process for worker in workers.values()]
+        for worker in workers.values():
+            before = worker.peak().bytes
+            assert all(worker.time(task) > 0.0 for task in TASKS)
+            peak = worker.peak()
+            assert peak.bytes >= max(before, 4 * WORK.config.parameter_count())
+            assert peak.method == "resident"
+            assert peak.baseline > 50e6, "the interpreter and torch"
+    assert all(process.poll() is not None for process in processes), "a worker is left over"
+
+
+def test_a_failure_is_told_by_its_last_line_and_ends_the_other_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[str]] = []
+    usual = child_process.start
+
+    def start(*arguments: Any, **streams: Any) -> subprocess.Popen[str]:
+        started.append(usual(*arguments, **streams))
+        return started[-1]
+
+    monkeypatch.setattr(child_process, "start", start)
+    jobs = [
+        replace(job("plain", WORK, "float32", CPU, 1, 1), name="none"),
+        job("reference", WORK, "float32", CPU, 1, 1),
+    ]
+    with pytest.raises(RuntimeError, match=r"^timing none failed with status 1: KeyError: 'none'"), crew(jobs):
+        pytest.fail("the crew was not ready")
+    assert len(started) == 2
+    assert all(process.poll() is not None for process in started), "a worker is left over"
+
+
+def test_the_prompt_leaves_room_for_the_new_tokens() -> None:
+    assert job("reference", WORK, "float32", CPU, 1, new=4).prompt == 32
+    assert job("reference", WORK, "float32", CPU, 1, new=60).prompt == 4
+    assert job("reference", WORK, "float32", CPU, 1, new=500).prompt == 1
+
+
+def test_every_rung_that_changes_what_is_timed_is_a_contender() -> None:
+    from optimized import RUNGS
+
+    assert set(RUNGS) - set(CONTENDERS) == {"ddp", "tf32"}
+    for name, rounds in (("full", True), ("bf16", True), ("plain", False)):
+        assert CONTENDERS[name].rounds(WORK.config, CPU) is rounds

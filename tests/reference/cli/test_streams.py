@@ -1,0 +1,42 @@
+"""A command's standard streams: closed ones, and encodings that lack a character."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CODE = """
+import os, sys
+from reference.cli.streams import prepare_streams
+prepare_streams()
+with open(sys.argv[1], "w") as file:
+    os.system("echo from a compiler")
+    os.system("echo from a compiler >&2")
+    print("grüße \\U0001f389", flush=True)
+    print("grüße \\U0001f389", file=sys.stderr, flush=True)
+    file.write("a checkpoint")
+print(sys.stdin.read(), end="")
+"""
+
+
+def run(folder: Path, redirections: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
+    command = ["sh", "-c", f'exec "$@" {redirections}', "sh", sys.executable, "-c", CODE, str(folder / "file")]
+    env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(__file__).parents[3]), **variables}
+    return subprocess.run(command, capture_output=True, env=env, stdin=subprocess.DEVNULL, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_what_is_printed_to_a_closed_stream_goes_nowhere_and_not_into_a_file(tmp_path: Path, closed: str) -> None:
+    done = run(tmp_path, closed)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "file").read_text() == "a checkpoint"
+
+
+@pytest.mark.parametrize("encoding, printed", [("cp1252", "grüße ?"), ("ascii", "gr??e ?"), ("utf-8", "grüße 🎉")])
+def test_a_character_that_the_encoding_lacks_is_a_question_mark(tmp_path: Path, encoding: str, printed: str) -> None:
+    done = run(tmp_path, "", PYTHONIOENCODING=encoding)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode(encoding).splitlines()[-1] == printed
