@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 SPREAD = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder")
 # What meets the machine: devices, recipes, memory, the command line, workers. The rest computes the same everywhere.
 QUICK = (
-    *("tests/optimized", "tests/reference", "--ignore=tests/reference/lessons", "tests/machines"),
+    *("tests/optimized", "tests/reference/cli", "tests/reference/training", "tests/machines"),
     *("tests/bench/compare/test_compare.py", "tests/bench/timing/test_worker.py", "tests/bench/test_environment.py"),
     *("tests/parity/test_parity_huggingface.py", "tests/parity/test_parity_generation.py"),
 )
@@ -68,7 +68,7 @@ def commands(machine: Machine, folder: Path, tests: tuple[str, ...] = QUICK) -> 
     if "ATEN_CPU_CAPABILITY" in machine.variables:  # another CPU: so wide that bfloat16 could pay
         found["compare, 256 wide"] = (
             *(python, "-m", "bench", "compare", "--size", "mini", "--time", "32", "--new-tokens", "4", "--steps", "1"),
-            *("--seconds", "2", "--json", str(folder / "compare-256.json")),
+            *("--contenders", "reference", "optimized", "--seconds", "2", "--json", str(folder / "compare-256.json")),
         )
     if tests and machine.stdout:  # which pytest itself needs
         found["tests"] = (python, "-m", "pytest", "-q", *SPREAD, *tests)
