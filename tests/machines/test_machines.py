@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.machines.__main__ import Outcome, cell, table
+from tests.machines.__main__ import Outcome, cell, run, table
 from tests.machines.machines import BUILD, MACHINES
 
 OnMachine = Callable[..., subprocess.CompletedProcess[str]]
@@ -96,3 +96,11 @@ def test_the_table_has_a_row_for_each_machine_and_says_what_failed() -> None:
         "| ascii | **failed**, 5 s, 11 passed | n/a |",
     ]
     assert cell(None) == "n/a"
+
+
+@pytest.mark.parametrize("width, passed", [(80, True), (81, False)])
+def test_a_command_with_a_line_wider_than_the_terminal_has_failed(width: int, passed: bool, tmp_path: Path) -> None:
+    wide = f"print('a ' + 'b' * {width - 2})"
+    outcome = run(MACHINES["80-columns"], "compare", (sys.executable, "-c", wide), tmp_path)
+    assert outcome.passed is passed
+    assert outcome.why.startswith("" if passed else "a line of 81 columns: a bbb")

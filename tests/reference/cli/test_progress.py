@@ -6,6 +6,7 @@ import io
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -147,3 +148,34 @@ def test_the_time_left_of_even_stages_is_known_after_the_first(
             stages.stage(what)
             now[0] += 3.0
     assert capsys.readouterr().err == "1/4 a (0 s)\n2/4 b (3 s, 0:09 left)\n3/4 c (6 s, 0:06 left)\n"
+
+
+@pytest.mark.parametrize("room", [20, 40, 56, 57, 80])
+def test_a_line_that_is_too_long_loses_its_middle_and_keeps_the_number_at_its_end(room: int) -> None:
+    line = "5/9 timing training steps of reference, huggingface, round 3"
+    short = progress.fitted(line, room)
+    assert len(short) == min(room, len(line))
+    assert short.startswith("5/9")
+    assert short.endswith("round 3")
+
+
+def test_without_a_terminal_a_run_says_that_it_validates_and_that_its_first_step_compiles(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said: list[str] = []
+
+    @contextmanager
+    def waiting(what: str) -> Iterator[None]:
+        said.append(what)
+        yield
+        said.append(f"end of {what}")
+
+    monkeypatch.setattr(progress, "waiting", waiting)
+    with progress.Lines(0, 2) as lines:
+        lines.recorded({"step": 0, "validation_loss": 4.0})
+        assert said == ["validating", "end of validating", "the first step, with all that is compiled"]
+        lines.stepped(1)
+        assert said[-1] == "end of the first step, with all that is compiled"
+        lines.recorded({"step": 2, "validation_loss": 3.0})
+    assert len(said) == 4, "later validations and steps say nothing more"
+    assert capsys.readouterr().out == "step 0/2  validation loss 4.0000\nstep 2/2  validation loss 3.0000\n"
