@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.contenders.torch_step import build_library_step
+from bench.numerics.errors import PIECE
 from bench.numerics.inputs import hot_state_dict, random_batch
 from bench.numerics.tolerances import BUDGETS, Budget
 from bench.parity import Measurement, Report, assert_same, compare, distance, measure_all
@@ -247,3 +248,20 @@ def test_a_quantity_that_was_not_measured_says_which_were() -> None:
         ValueError, match=re.escape("'update' was not measured; there are ['gradient', 'logits', 'loss']")
     ):
         report.worst("update")
+
+
+@pytest.mark.parametrize("place", [0, PIECE - 1, PIECE, 2 * PIECE + 2])
+def test_a_difference_is_found_in_whichever_piece_it_is(place: int) -> None:
+    expected = torch.ones(2 * PIECE + 3, dtype=torch.float64)
+    actual = expected.clone()
+    actual[place] += 0.5
+    error, largest = distance(actual, expected)
+    assert largest == 0.5
+    assert error == pytest.approx(0.5 / math.sqrt(len(expected)), rel=1e-12)
+    actual[place] = math.nan
+    assert distance(actual, expected) == (math.inf, math.inf)
+
+
+def test_a_difference_whose_square_is_too_small_for_a_float_is_no_zero() -> None:
+    error, largest = distance(torch.tensor([1e-200], dtype=torch.float64), torch.zeros(1, dtype=torch.float64), 1.0)
+    assert error == largest == 1e-200
