@@ -15,7 +15,17 @@ import torch
 from bench.compare.result_file import VERSION, Result, path_for
 from bench.compare.tables import show
 from bench.contenders import ALL, CONTENDERS, able, chosen, import_what_is_needed, missing, own_precision
-from bench.contenders.verify import ORACLE, Part, Verdict, asked_of, parts_of, prove, stages, weights_of
+from bench.contenders.verify import (
+    ORACLE,
+    Part,
+    Verdict,
+    asked_of,
+    denormals_flushed,
+    parts_of,
+    prove,
+    stages,
+    weights_of,
+)
 from bench.environment import environment, threads
 from bench.journal import write
 from bench.numerics.errors import Measurement
@@ -69,7 +79,7 @@ def compare(options: Compare) -> int:
         f"batch {what.batch}, time {what.time} in {options.precision}",
     )
     path = path_for(started, options.json)
-    with threads(options.threads):
+    with threads(options.threads), denormals_flushed():
         surroundings = environment(device)
         contenders = measure(what, options, names, parts, device)
     result: Result = {

@@ -21,6 +21,7 @@ import torch
 
 from bench.contenders import ALL, able, chosen, find, missing
 from bench.contenders.contender import always
+from bench.contenders.verify import denormals_flushed
 from bench.formatting import terminal
 from bench.journal import Journal, resume
 from bench.suite import result_file
@@ -68,6 +69,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[SESSIONS], config.stash[STARTED], config.stash[BEGUN] = {}, time.monotonic(), set()
     config.stash[STOP], config.stash[HEEDED] = Stop(), ExitStack()
+    config.stash[HEEDED].enter_context(denormals_flushed())
     config.pluginmanager.register(config.stash[STOP])
     with uncaptured(config):
         standard_error = os.dup(2)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench.contenders import CONTENDERS, USUAL, Autocast, Contender, able, build_in, chosen, find, import_what_is_needed
 from bench.contenders.huggingface_model import bfloat16_copy, greedy
-from bench.contenders.verify import LEARNING_RATE, ORACLE, Part, Verdict, parts_of, prove, weights_of
+from bench.contenders.verify import LEARNING_RATE, ORACLE, Part, Verdict, denormals_flushed, parts_of, prove, weights_of
 from bench.numerics.errors import Measurement, Report
 from bench.numerics.inputs import hot_state_dict, random_batch
 from bench.numerics.outputs import Observation, observe
@@ -228,3 +228,15 @@ def test_a_bfloat16_copy_of_hugging_face_generates_with_its_own_weights() -> Non
     assert bfloat16_copy(model) is copy
     assert torch.equal(greedy(model, ids, 5), tokens)
     assert copy(ids).dtype == torch.bfloat16
+
+
+def test_numbers_too_small_for_any_budget_are_flushed_in_a_proof_and_not_after_it() -> None:
+    small = torch.tensor([1e-39])
+    if not torch.set_flush_denormal(False):
+        pytest.skip("this CPU cannot be told to flush")
+    with denormals_flushed():
+        assert float(small * 0.5) == 0.0
+    assert float(small * 0.5) > 0.0
+    with pytest.raises(KeyError), denormals_flushed():
+        raise KeyError
+    assert float(small * 0.5) > 0.0
