@@ -33,6 +33,9 @@ from reference.data.corpora import load_text
 from reference.lessons import drawing
 from reference.lessons.names import load_names
 from reference.plots.charts import visible
+from reference.vector_math import choose_kernels
+
+choose_kernels()
 
 
 def read(text: str) -> tuple[str, Tensor]:
