@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from bench.formatting import in_words
+from bench.formatting import one_line
 from bench.suite.components import ALLOWED, PARTS, Prepared, called_once, place_of
 from bench.timing.fresh_process import Call
 from bench.timing.peak_memory import Measurement, watched
@@ -127,7 +127,7 @@ def time_group(argument: dict[str, Any]) -> dict[str, Any]:
                 weight = {"memory": watched(called_once(prepared.call, device)).bytes} if alone else {}
                 error = prepared.error()
             except Exception as reason:  # the others go on
-                found[part.name] = {"failure": f"{part.name}: {in_words(reason)}"}
+                found[part.name] = {"failure": f"{part.name}: {one_line(reason)}"}
                 continue
             if error <= ALLOWED:
                 ready[part.name] = prepared

@@ -40,7 +40,7 @@ from bench.workloads.workload import Workload
 
 Tell = Callable[[str], None]
 
-LAUNCHES = 3  # of a contender against itself: how processes of one program differ is to be seen too
+LAUNCHES = 3  # of the A/A test: how processes of one program differ is to be seen too
 COMMAND = "nox -s bench --"
 Sat = dict[str, dict[str, Turns]]
 
@@ -179,7 +179,7 @@ class Session:
         self.environment["clocks"] = clocks_after_work(self.environment["clocks"], self.device)
         return found
 
-    def against_itself(self, workload: str, sitting: str, task: str, name: str, pace: Pace) -> Ratio:
+    def aa_test(self, workload: str, sitting: str, task: str, name: str, pace: Pace) -> Ratio:
         """A contender twice, in turn, several times from the start; kept for the result.
 
         Args:
@@ -187,7 +187,7 @@ class Session:
         """
         if not self.proven(workload, [name]):
             raise self.leave_out(f"{workload}/{task}: {name} has no parity pass")
-        tell = self.telling(f"{name} against itself")
+        tell = self.telling(f"A/A test of {name}")
         self.give_back()
         starts = LAUNCHES
         pace = Pace(starts * pace.seconds, starts * pace.least, starts * pace.most)

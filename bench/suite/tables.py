@@ -77,7 +77,7 @@ def tables(result: Result) -> Iterator[tuple[str, Any, str]]:
         found, ratio = result["itself"], result["itself"]["ratio"]
         line = f"{found['contender']}, {found['workload']}/{found['task']}: {interval(ratio)}"
         yield (
-            "One contender against itself",
+            "A/A test",
             line,
             ITSELF_NOTE.format(len(found["launches"]), percent(ratio["confidence"])),
         )

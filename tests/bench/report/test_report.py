@@ -279,7 +279,7 @@ def test_the_environment_and_what_was_left_out_are_there_and_what_is_unknown_is_
     assert (rows["torch"], rows["commit"], rows["clock before, MHz"]) == ("2.13.0", "0" * 40, "n/a")
     rows_left_out = read.tables["What was left out, and why"][0]
     assert rows_left_out[1] == ["1", "gpt2-xl/training: needs about 30.0 GB of memory & <more> | or less: left out"]
-    (title,) = [title for title in read.tables if "against itself" in title]
+    (title,) = [title for title in read.tables if "A/A test" in title]
     assert read.tables[title][0][1] == ["all together", "1.00 [0.98, 1.03]"]
 
 

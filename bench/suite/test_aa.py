@@ -1,4 +1,4 @@
-"""The method on itself: a contender against itself gives a ratio whose interval holds 1."""
+"""The A/A test: a contender timed against itself gives a ratio whose interval holds 1."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ SLACK = {False: 1.05, True: 1.15}
 def test_a_contender_is_as_fast_as_itself(device: str, sessions: dict[str, Session]) -> None:
     session = sessions[device]
     pace = Pace(session.plan.seconds, least=9, most=51)
-    ratio = session.against_itself("smoke", "forward", "forward", BASE, pace)
+    ratio = session.aa_test("smoke", "forward", "forward", BASE, pace)
     slack = SLACK[session.quick]
-    assert ratio.low / slack <= 1.0 <= ratio.high * slack, f"{ratio} for {BASE} against itself"
+    assert ratio.low / slack <= 1.0 <= ratio.high * slack, f"{ratio} for the A/A test of {BASE}"
