@@ -202,7 +202,7 @@ def size(count: int | None) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
-def in_words(error: BaseException, file: Path | None = None) -> str:
+def one_line(error: BaseException, file: Path | None = None) -> str:
     """An error of somebody's code in one line, with the last line of theirs that it came through."""
     text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())  # some libraries write in colour
     text = text if len(text) <= 300 else f"{text[:297]}..."

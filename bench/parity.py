@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from bench.candidate.examine import examine
 from bench.candidate.layouts import layout_of
-from bench.candidate.load_function import find
+from bench.candidate.load_function import load_function
 from bench.candidate.report import text
 from bench.numerics.errors import Measurement, Report, distance, measure_all
-from bench.numerics.outputs import BuildStep, hold_against, observe
+from bench.numerics.outputs import BuildStep, collect_outputs, compare_outputs
 from bench.numerics.tolerances import BUDGETS, Budget
 from reference.ids import check_targets, check_type, check_values
 from reference.training.step import build_step
@@ -94,7 +94,7 @@ def compare(
     for model, builder in ((candidate, build), (oracle, oracle_build)):
         weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
         with untouched(model):
-            answers = observe(
+            answers = collect_outputs(
                 model,
                 builder,
                 batch,
@@ -105,7 +105,7 @@ def compare(
                 weights=weights,
             )
         seen.append(answers)
-    return hold_against(*seen)
+    return compare_outputs(*seen)
 
 
 def assert_same(
@@ -160,7 +160,7 @@ def assert_is_gpt2(candidate: Any, layout: Any = "canonical", **options: Any) ->
     """`assert_same` without an oracle."""
     name = candidate if isinstance(candidate, str) else getattr(candidate, "__qualname__", type(candidate).__name__)
     named = layout if isinstance(layout, str) else getattr(layout, "__qualname__", type(layout).__name__)
-    build = find(candidate, "build", "candidate") if isinstance(candidate, str) else candidate
+    build = load_function(candidate, "build", "candidate") if isinstance(candidate, str) else candidate
     if isinstance(build, nn.Module):
         raise ValueError(
             "a model without an oracle: give the function that builds it from a config, since it is built anew, or "

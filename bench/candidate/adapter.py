@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from bench.candidate.layouts import Layout
 from bench.contenders.torch_step import LibraryStep, build_library_step
-from bench.formatting import in_words
+from bench.formatting import one_line
 from reference.checkpoints.canonical import to_canonical
 from reference.config import GPTConfig
 
@@ -72,7 +72,7 @@ class Candidate(nn.Module):
         try:
             own = self.layout(weights, self.config)
         except Exception as error:
-            raise ValueError(f"layout: raised {in_words(error)}") from error
+            raise ValueError(f"layout: raised {one_line(error)}") from error
         if not isinstance(own, Mapping) or not all(isinstance(tensor, Tensor) for tensor in own.values()):
             raise ValueError(f"layout: returned {type(own).__name__}: give a dict of tensors by name")
         names = self.module.state_dict().keys()

@@ -11,7 +11,7 @@ import torch
 
 from bench.candidate.examine import SMOKE, Examination, examine, usual_time
 from bench.candidate.layouts import layout_of
-from bench.candidate.load_function import find
+from bench.candidate.load_function import load_function
 from bench.candidate.report import show, text
 from bench.environment import threads
 from bench.formatting import terminal
@@ -41,7 +41,7 @@ def compare_candidate(options: CompareCandidate) -> int:
     check_room(work, steps)
     precision = None if options.precision == "auto" else options.precision
     device = choose_device(options.device, precision or "float32")
-    build = find(options.candidate, "build", "candidate")
+    build = load_function(options.candidate, "build", "candidate")
     layout = layout_of(options.layout)
     with Stages(STAGES) as progress, threads(options.threads):
         seen = examine(

@@ -21,10 +21,10 @@ from bench.candidate.known_mistakes import (
     DETACHED,
     DETACHED_TOGETHER,
     REMEDY,
-    Suspect,
+    KnownMistake,
     common_factor,
-    forward_suspects,
-    loss_suspects,
+    forward_mistakes,
+    loss_mistakes,
 )
 from bench.candidate.locate import (
     FirstDifference,
@@ -37,7 +37,7 @@ from bench.candidate.locate import (
     sizes,
 )
 from bench.candidate.recorder import Record, only_python, recorded
-from bench.candidate.traced_gpt import GPT2, Activations, Watch, nodes, replay
+from bench.candidate.traced_gpt import GPT2, Activations, Watch, nodes, traced_forward
 from bench.candidate.validate import found_roundings, logits_at
 from bench.numerics.errors import distance
 from bench.numerics.tolerances import BUDGETS
@@ -85,11 +85,11 @@ def of_probe(candidate: Candidate, probe: Probe, precision: str, leniency: float
     inside = BUDGETS[precision].gradient * leniency  # an activation may be rounded more than the logits
     expected = Activations()
     with torch.no_grad(), only_python():
-        replay(config, probe.weights, probe.ids, watch=expected)
+        traced_forward(config, probe.weights, probe.ids, watch=expected)
         with recorded(candidate.module, sizes(s)) as records:
             logits = logits_at(candidate, probe.ids)
     first = first_difference(expected.kept, nodes(config), records, logits, inside, s)
-    causes = suspected(config, probe, logits, records, expected, first, allowed, inside, s)
+    causes = find_causes(config, probe, logits, records, expected, first, allowed, inside, s)
     if precision == "float32":
         halves = [r for r in found_roundings(candidate, probe.ids) if r.dtype != torch.float32]
         remedy = "compare without autocast and half precision"
@@ -97,7 +97,7 @@ def of_probe(candidate: Candidate, probe: Probe, precision: str, leniency: float
     return Where(forward=first, unmatched=first is None), causes
 
 
-def suspected(
+def find_causes(
     config: GPTConfig,
     probe: Probe,
     logits: Tensor,
@@ -111,20 +111,20 @@ def suspected(
     """Known mistakes that give the candidate's logits; if none does, those that give what it has where it parts."""
     whole: list[tuple[float, Cause]] = []
     begun: list[tuple[int, float, Cause]] = []
-    for suspect, blocks in attempts(config, first):
+    for mistake, blocks in attempts(config, first):
         if whole and blocks is not None:
             break  # it explains all of it: no need to look for less
         theirs = Activations()
         try:
             with torch.no_grad():
-                replay(config, probe.weights, probe.ids, suspect.change, blocks, theirs)
+                traced_forward(config, probe.weights, probe.ids, mistake.change, blocks, theirs)
         except (KeyError, RuntimeError):  # a mistake that needs a bias, or another shape
             continue
         where = "" if blocks is None else f" in {place(blocks, config)} only"
         error, _ = distance(logits, theirs.kept["logits"])
         if error <= allowed:
             evidence = f"the reference with this one change{where} gives the candidate's logits, to {error:.1e}"
-            whole.append((error, Cause(suspect.cause + where, suspect.remedy, evidence)))
+            whole.append((error, Cause(mistake.cause + where, mistake.remedy, evidence)))
         elif first is not None and first.name in theirs.kept and not whole:
             moved, _ = distance(theirs.kept[first.name].clone(), expected.kept[first.name])
             if not moved > inside:
@@ -136,21 +136,21 @@ def suspected(
                     f"the reference with it gives what the candidate has there, to {begins[0].error:.1e}; it is not "
                     "all: something differs after it, or it is only in some blocks"
                 )
-                cause = Cause(suspect.cause, suspect.remedy, evidence, whole=False)
+                cause = Cause(mistake.cause, mistake.remedy, evidence, whole=False)
                 begun.append((max(meeting.records[-1].number for meeting in begins), begins[0].error, cause))
     # on the way to its scores a candidate has those that are not scaled: what counts is what it arrives at
     latest = max((number for number, _, _ in begun), default=0)
     return different(whole or [(error, cause) for number, error, cause in begun if number == latest])
 
 
-def attempts(config: GPTConfig, first: FirstDifference | None) -> Iterator[tuple[Suspect, set[int] | None]]:
+def attempts(config: GPTConfig, first: FirstDifference | None) -> Iterator[tuple[KnownMistake, set[int] | None]]:
     """Every known mistake in all blocks; then in the one block in which the difference begins."""
-    for suspect in forward_suspects():
-        yield suspect, None
+    for mistake in forward_mistakes():
+        yield mistake, None
     block = None if first is None else block_of(first.name, config)
-    for suspect in forward_suspects():
-        if block is not None and not suspect.everywhere:
-            yield suspect, {block}
+    for mistake in forward_mistakes():
+        if block is not None and not mistake.everywhere:
+            yield mistake, {block}
 
 
 def block_of(name: str, config: GPTConfig) -> int | None:
@@ -181,14 +181,14 @@ def too_small(config: GPTConfig, weights: Weights, ids: Tensor, allowed: float) 
     """Known mistakes that move these logits by no more than is allowed, though they do move them."""
     hidden = []
     with torch.no_grad():
-        right = replay(config, weights, ids)
-        for suspect in forward_suspects():
+        right = traced_forward(config, weights, ids)
+        for mistake in forward_mistakes():
             try:
-                error, _ = distance(replay(config, weights, ids, suspect.change), right)
+                error, _ = distance(traced_forward(config, weights, ids, mistake.change), right)
             except (KeyError, RuntimeError):
                 continue
             if 1e-14 < error <= allowed:
-                hidden.append(f"{suspect.cause} ({error:.0e})")
+                hidden.append(f"{mistake.cause} ({error:.0e})")
     return hidden
 
 
@@ -200,10 +200,10 @@ def of_loss(candidate: Candidate, weights: Weights, batch: tuple[Tensor, Tensor]
     ids, targets = batch
     device = next(candidate.parameters()).device
     with torch.no_grad():
-        logits = replay(candidate.config, weights, ids)
+        logits = traced_forward(candidate.config, weights, ids)
         loss = candidate.loss(ids.to(device), targets.to(device))
         found = []
-        for what, remedy, function in loss_suspects(candidate.config):
+        for what, remedy, function in loss_mistakes(candidate.config):
             error, _ = distance(loss, function(logits, targets))
             if error <= BUDGETS[precision].loss:
                 evidence = f"the reference's logits with this loss give the candidate's loss, to {error:.1e}"
@@ -258,7 +258,7 @@ def reference_gradients(
     """Every gradient of the readable GPT in float64, zero where there is none."""
     leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in weights.items()}
     change = detached_head() if detach_head else GPT2
-    cross_entropy(replay(config, leaves, batch[0], change, watch=watch), batch[1]).backward()  # type: ignore[no-untyped-call]
+    cross_entropy(traced_forward(config, leaves, batch[0], change, watch=watch), batch[1]).backward()  # type: ignore[no-untyped-call]
     return {n: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for n, leaf in leaves.items()}
 
 

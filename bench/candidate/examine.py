@@ -1,7 +1,7 @@
-"""Is somebody's GPT the GPT-2 of this project? And if it is not: where do they part first, and why?
+"""Is a candidate GPT the same function as the reference? If not: where do they first differ, and why?
 
-The oracle is the readable GPT in float64; both sides hold the same hot random weights. A candidate is judged in float64
-if it can compute in it, else in float32, which says less.
+The oracle is the reference in float64; both models hold the same sharp random weights. A candidate is judged in float64
+if it computes in it, else in float32, which proves less.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from torch import Tensor
 from bench.candidate.adapter import Build, Candidate
 from bench.candidate.diagnose import Cause, Probe, Where, of_gradients, of_loss, of_probe, of_structure, too_small
 from bench.candidate.layouts import Layout
-from bench.candidate.validate import Refused, admit, logits_at
+from bench.candidate.validate import Refused, logits_at, validate
 from bench.numerics.errors import Measurement, Report, distance
-from bench.numerics.inputs import hot_state_dict, random_batch
-from bench.numerics.outputs import hold_against, observe
+from bench.numerics.inputs import random_batch, sharp_state_dict
+from bench.numerics.outputs import collect_outputs, compare_outputs
 from bench.numerics.tolerances import BUDGETS
 from reference.config import GPTConfig
 from reference.gpt import GPT
@@ -109,19 +109,19 @@ def examine(
     """
     device = torch.device(device)
     time = usual_time(config) if time is None else time
-    weights, pair = hot_state_dict(config, seed), random_batch(config, batch, time, seed)
+    weights, pair = sharp_state_dict(config, seed), random_batch(config, batch, time, seed)
     tell("building the candidate")
-    candidate, judged_in, notes = admit(build, layout, config, weights, pair, device, precision)
+    candidate, judged_in, notes = validate(build, layout, config, weights, pair, device, precision)
     tell("the readable GPT in float64")
     oracle = GPT(config).double()
     oracle.load_state_dict(weights)
     settings: dict[str, Any] = {"learning_rate": LEARNING_RATE}
-    expected = observe(oracle, build_step, pair, pair, steps, weights=weights, **settings)
+    expected = collect_outputs(oracle, build_step, pair, pair, steps, weights=weights, **settings)
     oracle.load_state_dict(weights)
     tell(f"the candidate in {judged_in}")
-    found = observe(candidate, Candidate.build_step, pair, pair, steps, weights=weights, **settings)
+    found = collect_outputs(candidate, Candidate.build_step, pair, pair, steps, weights=weights, **settings)
     candidate.load(weights)
-    report = hold_against(found, expected)
+    report = compare_outputs(found, expected)
     seen = Examination(name, layout_name, config, batch, time, steps, str(device), judged_in, report, notes)
     tell("one token, the whole block, sharper attention")
     probes = list(other_probes(weights, config, seed, judged_in))
@@ -139,7 +139,7 @@ def examine(
 
 def smoke() -> tuple[GPTConfig, dict[str, Tensor], Tensor]:
     """The smoke size with its weights and ids."""
-    return SMOKE, hot_state_dict(SMOKE), random_batch(SMOKE, 3, usual_time(SMOKE))[0]
+    return SMOKE, sharp_state_dict(SMOKE), random_batch(SMOKE, 3, usual_time(SMOKE))[0]
 
 
 def explained_small(seen: Examination, build: Build, layout: Layout, tell: Tell) -> bool:

@@ -61,7 +61,7 @@ from reference.functional import cross_entropy, softmax
 
 
 @dataclass(frozen=True)
-class Suspect:
+class KnownMistake:
     """One known mistake of a forward pass."""
 
     cause: str
@@ -81,157 +81,159 @@ TRAINED_TANH = "use F.gelu(x, approximate='tanh'), with which GPT-2 was trained"
 EPS = "GPT-2 has 1e-5: give it to every LayerNorm"
 
 
-def forward_suspects() -> Iterator[Suspect]:
+def forward_mistakes() -> Iterator[KnownMistake]:
     """The table."""
-    yield Suspect("GELU in its exact erf form", TRAINED_TANH, Change(gelu=lambda x, at: F.gelu(x)))
+    yield KnownMistake("GELU in its exact erf form", TRAINED_TANH, Change(gelu=lambda x, at: F.gelu(x)))
     quick = Change(gelu=lambda x, at: x * torch.sigmoid(1.702 * x))
-    yield Suspect("GELU in its sigmoid form, x sigmoid(1.702 x)", TRAINED_TANH, quick)
-    yield Suspect("ReLU in place of GELU", TRAINED_TANH, Change(gelu=lambda x, at: x.relu()))
-    yield Suspect("SiLU in place of GELU", TRAINED_TANH, Change(gelu=lambda x, at: F.silu(x)))
-    yield Suspect("no activation in the MLP", TRAINED_TANH, Change(gelu=lambda x, at: x))
+    yield KnownMistake("GELU in its sigmoid form, x sigmoid(1.702 x)", TRAINED_TANH, quick)
+    yield KnownMistake("ReLU in place of GELU", TRAINED_TANH, Change(gelu=lambda x, at: x.relu()))
+    yield KnownMistake("SiLU in place of GELU", TRAINED_TANH, Change(gelu=lambda x, at: F.silu(x)))
+    yield KnownMistake("no activation in the MLP", TRAINED_TANH, Change(gelu=lambda x, at: x))
 
     for eps in (1e-3, 1e-4, 1e-6, 1e-8):
-        yield Suspect(f"LayerNorm with eps {eps:g}", EPS, norm_with(eps))
-    yield Suspect("LayerNorm with eps 1e-12 or none", EPS, norm_with(1e-12))
+        yield KnownMistake(f"LayerNorm with eps {eps:g}", EPS, norm_with(eps))
+    yield KnownMistake("LayerNorm with eps 1e-12 or none", EPS, norm_with(1e-12))
     inside = "the eps belongs inside the root, and the variance divides by C: use F.layer_norm"
-    yield Suspect("LayerNorm with the unbiased variance (divided by C - 1)", inside, Change(norm=unbiased_norm))
-    yield Suspect("LayerNorm with eps outside the root", inside, Change(norm=eps_outside))
+    yield KnownMistake("LayerNorm with the unbiased variance (divided by C - 1)", inside, Change(norm=unbiased_norm))
+    yield KnownMistake("LayerNorm with eps outside the root", inside, Change(norm=eps_outside))
     both = Change(norm=unbiased_eps_outside)
-    yield Suspect("LayerNorm with the unbiased deviation, and eps added outside the root", inside, both)
-    yield Suspect("RMSNorm in place of LayerNorm", "subtract the mean too", Change(norm=rms_norm))
-    yield Suspect("LayerNorm without its gain", "multiply by the weight", Change(norm=no_gain))
-    yield Suspect("LayerNorm without its shift", "add the bias", Change(norm=no_shift))
-    yield Suspect(
+    yield KnownMistake("LayerNorm with the unbiased deviation, and eps added outside the root", inside, both)
+    yield KnownMistake("RMSNorm in place of LayerNorm", "subtract the mean too", Change(norm=rms_norm))
+    yield KnownMistake("LayerNorm without its gain", "multiply by the weight", Change(norm=no_gain))
+    yield KnownMistake("LayerNorm without its shift", "add the bias", Change(norm=no_shift))
+    yield KnownMistake(
         "LayerNorm that multiplies by 1 + weight", "multiply by the weight itself", Change(norm=gain_plus_one)
     )
     last = Change(norm=no_last_norm)
-    yield Suspect("no norm after the last block", "apply ln_f before the head", last, everywhere=True)
-    yield Suspect("the two norms of a block exchanged", "ln_1 belongs to the attention", exchanged("ln_1", "ln_2"))
+    yield KnownMistake("no norm after the last block", "apply ln_f before the head", last, everywhere=True)
+    yield KnownMistake("the two norms of a block exchanged", "ln_1 belongs to the attention", exchanged("ln_1", "ln_2"))
 
     head = "divide q k^T by the square root of the head's width"
-    yield Suspect(
+    yield KnownMistake(
         "scores scaled by the width of the model, not of a head",
         head,
         scaled_by(lambda at: at.config.n_embd**-0.5),
     )
-    yield Suspect("scores not scaled", head, scaled_by(lambda at: 1.0))
-    yield Suspect(
+    yield KnownMistake("scores not scaled", head, scaled_by(lambda at: 1.0))
+    yield KnownMistake(
         "scores divided by the head's width, not its root", head, scaled_by(lambda at: 1.0 / at.config.head_size)
     )
-    yield Suspect(
+    yield KnownMistake(
         "scores multiplied by the root of the head's width", head, scaled_by(lambda at: at.config.head_size**0.5)
     )
-    yield Suspect("scores scaled by the number of heads", head, scaled_by(lambda at: at.config.n_head**-0.5))
-    yield Suspect(
+    yield KnownMistake("scores scaled by the number of heads", head, scaled_by(lambda at: at.config.n_head**-0.5))
+    yield KnownMistake(
         "scores divided by the number of the layer too",
         "leave scale_attn_by_inverse_layer_idx off",
         scaled_by(lambda at: at.config.head_size**-0.5 / (at.block + 1)),
     )
 
     minus = "set scores of later keys to -inf before the softmax, and only those: triu(diagonal=1)"
-    yield Suspect("no causal mask", minus, causal(lambda scores: scores))
-    yield Suspect("a mask that lets each token see the next one", minus, causal(seen_from(2)))
-    yield Suspect("a mask that hides each token from itself", minus, Change(softmax=blind_first_row))
+    yield KnownMistake("no causal mask", minus, causal(lambda scores: scores))
+    yield KnownMistake("a mask that lets each token see the next one", minus, causal(seen_from(2)))
+    yield KnownMistake("a mask that hides each token from itself", minus, Change(softmax=blind_first_row))
     upside = causal(lambda scores: scores.masked_fill(~future(scores.shape[-1], scores.device, 0), -math.inf))
-    yield Suspect("the mask upside down: the past hidden, the future seen", minus, upside)
-    yield Suspect("masked scores of 0, not -inf", minus, causal(finite_mask(0.0)))
-    yield Suspect("a finite mask value, -1e4", minus, causal(finite_mask(-1e4)))
-    yield Suspect("a finite mask value, -10", minus, causal(finite_mask(-10.0)))
-    yield Suspect("the mask applied after the softmax", minus, Change(softmax=mask_after))
+    yield KnownMistake("the mask upside down: the past hidden, the future seen", minus, upside)
+    yield KnownMistake("masked scores of 0, not -inf", minus, causal(finite_mask(0.0)))
+    yield KnownMistake("a finite mask value, -1e4", minus, causal(finite_mask(-1e4)))
+    yield KnownMistake("a finite mask value, -10", minus, causal(finite_mask(-10.0)))
+    yield KnownMistake("the mask applied after the softmax", minus, Change(softmax=mask_after))
     over = "softmax over the last dimension, the keys"
-    yield Suspect("softmax over the queries, not the keys", over, Change(softmax=softmax_over_queries))
+    yield KnownMistake("softmax over the queries, not the keys", over, Change(softmax=softmax_over_queries))
     no_one = "divide by the sum of the exponentials and nothing more"
-    yield Suspect("softmax with one added to its denominator", no_one, Change(softmax=softmax_plus_one))
+    yield KnownMistake("softmax with one added to its denominator", no_one, Change(softmax=softmax_plus_one))
     for multiple in (8, 16, 32, 64, 128):
-        yield Suspect(
+        yield KnownMistake(
             f"padding in the softmax: keys of zeros up to a multiple of {multiple}",
             "mask the padded keys with -inf",
             Change(softmax=padded_keys(multiple)),
         )
 
     view = "view(B, T, H, D).transpose(1, 2) and back by transpose(1, 2).reshape(B, T, C)"
-    yield Suspect("heads joined without the transpose", view, Change(join=join_by_view))
-    yield Suspect("heads split without the transpose", view, Change(split=split_by_view))
+    yield KnownMistake("heads joined without the transpose", view, Change(join=join_by_view))
+    yield KnownMistake("heads split without the transpose", view, Change(split=split_by_view))
     both_ways = Change(split=split_by_view, join=join_by_view)
-    yield Suspect("heads split and joined without the transpose", view, both_ways)
-    yield Suspect("heads interleaved: view(B, T, D, H) when splitting", view, Change(split=split_interleaved))
-    yield Suspect(
+    yield KnownMistake("heads split and joined without the transpose", view, both_ways)
+    yield KnownMistake("heads interleaved: view(B, T, D, H) when splitting", view, Change(split=split_interleaved))
+    yield KnownMistake(
         "heads interleaved: the elements of all heads side by side when joining", view, Change(join=join_interleaved)
     )
 
     rearrangement = "check the order in which the fused projection is split, and the layout"
-    yield Suspect("q and k exchanged, or the scores transposed, k q^T", rearrangement, rearranged("kqv"))
+    yield KnownMistake("q and k exchanged, or the scores transposed, k q^T", rearrangement, rearranged("kqv"))
     for order in ("qvk", "vkq", "kvq", "vqk"):
-        yield Suspect(
+        yield KnownMistake(
             f"q, k and v exchanged: it takes {', '.join(order)} where q, k, v are",
             rearrangement,
             rearranged(order),
         )
     rows = "the layout puts all of q before all of k: reorder its rows, or split as view(3, H, D)"
-    yield Suspect("q, k and v interleaved by head when fused: rows read as (H, 3, D)", rows, fused(rows_by_head))
-    yield Suspect("q, k and v interleaved by element when fused: rows read as (C, 3)", rows, fused(rows_by_element))
+    yield KnownMistake("q, k and v interleaved by head when fused: rows read as (H, 3, D)", rows, fused(rows_by_head))
+    yield KnownMistake(
+        "q, k and v interleaved by element when fused: rows read as (C, 3)", rows, fused(rows_by_element)
+    )
     for count in (1, 2, 3, 4):
         for names in itertools.combinations(PROJECTIONS, count):
             shown = " and ".join(", ".join(PROJECTIONS[n] for n in names).rsplit(", ", 1))
             verb = "is" if count == 1 else "are"
-            yield Suspect(f"the square {shown} {verb} not transposed", CONV1D, untransposed(*names))
+            yield KnownMistake(f"the square {shown} {verb} not transposed", CONV1D, untransposed(*names))
 
     # the k bias adds the same to every score of a row: without it the function is the same
     for name in ("attn.q_proj", "attn.v_proj", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"):
-        yield Suspect(f"the bias of {name} left out", "add it", without_bias(name))
+        yield KnownMistake(f"the bias of {name} left out", "add it", without_bias(name))
     attention = without_bias("attn.q_proj", "attn.k_proj", "attn.v_proj")
-    yield Suspect("the biases of q, k and v left out", "add them", attention)
+    yield KnownMistake("the biases of q, k and v left out", "add them", attention)
     outer = without_bias("attn.c_proj", "mlp.c_proj")
-    yield Suspect("the biases of both c_proj left out", "add them", outer)
+    yield KnownMistake("the biases of both c_proj left out", "add them", outer)
     everything = without_bias(*PROJECTIONS, "mlp.c_fc", "mlp.c_proj")
-    yield Suspect("no biases in the linear layers", "add them", everything)
+    yield KnownMistake("no biases in the linear layers", "add them", everything)
     for first, second in itertools.combinations("qkv", 2):
-        yield Suspect(
+        yield KnownMistake(
             f"the biases of {first} and {second} exchanged",
             "check the layout",
             exchanged_biases(f"attn.{first}_proj", f"attn.{second}_proj"),
         )
-    yield Suspect(
+    yield KnownMistake(
         "the biases of the two c_proj exchanged", "check the layout", exchanged_biases("attn.c_proj", "mlp.c_proj")
     )
 
     raw = "x = x + attn(ln_1(x)); x = x + mlp(ln_2(x))"
-    yield Suspect("the residual adds the normalised stream", raw, Change(block=adds_normalised))
-    yield Suspect("norms after the additions (post-norm)", raw, Change(block=post_norm))
-    yield Suspect("attention and MLP in parallel, from the same stream", raw, Change(block=parallel))
-    yield Suspect("no residual around the attention", raw, no_residual(True, False))
-    yield Suspect("no residual around the MLP", raw, no_residual(False, True))
-    yield Suspect("no norm before the attention", raw, not_normalised(True, False))
-    yield Suspect("no norm before the MLP", raw, not_normalised(False, True))
+    yield KnownMistake("the residual adds the normalised stream", raw, Change(block=adds_normalised))
+    yield KnownMistake("norms after the additions (post-norm)", raw, Change(block=post_norm))
+    yield KnownMistake("attention and MLP in parallel, from the same stream", raw, Change(block=parallel))
+    yield KnownMistake("no residual around the attention", raw, no_residual(True, False))
+    yield KnownMistake("no residual around the MLP", raw, no_residual(False, True))
+    yield KnownMistake("no norm before the attention", raw, not_normalised(True, False))
+    yield KnownMistake("no norm before the MLP", raw, not_normalised(False, True))
 
     from_zero = "positions run from 0 to T - 1, one row of the table each"
-    yield Suspect("no position embedding", from_zero, embedded(lambda tokens, p, at: tokens), True)
+    yield KnownMistake("no position embedding", from_zero, embedded(lambda tokens, p, at: tokens), True)
     later = at_positions(lambda T, at: (torch.arange(T) + 1).clamp(max=at.config.block_size - 1))
-    yield Suspect("positions counted from 1", from_zero, later, True)
+    yield KnownMistake("positions counted from 1", from_zero, later, True)
     reverse = at_positions(lambda T, at: torch.arange(T).flip(0))
-    yield Suspect("positions counted from the end", from_zero, reverse, True)
+    yield KnownMistake("positions counted from the end", from_zero, reverse, True)
     right = at_positions(lambda T, at: torch.arange(at.config.block_size)[-T:])
-    yield Suspect("positions of the end of the block", from_zero, right, True)
+    yield KnownMistake("positions of the end of the block", from_zero, right, True)
     same = at_positions(lambda T, at: torch.zeros(T, dtype=torch.int64))
-    yield Suspect("position 0 for every token", from_zero, same, True)
+    yield KnownMistake("position 0 for every token", from_zero, same, True)
     root = embedded(lambda tokens, positions, at: tokens * at.config.n_embd**0.5 + positions)
     plain = "add tokens and positions as they are"
-    yield Suspect("token embedding multiplied by the root of the width", plain, root, True)
+    yield KnownMistake("token embedding multiplied by the root of the width", plain, root, True)
     both_scaled = embedded(lambda tokens, positions, at: (tokens + positions) * at.config.n_embd**0.5)
-    yield Suspect("embedding multiplied by the root of the width", plain, both_scaled, True)
+    yield KnownMistake("embedding multiplied by the root of the width", plain, both_scaled, True)
 
     logits = "return ln_f(x) W^T of the token table"
     log = headed(lambda x, table, at: F.log_softmax(x @ table.T, dim=-1))
-    yield Suspect("log-probabilities in place of logits", logits, log, True)
+    yield KnownMistake("log-probabilities in place of logits", logits, log, True)
     share = headed(lambda x, table, at: F.softmax(x @ table.T, dim=-1))
-    yield Suspect("probabilities in place of logits", logits, share, True)
+    yield KnownMistake("probabilities in place of logits", logits, share, True)
     narrow = headed(lambda x, table, at: x @ table.T * at.config.n_embd**-0.5)
-    yield Suspect("logits divided by the root of the width", logits, narrow, True)
+    yield KnownMistake("logits divided by the root of the width", logits, narrow, True)
     capped = headed(lambda x, table, at: 30.0 * torch.tanh(x @ table.T / 30.0))
-    yield Suspect("logits capped at 30 by a tanh", logits, capped, True)
+    yield KnownMistake("logits capped at 30 by a tanh", logits, capped, True)
 
 
-def loss_suspects(config: GPTConfig) -> Iterator[tuple[str, str, Callable[[Tensor, Tensor], Tensor]]]:
+def loss_mistakes(config: GPTConfig) -> Iterator[tuple[str, str, Callable[[Tensor, Tensor], Tensor]]]:
     """Known mistakes of a loss: what it is, what to do, and the loss of logits (B, T, V) and targets (B, T)."""
     V = config.vocab_size
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from bench.candidate.load_function import find
+from bench.candidate.load_function import load_function
 from reference.checkpoints.huggingface import PREFIX, is_conv1d, to_hf
 from reference.config import GPTConfig
 
@@ -53,7 +53,7 @@ def layout_of(wanted: str | Callable[..., Weights]) -> Layout:
         return LAYOUTS[wanted]
     if isinstance(wanted, str) and ":" not in wanted and not wanted.endswith(".py"):
         raise ValueError(f"unknown layout {wanted!r}: give one of {', '.join(LAYOUTS)}, or FILE.py:FUNCTION")
-    function = find(wanted, "layout", "layout") if isinstance(wanted, str) else wanted
+    function = load_function(wanted, "layout", "layout") if isinstance(wanted, str) else wanted
     try:
         takes_config = len(inspect.signature(function).parameters) >= 2
     except (TypeError, ValueError):  # no signature to be had, as with some built-in callables

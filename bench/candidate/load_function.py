@@ -12,10 +12,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bench.formatting import in_words
+from bench.formatting import one_line
 
 
-def find(wanted: str, usual: str, what: str) -> Callable[..., Any]:
+def load_function(wanted: str, usual: str, what: str) -> Callable[..., Any]:
     """The function that is named.
 
     Args:
@@ -87,4 +87,4 @@ def told_apart(who: str, file: Path | None) -> Iterator[None]:
     try:
         yield
     except (Exception, SystemExit) as error:  # a script may end the process when imported
-        raise ValueError(f"{who}: does not import: {in_words(error, file)}") from error
+        raise ValueError(f"{who}: does not import: {one_line(error, file)}") from error

@@ -1,8 +1,8 @@
 """The readable GPT step by step: every activation has a name, and every step can be done in another way.
 
-`replay` computes what `reference.GPT` computes, from its functions and a canonical state dict. Something may watch each
-activation as it comes; and a `Change` puts another way of doing a step, or altered weights, into all blocks or into
-some. So a known mistake can be made on purpose, to see whether it gives what somebody's model gives.
+`traced_forward` computes what `reference.GPT` computes, from its functions and a canonical state dict. A `Watch` sees
+each activation when it is computed. A `Change` replaces a step, or weights, in all blocks or in some: this is how a
+known mistake is made on purpose, to see whether it reproduces a candidate's output.
 
 Shapes: B batch, T time, C width, H heads, D head width, V vocabulary.
 """
@@ -144,7 +144,7 @@ def linear(x: Tensor, own: Weights, name: str) -> Tensor:
     return F.linear(x, own[f"{name}.weight"], own.get(f"{name}.bias"))
 
 
-def replay(
+def traced_forward(
     config: GPTConfig,
     weights: Weights,
     ids: Tensor,

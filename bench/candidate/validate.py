@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bench.candidate.adapter import Build, Candidate
 from bench.candidate.layouts import Layout
 from bench.candidate.recorder import Rounding, only_python, roundings
-from bench.formatting import in_words
+from bench.formatting import one_line
 from bench.numerics.errors import distance
 from bench.numerics.outputs import Batch
 from bench.numerics.tolerances import BUDGETS
@@ -24,7 +24,7 @@ class Refused(ValueError):
     """What a candidate did that cannot be judged, in one line."""
 
 
-def admit(
+def validate(
     build: Build,
     layout: Layout,
     config: GPTConfig,
@@ -99,7 +99,7 @@ def called(function: Callable[[], Any], what: str) -> Any:
     except Exception as error:
         if isinstance(error, ValueError) and str(error).startswith("candidate:"):
             raise Refused(str(error)) from error
-        raise Refused(f"candidate: {what} raised {in_words(error)}") from error
+        raise Refused(f"candidate: {what} raised {one_line(error)}") from error
 
 
 def found_roundings(candidate: Candidate, ids: Tensor) -> list[Rounding]:

@@ -17,11 +17,11 @@ from bench.compare.tables import show
 from bench.contenders import ALL, CONTENDERS, able, chosen, import_what_is_needed, missing, own_precision
 from bench.contenders.verify import (
     ORACLE,
-    Part,
+    Check,
     Verdict,
     asked_of,
+    checks_of,
     denormals_flushed,
-    parts_of,
     prove,
     stages,
     weights_of,
@@ -70,10 +70,10 @@ def compare(options: Compare) -> int:
             raise ValueError(line)
         import_what_is_needed(name)
     rounding = any(CONTENDERS[name].rounds(what.config, device) for name in names)
-    parts = parts_of(what, options.precision, options.steps, rounding)
+    checks = checks_of(what, options.precision, options.steps, rounding)
     left_out += left_out_by_best(names, device, options.precision, what.config)
     check_memory(
-        needed_bytes(what, options.precision, min(2, len(names)), parts[0].steps),
+        needed_bytes(what, options.precision, min(2, len(names)), checks[0].steps),
         available_bytes(device),
         f"comparing {len(names)} contender{'s' if len(names) > 1 else ''} at size {what.size}, "
         f"batch {what.batch}, time {what.time} in {options.precision}",
@@ -81,7 +81,7 @@ def compare(options: Compare) -> int:
     path = path_for(started, options.json)
     with threads(options.threads), denormals_flushed():
         surroundings = environment(device)
-        contenders = measure(what, options, names, parts, device)
+        contenders = measure(what, options, names, checks, device)
     result: Result = {
         "kind": "compare",
         "version": VERSION,
@@ -100,7 +100,7 @@ def compare(options: Compare) -> int:
             "new_tokens": options.new_tokens,
             "flops": {"forward": what.forward_flops(), "training_step": what.step_flops()},
         },
-        "proof": [{**dataclasses.asdict(part), "oracle": f"{ORACLE} in float64"} for part in parts],
+        "proof": [{**dataclasses.asdict(check), "oracle": f"{ORACLE} in float64"} for check in checks],
         "contenders": contenders,
         "left_out": left_out,
     }
@@ -126,16 +126,16 @@ def device_for(options: Compare) -> torch.device:
 
 
 def measure(
-    what: Workload, options: Compare, names: list[str], parts: list[Part], device: torch.device
+    what: Workload, options: Compare, names: list[str], checks: list[Check], device: torch.device
 ) -> list[dict[str, Any]]:
     """Proofs, times and memory of every contender, as `bench.compare.result_file` describes them."""
     verdicts: dict[str, list[Verdict | None]] = {name: [] for name in names}
-    asked = [asked_of(part, options.precision, names, what.config, device) for part in parts]
+    asked = [asked_of(check, options.precision, names, what.config, device) for check in checks]
     timings = 1 + len(tasks_of(options))
-    with Stages(sum(stages(part, who) for part, who in zip(parts, asked, strict=True)) + timings) as progress:
-        for part, who in zip(parts, asked, strict=True):
-            weights = weights_of(part, what.config, options.seed)
-            found = dict(prove(part, what.config, weights, who, device, options.seed, progress.stage))
+    with Stages(sum(stages(check, who) for check, who in zip(checks, asked, strict=True)) + timings) as progress:
+        for check, who in zip(checks, asked, strict=True):
+            weights = weights_of(check, what.config, options.seed)
+            found = dict(prove(check, what.config, weights, who, device, options.seed, progress.stage))
             for name in names:
                 verdicts[name].append(found.get(name))
         del weights
@@ -149,7 +149,7 @@ def measure(
             "unlike": "" if name in proven else CONTENDERS[name].unlike(what.config),
             "proof": {
                 "passed": name in proven,
-                "parts": [None if verdict is None else describe(verdict) for verdict in verdicts[name]],
+                "checks": [None if verdict is None else describe(verdict) for verdict in verdicts[name]],
             },
             **timed.get(name, {}),
         }

@@ -11,11 +11,11 @@ bench/contenders/verify.py). A number that is not finite is null, so that any re
     environment     see bench/environment.py; its `identity` is what tells kinds of machines apart
     workload        size, config, parameters, batch, time, precision, device, new_tokens,
                     flops: of the matrix products of one {forward, training_step}
-    proof           a list of parts: question, precision, weights, shape [B, T], gradient_shape [B, T], steps, oracle
+    proof           a list of checks: question, precision, weights, shape [B, T], gradient_shape [B, T], steps, oracle
     contenders      a list, in the order they were timed:
       name, description, precision (bfloat16 for one that computes in it although float32 is asked for),
       unlike (why it is known to be another function, in words; "" if it is the same, or should be)
-      proof         passed; parts: a list like the one above, null where the part was not asked of it, of
+      proof         passed; checks: a list like the one above, null where the check was not asked of it, of
                       top1      share of positions where the most probable token is the oracle's
                       over      largest error / budget
                       worst     for each quantity (logits, loss, gradient, trajectory, update) that was measured, the

@@ -17,12 +17,12 @@ def show(result: Result) -> None:
     console.print()
     for line in heading(result):
         console.print(line, markup=False)
-    for number, part in enumerate(result["proof"]):
+    for number, check in enumerate(result["proof"]):
         console.print()
-        question = "Is it the same function?" if part["question"] == "function" else "Does it only round?"
-        console.print(f"{question} In {part['precision']}, against {part['oracle']}", markup=False, style="bold")
+        question = "Is it the same function?" if check["question"] == "function" else "Does it only round?"
+        console.print(f"{question} In {check['precision']}, against {check['oracle']}", markup=False, style="bold")
         console.print(Fitted(proof_table(result, number)))
-        console.print(proof_note(part), markup=False, style="dim")
+        console.print(proof_note(check), markup=False, style="dim")
     proven = [contender for contender in result["contenders"] if "speed" in contender]
     console.print()
     console.print("How fast is it, and how much memory does it take?", style="bold")
@@ -88,20 +88,20 @@ def warnings(result: Result) -> list[str]:
 
 
 def proof_table(result: Result, number: int) -> Any:
-    """One part of the proof: how far each contender is from the oracle."""
-    part = result["proof"][number]
+    """One check of the proof: how far each contender is from the oracle."""
+    check = result["proof"][number]
     table = plain_table()
     table.add_column("contender", no_wrap=True)
     for name in ("logits", "loss"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("worst gradient", no_wrap=True)
-    steps = part["steps"]
+    steps = check["steps"]
     if steps:
         table.add_column(f"{steps} step{'s' if steps > 1 else ''}", justify="right", no_wrap=True)
     table.add_column("top-1", justify="right", no_wrap=True)
     table.add_column("error/budget", justify="right", no_wrap=True)
     for contender in result["contenders"]:
-        found = contender["proof"]["parts"][number]
+        found = contender["proof"]["checks"][number]
         if found is None:
             continue
         worst = found["worst"]
@@ -120,17 +120,17 @@ def proof_table(result: Result, number: int) -> Any:
     return table
 
 
-def proof_note(part: dict[str, Any]) -> str:
-    """On what the part was proven."""
-    shape, small = part["shape"], part["gradient_shape"]
-    steps = f"{part['steps']} AdamW steps" if part["steps"] > 1 else "1 AdamW step" if part["steps"] else "no steps"
+def proof_note(check: dict[str, Any]) -> str:
+    """Weights and shapes of a check."""
+    shape, small = check["shape"], check["gradient_shape"]
+    steps = f"{check['steps']} AdamW steps" if check["steps"] > 1 else "1 AdamW step" if check["steps"] else "no steps"
     where = (
         f"at batch {shape[0]} x time {shape[1]}"
         if shape == small
         else f"(logits, loss: batch {shape[0]} x time {shape[1]}; the rest: batch {small[0]} x time {small[1]})"
     )
     return (
-        f"relative L2 distances, with {part['weights']} random weights, {where}; {steps}.\n"
+        f"relative L2 distances, with {check['weights']} random weights, {where}; {steps}.\n"
         "error/budget: the largest of all, above 1 fails; top-1: same most probable token."
     )
 
@@ -204,7 +204,7 @@ def first_calls(proven: list[dict[str, Any]], task: str) -> list[str]:
 
 def failure(contender: dict[str, Any]) -> str:
     """The failure furthest beyond its budget, in words; of a contender that has one."""
-    failures = [found for part in filter(None, contender["proof"]["parts"]) for found in part["failures"]]
+    failures = [found for check in filter(None, contender["proof"]["checks"]) for found in check["failures"]]
     if contender["unlike"]:  # of another function the logits tell most
         failures = [failure for failure in failures if failure["quantity"] == "logits"] or failures
     found = max(failures, key=lambda failure: failure["error"] / (failure["allowed"] or 1e-300))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bench.contenders import Weights, build_in, find, import_what_is_needed, own_precision
-from bench.contenders.verify import Part, Verdict, asked_of, parts_of, prove, weights_of
+from bench.contenders.verify import Check, Verdict, asked_of, checks_of, prove, weights_of
 from bench.formatting import NOT_THE_SAME
 from bench.journal import Keep, anew
 from bench.numerics.inputs import random_batch
@@ -86,27 +86,27 @@ class Passes:
         """Put all proofs to contenders. Returns their passes by name, as plain values."""
         rounding = any(find(name).rounds(work.config, self.device) for name in names)
         verdicts: dict[str, list[Verdict]] = {name: [] for name in names}
-        for part in parts_of(work, "float32", STEPS, rounding):
-            weights = weights_of(part, work.config, self.seed)
+        for check in checks_of(work, "float32", STEPS, rounding):
+            weights = weights_of(check, work.config, self.seed)
             for name, verdict in prove(
-                part,
+                check,
                 work.config,
                 weights,
-                asked_of(part, "float32", names, work.config, self.device),
+                asked_of(check, "float32", names, work.config, self.device),
                 self.device,
                 self.seed,
                 lambda what: self.tell(f"proving at {work.size}: {what}"),
             ):
                 verdicts[name].append(verdict)
             if texts:
-                self.prove_texts(part, work, weights, verdicts)
+                self.prove_texts(check, work, weights, verdicts)
         found = {}
         for name in names:
             text, unlike = self.found.get(place(work, name)), find(name).unlike(work.config)
             found[name] = asdict(outcome(verdicts[name], text, work, unlike))
         return found
 
-    def prove_texts(self, part: Part, work: Workload, weights: Weights, verdicts: dict[str, list[Verdict]]) -> None:
+    def prove_texts(self, check: Check, work: Workload, weights: Weights, verdicts: dict[str, list[Verdict]]) -> None:
         """Have contenders write; what is wrong is kept until `outcome`."""
         prompt = random_batch(work.config, 2, min(16, text_shape(work)[0]), self.seed)[0]
         new = min(NEW, work.config.block_size - prompt.shape[1])
@@ -114,17 +114,17 @@ class Passes:
         oracle = build_in("float64", "reference", work.config, weights, where).eval()
         # who computes in bfloat16 is never asked for a text in float32
         precise = [
-            n for n in verdicts if part.question != "function" or precision_of(n, work, self.device) != "bfloat16"
+            n for n in verdicts if check.question != "function" or precision_of(n, work, self.device) != "bfloat16"
         ]
-        for name in asked_of(part, "float32", precise, work.config, self.device):
-            self.tell(f"proving at {work.size}: text of {name} in {part.precision}")
-            model = build_in(part.precision, name, work.config, weights, self.device).eval()
+        for name in asked_of(check, "float32", precise, work.config, self.device):
+            self.tell(f"proving at {work.size}: text of {name} in {check.precision}")
+            model = build_in(check.precision, name, work.config, weights, self.device).eval()
             text = find(name).generate(model, prompt.to(self.device), new).to(where)
-            slack = 0.0 if part.question == "function" else 2 * verdicts[name][-1].report.worst("logits").largest
+            slack = 0.0 if check.question == "function" else 2 * verdicts[name][-1].report.worst("logits").largest
             worst = short_of_best(oracle, text, prompt.shape[1])
             right = torch.equal(text[:, : prompt.shape[1]].cpu(), prompt) and text.shape[1] == prompt.shape[1] + new
             if not right or worst > slack:
-                why = f"text: a token in {part.precision} is {worst:.1e} below the oracle's best, allowed {slack:.1e}"
+                why = f"text: a token in {check.precision} is {worst:.1e} below the oracle's best, allowed {slack:.1e}"
                 self.found[place(work, name)] = Pass(False, {}, None, (work.batch, work.time), why)
 
 
@@ -155,14 +155,14 @@ def outcome(verdicts: list[Verdict], text: Pass | None, work: Workload, unlike: 
         telling = [found for found in failures if unlike and found[2].quantity == "logits"]
         over, verdict, failure = max(telling or failures, key=lambda found: found[0])
         name = f" {failure.name}" if failure.name != failure.quantity else ""
-        what, allowed = f"{failure.quantity}{name} in {verdict.part.precision}", verdict.allowed(failure)
+        what, allowed = f"{failure.quantity}{name} in {verdict.check.precision}", verdict.allowed(failure)
         why = f"{what}: {over:.3g} times the error that is allowed"
         if unlike:
             assert allowed is not None
             why = f"{NOT_THE_SAME}: {unlike} ({what}: error {failure.error:.1e} against a budget of {allowed:.1e})"
     return Pass(
         passed=not why,
-        over={v.part.precision: v.worst_over() for v in verdicts},
+        over={v.check.precision: v.worst_over() for v in verdicts},
         logits=last.report.worst("logits").error,
         shape=(work.batch, work.time),
         why=why,

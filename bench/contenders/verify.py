@@ -5,17 +5,17 @@ oracle and is held against its logits, loss, every gradient and a number of Adam
 contender like the others: in float64 it must differ by exactly nothing, in float32 it shows how much peers round.
 
 For float64 and float32 the budgets are those of `bench.numerics.tolerances`. bfloat16 keeps 8 significant bits, too few
-to tell one GELU from another, so there it takes two proofs:
+to tell one GELU from another, so there it takes two checks:
 
     function   in float32, without autocast, by the float32 budgets
     rounding   with autocast, by the rule: at most twice the error (logits, loss) or three times the error (gradients,
                tensor by tensor) of the reference under the same autocast, plus one unit in the last place; and never
                more than a cap. The reference itself is judged by the caps.
 
-The weights of the first are "hot": all random, attention sharp, nothing zero. Those of the second are "warm": as hot,
-but with q and k of ordinary size and with the residual projections narrowed by 1/sqrt(2 L), as GPT-2 begins. Sharp
-attention multiplies rounding: with hot weights at gpt2 size even plain code loses 8 % of a gradient in bfloat16, more
-than the cap, and twice that would say little.
+The function check has "sharp" weights: all random, none zero, attention sharp. The rounding check has "typical" ones:
+the same, with q and k of ordinary size and the residual projections scaled by 1/sqrt(2 L), as in a new GPT-2. Sharp
+attention multiplies rounding: with sharp weights at gpt2 size even plain code loses 8 % of a gradient in bfloat16, more
+than the cap, and twice that would prove little.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ import torch
 
 from bench.contenders import Weights, build_in, find, own_precision
 from bench.numerics.errors import Allowance, Measurement, Report
-from bench.numerics.inputs import hot_state_dict, random_batch, warm_state_dict
-from bench.numerics.outputs import Observation, hold_against, observe
+from bench.numerics.inputs import random_batch, sharp_state_dict, typical_state_dict
+from bench.numerics.outputs import ModelOutputs, collect_outputs, compare_outputs
 from bench.numerics.tolerances import BUDGETS, rounding_allowance
 from bench.workloads.workload import Workload
 from reference.config import GPTConfig
@@ -38,20 +38,20 @@ ORACLE = "huggingface-eager"
 PLAIN = "reference"  # what other bfloat16 code may round like
 
 # Of the trajectory. Adam moves a parameter by this much however small its gradient, even one that is only rounding. At
-# 1e-4 the losses of a hot GPT-2 fall so steeply that five steps grow float32's rounding from 1e-7 to 3e-6 in code that
-# is right; at 1e-5 it stays where it began. The float64 proof judges the update itself, which scales with this.
+# 1e-4 the losses of sharp weights fall so steeply that five steps grow float32's rounding from 1e-7 to 3e-6 in correct
+# code; at 1e-5 it does not grow. The float64 check judges the update itself, which scales with this.
 LEARNING_RATE = 1e-5
 
 Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Part:
-    """One proof: its question, the precision it is asked in, and on what."""
+class Check:
+    """One check of a proof: its question, its precision, and its weights and shapes."""
 
     question: str  # function or rounding
     precision: str
-    weights: str  # hot or warm
+    weights: str  # sharp or typical
     shape: tuple[int, int]  # (B, T) of logits and loss: the shape that is timed
     gradient_shape: tuple[int, int]  # (B, T) of gradients and steps: the same, or smaller
     steps: int
@@ -59,9 +59,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one contender in one part."""
+    """The result of one contender in one check."""
 
-    part: Part
+    check: Check
     report: Report
     allowed: Allowance
 
@@ -94,8 +94,8 @@ def denormals_flushed() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
-def parts_of(workload: Workload, precision: str, steps: int | None = None, rounding: bool = False) -> list[Part]:
-    """The proofs that a precision needs.
+def checks_of(workload: Workload, precision: str, steps: int | None = None, rounding: bool = False) -> list[Check]:
+    """The checks that a precision needs.
 
     Args:
         rounding: whether some contender computes in bfloat16 although float32 is asked for
@@ -105,26 +105,30 @@ def parts_of(workload: Workload, precision: str, steps: int | None = None, round
     steps = workload.proof_steps() if steps is None else steps
     if precision == "bfloat16" or (precision == "float32" and rounding):
         return [
-            Part("function", "float32", "hot", shape, small, steps),
-            Part("rounding", "bfloat16", "warm", shape, small, steps),
+            Check("function", "float32", "sharp", shape, small, steps),
+            Check("rounding", "bfloat16", "typical", shape, small, steps),
         ]
-    return [Part("function", precision, "hot", shape, small, steps)]
+    return [Check("function", precision, "sharp", shape, small, steps)]
 
 
-def asked_of(part: Part, precision: str, names: Sequence[str], config: GPTConfig, device: torch.device) -> list[str]:
-    """Who has to give a proof: of rounding, only those that compute in bfloat16."""
-    if part.question == "function":
+def asked_of(check: Check, precision: str, names: Sequence[str], config: GPTConfig, device: torch.device) -> list[str]:
+    """Names of the contenders that a check applies to: rounding, only to those that compute in bfloat16."""
+    if check.question == "function":
         return list(names)
     return [name for name in names if own_precision(precision, name, config, device) == "bfloat16"]
 
 
-def weights_of(part: Part, config: GPTConfig, seed: int) -> Weights:
-    """The weights of a part, float32 values, which every precision but bfloat16 holds exactly."""
-    return warm_state_dict(config, seed) if part.weights == "warm" else hot_state_dict(config, seed, torch.float32)
+def weights_of(check: Check, config: GPTConfig, seed: int) -> Weights:
+    """The weights of a check, float32 values, which every precision but bfloat16 holds exactly."""
+    return (
+        typical_state_dict(config, seed)
+        if check.weights == "typical"
+        else sharp_state_dict(config, seed, torch.float32)
+    )
 
 
 def prove(
-    part: Part,
+    check: Check,
     config: GPTConfig,
     weights: Weights,
     names: Sequence[str],
@@ -132,7 +136,7 @@ def prove(
     seed: int,
     tell: Tell,
 ) -> Iterator[tuple[str, Verdict]]:
-    """Put one part to contenders, one after the other, so that only one of them is in memory; yields each as it comes.
+    """Check contenders one after the other, so that only one of them is in memory; yields each verdict at once.
 
     Args:
         weights: of `weights_of`
@@ -140,37 +144,37 @@ def prove(
         device: of the contenders. The oracle works there too if it is a CUDA device, else on the CPU, because not
             every accelerator has float64.
         seed: of the batches
-        tell: told what is being done
+        tell: called with a line that says what is being done
     """
-    batch = random_batch(config, *part.shape, seed=seed)
-    small = batch if part.gradient_shape == part.shape else random_batch(config, *part.gradient_shape, seed=seed)
-    judges_update = part.precision in BUDGETS and BUDGETS[part.precision].update is not None
+    batch = random_batch(config, *check.shape, seed=seed)
+    small = batch if check.gradient_shape == check.shape else random_batch(config, *check.gradient_shape, seed=seed)
+    judges_update = check.precision in BUDGETS and BUDGETS[check.precision].update is not None
 
-    def ask(name: str, precision: str, where: torch.device) -> Observation:
+    def ask(name: str, precision: str, where: torch.device) -> ModelOutputs:
         model = build_in(precision, name, config, weights, where)
         before = weights if judges_update else None
-        build, steps = find(name).build_step, part.steps
-        return observe(
+        build, steps = find(name).build_step, check.steps
+        return collect_outputs(
             model, build, batch, small, steps, learning_rate=LEARNING_RATE, weights=before, first_weights=weights
         )
 
-    tell(f"{part.question}: the oracle, {ORACLE} in float64")
+    tell(f"{check.question}: the oracle, {ORACLE} in float64")
     oracle = ask(ORACLE, "float64", device if device.type == "cuda" else torch.device("cpu"))
 
     def report(name: str) -> Report:
-        tell(f"{part.question}: {name} in {part.precision}")
-        return hold_against(ask(name, part.precision, device), oracle)
+        tell(f"{check.question}: {name} in {check.precision}")
+        return compare_outputs(ask(name, check.precision, device), oracle)
 
     plain = None
-    if part.precision == "bfloat16":
+    if check.precision == "bfloat16":
         plain = report(PLAIN)
         allowed = rounding_allowance(plain)
     else:
-        allowed = BUDGETS[part.precision]
+        allowed = BUDGETS[check.precision]
     for name in names:
-        yield name, Verdict(part, plain if plain is not None and name == PLAIN else report(name), allowed)
+        yield name, Verdict(check, plain if plain is not None and name == PLAIN else report(name), allowed)
 
 
-def stages(part: Part, names: Sequence[str]) -> int:
-    """How often `prove` tells what it is doing."""
-    return 1 + len({*names, PLAIN} if part.precision == "bfloat16" else names)
+def stages(check: Check, names: Sequence[str]) -> int:
+    """Number of times that `prove` calls `tell`."""
+    return 1 + len({*names, PLAIN} if check.precision == "bfloat16" else names)

@@ -16,7 +16,7 @@ from reference.checkpoints.huggingface import canonical_shapes
 from reference.config import GPTConfig
 
 
-def hot_state_dict(config: GPTConfig, seed: int = 0, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+def sharp_state_dict(config: GPTConfig, seed: int = 0, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
     """Random weights for every tensor of the canonical layout.
 
     Args:
@@ -42,16 +42,16 @@ def hot_state_dict(config: GPTConfig, seed: int = 0, dtype: torch.dtype = torch.
     return weights
 
 
-def warm_state_dict(config: GPTConfig, seed: int = 0) -> dict[str, Tensor]:
-    """Hot weights, float32, with the attention and the residual stream of an ordinary GPT-2.
+def typical_state_dict(config: GPTConfig, seed: int = 0) -> dict[str, Tensor]:
+    """Typical random weights, float32, with the attention and the residual stream of an ordinary GPT-2.
 
     Sharp attention multiplies rounding: what bfloat16 loses is judged on these (see bench/contenders/verify.py).
     """
     narrower = 1.0 / math.sqrt(2 * config.n_layer)
-    weights = hot_state_dict(config, seed, torch.float32)
+    weights = sharp_state_dict(config, seed, torch.float32)
     for name, tensor in weights.items():
         if name.endswith(("q_proj.weight", "k_proj.weight")):
-            tensor.mul_(0.5)  # hot ones are drawn twice as wide as keeps the variance
+            tensor.mul_(0.5)  # sharp ones are drawn twice as wide as keeps the variance
         elif name.endswith("c_proj.weight"):
             tensor.mul_(narrower)
     return weights

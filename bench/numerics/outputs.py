@@ -21,7 +21,7 @@ BuildStep = Callable[..., Callable[[Tensor, Tensor], Tensor]]
 
 
 @dataclass(frozen=True)
-class Observation:
+class ModelOutputs:
     """What a model answers, on the CPU."""
 
     logits: Tensor  # (B, T, V)
@@ -42,7 +42,7 @@ def gradients(model: Any, ids: Tensor, targets: Tensor) -> tuple[Tensor, dict[st
     return loss.detach(), found
 
 
-def observe(
+def collect_outputs(
     model: nn.Module,
     build: BuildStep,
     batch: Batch,
@@ -53,7 +53,7 @@ def observe(
     weight_decay: float = 0.1,
     weights: Mapping[str, Tensor] | None = None,
     first_weights: Mapping[str, Tensor] | None = None,
-) -> Observation:
+) -> ModelOutputs:
     """Ask a model everything, in eval mode. It is trained on the way, so it is of no more use afterwards.
 
     Args:
@@ -97,10 +97,10 @@ def observe(
             loss = model.loss(ids, targets)  # type: ignore[operator]  # nn.Module hides its methods
     if steps and first_weights is None:
         losses, update = train()
-    return Observation(logits, loss.cpu(), {name: g.cpu() for name, g in found.items()}, losses, update)
+    return ModelOutputs(logits, loss.cpu(), {name: g.cpu() for name, g in found.items()}, losses, update)
 
 
-def hold_against(actual: Observation, oracle: Observation) -> Report:
+def compare_outputs(actual: ModelOutputs, oracle: ModelOutputs) -> Report:
     """Measure one observation against the oracle's."""
     agree = actual.logits.argmax(-1) == oracle.logits.argmax(-1)  # (B, T)
     report = Report(top1=float(agree.double().mean()))

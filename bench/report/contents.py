@@ -62,7 +62,7 @@ def chapters(of_runs: Sequence[dict[str, tuple[View, ...]]], parity: Parity | st
     )
     planted = Chapter(
         "bugs",
-        "The bug zoo",
+        "Planted bugs",
         zoo.WORDS if isinstance(bugs, str) else (*zoo.WORDS, bugs.summary),
         "What is shown",
         ((() if isinstance(bugs, str) else zoo.views(bugs)),),

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from bench.numerics.inputs import hot_state_dict, random_batch
+from bench.numerics.inputs import random_batch, sharp_state_dict
 from bench.parity import distance, measure_all
 from reference import GPTConfig
 
@@ -117,15 +117,15 @@ def count(what: str, wrong: int, error: float | None = None) -> Outcome:
 
 
 @cache
-def hot(seed: int) -> dict[str, Tensor]:
+def sharp(seed: int) -> dict[str, Tensor]:
     """Weights of which none is zero or one, in float64; not to be changed."""
-    return hot_state_dict(CONFIG, seed)
+    return sharp_state_dict(CONFIG, seed)
 
 
 @cache
 def loud(seed: int) -> dict[str, Tensor]:
-    """As hot, with scores of some ten thousands, which a finite mask no longer hides."""
-    return {name: 100 * t if "q_proj" in name or "k_proj" in name else t for name, t in hot(seed).items()}
+    """As sharp, with scores of some ten thousands, which a finite mask no longer hides."""
+    return {name: 100 * t if "q_proj" in name or "k_proj" in name else t for name, t in sharp(seed).items()}
 
 
 @cache

@@ -35,15 +35,15 @@ from tests.bugs.checks import (
     check,
     count,
     each,
-    hot,
     loud,
     near,
+    sharp,
     worst,
 )
 from tests.bugs.sides import Side
 
-expected_logits = cache(lambda seed, B, T: oracle.logits(hot(seed), batch(seed, B, T)[0], H))
-expected_gradients = cache(lambda seed: oracle.gradients(hot(seed), batch(seed), H))
+expected_logits = cache(lambda seed, B, T: oracle.logits(sharp(seed), batch(seed, B, T)[0], H))
+expected_gradients = cache(lambda seed: oracle.gradients(sharp(seed), batch(seed), H))
 
 
 @contextmanager
@@ -58,10 +58,10 @@ def small_chunks(size: int = 5 * 128 * 8) -> Iterator[None]:
         yield
 
 
-@check("F", "logits", "does it say the same as the oracle, on hot weights in float64?")
+@check("F", "logits", "does it say the same as the oracle, on sharp weights in float64?")
 @torch.no_grad()
 def logits(side: Side, seed: int) -> Outcome:
-    model = side.model(hot(seed), CONFIG).eval()
+    model = side.model(sharp(seed), CONFIG).eval()
     shapes = ((3, 13), (1, 1), (2, CONFIG.block_size))
     return worst(
         near(f"logits, T = {T}", model(batch(seed, B, T)[0]), expected_logits(seed, B, T), LOGITS) for B, T in shapes
@@ -74,7 +74,7 @@ def causality(side: Side, seed: int) -> Outcome:
     ids, targets = batch(seed, 2, 13)
     targets = targets.clamp(min=0)
     outcomes = []
-    for kind, weights in (("hot", hot(seed)), ("loud", loud(seed))):
+    for kind, weights in (("sharp", sharp(seed)), ("loud", loud(seed))):
         model = side.model(weights, CONFIG)
         for mode in (True, False):
             model.train(mode)
@@ -106,19 +106,19 @@ def in_pieces(model: Any, ids: Tensor, sizes: tuple[int, ...]) -> Tensor:
 @check("F", "loss", "is its loss the cross-entropy of the oracle, over the targets that count?")
 @torch.no_grad()
 def loss(side: Side, seed: int) -> Outcome:
-    model = side.model(hot(seed), CONFIG).eval()
+    model = side.model(sharp(seed), CONFIG).eval()
     ids, targets = batch(seed)
     every = torch.where(targets < 0, ids, targets)
     with small_chunks():
         return worst(
-            near(f"loss, {what}", model.loss(ids, t), oracle.loss(hot(seed), (ids, t), H), LOSS)
+            near(f"loss, {what}", model.loss(ids, t), oracle.loss(sharp(seed), (ids, t), H), LOSS)
             for what, t in (("some targets", targets), ("all targets", every))
         )
 
 
 @check("G", "gradients", "is the gradient of every weight the oracle's, in chunks and with targets that do not count?")
 def gradients(side: Side, seed: int) -> Outcome:
-    model = side.model(hot(seed), CONFIG).eval()
+    model = side.model(sharp(seed), CONFIG).eval()
     with small_chunks():
         value = model.loss(*batch(seed))
         value.backward()
@@ -132,7 +132,7 @@ def gradients(side: Side, seed: int) -> Outcome:
 def loss_in_bfloat16(side: Side, seed: int) -> Outcome:
     """Its own logits, which are what bfloat16 makes them, against float64's cross-entropy of those."""
     ids, targets = batch(seed, 8, 16)
-    model, context = in_bfloat16(side, hot(seed))
+    model, context = in_bfloat16(side, sharp(seed))
     with context:
         said, value = model(ids), model.loss(ids, targets)
     exact = nn.functional.cross_entropy(said.double().flatten(0, 1), targets.flatten(), ignore_index=-1)
@@ -151,7 +151,7 @@ def in_bfloat16(side: Side, weights: dict[str, Tensor]) -> tuple[Any, AbstractCo
 @torch.no_grad()
 def precision(side: Side, seed: int) -> Outcome:
     """Numbers of which each fits into bfloat16 have been rounded to it. The softmax of the fast attention is inside."""
-    model, context = in_bfloat16(side, hot(seed))
+    model, context = in_bfloat16(side, sharp(seed))
     wanted = re.compile(r"h\.\d+|.*\bln_\w+" + ("" if side.recipe is None else r"|.*\.attend\.dropout"))
     found: dict[str, Tensor] = {}
     for name, module in model.named_modules():
@@ -172,7 +172,7 @@ def rounding(side: Side, seed: int) -> Outcome:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(1, 1024, CONFIG.n_embd, generator=generator).bfloat16().float()
     targets = torch.randint(CONFIG.vocab_size, (1, 1024), generator=generator)
-    model, _ = in_bfloat16(side, hot(seed))
+    model, _ = in_bfloat16(side, sharp(seed))
 
     def gradient(table: Tensor, states: Tensor) -> Tensor:
         table = table.detach().clone().requires_grad_()
@@ -195,7 +195,7 @@ def rounding(side: Side, seed: int) -> Outcome:
 
 @check("F", "padded vocabulary", "are the rows beyond the vocabulary zero, and out of the softmax and the state dict?")
 def padded_vocabulary(side: Side, seed: int) -> Outcome:
-    model = side.model(hot(seed), CONFIG)
+    model = side.model(sharp(seed), CONFIG)
     value = model.loss(*batch(seed)).detach()
     outcomes = [near("loss", value, expected_gradients(seed)[0], LOSS)]
     before = float(model.wte.weight[CONFIG.vocab_size :].detach().abs().max())
@@ -219,7 +219,7 @@ SITES = ("embeddings", "attention weights", "attention output", "MLP")
 )
 @torch.no_grad()
 def dropout(side: Side, seed: int) -> Outcome:
-    model = side.model(hot(seed), DROPPING)
+    model = side.model(sharp(seed), DROPPING)
     ids = batch(seed)[0]
     outcomes = []
     with torch.random.fork_rng(devices=[]):
@@ -284,7 +284,7 @@ def initialisation(side: Side, seed: int) -> Outcome:
 
 @check("F", "conversion", "does a Hugging Face state dict mean the same here, and ours there, to the last bit?")
 def conversion(side: Side, seed: int) -> Outcome:
-    ours, theirs = hot(seed), oracle.hugging_face(hot(seed))
+    ours, theirs = sharp(seed), oracle.hugging_face(sharp(seed))
     return worst(
         count(f"tensors that differ {way}", sum(not torch.equal(found[name], t) for name, t in expected.items()))
         for way, found, expected in (
@@ -296,14 +296,14 @@ def conversion(side: Side, seed: int) -> Outcome:
 
 @check("F", "state dict", "do weights, and moments of the optimizer, survive the way in and out, bit for bit?")
 def state_dict(side: Side, seed: int) -> Outcome:
-    model = side.model(hot(seed), CONFIG)
+    model = side.model(sharp(seed), CONFIG)
     optimizer = side.step(model).optimizer
-    kinds = {"exp_avg": hot(seed + 1), "exp_avg_sq": {name: t.square() for name, t in hot(seed + 2).items()}}
+    kinds = {"exp_avg": sharp(seed + 1), "exp_avg_sq": {name: t.square() for name, t in sharp(seed + 2).items()}}
     state = {f"{kind}/{name}": t for kind, tensors in kinds.items() for name, t in tensors.items()}
     optimizer.load_state_dict({"step": torch.tensor(7), **state})
     outcomes = []
     for what, found, expected in (
-        ("weights", model.state_dict(), hot(seed)),
+        ("weights", model.state_dict(), sharp(seed)),
         ("moments", optimizer.state_dict(), {"step": torch.tensor(7), **state}),
     ):
         outcomes.append(count(f"{what} with another name", len(found.keys() ^ expected.keys())))
@@ -311,6 +311,6 @@ def state_dict(side: Side, seed: int) -> Outcome:
         differing = sum(not torch.equal(found[name], expected[name]) for name in both)
         outcomes.append(count(f"{what} that differ", differing))
     outcomes.append(
-        count("weights in another order", sum(a != b for a, b in zip(model.state_dict(), hot(seed), strict=True)))
+        count("weights in another order", sum(a != b for a, b in zip(model.state_dict(), sharp(seed), strict=True)))
     )
     return worst(outcomes)

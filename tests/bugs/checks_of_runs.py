@@ -22,7 +22,7 @@ from reference.data.shards import TokenSequence, open_tokens, write_shard
 from reference.training.evaluation import Batch, mean_loss, shared
 from reference.training.loop import Plan, step_randomness, train
 from tests.bugs import oracle
-from tests.bugs.checks import CONFIG, Outcome, check, count, hot, near, worst
+from tests.bugs.checks import CONFIG, Outcome, check, count, near, sharp, worst
 from tests.bugs.ranks import Meeting, Several, together
 from tests.bugs.sides import Side
 
@@ -191,7 +191,7 @@ def resume(side: Side, seed: int) -> Outcome:
     """An epoch ends before the stop, and a shard just before and just after it."""
     tokens = torch.randint(CONFIG.vocab_size, (90,), generator=torch.Generator().manual_seed(seed))
     sequence = TokenSequence([part.numpy().astype(np.uint16) for part in tokens.split(30)])
-    weights = {**hot(seed), "wpe.weight": hot(seed)["wpe.weight"][:8]}
+    weights = {**sharp(seed), "wpe.weight": sharp(seed)["wpe.weight"][:8]}
     whole = Run(side, sequence, seed, weights).go(STEPS)
     stopped = Run(side, sequence, seed, weights).go(STOP)
     state, moments = stopped.saved[STOP]
@@ -214,13 +214,13 @@ def resume(side: Side, seed: int) -> Outcome:
 
 @check("R", "checkpoint", "does a checkpoint give back step, weights and moments, to the last bit, in HF's layout?")
 def checkpoint(side: Side, seed: int) -> Outcome:
-    model = side.model(hot(seed), CONFIG)
+    model = side.model(sharp(seed), CONFIG)
     step = side.step(model)
     step.optimizer.load_state_dict(
         {
             "step": torch.tensor(5),
-            **{f"exp_avg/{name}": t for name, t in hot(seed + 1).items()},
-            **{f"exp_avg_sq/{name}": t.square() for name, t in hot(seed + 2).items()},
+            **{f"exp_avg/{name}": t for name, t in sharp(seed + 1).items()},
+            **{f"exp_avg_sq/{name}": t.square() for name, t in sharp(seed + 2).items()},
         }
     )
     moments = step.optimizer.state_dict()
@@ -236,9 +236,9 @@ def checkpoint(side: Side, seed: int) -> Outcome:
     outcomes.append(count("step", abs(found.step - 7)))
     outcomes.append(count("config", int(found.config != CONFIG or not isinstance(found.config, GPTConfig))))
     for what, a, b in (
-        ("weights", found.model, hot(seed)),
+        ("weights", found.model, sharp(seed)),
         ("moments", found.optimizer, moments),
-        ("weights in the file", layout, oracle.hugging_face(hot(seed))),
+        ("weights in the file", layout, oracle.hugging_face(sharp(seed))),
     ):
         differing = [n for n, t in b.items() if n not in a or a[n].dtype != t.dtype or not torch.equal(a[n], t)]
         outcomes.append(count(f"{what} that differ", len(differing)))

@@ -10,7 +10,7 @@ from torch import Tensor
 from optimized.generation import CachedGPT
 from reference.sampling import next_token, next_token_probabilities
 from tests.bugs import oracle
-from tests.bugs.checks import CONFIG, LOGITS, H, Outcome, batch, check, count, hot, near, worst
+from tests.bugs.checks import CONFIG, LOGITS, H, Outcome, batch, check, count, near, sharp, worst
 from tests.bugs.checks_of_training import rate
 from tests.bugs.sides import Side
 
@@ -20,11 +20,11 @@ CHUNKS = ((13,), (1,) * 13, (4, 1, 5, 3), (1, 12), (12, 1))
 @check("F", "cache", "are logits with a cache those without, in any pieces, with padding, and for a single row?")
 @torch.no_grad()
 def cache(side: Side, seed: int) -> Outcome:
-    model = side.model(hot(seed), CONFIG).eval()
+    model = side.model(sharp(seed), CONFIG).eval()
     ids = batch(seed)[0]
     outcomes = []
     for rows in (3, 1):
-        expected = oracle.logits(hot(seed), ids[:rows], H)
+        expected = oracle.logits(sharp(seed), ids[:rows], H)
         for sizes in CHUNKS:
             cached = CachedGPT(model, rows)
             found = torch.cat([cached.extend(part) for part in ids[:rows].split(list(sizes), dim=1)], dim=1)
@@ -34,7 +34,7 @@ def cache(side: Side, seed: int) -> Outcome:
         cached = CachedGPT(model, padding)
         found = torch.cat([cached.extend(part) for part in ids.split(list(sizes), dim=1)], dim=1)
         for row, lead in enumerate(padding.tolist()):
-            expected = oracle.logits(hot(seed), ids[row : row + 1, lead:], H)
+            expected = oracle.logits(sharp(seed), ids[row : row + 1, lead:], H)
             outcomes.append(
                 near(f"padding of {lead} in pieces of {sizes}", found[row : row + 1, lead:], expected, LOGITS)
             )
@@ -86,14 +86,14 @@ def expected_tokens(seed: int, temperature: float, top_k: int | None) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     ids = batch(seed, 1, 5)[0].expand(8, 5)
     return oracle.generated(
-        hot(seed), ids, CONFIG.block_size, H, temperature=temperature, top_k=top_k, generator=generator
+        sharp(seed), ids, CONFIG.block_size, H, temperature=temperature, top_k=top_k, generator=generator
     )
 
 
 @check("S", "tokens", "are sampled and greedy tokens those that the oracle draws, beyond the block size too?")
 def tokens(side: Side, seed: int) -> Outcome:
     """Eight rows of the same prompt: drawn one by one, they differ."""
-    model = side.model(hot(seed), CONFIG).eval()
+    model = side.model(sharp(seed), CONFIG).eval()
     ids = batch(seed, 1, 5)[0].expand(8, 5)
     new = CONFIG.block_size
     outcomes = []
@@ -110,8 +110,8 @@ def tokens(side: Side, seed: int) -> Outcome:
 def text_after_a_step(side: Side, seed: int) -> Outcome:
     """In float64 against the oracle; in bfloat16, where copies of the weights are kept, against a model of its own."""
     ids = batch(seed, 1, 7)[0]
-    exact = side.model(hot(seed), CONFIG).eval()
-    single = {name: tensor.float() for name, tensor in hot(seed).items()}
+    exact = side.model(sharp(seed), CONFIG).eval()
+    single = {name: tensor.float() for name, tensor in sharp(seed).items()}
     coarse = side.plus("bf16")
     rounded = coarse.model(single, CONFIG, torch.float32).eval()
     steps = [(model, side.step(model, learning_rate=rate)) for model in (exact, rounded)]

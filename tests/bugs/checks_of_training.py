@@ -25,8 +25,8 @@ from tests.bugs.checks import (
     check,
     count,
     each,
-    hot,
     near,
+    sharp,
     uneven,
     worst,
 )
@@ -49,7 +49,7 @@ def batches(seed: int, number: int) -> list[oracle.Batch]:
 
 @cache
 def trained(seed: int, steps: int, clip: float) -> oracle.Trained:
-    return oracle.Trained(hot(seed), batches(seed, steps), H, learning_rate=rate, clip=clip)
+    return oracle.Trained(sharp(seed), batches(seed, steps), H, learning_rate=rate, clip=clip)
 
 
 def moments_of(model: nn.Module, optimizer: Any) -> dict[str, dict[str, Tensor]]:
@@ -90,7 +90,7 @@ def micro_batch(side: Side) -> int | None:
 def one_step(side: Side, seed: int) -> Outcome:
     outcomes = []
     for what, clip in CLIPS.items():
-        model = side.model(hot(seed), CONFIG)
+        model = side.model(sharp(seed), CONFIG)
         step = side.step(model, learning_rate=rate, weight_decay=0.1, clip=clip)
         _, update = train(step, model, batches(seed, 1))
         expected = trained(seed, 1, clip)
@@ -105,7 +105,7 @@ def one_step(side: Side, seed: int) -> Outcome:
     "T", "trajectory", "are four steps, each on a batch in pieces of which the last is short, those of torch's AdamW?"
 )
 def trajectory(side: Side, seed: int) -> Outcome:
-    model = side.model(hot(seed), CONFIG)
+    model = side.model(sharp(seed), CONFIG)
     step = side.step(model, micro_batch(side), learning_rate=rate, weight_decay=0.1, clip=CLIPS["clipped"])
     with small_chunks():
         losses, update = train(step, model, batches(seed, 4))
@@ -123,11 +123,11 @@ def trajectory(side: Side, seed: int) -> Outcome:
 
 @check("G", "accumulation", "is the gradient of a batch in unequal pieces, one of them empty, that of the whole?")
 def accumulation(side: Side, seed: int) -> Outcome:
-    model = side.model(hot(seed), CONFIG)
+    model = side.model(sharp(seed), CONFIG)
     step = side.step(model, micro_batch=2)
     with small_chunks():
         value = step.gradients(*uneven(seed))
-    wanted, expected = oracle.gradients(hot(seed), uneven(seed), H)
+    wanted, expected = oracle.gradients(sharp(seed), uneven(seed), H)
     found = canonical_gradients(model)
     return worst([near("loss", value, wanted, LOSS), each("gradient", found, expected, GRADIENT)])
 
@@ -152,8 +152,8 @@ def step_of_a_rank(
     """
     rows = [0, 2, 1, 4, 4, 3, 0, 0]  # four for each rank, in pieces of three and one, with unequal counts in all
     ids, targets = (part[rows] for part in uneven(seed))
-    expected = oracle.Trained(hot(seed), [(ids, targets)], H, learning_rate=rate, clip=CLIPS["clipped"])
-    model = side.model(hot(seed), CONFIG)
+    expected = oracle.Trained(sharp(seed), [(ids, targets)], H, learning_rate=rate, clip=CLIPS["clipped"])
+    model = side.model(sharp(seed), CONFIG)
     step = side.step(model, micro_batch=3, learning_rate=rate, weight_decay=0.1, clip=CLIPS["clipped"])
     if exchange is not None:
         step.exchange = exchange(model)

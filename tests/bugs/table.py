@@ -1,4 +1,4 @@
-"""The zoo as a table: `python -m tests.bugs.table` writes docs/bugs.md."""
+"""The planted bugs as a table: `python -m tests.bugs.table` writes docs/bugs.md."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def document(caught: dict[Mutant, Outcome], seen: Seen, margins: dict[str, float
     )
     usually, checks = table_of_the_usual(seen), table_of_the_checks(margins)
     return f"""\
-# The bug zoo
+# Planted bugs
 
     python -m tests.bugs.table          # measures all of it again and writes this file
     python -m pytest -k bugs            # each mutant against its check, and right code against all of them
@@ -82,7 +82,7 @@ number.
 The mutants inside a model, when logits and loss of one random batch are compared and nothing else. *float64*: relative
 L2 of 1e-12. *1e-4* and *1e-2*: float32, `torch.allclose` with that as rtol and atol. *bf16*: products in bfloat16, and
 the least tolerance at which right code passes ({loosest}).
-Default weights are those of a new model, hot ones those of the proofs: all random, attention sharp. The model has 2
+Default weights are those of a new model, sharp ones those of the proofs: all random, attention sharp. The model has 2
 layers, 4 heads, width 64; the batch is 2 x 32, in eval mode, without dropout, and all targets count. The other
 {len(caught) - len(seen)} mutants are not looked at by such a comparison.
 
@@ -107,18 +107,18 @@ def summary(caught: dict[Mutant, Outcome], seen: Seen) -> str:
         (kind, way): sum(not one[kind, way] for one in seen.values()) for kind in usual.WEIGHTS for way in usual.WAYS
     }
     nowhere = sum(not any(one.values()) for one in seen.values())
-    hot_only = sum(
-        not any(one["default weights", way] for way in usual.WAYS) and one["hot weights", "float64"]
+    sharp_only = sum(
+        not any(one["default weights", way] for way in usual.WAYS) and one["sharp weights", "float64"]
         for one in seen.values()
     )
-    default, hot = ([missed[kind, way] for way in usual.WAYS] for kind in usual.WEIGHTS)
+    default, sharp = ([missed[kind, way] for way in usual.WAYS] for kind in usual.WEIGHTS)
     lines = f"""\
 {found} of {len(caught)} mutants are caught: {len(caught) - own} for the {real} bugs of the list and {own} of our own.
 The nearest error is {min(finite):.0f} times its budget. Of the {len(seen)} inside a model, a comparison of outputs
 misses {default[0]} with default weights in float64, {default[1]} in float32 with 1e-4, {default[2]} with 1e-2 and
-{default[3]} in bfloat16; with hot weights {hot[0]}, {hot[1]}, {hot[2]} and {hot[3]}. {hot_only} show with hot weights
-alone, and {nowhere} in none of these ways: they need gradients, train mode, dropout, targets that do not count, the
-padding itself, a look at what bfloat16 rounds, or scores that a finite mask does not hide."""
+{default[3]} in bfloat16; with sharp weights {sharp[0]}, {sharp[1]}, {sharp[2]} and {sharp[3]}. {sharp_only} show with
+sharp weights alone, and {nowhere} in none of these ways: they need gradients, train mode, dropout, targets that do not
+count, the padding itself, a look at what bfloat16 rounds, or scores that a finite mask does not hide."""
     return "\n".join(textwrap.wrap(" ".join(lines.split()), 120))
 
 

@@ -25,11 +25,11 @@ def test_the_right_code_passes_in_every_usual_way(side: Side) -> None:
         "the biases of q and v are swapped while loading",
     ],
 )
-def test_default_weights_hide_what_hot_weights_show_however_exact_the_comparison(name: str) -> None:
+def test_default_weights_hide_what_sharp_weights_show_however_exact_the_comparison(name: str) -> None:
     (mutant,) = (mutant for mutant in IN_MODEL if mutant.name == name)
     found = seen(mutant)
     assert not any(found["default weights", way] for way in WAYS)
-    assert found["hot weights", "float64"]
+    assert found["sharp weights", "float64"]
 
 
 def test_the_erf_gelu_passes_a_loose_comparison_in_float32_and_one_in_bfloat16() -> None:

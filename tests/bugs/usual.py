@@ -1,13 +1,13 @@
-"""What the usual ways to compare two models see of a bug: logits and loss of one random batch, held side by side.
+"""Which bugs the usual comparison of two models notices: logits and loss of one random batch, by allclose.
 
     float64   relative L2 distance of 1e-12
     1e-4      float32, torch.allclose with rtol = atol = 1e-4
     1e-2      float32, torch.allclose with rtol = atol = 1e-2
-    bfloat16  products in bfloat16 against float32, torch.allclose with the least of 0.01, 0.02, 0.05, 0.1, ... as rtol
-              and atol at which the right code passes: whoever asks for less has a red test of a right model
+    bfloat16  products in bfloat16 against float32, torch.allclose with the smallest of 0.01, 0.02, 0.05, 0.1, ... as
+              rtol and atol at which correct code passes: a smaller one fails a correct model
 
-Each with the weights that a new model has, and with hot ones. Models are in eval mode, without dropout, and all targets
-count: what most comparisons do. The weights come through `from_hf`, which is how a comparison with Hugging Face begins.
+Each with the weights of a new model, and with sharp weights. Models are in eval mode, without dropout, and all targets
+count, as in most comparisons. The weights come through `from_hf`, as in a comparison with Hugging Face.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.numerics.inputs import hot_state_dict, random_batch
+from bench.numerics.inputs import random_batch, sharp_state_dict
 from bench.parity import distance
 from reference import GPTConfig
 from reference.checkpoints.huggingface import from_hf
@@ -31,7 +31,7 @@ from tests.bugs.sides import Side
 CONFIG = GPTConfig(block_size=32, vocab_size=257, n_layer=2, n_head=4, n_embd=64)
 WEIGHTS: dict[str, Callable[[], dict[str, Tensor]]] = {
     "default weights": lambda: {name: tensor.double() for name, tensor in initial_weights(CONFIG, 0).items()},
-    "hot weights": lambda: hot_state_dict(CONFIG, 0),
+    "sharp weights": lambda: sharp_state_dict(CONFIG, 0),
 }
 WAYS = ("float64", "1e-4", "1e-2", "bfloat16")
 TOLERANCES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-from bench.numerics.inputs import hot_state_dict
+from bench.numerics.inputs import sharp_state_dict
 from optimized import FULL, PLAIN, Recipe, build, build_step, only
 from optimized.distributed import DataParallel
 from optimized.gpt import GPT
@@ -71,8 +71,8 @@ KINDS = (
 
 
 def model_of(recipe: Recipe, dtype: str, device: str = "cpu") -> GPT:
-    """A small model of a recipe, every weight hot."""
-    return build(CONFIG, recipe, hot_state_dict(CONFIG, 0), device, getattr(torch, dtype))
+    """A small model of a recipe, with sharp weights."""
+    return build(CONFIG, recipe, sharp_state_dict(CONFIG, 0), device, getattr(torch, dtype))
 
 
 def share(tensor: Tensor, rank: int, world: int) -> Tensor:

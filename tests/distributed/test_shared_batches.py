@@ -67,7 +67,7 @@ def oracle() -> dict[str, tuple[Tensor, dict[str, Tensor]]]:
     """Loss and gradients of the readable model, the whole batch at once."""
     results = {}
     model = GPT(cases.CONFIG).double()
-    model.load_state_dict(cases.hot_state_dict(cases.CONFIG, 0))
+    model.load_state_dict(cases.sharp_state_dict(cases.CONFIG, 0))
     for kind in cases.KINDS:
         model.zero_grad()
         loss = model.loss(*cases.batch(kind))

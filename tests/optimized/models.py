@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.numerics.inputs import hot_state_dict
+from bench.numerics.inputs import sharp_state_dict
 from optimized import Recipe, build
 from optimized.gpt import GPT
 from reference import GPT as ReferenceGPT
@@ -16,7 +16,7 @@ from reference import GPTConfig
 SMALL = GPTConfig(block_size=24, vocab_size=101, n_layer=2, n_head=3, n_embd=24)
 
 
-def hot_model(
+def sharp_model(
     recipe: Recipe,
     config: GPTConfig = SMALL,
     dtype: torch.dtype | None = None,
@@ -26,14 +26,14 @@ def hot_model(
     """A model of a recipe in train mode; float32 if the recipe has bf16 or tf32, else float64, unless told."""
     if dtype is None:
         dtype = torch.float32 if "bf16" in recipe or "tf32" in recipe else torch.float64
-    return build(config, recipe, hot_state_dict(config, seed), device, dtype)
+    return build(config, recipe, sharp_state_dict(config, seed), device, dtype)
 
 
-def hot_reference(config: GPTConfig = SMALL, dtype: torch.dtype = torch.float64, seed: int = 0) -> ReferenceGPT:
+def sharp_reference(config: GPTConfig = SMALL, dtype: torch.dtype = torch.float64, seed: int = 0) -> ReferenceGPT:
     """The readable model with the same weights."""
     with torch.random.fork_rng(devices=[]):
         model = ReferenceGPT(config).to(dtype)
-    model.load_state_dict(hot_state_dict(config, seed))
+    model.load_state_dict(sharp_state_dict(config, seed))
     return model
 
 

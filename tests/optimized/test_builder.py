@@ -24,7 +24,7 @@ from optimized.precision import TF32, BFloat16, Exact
 from optimized.qkv import FusedQKV, SeparateQKV
 from reference.gpt import MLP, LayerNorm
 from reference.sampling import stream
-from tests.optimized.models import SMALL, hot_model
+from tests.optimized.models import SMALL, sharp_model
 
 CHOICES: dict[str, tuple[Any, Any]] = {  # seam -> without, with
     "qkv": (SeparateQKV, FusedQKV),
@@ -119,7 +119,7 @@ def test_a_step_has_the_references_settings_unless_told() -> None:
     assert shared == {"learning_rate", "weight_decay", "betas", "clip"}
     assert {name: ours[name].default for name in shared} == {name: theirs[name].default for name in shared}
     assert ours["micro_batch"].default is None
-    step: Any = build_step(hot_model(FULL))
+    step: Any = build_step(sharp_model(FULL))
     group = step.optimizer.adamw.param_groups[0]
     assert (step.learning_rate, group["weight_decay"], group["betas"], step.clip) == (3e-4, 0.1, (0.9, 0.95), 1.0)
     assert step.micro_batch is None
@@ -145,7 +145,7 @@ def in_a_group_of(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_batch_is_shared_if_there_are_several_processes_and_it_is_asked_for(
     size: int, recipe: Recipe, shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = hot_model(recipe)
+    model = sharp_model(recipe)
     in_a_group_of(size, monkeypatch)
     exchange: Any = build_step(model, recipe).exchange
     assert exchange == ("shared", model) if shared else type(exchange) is Alone
@@ -154,14 +154,14 @@ def test_the_batch_is_shared_if_there_are_several_processes_and_it_is_asked_for(
 def test_without_a_group_of_processes_nobody_asks_for_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
     in_a_group_of(2, monkeypatch)
     monkeypatch.setattr(optimized.builder.dist, "is_initialized", lambda: False)
-    assert type(build_step(hot_model(FULL), FULL).exchange) is Alone
+    assert type(build_step(sharp_model(FULL), FULL).exchange) is Alone
     monkeypatch.setattr(optimized.builder.dist, "is_initialized", lambda: pytest.fail("this torch has no processes"))
     monkeypatch.setattr(optimized.builder.dist, "is_available", lambda: False)
-    assert type(build_step(hot_model(FULL), FULL).exchange) is Alone
+    assert type(build_step(sharp_model(FULL), FULL).exchange) is Alone
 
 
 def test_processes_cannot_share_a_batch_on_a_device_without_a_way_to_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = hot_model(PLAIN).to("meta")
+    model = sharp_model(PLAIN).to("meta")
     assert type(build_step(model, only("ddp")).exchange) is Alone, "alone it has nothing to exchange"
     in_a_group_of(2, monkeypatch)
     assert type(build_step(model, PLAIN).exchange) is Alone, "nobody asked"
@@ -172,7 +172,7 @@ def test_processes_cannot_share_a_batch_on_a_device_without_a_way_to_exchange(mo
 
 @pytest.mark.gpu
 def test_processes_share_a_batch_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = hot_model(PLAIN).to("cuda")
+    model = sharp_model(PLAIN).to("cuda")
     in_a_group_of(2, monkeypatch)
     exchange: Any = build_step(model, only("ddp")).exchange
     assert exchange == ("shared", model)
@@ -180,7 +180,7 @@ def test_processes_share_a_batch_on_gpus(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("recipe", [PLAIN, only("fused_adamw")], ids=str)
 def test_a_step_is_told_everything(recipe: Recipe) -> None:
-    model = hot_model(recipe)
+    model = sharp_model(recipe)
     step = build_step(model, recipe, 0.25, 0.3, (0.7, 0.8), clip=2.5, micro_batch=3)
     optimizer: Any = step.optimizer
     library = optimizer.adamw.param_groups[0] if recipe != PLAIN else None
@@ -248,5 +248,5 @@ def test_memory_is_kept_if_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        build_step(hot_model(PLAIN), PLAIN, **settings)
-    assert build_step(hot_model(PLAIN), PLAIN, clip=1e-9, micro_batch=1).micro_batch == 1
+        build_step(sharp_model(PLAIN), PLAIN, **settings)
+    assert build_step(sharp_model(PLAIN), PLAIN, clip=1e-9, micro_batch=1).micro_batch == 1

@@ -16,12 +16,12 @@ from optimized.cache import Cache
 from optimized.generation import CachedGPT, left_pad
 from optimized.gpt import GPT
 from reference import GPTConfig
-from tests.optimized.models import SMALL, hot_model, hot_reference, relative
+from tests.optimized.models import SMALL, relative, sharp_model, sharp_reference
 
 BLOCK = SMALL.block_size
 RECIPES = {"alone": only("kv_cache"), "full": FULL.without("bf16", "compile", "ddp")}
-MODELS = {name: hot_model(recipe).eval() for name, recipe in RECIPES.items()}
-REFERENCE = hot_reference().eval()
+MODELS = {name: sharp_model(recipe).eval() for name, recipe in RECIPES.items()}
+REFERENCE = sharp_reference().eval()
 every_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 
 
@@ -132,7 +132,7 @@ def test_memory_is_taken_once_and_nothing_is_moved() -> None:
 
 @pytest.mark.parametrize("recipe", [only("kv_cache", "bf16"), FULL.without("compile", "ddp")], ids=str)
 def test_under_bf16_keys_and_values_are_bfloat16_and_logits_round_as_the_models_do(recipe: Recipe) -> None:
-    model = hot_model(recipe).eval()
+    model = sharp_model(recipe).eval()
     ids = ids_of(2, BLOCK)
     exact = REFERENCE(ids)
     cached = CachedGPT(model, 2)
@@ -146,12 +146,12 @@ def test_under_bf16_keys_and_values_are_bfloat16_and_logits_round_as_the_models_
 
 def test_exact_models_keep_theirs_in_the_precision_of_the_weights() -> None:
     for dtype in (torch.float32, torch.float64):
-        model = hot_model(only("kv_cache"), dtype=dtype).eval()
+        model = sharp_model(only("kv_cache"), dtype=dtype).eval()
         assert CachedGPT(model, 1).cache.keys.dtype == dtype
 
 
 def test_nothing_of_it_is_kept_for_a_backward_pass() -> None:
-    cached = CachedGPT(hot_model(only("kv_cache")), 1)
+    cached = CachedGPT(sharp_model(only("kv_cache")), 1)
     logits = cached.extend(ids_of(1, 4))
     assert not logits.requires_grad
     assert not cached.cache.keys.requires_grad
@@ -275,7 +275,7 @@ def test_wrong_caches_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_on_cuda_cached_and_padded_logits_are_those_of_each_row_alone(recipe: Recipe) -> None:
-    model = hot_model(recipe, device="cuda").eval()
+    model = sharp_model(recipe, device="cuda").eval()
     ids, padding = left_pad([[1, 2], list(range(20)), [3, 4, 5]], device="cuda")
     logits = in_pieces(CachedGPT(model, padding), ids, [1, 6, 7, 19])
     for row, count in enumerate(padding.tolist()):
@@ -284,6 +284,6 @@ def test_on_cuda_cached_and_padded_logits_are_those_of_each_row_alone(recipe: Re
 
 
 def test_plain_models_can_be_shown_a_text_too() -> None:
-    model = hot_model(PLAIN).eval()
+    model = sharp_model(PLAIN).eval()
     ids = ids_of(2, 7)
     assert relative(in_pieces(CachedGPT(model, 2), ids, [3]), REFERENCE(ids)) <= 1e-12

@@ -22,7 +22,7 @@ from optimized.gpt import GPT
 from reference import GPTConfig
 from reference import generate as reference_generate
 from reference.checkpoints.canonical import canonical_gradients
-from tests.optimized.models import SMALL, hot_model, hot_reference, relative
+from tests.optimized.models import SMALL, relative, sharp_model, sharp_reference
 
 COMPILE = only("compile")
 FAST = FULL.without("bf16", "ddp")
@@ -59,7 +59,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Graphs:
 
 def assert_right(model: GPT, config: GPTConfig, ids: Tensor, targets: Tensor) -> None:
     """Loss and gradients as the reference's."""
-    reference, loss = hot_reference(config), model.loss(ids, targets)
+    reference, loss = sharp_reference(config), model.loss(ids, targets)
     loss.backward()  # type: ignore[no-untyped-call]
     expected = reference.loss(ids, targets)
     expected.backward()  # type: ignore[no-untyped-call]
@@ -78,7 +78,7 @@ def assert_right(model: GPT, config: GPTConfig, ids: Tensor, targets: Tensor) ->
 @pytest.mark.parametrize("layers", [1, 2, 7])
 def test_a_model_of_any_depth_is_one_graph_without_a_break(graphs: Graphs, layers: int, recipe: Recipe) -> None:
     config = replace(TINY, n_layer=layers)
-    model = hot_model(recipe, config)
+    model = sharp_model(recipe, config)
     assert_right(model, config, *batch(2, 5))
     assert runner(model).graphs == 1, "one graph, and fullgraph=True refuses breaks"
 
@@ -106,14 +106,14 @@ def test_a_graph_has_nothing_in_it_that_reads_from_the_device(
 
     monkeypatch.setattr(CompiledBlocks, "backend", backend)
     x = torch.randn(2, 5, TINY.n_embd, dtype=torch.float64)
-    block = Reading() if recipe is None else hot_model(recipe, TINY).h[0]
+    block = Reading() if recipe is None else sharp_model(recipe, TINY).h[0]
     CompiledBlocks()(block, x)
     assert len(seen) > 2
     assert (READS & set(seen) == {"item"}) if recipe is None else not READS & set(seen), seen
 
 
 def test_every_shape_is_compiled_once_and_known_ones_never_again(graphs: Graphs) -> None:
-    model = hot_model(FAST, replace(TINY, n_layer=2))
+    model = sharp_model(FAST, replace(TINY, n_layer=2))
     shapes = [(2, 5), (2, 7), (3, 5), (1, 1), (1, 16)]
     for turn in range(3):
         for number, shape in enumerate(shapes, start=1):
@@ -122,11 +122,11 @@ def test_every_shape_is_compiled_once_and_known_ones_never_again(graphs: Graphs)
 
 
 def test_training_steps_and_loaded_weights_compile_nothing_again(graphs: Graphs) -> None:
-    model = hot_model(FAST, TINY)
+    model = sharp_model(FAST, TINY)
     step = build_step(model, FAST)
     for seed in range(4):
         step(*batch(2, 5, seed=seed))
-    model.load_state_dict(hot_reference(TINY, seed=4).state_dict())
+    model.load_state_dict(sharp_reference(TINY, seed=4).state_dict())
     step(*batch(2, 5))
     model.zero_grad(set_to_none=False)
     step(*batch(2, 5))
@@ -135,7 +135,7 @@ def test_training_steps_and_loaded_weights_compile_nothing_again(graphs: Graphs)
 
 def test_two_models_do_not_disturb_each_other(graphs: Graphs) -> None:
     wide = replace(TINY, n_embd=12)
-    a, b = hot_model(FAST, TINY), hot_model(COMPILE, wide)
+    a, b = sharp_model(FAST, TINY), sharp_model(COMPILE, wide)
     for _ in range(2):
         for T in (3, 8):
             assert_right(a, TINY, *batch(2, T))
@@ -148,14 +148,14 @@ def test_as_many_models_as_one_likes(graphs: Graphs) -> None:
     """torch gives up on code that was compiled for too many shapes (8), counted over all that shares it."""
     for number in range(10):
         config = replace(TINY, n_embd=8 + 2 * number)
-        model = hot_model(COMPILE, config)
+        model = sharp_model(COMPILE, config)
         assert_right(model, config, *batch(2, 4))
         assert runner(model).graphs == 1
 
 
 def test_train_and_eval_mode_are_two_graphs_and_both_right(graphs: Graphs) -> None:
     config = replace(TINY, dropout=0.5)
-    model = hot_model(FAST, config)
+    model = sharp_model(FAST, config)
     ids, targets = batch(2, 9)
     model.train()
     dropped = model.loss(ids, targets)
@@ -165,11 +165,11 @@ def test_train_and_eval_mode_are_two_graphs_and_both_right(graphs: Graphs) -> No
     model.train()
     assert relative(model.loss(ids, targets), dropped) > 1e-6, "dropout draws anew"
     assert runner(model).graphs == 2
-    assert relative(dropped, hot_reference(TINY).loss(ids, targets)) > 1e-6
+    assert relative(dropped, sharp_reference(TINY).loss(ids, targets)) > 1e-6
 
 
 def test_autocast_from_outside_has_a_graph_of_its_own(graphs: Graphs) -> None:
-    model = hot_model(COMPILE, TINY, dtype=torch.float32)
+    model = sharp_model(COMPILE, TINY, dtype=torch.float32)
     ids, targets = batch(2, 5)
     exact = model.loss(ids, targets)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -183,7 +183,7 @@ def test_too_many_shapes_give_one_warning_and_right_results(graphs: Graphs, monk
     most = 2
     assert most < compilation.MOST_SHAPES
     monkeypatch.setattr(compilation, "MOST_SHAPES", most)
-    model = hot_model(COMPILE, TINY)
+    model = sharp_model(COMPILE, TINY)
     for T in range(1, most + 1):
         assert_right(model, TINY, *batch(2, T))
     with pytest.warns(UserWarning, match="compile") as warned:
@@ -203,8 +203,8 @@ def test_too_many_shapes_give_one_warning_and_right_results(graphs: Graphs, monk
 
 @pytest.mark.parametrize("recipe", [COMPILE, FAST, FAST.without("kv_cache")], ids=str)
 def test_generation_and_evaluation_never_compile_whatever_the_length(graphs: Graphs, recipe: Recipe) -> None:
-    model = hot_model(recipe, TINY).eval()
-    reference = hot_reference(TINY).eval()
+    model = sharp_model(recipe, TINY).eval()
+    reference = sharp_reference(TINY).eval()
     with torch.no_grad():
         for T in range(1, 17):
             ids, targets = batch(2, T)
@@ -222,7 +222,7 @@ def test_generation_and_evaluation_never_compile_whatever_the_length(graphs: Gra
 
 
 def test_generation_between_steps_compiles_nothing_either(graphs: Graphs) -> None:
-    model = hot_model(FAST, TINY)
+    model = sharp_model(FAST, TINY)
     step = build_step(model, FAST)
     for _ in range(3):
         step(*batch(2, 5))
@@ -232,7 +232,7 @@ def test_generation_between_steps_compiles_nothing_either(graphs: Graphs) -> Non
 
 
 def test_a_duplicate_trains_on_its_own_weights(graphs: Graphs) -> None:
-    model = hot_model(COMPILE, TINY)
+    model = sharp_model(COMPILE, TINY)
     assert_right(model, TINY, *batch(2, 5))
     twin = copy.deepcopy(model)
     with torch.no_grad():
@@ -245,9 +245,9 @@ def test_a_duplicate_trains_on_its_own_weights(graphs: Graphs) -> None:
 
 
 def test_state_dicts_show_nothing_of_it(graphs: Graphs) -> None:
-    model = hot_model(FAST, TINY)
+    model = sharp_model(FAST, TINY)
     assert_right(model, TINY, *batch(2, 5))
-    assert list(model.state_dict()) == list(hot_reference(TINY).state_dict())
+    assert list(model.state_dict()) == list(sharp_reference(TINY).state_dict())
 
 
 # --- no compiler
@@ -259,7 +259,7 @@ def test_without_a_cpp_compiler_one_line_says_so_and_blocks_run_as_python(
 ) -> None:
     monkeypatch.setenv("CXX", "/nonexistent")
     with pytest.warns(UserWarning, match="compile") as warned:
-        model = hot_model(recipe, TINY)
+        model = sharp_model(recipe, TINY)
     assert [str(w.message) for w in warned] == [
         "compile: no C++ compiler (/nonexistent) on this machine, so blocks run as Python; install g++, or leave the "
         "rung out of the recipe"
@@ -286,7 +286,7 @@ def test_it_looks_for_the_one_that_torch_would_use(system: str, usual: str, monk
 def test_compiled_blocks_train_and_say_how_long_compiling_took(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """All in one, because every graph costs seconds."""
     config = replace(TINY, n_layer=2)
-    model = hot_model(FAST, config)
+    model = sharp_model(FAST, config)
     ids, targets = batch(2, 6)
     assert (runner(model).graphs, runner(model).seconds) == (0, 0.0)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # or what another run left would be loaded
@@ -308,7 +308,7 @@ def test_compiled_blocks_train_and_say_how_long_compiling_took(tmp_path: Any, mo
 @pytest.mark.parametrize("recipe", [FAST, FULL.without("ddp")], ids=str)
 def test_it_trains_as_eager_code_does(recipe: Recipe) -> None:
     config = replace(SMALL, n_layer=2)
-    sides = hot_model(recipe, config), hot_model(recipe.without("compile"), config)
+    sides = sharp_model(recipe, config), sharp_model(recipe.without("compile"), config)
     steps = [build_step(model, recipe, learning_rate=1e-3) for model in sides]
     for seed in range(20):
         losses = [step(*batch(2, 9, config, seed)) for step in steps]
@@ -320,7 +320,7 @@ def test_it_trains_as_eager_code_does(recipe: Recipe) -> None:
 @pytest.mark.slow
 def test_two_compiled_models_in_turn_are_both_right_and_compiled_once() -> None:
     wide = replace(TINY, n_embd=12)
-    a, b = hot_model(FAST, TINY), hot_model(COMPILE, wide)
+    a, b = sharp_model(FAST, TINY), sharp_model(COMPILE, wide)
     for _ in range(3):
         assert_right(a, TINY, *batch(2, 5))
         assert_right(b, wide, *batch(2, 5))
@@ -332,7 +332,7 @@ def test_two_compiled_models_in_turn_are_both_right_and_compiled_once() -> None:
 @pytest.mark.parametrize("recipe", [FULL.without("ddp")], ids=str)
 def test_dropout_is_on_while_training_and_off_while_evaluating(recipe: Recipe) -> None:
     config = replace(TINY, dropout=0.3, n_layer=2)
-    model = hot_model(recipe, config)
+    model = sharp_model(recipe, config)
     step = build_step(model, recipe, learning_rate=1e-2)
     losses = [float(step(*batch(4, 9))) for _ in range(30)]
     assert all(torch.tensor(losses).isfinite())
@@ -356,9 +356,9 @@ def test_dropout_is_on_while_training_and_off_while_evaluating(recipe: Recipe) -
 @COMPILERS
 @pytest.mark.slow
 def test_a_user_may_compile_the_whole_model_instead() -> None:
-    model = hot_model(only("compile", "sdpa"), TINY)
+    model = sharp_model(only("compile", "sdpa"), TINY)
     ids, targets = batch(2, 5)
-    expected = hot_reference(TINY).loss(ids, targets)
+    expected = sharp_reference(TINY).loss(ids, targets)
     whole = torch.compile(model.loss, backend="aot_eager")
     assert relative(whole(ids, targets), expected) <= 1e-12
     assert runner(model).graphs == 0
@@ -368,7 +368,7 @@ def test_a_user_may_compile_the_whole_model_instead() -> None:
 @pytest.mark.parametrize("recipe", [COMPILE, FULL.without("ddp")], ids=str)
 def test_on_cuda_it_trains_as_eager_code_does_with_one_graph(recipe: Recipe) -> None:
     config = replace(SMALL, n_layer=3)
-    sides = [hot_model(r, config, torch.float32, "cuda") for r in (recipe, recipe.without("compile"))]
+    sides = [sharp_model(r, config, torch.float32, "cuda") for r in (recipe, recipe.without("compile"))]
     steps = [build_step(model, recipe, learning_rate=1e-3) for model in sides]
     for seed in range(20):
         ids, targets = (t.cuda() for t in batch(2, 9, config, seed))

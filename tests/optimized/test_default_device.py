@@ -17,7 +17,7 @@ import reference
 from optimized import PLAIN, Recipe, only, without
 from optimized.attention import HALF, HalvedAttention
 from optimized.generation import CachedGPT, left_pad
-from tests.optimized.models import SMALL, hot_model, hot_reference
+from tests.optimized.models import SMALL, sharp_model, sharp_reference
 
 RECIPES = [PLAIN, only("kv_cache"), without("compile"), without("compile", "bf16"), without("compile", "bf16", "sdpa")]
 IDS = torch.arange(2 * 20).view(2, 20) % SMALL.vocab_size
@@ -29,12 +29,12 @@ Build = Callable[[], tuple[torch.nn.Module, Callable[[], Step], Callable[..., Te
 
 
 def of_reference() -> tuple[torch.nn.Module, Callable[[], Step], Callable[..., Tensor]]:
-    model = hot_reference()
+    model = sharp_reference()
     return model, partial(reference.build_step, model), reference.generate
 
 
 def of_recipe(recipe: Recipe) -> tuple[torch.nn.Module, Callable[[], Step], Callable[..., Tensor]]:
-    model = hot_model(recipe)
+    model = sharp_model(recipe)
     return model, partial(optimized.build_step, model, recipe), optimized.generate
 
 
@@ -63,7 +63,7 @@ def test_a_model_works_whatever_the_default_device(build: Build) -> None:
 
 def test_so_do_prompts_of_unequal_length() -> None:
     prompts, padding = left_pad([[5, 6, 7], [1]])
-    model = hot_model(only("kv_cache")).eval()
+    model = sharp_model(only("kv_cache")).eval()
     expected = optimized.generate(model, prompts, 5, temperature=0.0, padding=padding)
     with torch.device("meta"):
         assert torch.equal(optimized.generate(model, prompts, 5, temperature=0.0, padding=padding), expected)
@@ -71,7 +71,7 @@ def test_so_do_prompts_of_unequal_length() -> None:
 
 @pytest.mark.parametrize("padding", [2, torch.tensor([0, 1])], ids=["none", "some"])
 def test_so_do_the_keys_and_values_that_are_kept(padding: int | Tensor) -> None:
-    model, found = hot_model(only("kv_cache")).eval(), []
+    model, found = sharp_model(only("kv_cache")).eval(), []
     for default in ("cpu", "meta"):
         with torch.device(default):
             cached = CachedGPT(model, padding)

@@ -14,7 +14,7 @@ from optimized.embedding import ExactTable, PaddedTable
 from optimized.gpt import GPT
 from reference import SIZES, GPTConfig
 from reference.checkpoints.canonical import canonical_gradients
-from tests.optimized.models import SMALL, gradients_of, hot_model, hot_reference, relative
+from tests.optimized.models import SMALL, gradients_of, relative, sharp_model, sharp_reference
 
 V = SMALL.vocab_size  # 101 of 128 rows
 EAGER = FULL.without("compile", "ddp")
@@ -52,7 +52,7 @@ def test_the_table_has_the_next_multiple_of_128_rows(vocab_size: int, rows: int)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("recipe", [PLAIN, *RECIPES[:-1]])
 def test_an_id_of_the_padding_is_refused_as_any_that_is_out_of_range(recipe: Recipe, training: bool) -> None:
-    model = hot_model(recipe).train(training)
+    model = sharp_model(recipe).train(training)
     good = torch.tensor([[V - 1]])
     for bad in (V, 127, 128, -1):
         wrong = torch.tensor([[bad]])
@@ -77,7 +77,7 @@ def test_gpt2_has_50304_rows_and_logits_for_50257_tokens() -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_logits_that_leave_the_model_are_those_of_true_tokens(recipe: Recipe) -> None:
-    model = hot_model(recipe).eval()
+    model = sharp_model(recipe).eval()
     ids, _ = random_batch(SMALL, 2, 5)
     assert model.wte.weight.shape[0] == 128
     assert model(ids).shape == (2, 5, V)
@@ -87,7 +87,7 @@ def test_logits_that_leave_the_model_are_those_of_true_tokens(recipe: Recipe) ->
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_gradient_of_the_padding_is_exactly_zero(recipe: Recipe) -> None:
-    model = hot_model(recipe)
+    model = sharp_model(recipe)
     ids, targets = random_batch(SMALL, 2, 9)
     gradient = gradients_of(model.loss(ids, targets), model)["wte.weight"]
     assert gradient.shape[0] == 128
@@ -97,7 +97,7 @@ def test_the_gradient_of_the_padding_is_exactly_zero(recipe: Recipe) -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_padding_does_not_move_in_20_steps_with_decay(recipe: Recipe) -> None:
-    model = hot_model(recipe)
+    model = sharp_model(recipe)
     before = model.wte.weight.detach().clone()
     step = build_step(model, recipe, learning_rate=1e-2, weight_decay=0.5)
     for seed in range(20):
@@ -117,7 +117,7 @@ def test_the_padding_does_not_move_in_20_steps_with_decay(recipe: Recipe) -> Non
 def test_what_is_in_the_padding_changes_no_bit_of_logits_loss_or_gradients(recipe: Recipe, value: float) -> None:
     ids, targets = random_batch(SMALL, 2, 9)
     results = []
-    for model in (hot_model(recipe), poison(hot_model(recipe), value)):
+    for model in (sharp_model(recipe), poison(sharp_model(recipe), value)):
         loss = model.loss(ids, targets)
         results.append({"loss": loss.detach(), "logits": model(ids).detach(), **gradients_of(loss, model)})
     clean, poisoned = results
@@ -134,7 +134,7 @@ def test_padding_is_never_sampled_and_changes_no_token(recipe: Recipe, settings:
     ids, _ = random_batch(SMALL, 4, 16)
     clean, poisoned = (
         generate(model, ids, 12, generator=torch.Generator().manual_seed(1), **settings)
-        for model in (hot_model(recipe).eval(), poison(hot_model(recipe), 3e38).eval())
+        for model in (sharp_model(recipe).eval(), poison(sharp_model(recipe), 3e38).eval())
     )
     assert int(poisoned.max()) < V
     assert torch.equal(clean, poisoned)
@@ -142,7 +142,7 @@ def test_padding_is_never_sampled_and_changes_no_token(recipe: Recipe, settings:
 
 @pytest.mark.parametrize("recipe", [only("padded_vocab"), EAGER], ids=str)
 def test_poison_shows_where_nobody_cuts_the_padding_off(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = poison(hot_model(recipe), 1e4).eval()
+    model = poison(sharp_model(recipe), 1e4).eval()
     monkeypatch.setattr(PaddedTable, "logits", ExactTable.logits)
     assert model(random_batch(SMALL, 1, 4)[0]).argmax(-1).min() >= V
 
@@ -152,7 +152,7 @@ def test_poison_shows_where_nobody_cuts_the_padding_off(recipe: Recipe, monkeypa
 def test_it_is_the_same_function_whether_there_is_padding_or_not(recipe: Recipe, vocab_size: int) -> None:
     config = GPTConfig(block_size=8, vocab_size=vocab_size, n_layer=1, n_head=2, n_embd=12)
     ids, targets = random_batch(config, 3, 8)
-    plain, padded = hot_reference(config), hot_model(recipe.plus("padded_vocab"), config)
+    plain, padded = sharp_reference(config), sharp_model(recipe.plus("padded_vocab"), config)
     assert padded.wte.weight.shape[0] == 128
     assert relative(padded(ids), plain(ids)) <= 1e-12
     losses = []
@@ -165,25 +165,25 @@ def test_it_is_the_same_function_whether_there_is_padding_or_not(recipe: Recipe,
 
 
 def test_the_state_dict_has_no_padding_and_shares_the_weights() -> None:
-    model = poison(hot_model(only("padded_vocab")), 7.0)
+    model = poison(sharp_model(only("padded_vocab")), 7.0)
     table = model.state_dict()["wte.weight"]
     assert table.shape == (V, SMALL.n_embd)
-    assert torch.equal(table, hot_reference().state_dict()["wte.weight"])
+    assert torch.equal(table, sharp_reference().state_dict()["wte.weight"])
     assert table.is_contiguous()
     assert table.data_ptr() == model.wte.weight.data_ptr(), "a state dict is a view, as everywhere in torch"
 
 
 def test_loading_clears_the_padding() -> None:
-    model = poison(hot_model(only("padded_vocab")), 7.0)
-    model.load_state_dict(hot_reference(seed=1).state_dict())
+    model = poison(sharp_model(only("padded_vocab")), 7.0)
+    model.load_state_dict(sharp_reference(seed=1).state_dict())
     assert torch.equal(model.wte.weight[V:], torch.zeros(27, SMALL.n_embd, dtype=torch.float64))
-    assert torch.equal(model.wte.weight[:V], hot_reference(seed=1).wte.weight)
+    assert torch.equal(model.wte.weight[:V], sharp_reference(seed=1).wte.weight)
 
 
 @pytest.mark.parametrize("rows", [0, 1, V - 1, V + 1, 127, 128, 129])
 @pytest.mark.parametrize("recipe", [PLAIN, only("padded_vocab"), EAGER.without("bf16")], ids=str)
 def test_a_table_of_another_height_is_an_error_that_names_it_and_both_shapes(recipe: Recipe, rows: int) -> None:
-    model = hot_model(recipe)
+    model = sharp_model(recipe)
     before = model.wte.weight.detach().clone()
     state = {**model.state_dict(), "wte.weight": torch.ones(rows, SMALL.n_embd, dtype=torch.float64)}
     with pytest.raises(RuntimeError, match=r"size mismatch for wte\.weight") as error:
@@ -197,13 +197,13 @@ def test_a_table_of_another_height_is_an_error_that_names_it_and_both_shapes(rec
 
 @pytest.mark.parametrize("shape", [(V,), (), (V, SMALL.n_embd + 1), (V, SMALL.n_embd, 1)], ids=str)
 def test_so_is_a_table_of_any_other_shape(shape: tuple[int, ...]) -> None:
-    model = hot_model(only("padded_vocab"))
+    model = sharp_model(only("padded_vocab"))
     with pytest.raises(RuntimeError, match=r"size mismatch for wte\.weight"):
         model.load_state_dict({**model.state_dict(), "wte.weight": torch.ones(shape, dtype=torch.float64)})
 
 
 def test_a_missing_table_is_named() -> None:
-    model = hot_model(only("padded_vocab"))
+    model = sharp_model(only("padded_vocab"))
     state = dict(model.state_dict())
     del state["wte.weight"]
     with pytest.raises(RuntimeError, match=r'Missing key\(s\) in state_dict: "wte\.weight"'):
@@ -213,7 +213,7 @@ def test_a_missing_table_is_named() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("recipe", [only("padded_vocab"), FULL.without("ddp")], ids=str)
 def test_on_cuda_the_padding_neither_moves_nor_shows(recipe: Recipe) -> None:
-    model = hot_model(recipe, dtype=torch.float32, device="cuda")
+    model = sharp_model(recipe, dtype=torch.float32, device="cuda")
     step = build_step(model, recipe, learning_rate=1e-2, weight_decay=0.5)
     for seed in range(20):
         step(*(t.cuda() for t in random_batch(SMALL, 2, 9, seed=seed)))

@@ -12,7 +12,7 @@ from optimized import FULL, gemv, only, without
 from optimized.gemv import WORTH_COMPILING, Compiled, RowLinear, RowProduct, in_parallel
 from optimized.generation import CachedGPT
 from reference import GPTConfig
-from tests.optimized.models import hot_model
+from tests.optimized.models import sharp_model
 
 SHAPES = [(1, 1), (7, 3), (64, 5), (50, 48), (128, 33), (257, 16), (50304, 8)]
 
@@ -116,7 +116,7 @@ def test_small_matrices_are_not_worth_a_compiler() -> None:
 def test_generating_one_text_uses_the_product_of_one_row_and_several_texts_do_not(
     recipe: optimized.Recipe, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cached = CachedGPT(hot_model(recipe).eval(), rows)
+    cached = CachedGPT(sharp_model(recipe).eval(), rows)
     layers = [layer for layer in cached.model.modules() if isinstance(layer, RowLinear)]
     calls: list[torch.Size] = []
 

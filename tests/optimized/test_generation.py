@@ -13,7 +13,7 @@ from optimized import FULL, PLAIN, Recipe, generate, only
 from optimized.generation import cached_stream, left_pad
 from optimized.gpt import GPT
 from reference import generate as reference_generate
-from tests.optimized.models import SMALL, hot_model, hot_reference
+from tests.optimized.models import SMALL, sharp_model, sharp_reference
 
 BLOCK = SMALL.block_size
 RECIPES = {
@@ -22,8 +22,8 @@ RECIPES = {
     "full": FULL.without("bf16", "compile", "ddp"),
     "without": FULL.without("bf16", "compile", "ddp", "kv_cache"),
 }
-MODELS = {name: hot_model(recipe).eval() for name, recipe in RECIPES.items()}
-REFERENCE = hot_reference().eval()
+MODELS = {name: sharp_model(recipe).eval() for name, recipe in RECIPES.items()}
+REFERENCE = sharp_reference().eval()
 every_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 every_cached_model = pytest.mark.parametrize("model", [MODELS["alone"], MODELS["full"]], ids=["alone", "full"])
 GREEDY: dict[str, Any] = {"temperature": 0.0}
@@ -153,7 +153,7 @@ def test_the_prompt_the_weights_and_the_mode_are_left_alone(model: GPT) -> None:
 
 @pytest.mark.parametrize("settings", [GREEDY, {"top_k": 5}], ids=str)
 def test_in_bf16_the_cache_does_not_change_what_is_possible(settings: dict[str, Any]) -> None:
-    model = hot_model(FULL.without("compile", "ddp")).eval()
+    model = sharp_model(FULL.without("compile", "ddp")).eval()
     out = generate(model, ids_of(4, 5), BLOCK, generator=drawn(0), **settings)
     assert out.shape == (4, 5 + BLOCK)
     assert int(out.min()) >= 0
@@ -249,7 +249,7 @@ def test_left_pad_puts_prompts_to_the_right() -> None:
 @pytest.mark.parametrize("recipe", [only("kv_cache"), RECIPES["full"]], ids=str)
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_on_cuda_the_same_stream_gives_the_references_tokens(recipe: Recipe, settings: dict[str, Any]) -> None:
-    model, reference = hot_model(recipe, device="cuda").eval(), hot_reference().cuda().eval()
+    model, reference = sharp_model(recipe, device="cuda").eval(), sharp_reference().cuda().eval()
     ids = ids_of(4, 5).cuda()
     mine, theirs = (
         function(side, ids, BLOCK, generator=torch.Generator("cuda").manual_seed(7), **settings)

@@ -23,7 +23,7 @@ from optimized import Recipe, build, loss, only
 from optimized.embedding import ExactTable, PaddedTable
 from optimized.loss import chunked_loss, fused_loss, plain_loss
 from reference import GPTConfig
-from tests.optimized.models import SMALL, gradients_of, hot_model, hot_reference, relative
+from tests.optimized.models import SMALL, gradients_of, relative, sharp_model, sharp_reference
 
 Case = tuple[Tensor, ExactTable, Tensor]
 
@@ -225,7 +225,7 @@ def test_a_gradient_of_the_gradient_is_refused() -> None:
 
 def test_the_table_gets_the_gradients_of_both_its_ends_in_a_model() -> None:
     ids, targets = random_batch(SMALL, 2, 9)
-    plain, fused = hot_reference(), hot_model(only("fused_loss"))
+    plain, fused = sharp_reference(), sharp_model(only("fused_loss"))
     expected, actual = (gradients_of(m.loss(ids, targets), m)["wte.weight"] for m in (plain, fused))
     assert relative(actual, expected) <= 1e-11
 

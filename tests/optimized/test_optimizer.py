@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.numerics.inputs import hot_state_dict, random_batch
+from bench.numerics.inputs import random_batch, sharp_state_dict
 from optimized import FULL, PLAIN, Recipe, build, build_step, only
 from optimized.gpt import GPT
 from optimized.optimizer import CanonicalAdamW, FusedAdamW
 from reference import build_step as reference_step
 from reference.checkpoints.canonical import from_canonical
 from reference.training.adamw import AdamW
-from tests.optimized.models import SMALL, hot_model, hot_reference, relative
+from tests.optimized.models import SMALL, relative, sharp_model, sharp_reference
 
 Optimizer = CanonicalAdamW | FusedAdamW
 KINDS: list[type[Optimizer]] = [CanonicalAdamW, FusedAdamW]
@@ -31,7 +31,7 @@ SETTINGS = [
 
 def set_gradients(models: tuple[nn.Module, ...], seed: int, scale: float = 1.0) -> None:
     """The same random gradients on every model, over four decades; on padding zeros, as ever."""
-    noise = hot_state_dict(SMALL, seed=seed + 100)
+    noise = sharp_state_dict(SMALL, seed=seed + 100)
     canonical = {name: scale * tensor * 10.0 ** (2 * tensor.sin()) for name, tensor in noise.items()}
     for model in models:
         own = from_canonical(model, canonical)
@@ -50,7 +50,7 @@ def snapshot(model: Any) -> dict[str, Tensor]:
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("recipe", [only("fused_adamw"), EVERY], ids=str)
 def test_the_fused_update_is_the_one_by_hand(recipe: Recipe, settings: dict[str, Any]) -> None:
-    ours, theirs = hot_model(recipe), hot_reference()
+    ours, theirs = sharp_model(recipe), sharp_reference()
     a, b = FusedAdamW(ours, **settings), AdamW(theirs, **settings)
     before = snapshot(theirs)
     for step in range(20):
@@ -66,7 +66,7 @@ def test_the_fused_update_is_the_one_by_hand(recipe: Recipe, settings: dict[str,
 
 @pytest.mark.parametrize("recipe", [only("fused_adamw"), EVERY, EVERY.without("fused_adamw")], ids=str)
 def test_so_are_whole_training_steps_with_clipping(recipe: Recipe) -> None:
-    sides = hot_model(recipe), hot_reference()
+    sides = sharp_model(recipe), sharp_reference()
     before = snapshot(sides[1])
     settings: dict[str, Any] = {"learning_rate": lambda s: 1e-4 * (s + 1), "weight_decay": 0.3, "clip": 0.5}
     steps = build_step(sides[0], recipe, **settings), reference_step(sides[1], **settings)
@@ -87,7 +87,7 @@ def test_so_are_whole_training_steps_with_clipping(recipe: Recipe) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("recipe", [PLAIN, EVERY], ids=str)
 def test_matrices_and_embeddings_decay_and_nothing_else(recipe: Recipe, kind: type[Optimizer]) -> None:
-    model = hot_model(recipe)
+    model = sharp_model(recipe)
     before = snapshot(model)
     optimizer = kind(model, weight_decay=0.5)
     optimizer.learning_rate = 0.1
@@ -103,7 +103,7 @@ def test_matrices_and_embeddings_decay_and_nothing_else(recipe: Recipe, kind: ty
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_parameter_without_a_gradient_is_left_alone_and_keeps_pace(kind: type[Optimizer]) -> None:
     """Its bias correction later is that of the step, as by hand, not of how often it moved."""
-    ours, theirs = hot_model(PLAIN), hot_reference()
+    ours, theirs = sharp_model(PLAIN), sharp_reference()
     a, b = kind(ours), AdamW(theirs)
     a.learning_rate = b.learning_rate = 1e-2
     before = snapshot(theirs)
@@ -124,7 +124,7 @@ def test_a_parameter_without_a_gradient_is_left_alone_and_keeps_pace(kind: type[
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_zero_grad_forgets_and_a_step_without_gradients_moves_nothing(kind: type[Optimizer]) -> None:
-    model = hot_model(PLAIN)
+    model = sharp_model(PLAIN)
     before = snapshot(model)
     optimizer = kind(model, weight_decay=0.5)
     optimizer.learning_rate = 0.1
@@ -139,7 +139,7 @@ def test_zero_grad_forgets_and_a_step_without_gradients_moves_nothing(kind: type
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("limit", [1e-3, 1.0, 1e6, math.inf])
 def test_clipping_is_the_references(kind: type[Optimizer], limit: float) -> None:
-    ours, theirs = hot_model(PLAIN), hot_reference()
+    ours, theirs = sharp_model(PLAIN), sharp_reference()
     set_gradients((ours, theirs), 1)
     norm = kind(ours).clip(limit)
     expected = torch.nn.utils.clip_grad_norm_(theirs.parameters(), limit)
@@ -152,7 +152,7 @@ def test_clipping_is_the_references(kind: type[Optimizer], limit: float) -> None
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_that_are_not_numbers_show_in_the_norm(kind: type[Optimizer]) -> None:
-    model = hot_model(PLAIN)
+    model = sharp_model(PLAIN)
     set_gradients((model,), 1)
     model.wpe.weight.grad[0, 0] = math.nan
     assert kind(model).clip(1.0).isnan()
@@ -160,7 +160,7 @@ def test_gradients_that_are_not_numbers_show_in_the_norm(kind: type[Optimizer]) 
 
 def test_a_fused_step_counts_as_a_write() -> None:
     """What goes by torch's count of writes, a kept working copy say, has to notice that the weights are others."""
-    model = hot_model(PLAIN)
+    model = sharp_model(PLAIN)
     optimizer = FusedAdamW(model)
     optimizer.learning_rate = 1e-3
     set_gradients((model,), 0)
@@ -183,7 +183,7 @@ def test_a_fused_step_counts_as_a_write() -> None:
 )
 def test_settings_that_cannot_be_are_refused(kind: type[Optimizer], settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        kind(hot_model(PLAIN), **settings)
+        kind(sharp_model(PLAIN), **settings)
 
 
 @pytest.mark.parametrize("recipe", [PLAIN, FULL.without("compile")], ids=str)
@@ -198,14 +198,14 @@ def test_settings_that_cannot_be_are_refused(kind: type[Optimizer], settings: di
 )
 def test_so_are_those_of_a_step(recipe: Recipe, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        build_step(hot_model(recipe), recipe, **settings)
+        build_step(sharp_model(recipe), recipe, **settings)
 
 
 # --- state
 
 
 def trained(recipe: Recipe, steps: int = 3) -> tuple[GPT, Optimizer]:
-    model = hot_model(recipe)
+    model = sharp_model(recipe)
     step = build_step(model, recipe)
     for seed in range(steps):
         step(*random_batch(SMALL, 2, 9, seed=seed))
@@ -225,7 +225,7 @@ def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
 def test_the_state_has_the_names_and_shapes_of_the_references(recipe: Recipe) -> None:
-    state, expected = trained(recipe)[1].state_dict(), AdamW(hot_reference()).state_dict()
+    state, expected = trained(recipe)[1].state_dict(), AdamW(sharp_reference()).state_dict()
     assert list(state) == list(expected)
     assert {n: (t.shape, t.dtype) for n, t in state.items()} == {n: (t.shape, t.dtype) for n, t in expected.items()}
     assert int(state["step"]) == 3
@@ -235,7 +235,7 @@ def test_the_state_has_the_names_and_shapes_of_the_references(recipe: Recipe) ->
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
 def test_it_goes_to_the_reference_and_back_to_any_recipe_bitwise(recipe: Recipe) -> None:
     state = copied(trained(recipe)[1].state_dict())
-    reference = AdamW(hot_reference())
+    reference = AdamW(sharp_reference())
     reference.load_state_dict(state)
     assert_equal(reference.state_dict(), state)
     for other in RECIPES:
@@ -269,14 +269,14 @@ def test_loading_copies(recipe: Recipe) -> None:
 
 
 def test_the_library_is_asked_for_its_fused_step_with_the_settings_of_the_reference() -> None:
-    library = FusedAdamW(hot_model(EVERY), weight_decay=0.3, betas=(0.8, 0.9)).adamw
+    library = FusedAdamW(sharp_model(EVERY), weight_decay=0.3, betas=(0.8, 0.9)).adamw
     asked = {name: library.defaults[name] for name in ("fused", "betas", "eps")}
     assert asked == {"fused": True, "betas": (0.8, 0.9), "eps": 1e-8}
     assert [group["weight_decay"] for group in library.param_groups] == [0.3, 0.0]
 
 
 def test_steps_are_counted_in_float32_as_the_library_does_it_whatever_torchs_default() -> None:
-    model, default = hot_model(EVERY), torch.get_default_dtype()
+    model, default = sharp_model(EVERY), torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
         states = FusedAdamW(model).adamw.state.values()
@@ -340,7 +340,7 @@ def test_a_state_that_does_not_fit_is_named_and_changes_nothing(recipe: Recipe, 
 @pytest.mark.gpu
 @pytest.mark.parametrize("recipe", [only("fused_adamw"), EVERY], ids=str)
 def test_on_cuda_the_fused_update_is_the_one_by_hand(recipe: Recipe) -> None:
-    ours, theirs = hot_model(recipe, device="cuda"), hot_reference().cuda()
+    ours, theirs = sharp_model(recipe, device="cuda"), sharp_reference().cuda()
     a, b = FusedAdamW(ours), AdamW(theirs)
     before = snapshot(theirs)
     for step in range(20):

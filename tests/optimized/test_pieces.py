@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from optimized import PLAIN, Recipe, build_step, only
 from optimized.step import TrainingStep
-from tests.optimized.models import SMALL, gradients_of, hot_model, relative
+from tests.optimized.models import SMALL, gradients_of, relative, sharp_model
 
 IDS = torch.randint(SMALL.vocab_size, (5, 9), generator=torch.Generator().manual_seed(0))
 TARGETS = IDS.roll(-1, dims=1)
@@ -46,7 +46,7 @@ class Watched:
 
 
 def a_step(recipe: Recipe, micro_batch: int | None, world: int = 1) -> tuple[TrainingStep, Watched]:
-    model = hot_model(recipe)
+    model = sharp_model(recipe)
     step = build_step(model, recipe, micro_batch=micro_batch)
     step.exchange = watched = Watched(model, world)
     return step, watched

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.numerics.inputs import hot_state_dict, random_batch, warm_state_dict
+from bench.numerics.inputs import random_batch, sharp_state_dict, typical_state_dict
 from bench.numerics.tolerances import BF16_FACTORS
 from optimized import FULL, PLAIN, Recipe, build, build_step, builder, generate, only
 from optimized.gemv import in_parallel
@@ -22,7 +22,7 @@ from optimized.gpt import GPT
 from optimized.inference_copies import WorkingCopies
 from optimized.precision import TF32, BFloat16, Exact
 from reference.checkpoints.canonical import canonical_gradients
-from tests.optimized.models import SMALL, hot_model, hot_reference, relative
+from tests.optimized.models import SMALL, relative, sharp_model, sharp_reference
 
 EAGER = FULL.without("compile", "ddp")
 RECIPES = [only("bf16"), only("bf16", "fused_kernels"), only("bf16", "sdpa", "fused_loss"), EAGER]
@@ -31,7 +31,7 @@ IDS, TARGETS = random_batch(SMALL, 2, 9)
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
 def test_weights_gradients_and_moments_are_float32(recipe: Recipe) -> None:
-    model = hot_model(recipe)
+    model = sharp_model(recipe)
     step = build_step(model, recipe)
     loss = step(IDS, TARGETS)
     kinds = {
@@ -74,7 +74,7 @@ EXACT = (
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
 def test_products_are_bfloat16_and_softmax_norms_and_loss_float32(recipe: Recipe) -> None:
-    model = hot_model(recipe)
+    model = sharp_model(recipe)
     with Dtypes() as dtypes:
         model.loss(IDS, TARGETS)
     seen = {name: dtypes.given[name] for name in PRODUCTS if name in dtypes.given}
@@ -88,7 +88,7 @@ def test_products_are_bfloat16_and_softmax_norms_and_loss_float32(recipe: Recipe
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
 def test_the_residual_stream_is_float32(recipe: Recipe) -> None:
-    model = hot_model(recipe)
+    model = sharp_model(recipe)
     streams: list[Tensor] = []
 
     def note(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
@@ -103,13 +103,13 @@ def test_the_residual_stream_is_float32(recipe: Recipe) -> None:
 
 
 def test_logits_leave_in_the_precision_of_the_products() -> None:
-    assert hot_model(only("bf16"))(IDS).dtype == torch.bfloat16
-    assert hot_model(PLAIN)(IDS).dtype == torch.float64
-    assert hot_model(only("tf32").without("tf32"), dtype=torch.float32)(IDS).dtype == torch.float32
+    assert sharp_model(only("bf16"))(IDS).dtype == torch.bfloat16
+    assert sharp_model(PLAIN)(IDS).dtype == torch.float64
+    assert sharp_model(only("tf32").without("tf32"), dtype=torch.float32)(IDS).dtype == torch.float32
 
 
 def test_bf16_is_bfloat16_whatever_precision_autocast_has_otherwise() -> None:
-    model, usual = hot_model(only("bf16")).eval(), torch.get_autocast_dtype("cpu")
+    model, usual = sharp_model(only("bf16")).eval(), torch.get_autocast_dtype("cpu")
     torch.set_autocast_dtype("cpu", torch.float16)
     try:
         assert model(torch.zeros(1, 3, dtype=torch.int64)).dtype == torch.bfloat16
@@ -126,7 +126,7 @@ def test_a_cpu_without_bf16_instructions_gets_one_line_that_says_it_will_be_slow
 ) -> None:
     monkeypatch.setattr(builder, "computes_bfloat16", lambda: False)
     with pytest.warns(UserWarning, match="bf16") as warned:
-        model = build(SMALL, EAGER, hot_state_dict(SMALL))
+        model = build(SMALL, EAGER, sharp_state_dict(SMALL))
     assert len(warned) == 1
     message = str(warned[0].message)
     assert message == (
@@ -143,7 +143,7 @@ def test_a_cpu_without_bf16_instructions_gets_one_line_that_says_it_will_be_slow
 def test_the_line_about_slow_bf16_names_the_builder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builder, "computes_bfloat16", lambda: False)
     with pytest.warns(UserWarning, match="bf16") as warned:
-        build(SMALL, EAGER, hot_state_dict(SMALL))
+        build(SMALL, EAGER, sharp_state_dict(SMALL))
     assert Path(warned[0].filename).name == "builder.py"
 
 
@@ -171,7 +171,7 @@ def fresh(model: GPT, recipe: Recipe) -> GPT:
 )
 @pytest.mark.parametrize("recipe", [only("bf16", "kv_cache"), EAGER], ids=str)
 def test_what_is_generated_follows_the_weights(recipe: Recipe, change: str) -> None:
-    model = hot_model(recipe).eval()
+    model = sharp_model(recipe).eval()
     step = build_step(model, recipe, learning_rate=0.1)
     before = tokens(model)
     assert torch.equal(before, tokens(model))
@@ -180,7 +180,7 @@ def test_what_is_generated_follows_the_weights(recipe: Recipe, change: str) -> N
             with torch.enable_grad():
                 step(IDS, TARGETS)
         elif change == "load_state_dict":
-            model.load_state_dict(hot_state_dict(SMALL, seed=5))
+            model.load_state_dict(sharp_state_dict(SMALL, seed=5))
         elif change == "in place":
             for parameter in model.parameters():
                 parameter.mul_(-1.5)
@@ -200,7 +200,7 @@ def test_what_is_generated_follows_the_weights(recipe: Recipe, change: str) -> N
 
 
 def test_as_long_as_the_weights_stay_there_is_one_copy() -> None:
-    model = hot_model(EAGER).eval()
+    model = sharp_model(EAGER).eval()
     twin = model.precision.working_copy(model)
     assert twin is not model
     tokens(model)
@@ -215,7 +215,7 @@ def storages(module: nn.Module) -> dict[str, int]:
 
 
 def test_a_copy_has_its_own_matrices_and_shares_what_stays_float32() -> None:
-    model = hot_model(EAGER)
+    model = sharp_model(EAGER)
     twin = model.precision.working_copy(model)
     own, theirs = storages(model), storages(twin)
     head = theirs.pop("wte.head.weight")
@@ -244,7 +244,7 @@ def count(kind: type) -> int:
 
 def test_old_copies_are_given_back_and_go_with_their_model() -> None:
     before = count(GPT)
-    model = hot_model(EAGER)
+    model = sharp_model(EAGER)
     for _ in range(4):
         with torch.no_grad():
             model.wpe.weight.mul_(1.5)
@@ -265,7 +265,7 @@ def test_a_duplicate_generates_as_the_original_does() -> None:
 
 
 def test_exact_precisions_generate_with_the_weights_of_the_model_itself() -> None:
-    model = hot_model(PLAIN)
+    model = sharp_model(PLAIN)
     assert type(model.precision) is Exact
     twin = model.precision.working_copy(model)
     theirs = storages(twin)
@@ -311,7 +311,7 @@ def test_tf32_is_on_inside_and_as_it_was_outside_even_after_an_error(before: str
 
 
 def test_a_tf32_model_has_it_on_forward_and_backward_and_off_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = hot_model(PLAIN, dtype=torch.float32)  # the CPU has the setting, and no TF32
+    model = sharp_model(PLAIN, dtype=torch.float32)  # the CPU has the setting, and no TF32
     model.precision = TF32(Exact())
     found = []
     handle = model.ln_f.register_full_backward_hook(lambda *_: found.append(torch.get_float32_matmul_precision()))
@@ -347,12 +347,12 @@ TF32_ULP = 2.0**-11  # of an input rounded to 10 bits after the leading one
 def test_on_cuda_tf32_rounds_no_more_than_plain_code_does_with_it(recipe: Recipe) -> None:
     if torch.cuda.get_device_capability() < (8, 0):
         pytest.skip("this device has no TF32")
-    weights, (ids, targets) = warm_state_dict(SMALL), (IDS.cuda(), TARGETS.cuda())
+    weights, (ids, targets) = typical_state_dict(SMALL), (IDS.cuda(), TARGETS.cuda())
     before = torch.get_float32_matmul_precision()
     found = []
     for name in ("oracle", "plain", "float32", "tf32"):
         if name in ("oracle", "plain"):
-            model: Any = hot_reference(dtype=torch.float32)
+            model: Any = sharp_reference(dtype=torch.float32)
             model.load_state_dict(weights)
             model.to("cuda", torch.float64 if name == "oracle" else torch.float32)
         else:
@@ -381,7 +381,7 @@ def test_on_cuda_tf32_rounds_no_more_than_plain_code_does_with_it(recipe: Recipe
 @pytest.mark.gpu
 @pytest.mark.parametrize("recipe", [only("bf16"), EAGER, FULL.without("ddp")], ids=str)
 def test_on_cuda_bf16_keeps_weights_stream_and_loss_in_float32(recipe: Recipe) -> None:
-    model = hot_model(recipe, device="cuda")
+    model = sharp_model(recipe, device="cuda")
     loss = build_step(model, recipe)(IDS.cuda(), TARGETS.cuda())
     assert {t.dtype for t in (loss, *model.parameters(), *(p.grad for p in model.parameters()))} == {torch.float32}
     assert model.hidden(IDS.cuda()).dtype == torch.float32

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from optimized import PLAIN, Recipe, only
-from tests.optimized.models import SMALL, hot_model
+from tests.optimized.models import SMALL, sharp_model
 
 C = SMALL.n_embd
 
@@ -23,9 +23,9 @@ C = SMALL.n_embd
     ],
 )
 def test_a_tensor_that_no_projection_has_is_named(recipe: Recipe, stray: str) -> None:
-    model = hot_model(recipe)
+    model = sharp_model(recipe)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    state = {**hot_model(recipe, seed=1).state_dict(), stray: torch.zeros(3 * C, C, dtype=torch.float64)}
+    state = {**sharp_model(recipe, seed=1).state_dict(), stray: torch.zeros(3 * C, C, dtype=torch.float64)}
     with pytest.raises(RuntimeError, match=rf'Unexpected key\(s\) in state_dict: "{stray}"\.'):
         model.load_state_dict(state)
     assert model.load_state_dict(before, strict=True)
@@ -34,7 +34,7 @@ def test_a_tensor_that_no_projection_has_is_named(recipe: Recipe, stray: str) ->
 
 @pytest.mark.parametrize("recipe", [PLAIN, only("fused_qkv")], ids=str)
 def test_all_of_them_are_named_at_once(recipe: Recipe) -> None:
-    model = hot_model(recipe)
+    model = sharp_model(recipe)
     strays = ["h.0.attn.q_proj.scale", "h.1.attn.k_proj.scale", "h.1.mlp.scale"]
     with pytest.raises(RuntimeError) as error:
         model.load_state_dict({**model.state_dict(), **dict.fromkeys(strays, torch.zeros(1))})

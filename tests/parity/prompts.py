@@ -7,11 +7,11 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from bench.numerics.inputs import hot_state_dict
+from bench.numerics.inputs import sharp_state_dict
 from reference import GPTConfig
 
 CONFIG = GPTConfig(block_size=64, vocab_size=211, n_layer=2, n_head=3, n_embd=24)
-WEIGHTS = hot_state_dict(CONFIG, seed=3)
+WEIGHTS = sharp_state_dict(CONFIG, seed=3)
 NEW, PROMPTS = 8, 1000
 
 

@@ -11,8 +11,8 @@ from torch import nn
 from bench.contenders import Autocast
 from bench.contenders.huggingface_model import HuggingFaceGPT
 from bench.contenders.torch_step import build_library_step
-from bench.numerics.inputs import hot_state_dict, random_batch, warm_state_dict
-from bench.numerics.outputs import BuildStep, Observation, observe
+from bench.numerics.inputs import random_batch, sharp_state_dict, typical_state_dict
+from bench.numerics.outputs import BuildStep, ModelOutputs, collect_outputs
 from optimized import FULL, PLAIN, RUNGS, Recipe, build, build_step, only, upto, without
 from optimized.gpt import GPT as FastGPT
 from reference import GPT, GPTConfig
@@ -68,44 +68,44 @@ def plain_bfloat16(config: GPTConfig = CONFIG, seed: int = 0, device: str = "cpu
 
 
 def weights(precision: str, config: GPTConfig, seed: int) -> dict[str, torch.Tensor]:
-    """Hot weights, or the warm ones that bfloat16 is judged on; see bench/contenders/verify.py."""
+    """Sharp weights, or the typical ones that bfloat16 is judged on; see bench/contenders/verify.py."""
     if precision in ("bfloat16", "tf32"):
-        return warm_state_dict(config, seed)
-    return hot_state_dict(config, seed, torch.float32)
+        return typical_state_dict(config, seed)
+    return sharp_state_dict(config, seed, torch.float32)
 
 
 # What each side answers is asked once: every recipe is held against the same oracles, and by several tests.
 
 
 @cache
-def answers_of(recipe: Recipe, precision: str, shape: tuple[int, int] = (3, 33), steps: int = 20) -> Observation:
+def answers_of(recipe: Recipe, precision: str, shape: tuple[int, int] = (3, 33), steps: int = 20) -> ModelOutputs:
     """What a recipe answers to a batch of a shape (B, T)."""
     return answers(fast(recipe, precision), partial(build_step, recipe=recipe), precision, shape, steps)
 
 
 @cache
-def answers_of_the_readable(precision: str, shape: tuple[int, int] = (3, 33), steps: int = 20) -> Observation:
+def answers_of_the_readable(precision: str, shape: tuple[int, int] = (3, 33), steps: int = 20) -> ModelOutputs:
     """What the readable model answers in float64."""
     return answers(plain(precision), readable_step, precision, shape, steps)
 
 
 @cache
-def answers_of_plain_bfloat16() -> Observation:
+def answers_of_plain_bfloat16() -> ModelOutputs:
     """What the readable model answers under autocast."""
     return answers(plain_bfloat16(), readable_step, "bfloat16", (3, 33), 20)
 
 
 @cache
-def answers_of_hugging_face(precision: str) -> Observation:
+def answers_of_hugging_face(precision: str) -> ModelOutputs:
     """What Hugging Face's model answers in float64."""
     theirs = HuggingFaceGPT(CONFIG).double()
     theirs.load_state_dict(weights(precision, CONFIG, 0))
     return answers(theirs, build_library_step, precision, (3, 33), 20)
 
 
-def answers(model: nn.Module, build: BuildStep, precision: str, shape: tuple[int, int], steps: int) -> Observation:
+def answers(model: nn.Module, build: BuildStep, precision: str, shape: tuple[int, int], steps: int) -> ModelOutputs:
     """Logits, loss, gradients, the losses of AdamW steps, and how far each weight moved in them."""
     batch = random_batch(CONFIG, *shape)
     before = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     rate = 1e-5 if COARSE[precision] else 1e-4  # see bench/contenders/verify.py
-    return observe(model, build, batch, batch, steps, learning_rate=rate, weights=before)
+    return collect_outputs(model, build, batch, batch, steps, learning_rate=rate, weights=before)

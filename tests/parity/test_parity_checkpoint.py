@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from bench.numerics.inputs import hot_state_dict, random_batch
+from bench.numerics.inputs import random_batch, sharp_state_dict
 from reference import GPT, SIZES, GPTConfig
 from reference.checkpoints.checkpoint import CONFIG, MODEL, Checkpoint, load, save
 from reference.checkpoints.huggingface import config_from_hf, from_hf, hf_config
@@ -72,7 +72,7 @@ def test_transformers_opens_our_checkpoint_with_nothing_missing_and_says_the_sam
     tmp_path: Path, shape: str, precision: str, attention: str
 ) -> None:
     config = SHAPES[shape]
-    weights = hot_state_dict(config, dtype=DTYPES[precision])
+    weights = sharp_state_dict(config, dtype=DTYPES[precision])
     theirs = opened(saved(tmp_path, config, weights), attn_implementation=attention)
     assert_same_logits(weights, theirs, config)
     assert theirs.transformer.wte.weight.data_ptr() == theirs.lm_head.weight.data_ptr(), "the tables are untied"
@@ -82,7 +82,7 @@ def test_transformers_opens_our_checkpoint_with_nothing_missing_and_says_the_sam
 @pytest.mark.parametrize("shape", SHAPES)
 def test_ours_through_transformers_and_back_is_the_same_file(tmp_path: Path, shape: str, precision: str) -> None:
     config = SHAPES[shape]
-    weights = hot_state_dict(config, dtype=DTYPES[precision])
+    weights = sharp_state_dict(config, dtype=DTYPES[precision])
     folder = saved(tmp_path / "ours", config, weights)
     opened(folder).save_pretrained(tmp_path / "theirs")
 
@@ -128,7 +128,7 @@ def test_what_transformers_makes_by_default_is_opened_by_us(tmp_path: Path) -> N
 
 def test_the_old_form_of_the_published_files_says_to_both_the_same(tmp_path: Path) -> None:
     config = SHAPES["usual"]
-    folder = saved(tmp_path / "ours", config, hot_state_dict(config, dtype=torch.float32))
+    folder = saved(tmp_path / "ours", config, sharp_state_dict(config, dtype=torch.float32))
     tensors = {name.removeprefix("transformer."): t for name, t in load_file(folder / MODEL).items()}
     for layer in range(config.n_layer):
         tensors[f"h.{layer}.attn.bias"] = torch.ones(1, 1, config.block_size, config.block_size).tril()
@@ -144,7 +144,7 @@ def test_the_old_form_of_the_published_files_says_to_both_the_same(tmp_path: Pat
 
 def test_a_checkpoint_without_biases_stays_one_on_both_sides(tmp_path: Path) -> None:
     config = SHAPES["no-bias"]
-    weights = hot_state_dict(config, dtype=torch.float32)
+    weights = sharp_state_dict(config, dtype=torch.float32)
     theirs = opened(saved(tmp_path / "ours", config, weights))
     biases = [tensor for name, tensor in theirs.state_dict().items() if name.endswith(".bias")]
     assert biases
@@ -154,7 +154,7 @@ def test_a_checkpoint_without_biases_stays_one_on_both_sides(tmp_path: Path) -> 
 
 def test_the_weights_file_is_what_transformers_files_by_name_shape_and_metadata(tmp_path: Path) -> None:
     config = SHAPES["usual"]
-    folder = saved(tmp_path, config, hot_state_dict(config, dtype=torch.float32))
+    folder = saved(tmp_path, config, sharp_state_dict(config, dtype=torch.float32))
     with safe_open(folder / MODEL, framework="pt") as file:
         assert file.metadata() == {"format": "pt"}
         assert "lm_head.weight" not in file.keys()  # noqa: SIM118  # not a dict
@@ -164,7 +164,7 @@ def test_the_weights_file_is_what_transformers_files_by_name_shape_and_metadata(
 
 def test_our_tokenizer_file_is_not_taken_for_one_of_theirs(tmp_path: Path) -> None:
     config = SHAPES["usual"]
-    folder = saved(tmp_path, config, hot_state_dict(config, dtype=torch.float32))
+    folder = saved(tmp_path, config, sharp_state_dict(config, dtype=torch.float32))
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     try:
         vocabulary = AutoTokenizer.from_pretrained(folder).get_vocab()
@@ -177,7 +177,7 @@ def test_our_tokenizer_file_is_not_taken_for_one_of_theirs(tmp_path: Path) -> No
 @pytest.mark.slow
 def test_at_the_real_gpt2_size_the_checkpoint_is_opened_and_comes_back_as_the_same_file(tmp_path: Path) -> None:
     config = SIZES["gpt2"]
-    weights = hot_state_dict(config, dtype=torch.float32)
+    weights = sharp_state_dict(config, dtype=torch.float32)
     folder = save(tmp_path / "ours", Checkpoint(0, config, weights, {}, {}, {}))
     assert json.loads((folder / CONFIG).read_text())["n_positions"] == 1024
     theirs = opened(folder)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bench.contenders.torch_step import build_library_step
 from bench.numerics.errors import PIECE
-from bench.numerics.inputs import hot_state_dict, random_batch
+from bench.numerics.inputs import random_batch, sharp_state_dict
 from bench.numerics.tolerances import BUDGETS, Budget
 from bench.parity import Measurement, Report, assert_same, compare, distance, measure_all
 from reference import GPT, GPTConfig, build_step
@@ -25,7 +25,7 @@ EXACT = Budget(logits=0.0, loss=0.0, gradient=0.0, trajectory=0.0, update=0.0)
 
 def gpt(seed: int = 0) -> GPT:
     model = GPT(CONFIG).double()
-    model.load_state_dict(hot_state_dict(CONFIG, seed))
+    model.load_state_dict(sharp_state_dict(CONFIG, seed))
     return model
 
 
@@ -35,7 +35,7 @@ class Altered(GPT):
     def __init__(self, logits: Callable[[Tensor], Tensor]) -> None:
         super().__init__(CONFIG)
         self.alter = logits
-        self.double().load_state_dict(hot_state_dict(CONFIG))
+        self.double().load_state_dict(sharp_state_dict(CONFIG))
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.alter(super().forward(ids))
@@ -139,7 +139,7 @@ def test_an_update_without_weight_decay_is_seen_although_the_weights_hardly_diff
 
     report = compare(gpt(), gpt(), *batch(), build=undecayed)
     assert report.worst("update").error > 1e6 * (BUDGETS["float64"].update or 0.0)
-    weights = hot_state_dict(CONFIG)
+    weights = sharp_state_dict(CONFIG)
     moved = report.worst("update")
     assert moved.largest < 1e-3 * float(weights[moved.name].abs().max()), "this bug was meant to be small"
 
@@ -159,7 +159,7 @@ def test_another_loss_is_seen_where_the_logits_agree() -> None:
             return cross_entropy(self(ids), targets.clamp(min=0))
 
     candidate = Unmasked(CONFIG).double()
-    candidate.load_state_dict(hot_state_dict(CONFIG))
+    candidate.load_state_dict(sharp_state_dict(CONFIG))
     report = compare(candidate, gpt(), *batch(), steps=0)
     assert report.worst("logits").error == 0.0
     assert report.worst("loss").error > 1e-3
@@ -211,7 +211,7 @@ def test_comparing_leaves_both_models_as_they_were() -> None:
     compare(a, b, *batch(), oracle_build=build_library_step)
     assert a.training
     assert not b.training
-    for name, tensor in hot_state_dict(CONFIG).items():
+    for name, tensor in sharp_state_dict(CONFIG).items():
         assert torch.equal(a.state_dict()[name], tensor), name
         assert torch.equal(b.state_dict()[name], tensor), name
     assert all(p.grad is None for p in (*a.parameters(), *b.parameters()))
@@ -223,10 +223,10 @@ def test_dropout_does_not_take_part_in_a_comparison_unless_it_is_alive_in_eval()
             return nn.functional.dropout(super().forward(ids), 0.1, training=True)
 
     quiet = GPT(GPTConfig(**{**vars(CONFIG), "dropout": 0.5})).double().train()
-    quiet.load_state_dict(hot_state_dict(CONFIG))
+    quiet.load_state_dict(sharp_state_dict(CONFIG))
     assert_same(quiet, gpt(), *batch(), budget=EXACT, steps=0)
     alive = Alive(CONFIG).double()
-    alive.load_state_dict(hot_state_dict(CONFIG))
+    alive.load_state_dict(sharp_state_dict(CONFIG))
     with pytest.raises(AssertionError, match="logits"):
         assert_same(alive, gpt(), *batch(), steps=0)
 

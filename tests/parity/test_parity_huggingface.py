@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from bench.contenders.huggingface_model import HuggingFaceGPT
 from bench.contenders.torch_step import build_library_step
-from bench.numerics.inputs import hot_state_dict, random_batch
-from bench.numerics.outputs import BuildStep, Observation, hold_against, observe
+from bench.numerics.inputs import random_batch, sharp_state_dict
+from bench.numerics.outputs import BuildStep, ModelOutputs, collect_outputs, compare_outputs
 from bench.numerics.tolerances import BUDGETS
 from bench.parity import assert_same
 from reference import GPT, SIZES, GPTConfig, build_step
@@ -21,8 +21,8 @@ from tests.parity.shapes import LENGTHS, SHAPES
 
 
 def pair(config: GPTConfig, attention: str, precision: str, seed: int = 0) -> tuple[GPT, HuggingFaceGPT]:
-    """Ours in a precision and Hugging Face's in float64, with the same hot weights."""
-    weights = hot_state_dict(config, seed)
+    """Ours in a precision and Hugging Face's in float64, with the same sharp weights."""
+    weights = sharp_state_dict(config, seed)
     ours, theirs = GPT(config).to(getattr(torch, precision)), HuggingFaceGPT(config, attention).double()
     ours.load_state_dict(weights)
     theirs.load_state_dict(weights)
@@ -30,30 +30,30 @@ def pair(config: GPTConfig, attention: str, precision: str, seed: int = 0) -> tu
 
 
 @cache
-def answers_of_ours(shape: str, T: int, precision: str) -> Observation:
+def answers_of_ours(shape: str, T: int, precision: str) -> ModelOutputs:
     """Asked once, held against both of theirs."""
     ours = GPT(SHAPES[shape]).to(getattr(torch, precision))
     return trained(ours, build_step, shape, T)
 
 
 @cache
-def answers_of_theirs(shape: str, T: int, attention: str) -> Observation:
+def answers_of_theirs(shape: str, T: int, attention: str) -> ModelOutputs:
     return trained(HuggingFaceGPT(SHAPES[shape], attention).double(), build_library_step, shape, T)
 
 
-def trained(model: nn.Module, build: BuildStep, shape: str, T: int) -> Observation:
-    """The answers of a model with hot weights; 20 AdamW steps where the block is full, and at one shorter length."""
-    weights, batch = hot_state_dict(SHAPES[shape], seed=T), random_batch(SHAPES[shape], 3, T, seed=T)
+def trained(model: nn.Module, build: BuildStep, shape: str, T: int) -> ModelOutputs:
+    """The answers of a model with sharp weights; 20 AdamW steps where the block is full, and at one shorter length."""
+    weights, batch = sharp_state_dict(SHAPES[shape], seed=T), random_batch(SHAPES[shape], 3, T, seed=T)
     model.load_state_dict(weights)
     steps = 20 if T in (7, SHAPES[shape].block_size) else 0
-    return observe(model, build, batch, batch, steps, learning_rate=1e-4, weights=weights)
+    return collect_outputs(model, build, batch, batch, steps, learning_rate=1e-4, weights=weights)
 
 
 @pytest.mark.parametrize(("attention", "precision"), [("eager", "float64"), ("sdpa", "float64"), ("sdpa", "float32")])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("T", LENGTHS)
 def test_reference_equals_hugging_face(shape: str, T: int, attention: str, precision: str) -> None:
-    report = hold_against(answers_of_ours(shape, T, precision), answers_of_theirs(shape, T, attention))
+    report = compare_outputs(answers_of_ours(shape, T, precision), answers_of_theirs(shape, T, attention))
     failures = report.failures(BUDGETS[precision])
     assert not failures, failures[:3]
     if precision == "float64":
@@ -77,14 +77,14 @@ def test_reference_equals_hugging_face_when_only_one_target_counts() -> None:
     assert_same(ours, theirs, ids, targets, oracle_build=build_library_step)
 
 
-def answers(model: nn.Module, config: GPTConfig, B: int, T: int) -> Observation:
+def answers(model: nn.Module, config: GPTConfig, B: int, T: int) -> ModelOutputs:
     batch = random_batch(config, B, T)
-    return observe(model, build_library_step, batch, batch, steps=0, learning_rate=0.0)
+    return collect_outputs(model, build_library_step, batch, batch, steps=0, learning_rate=0.0)
 
 
 def answers_of_hugging_face(
     config: GPTConfig, weights: dict[str, Tensor], attention: str, B: int, T: int
-) -> Observation:
+) -> ModelOutputs:
     """Of its model in float64, which is gone by then: of gpt2's size it takes 2 GB with its gradients."""
     theirs = HuggingFaceGPT(config, attention).double()
     theirs.load_state_dict(weights)
@@ -94,13 +94,13 @@ def answers_of_hugging_face(
     return found
 
 
-def assert_same_answers(config: GPTConfig, weights: dict[str, Tensor], precision: str, expected: Observation) -> None:
+def assert_same_answers(config: GPTConfig, weights: dict[str, Tensor], precision: str, expected: ModelOutputs) -> None:
     """Hold ours, in a precision, against Hugging Face's."""
     ours = GPT(config).to(getattr(torch, precision))
     ours.load_state_dict(weights)
     found = answers(ours, config, *expected.logits.shape[:2])
     del ours
-    report = hold_against(found, expected)
+    report = compare_outputs(found, expected)
     failures = report.failures(BUDGETS[precision])
     assert not failures, failures[:3]
     assert len(report.measurements) == 2 + len(expected.gradients), "logits, loss, every gradient"
@@ -109,17 +109,17 @@ def assert_same_answers(config: GPTConfig, weights: dict[str, Tensor], precision
 def test_reference_equals_hugging_face_with_the_width_heads_and_vocabulary_of_gpt2() -> None:
     """A layer of it, which takes a tenth of the time and a third of the memory that all twelve do."""
     config = replace(SIZES["gpt2"], n_layer=1)
-    weights = hot_state_dict(config, dtype=torch.float32)
+    weights = sharp_state_dict(config, dtype=torch.float32)
     assert_same_answers(config, weights, "float64", answers_of_hugging_face(config, weights, "eager", 2, 24))
 
 
 @pytest.fixture(scope="module")
 def gpt2_weights() -> dict[str, Tensor]:
-    return hot_state_dict(SIZES["gpt2"], dtype=torch.float32)
+    return sharp_state_dict(SIZES["gpt2"], dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
-def gpt2_at_full_length(gpt2_weights: dict[str, Tensor]) -> Observation:
+def gpt2_at_full_length(gpt2_weights: dict[str, Tensor]) -> ModelOutputs:
     """What Hugging Face's model answers in float64 to a sequence of 1,024 tokens; once, as it takes long."""
     torch.set_num_threads(2)
     return answers_of_hugging_face(SIZES["gpt2"], gpt2_weights, "sdpa", 1, SIZES["gpt2"].block_size)
@@ -128,7 +128,7 @@ def gpt2_at_full_length(gpt2_weights: dict[str, Tensor]) -> Observation:
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 def test_reference_equals_hugging_face_at_the_real_gpt2_size_and_full_length(
-    gpt2_weights: dict[str, Tensor], gpt2_at_full_length: Observation, precision: str
+    gpt2_weights: dict[str, Tensor], gpt2_at_full_length: ModelOutputs, precision: str
 ) -> None:
     torch.set_num_threads(2)
     assert_same_answers(SIZES["gpt2"], gpt2_weights, precision, gpt2_at_full_length)

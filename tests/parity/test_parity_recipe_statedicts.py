@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import optimized
 import reference
 from bench.contenders.huggingface_model import HuggingFaceGPT
-from bench.numerics.inputs import hot_state_dict, random_batch
+from bench.numerics.inputs import random_batch, sharp_state_dict
 from bench.parity import measure_all
 from optimized import FULL, PLAIN, RUNGS, Recipe, only
 from reference import GPT, GPTConfig
@@ -42,7 +42,7 @@ PLACES += [
 @pytest.mark.parametrize("recipe, shape", PLACES, ids=str)
 def test_weights_go_there_and_back_bit_for_bit(recipe: Recipe, shape: str) -> None:
     config = SHAPES[shape]
-    weights = hot_state_dict(config)
+    weights = sharp_state_dict(config)
     readable, theirs = GPT(config).double(), HuggingFaceGPT(config).double()
     fast_one = built(recipe, config, weights)
     assert fast_one.state_dict().keys() == readable.state_dict().keys() == weights.keys()
@@ -58,7 +58,7 @@ def test_weights_go_there_and_back_bit_for_bit(recipe: Recipe, shape: str) -> No
 
 
 def test_weights_go_from_every_layout_to_every_other() -> None:
-    weights = hot_state_dict(CONFIG)
+    weights = sharp_state_dict(CONFIG)
     for before, after in pairwise([*LAYOUTS, *reversed(LAYOUTS)]):
         model = built(after, CONFIG, built(before, CONFIG, weights).state_dict())
         assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items()), (before, after)
@@ -69,7 +69,7 @@ def test_weights_go_from_every_layout_to_every_other() -> None:
 def test_loading_is_strict_and_names_what_does_not_fit(recipe: Recipe, what: str) -> None:
     names = ["h.1.attn.k_proj.weight", "wte.weight", "h.0.attn.v_proj.bias"] if what != "unknown" else ["h.9.attn.x"]
     for name in names:
-        weights = hot_state_dict(CONFIG)
+        weights = sharp_state_dict(CONFIG)
         if what == "missing":
             del weights[name]
         else:
@@ -119,7 +119,7 @@ EAGER = FULL.without("bf16", "compile")
 def whole() -> tuple[nn.Module, dict[str, Tensor]]:
     """A run of the reference in one go, and the state of its optimizer."""
     model = plain("float64")
-    model.load_state_dict(hot_state_dict(CONFIG))
+    model.load_state_dict(sharp_state_dict(CONFIG))
     return model, train_half(reference.build_step, model, None, range(100))
 
 
@@ -131,7 +131,7 @@ def whole() -> tuple[nn.Module, dict[str, Tensor]]:
 def test_half_a_run_on_each_side_is_a_whole_run_on_one_through_memory_or_a_folder(
     first: Recipe | None, second: Recipe | None, whole: tuple[nn.Module, dict[str, Tensor]], tmp_path: Path
 ) -> None:
-    weights = hot_state_dict(CONFIG)
+    weights = sharp_state_dict(CONFIG)
     whole_model, whole_state = whole
     before = model_of(first, weights)
     state = train_half(steps_of(first), before, None, range(50))

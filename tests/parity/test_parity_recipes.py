@@ -11,7 +11,7 @@ import torch
 
 from bench.numerics.errors import Allowance, Report
 from bench.numerics.inputs import random_batch
-from bench.numerics.outputs import hold_against
+from bench.numerics.outputs import compare_outputs
 from bench.numerics.tolerances import BUDGETS, rounding_allowance
 from bench.parity import compare
 from optimized import FULL, PLAIN, RUNGS, Recipe, build_step, only
@@ -103,7 +103,7 @@ def test_in_float32(recipe: Recipe) -> None:
 
 def check(precision: str, recipe: Recipe) -> None:
     """Hold a recipe to the budgets of a precision, and keep what was seen for the table."""
-    report = hold_against(answers_of(recipe, precision), answers_of_the_readable(precision))
+    report = compare_outputs(answers_of(recipe, precision), answers_of_the_readable(precision))
     keep(recipe, precision, report, lambda m: BUDGETS[precision].of(m.quantity))
     assert_within(report, BUDGETS[precision])
 
@@ -117,20 +117,22 @@ def assert_within(report: Report, allowed: Allowance) -> None:
 @pytest.mark.parametrize("recipe", marked(model_combinations()))
 def test_every_combination_inside_the_model_in_float64(recipe: Recipe) -> None:
     shape, steps = (2, 17), 2
-    report = hold_against(answers_of(recipe, "float64", shape, steps), answers_of_the_readable("float64", shape, steps))
+    report = compare_outputs(
+        answers_of(recipe, "float64", shape, steps), answers_of_the_readable("float64", shape, steps)
+    )
     assert_within(report, BUDGETS["float64"])
 
 
 @pytest.fixture(scope="module")
 def plain_in_bfloat16() -> Report:
     """How far off plain code is in bfloat16."""
-    return hold_against(answers_of_plain_bfloat16(), answers_of_the_readable("bfloat16"))
+    return compare_outputs(answers_of_plain_bfloat16(), answers_of_the_readable("bfloat16"))
 
 
 @pytest.mark.parametrize("recipe", marked(grid("bfloat16")))
 def test_in_bfloat16_it_rounds_no_more_than_plain_code_does(recipe: Recipe, plain_in_bfloat16: Report) -> None:
     ours, oracle = answers_of(recipe, "bfloat16"), answers_of_the_readable("bfloat16")
-    report = hold_against(ours, oracle)
+    report = compare_outputs(ours, oracle)
     allowed = rounding_allowance(plain_in_bfloat16)
     keep(recipe, "bfloat16", report, allowed)
     assert_within(report, allowed)
@@ -143,19 +145,19 @@ def test_in_bfloat16_it_rounds_no_more_than_plain_code_does(recipe: Recipe, plai
     "recipe", marked([FULL.without("bf16"), FULL.without("bf16", "compile"), PLAIN], quick=FULL.without("bf16"))
 )
 def test_against_hugging_face(recipe: Recipe) -> None:
-    report = hold_against(answers_of(recipe, "float64"), answers_of_hugging_face("float64"))
+    report = compare_outputs(answers_of(recipe, "float64"), answers_of_hugging_face("float64"))
     assert_within(report, BUDGETS["float64"])
 
 
 @pytest.mark.parametrize("recipe", marked([FULL.without("bf16"), FULL.without("bf16", "compile"), PLAIN]))
 def test_against_hugging_face_in_float32(recipe: Recipe) -> None:
-    report = hold_against(answers_of(recipe, "float32"), answers_of_hugging_face("float32"))
+    report = compare_outputs(answers_of(recipe, "float32"), answers_of_hugging_face("float32"))
     assert_within(report, BUDGETS["float32"])
 
 
 @pytest.mark.parametrize("recipe", marked([FULL, FULL.without("compile")]))
 def test_full_in_bfloat16_against_hugging_face(recipe: Recipe, plain_in_bfloat16: Report) -> None:
-    report = hold_against(answers_of(recipe, "bfloat16"), answers_of_hugging_face("bfloat16"))
+    report = compare_outputs(answers_of(recipe, "bfloat16"), answers_of_hugging_face("bfloat16"))
     assert_within(report, rounding_allowance(plain_in_bfloat16))
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from bench.numerics.inputs import hot_state_dict, random_batch
+from bench.numerics.inputs import random_batch, sharp_state_dict
 from reference import GPT, SIZES, GPTConfig
 from reference.checkpoints.canonical import canonical_gradients, to_canonical
 from reference.checkpoints.huggingface import canonical_shapes, config_from_hf, from_hf, hf_config, hf_shapes, to_hf
@@ -19,7 +19,7 @@ from tests.parity.shapes import SHAPES
 @pytest.mark.parametrize("shape", SHAPES)
 def test_there_and_back_is_bitwise(shape: str) -> None:
     config = SHAPES[shape]
-    weights = hot_state_dict(config)
+    weights = sharp_state_dict(config)
     back = from_hf(to_hf(weights, config), config)
     assert list(back) == list(weights)
     for name, tensor in weights.items():
@@ -58,7 +58,7 @@ def test_the_canonical_names_are_in_the_order_of_the_model(bias: bool) -> None:
 
 def test_names_without_the_prefix_and_with_mask_buffers_are_read_too() -> None:
     config = SHAPES["usual"]
-    weights = hot_state_dict(config)
+    weights = sharp_state_dict(config)
     old = {name.removeprefix("transformer."): t for name, t in to_hf(weights, config).items()}
     for i in range(config.n_layer):
         old[f"h.{i}.attn.bias"] = torch.ones(1, 1, 80, 80).tril()
@@ -70,7 +70,7 @@ def test_names_without_the_prefix_and_with_mask_buffers_are_read_too() -> None:
 
 def test_an_unknown_a_missing_and_a_misshapen_tensor_are_named() -> None:
     config = SHAPES["usual"]
-    good = to_hf(hot_state_dict(config), config)
+    good = to_hf(sharp_state_dict(config), config)
     with pytest.raises(
         ValueError, match="^" + re.escape("Hugging Face state dict: 'transformer.h.1.mlp.gate.weight' is unknown")
     ):
@@ -84,7 +84,7 @@ def test_an_unknown_a_missing_and_a_misshapen_tensor_are_named() -> None:
         match="^" + re.escape(f"Hugging Face state dict: '{name}' has shape (192, 48), the config needs (48, 192)"),
     ):
         from_hf({**good, name: good[name].T}, config)
-    ours = hot_state_dict(config)
+    ours = sharp_state_dict(config)
     with pytest.raises(ValueError, match="^" + re.escape("canonical state dict: 'h.3.ln_1.weight' is unknown")):
         to_hf({**ours, "h.3.ln_1.weight": torch.zeros(48)}, config)
     with pytest.raises(ValueError, match="^" + re.escape("canonical state dict: 'ln_f.bias' is missing")):
@@ -98,7 +98,7 @@ def test_an_unknown_a_missing_and_a_misshapen_tensor_are_named() -> None:
 
 def test_an_untied_head_is_refused_and_a_tied_one_accepted() -> None:
     config = SHAPES["usual"]
-    state = to_hf(hot_state_dict(config), config)
+    state = to_hf(sharp_state_dict(config), config)
     head = state["transformer.wte.weight"].clone()
     from_hf({**state, "lm_head.weight": head}, config)
     head[3, 4] += 1e-9
@@ -112,7 +112,7 @@ def test_an_untied_head_is_refused_and_a_tied_one_accepted() -> None:
 
 def test_a_bias_in_a_model_without_biases_is_refused_by_name() -> None:
     config = SHAPES["no-bias"]
-    state = to_hf(hot_state_dict(config), config)
+    state = to_hf(sharp_state_dict(config), config)
     assert all(t.count_nonzero() == 0 for name, t in state.items() if name.endswith(".bias"))
     state["transformer.h.2.mlp.c_proj.bias"][5] = 1e-30
     with pytest.raises(ValueError, match=r"'transformer\.h\.2\.mlp\.c_proj\.bias' is not zero"):
@@ -173,7 +173,7 @@ def test_a_config_of_another_function_is_refused_by_name(name: str, value: objec
 def test_gradients_take_the_same_way_as_weights() -> None:
     """The map is linear, so the derivative along it is the map itself."""
     config = SHAPES["usual"]
-    a, b = hot_state_dict(config, 1), hot_state_dict(config, 2)
+    a, b = sharp_state_dict(config, 1), sharp_state_dict(config, 2)
     joined = to_hf({name: 2.0 * a[name] - b[name] for name in a}, config)
     hf_a, hf_b = to_hf(a, config), to_hf(b, config)
     for name, tensor in joined.items():

@@ -9,15 +9,15 @@ import re
 import pytest
 import torch
 
-from bench.numerics.inputs import hot_state_dict, random_batch
+from bench.numerics.inputs import random_batch, sharp_state_dict
 from reference import GPT, SIZES, GPTConfig, generate
 
 CONFIG = GPTConfig(block_size=20, vocab_size=50, n_layer=2, n_head=3, n_embd=24)
 
 
-def hot(config: GPTConfig = CONFIG) -> GPT:
+def sharp(config: GPTConfig = CONFIG) -> GPT:
     model = GPT(config).double()
-    model.load_state_dict(hot_state_dict(config))
+    model.load_state_dict(sharp_state_dict(config))
     return model.eval()
 
 
@@ -74,7 +74,7 @@ def test_the_loss_of_a_new_gpt2_is_near_the_log_of_its_vocabulary() -> None:
 
 
 def test_the_head_is_the_token_table_and_its_gradient_has_both_parts() -> None:
-    model = hot()
+    model = sharp()
     assert not any("head" in name for name in model.state_dict())
     ids, targets = random_batch(CONFIG, 2, 10)
     ids %= 25  # the upper half is never read, only scored
@@ -84,7 +84,7 @@ def test_the_head_is_the_token_table_and_its_gradient_has_both_parts() -> None:
 
 
 def test_no_logit_depends_on_a_later_token() -> None:
-    model = hot()
+    model = sharp()
     ids, _ = random_batch(CONFIG, 2, 20)
     before = model(ids)
     for t in range(20):
@@ -98,7 +98,7 @@ def test_no_logit_depends_on_a_later_token() -> None:
 
 
 def test_a_shorter_sequence_has_the_same_logits() -> None:
-    model = hot()
+    model = sharp()
     ids, _ = random_batch(CONFIG, 2, 20)
     full = model(ids)
     for T in (1, 7, 19):
@@ -106,13 +106,13 @@ def test_a_shorter_sequence_has_the_same_logits() -> None:
 
 
 def test_rows_of_a_batch_do_not_see_each_other() -> None:
-    model = hot()
+    model = sharp()
     ids, _ = random_batch(CONFIG, 3, 12)
     assert torch.allclose(model(ids)[1:2], model(ids[1:2]), rtol=0, atol=1e-12)
 
 
 def test_dropout_works_in_training_and_is_gone_in_evaluation_and_comes_back() -> None:
-    model = hot(dataclasses.replace(CONFIG, dropout=0.3))
+    model = sharp(dataclasses.replace(CONFIG, dropout=0.3))
     ids, _ = random_batch(CONFIG, 2, 12)
     quiet = model(ids)
     assert torch.equal(model(ids), quiet)
@@ -125,7 +125,7 @@ def test_dropout_works_in_training_and_is_gone_in_evaluation_and_comes_back() ->
 
 def test_dropout_acts_at_all_four_places() -> None:
     """On the embeddings, on the attention weights, and on both branches of each block."""
-    model = hot(dataclasses.replace(CONFIG, dropout=0.3)).train()
+    model = sharp(dataclasses.replace(CONFIG, dropout=0.3)).train()
     ids, _ = random_batch(CONFIG, 2, 12)
     places = [module for module in model.modules() if isinstance(module, torch.nn.Dropout)]
     assert len(places) == 1 + 3 * CONFIG.n_layer
@@ -217,7 +217,7 @@ def test_importing_and_building_leaves_the_random_stream_to_the_caller() -> None
 
 
 def test_generation_refuses_an_empty_prompt_and_a_negative_length() -> None:
-    model = hot()
+    model = sharp()
     with pytest.raises(ValueError, match="at least one token to go on from"):
         generate(model, torch.zeros(1, 0, dtype=torch.int64), 3)
     with pytest.raises(ValueError, match="-1 new tokens: give 0 or more"):
@@ -239,4 +239,4 @@ def test_generation_refuses_an_empty_prompt_and_a_negative_length() -> None:
 )
 def test_generation_refuses_a_prompt_of_ids_that_the_model_has_not(ids: torch.Tensor, message: str, new: int) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        generate(hot(), ids, new)
+        generate(sharp(), ids, new)

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 from bench.candidate.diagnose import Probe, of_probe
 from bench.candidate.examine import SHARP_LENIENCY, Examination, examine, other_probes
-from bench.candidate.known_mistakes import DETACHED, forward_suspects, loss_suspects
+from bench.candidate.known_mistakes import DETACHED, forward_mistakes, loss_mistakes
 from bench.candidate.layouts import layout_of, nanogpt
 from bench.candidate.report import table, text
 from bench.candidate.validate import built
-from bench.numerics.inputs import hot_state_dict, random_batch
+from bench.numerics.inputs import random_batch, sharp_state_dict
 from reference import GPTConfig
 from reference.functional import cross_entropy
 from tests.bench.candidate.mutants import FORWARD, Mutant
@@ -85,7 +85,7 @@ def quick_or_slow(causes: Iterable[str]) -> list[Any]:
 def diagnosed(case: Mutant, config: GPTConfig = CONFIG) -> tuple[Any, list[Any]]:
     """Where and why, from the logits alone; from those of the sharp probe if the usual ones show nothing."""
     make, layout, _ = case
-    weights = hot_state_dict(config)
+    weights = sharp_state_dict(config)
     probe = Probe("logits", weights, random_batch(config, 2, 13)[0])
     leniency = 1.0
     if case is FORWARD["a finite mask value, -1e4"]:
@@ -107,7 +107,7 @@ def test_a_known_mistake_is_named_and_located(cause: str) -> None:
 
 
 def test_every_known_mistake_has_its_mutant() -> None:
-    causes = {suspect.cause for suspect in forward_suspects()}
+    causes = {suspect.cause for suspect in forward_mistakes()}
     untested = {cause for cause in causes - FORWARD.keys() if "not transposed" not in cause}
     assert not untested
     assert not FORWARD.keys() - causes
@@ -260,7 +260,7 @@ def test_a_known_mistake_of_a_loss_is_named(cause: str) -> None:
 
 
 def test_every_known_mistake_of_a_loss_has_its_mutant() -> None:
-    assert {what for what, _, _ in loss_suspects(CONFIG)} == LOSSES.keys()
+    assert {what for what, _, _ in loss_mistakes(CONFIG)} == LOSSES.keys()
 
 
 # Gradients

@@ -101,7 +101,7 @@ def test_a_float32_model_is_judged_in_float32_and_told_what_that_cannot_exclude(
     assert f"judged in float32, because {why}" in " ".join(report.split())
     assert "as far as float32 can tell" in " ".join(report.split())
     assert "What float32 cannot exclude" in report
-    assert "eps 1e-12 or none" not in report, "that one moves hot logits by more than float32 rounds"
+    assert "eps 1e-12 or none" not in report, "that one moves the logits of sharp weights by more than float32 rounds"
 
 
 def test_a_model_whose_loss_alone_is_in_float32_is_judged_in_float32() -> None:

@@ -13,8 +13,8 @@ from bench.candidate.faulty_steps import detaching
 from bench.candidate.layouts import LAYOUTS
 from bench.candidate.locate import implied, readings, shape_of, sizes
 from bench.candidate.recorder import recorded, roundings
-from bench.candidate.traced_gpt import Activations, Change, nodes, replay
-from bench.numerics.inputs import hot_state_dict, random_batch
+from bench.candidate.traced_gpt import Activations, Change, nodes, traced_forward
+from bench.numerics.inputs import random_batch, sharp_state_dict
 from reference import GPT, GPTConfig
 from reference.functional import cross_entropy
 from tests.bench.candidate.written import Written
@@ -24,7 +24,7 @@ CONFIG = GPTConfig(block_size=16, vocab_size=23, n_layer=2, n_head=3, n_embd=12)
 
 def reference(config: GPTConfig = CONFIG) -> GPT:
     model = GPT(config).double()
-    model.load_state_dict(hot_state_dict(config))
+    model.load_state_dict(sharp_state_dict(config))
     return model
 
 
@@ -32,8 +32,8 @@ def reference(config: GPTConfig = CONFIG) -> GPT:
 def test_the_replay_is_the_reference_bit_for_bit_gradients_too(config: GPTConfig) -> None:
     ids, targets = random_batch(config, 2, 11)
     model = reference(config)
-    leaves = {name: tensor.requires_grad_() for name, tensor in hot_state_dict(config).items()}
-    logits = replay(config, leaves, ids)
+    leaves = {name: tensor.requires_grad_() for name, tensor in sharp_state_dict(config).items()}
+    logits = traced_forward(config, leaves, ids)
     assert torch.equal(logits, model(ids))
     cross_entropy(logits, targets).backward()
     model.loss(ids, targets).backward()
@@ -43,7 +43,9 @@ def test_the_replay_is_the_reference_bit_for_bit_gradients_too(config: GPTConfig
 
 def test_every_activation_is_shown_once_in_the_order_of_its_table() -> None:
     seen: list[str] = []
-    replay(CONFIG, hot_state_dict(CONFIG), random_batch(CONFIG, 2, 7)[0], watch=lambda name, x: seen.append(name) or x)
+    traced_forward(
+        CONFIG, sharp_state_dict(CONFIG), random_batch(CONFIG, 2, 7)[0], watch=lambda name, x: seen.append(name) or x
+    )
     assert seen == list(nodes(CONFIG))
     order = {name: number for number, name in enumerate(seen)}
     assert all(order[parent] < order[name] for name, node in nodes(CONFIG).items() for parent in node.parents)
@@ -52,7 +54,7 @@ def test_every_activation_is_shown_once_in_the_order_of_its_table() -> None:
 def test_every_activation_has_the_shape_of_its_form() -> None:
     ids = random_batch(CONFIG, 2, 7)[0]
     kept = Activations()
-    replay(CONFIG, hot_state_dict(CONFIG), ids, watch=kept)
+    traced_forward(CONFIG, sharp_state_dict(CONFIG), ids, watch=kept)
     s = shape_of(CONFIG, ids)
     for name, node in nodes(CONFIG).items():
         assert kept.kept[name].numel() in sizes(s), name
@@ -60,14 +62,14 @@ def test_every_activation_has_the_shape_of_its_form() -> None:
 
 
 def test_a_change_can_be_made_in_one_block_and_detaching_cuts_one_place() -> None:
-    weights, ids = hot_state_dict(CONFIG), random_batch(CONFIG, 2, 7)[0]
+    weights, ids = sharp_state_dict(CONFIG), random_batch(CONFIG, 2, 7)[0]
     zeros = Change(gelu=lambda x, at: x * 0.0)
     kept = Activations()
-    replay(CONFIG, weights, ids, zeros, {1}, kept)
+    traced_forward(CONFIG, weights, ids, zeros, {1}, kept)
     assert kept.kept["h.0.gelu"].any()
     assert not kept.kept["h.1.gelu"].any()
     leaves = {name: tensor.requires_grad_() for name, tensor in weights.items()}
-    replay(CONFIG, leaves, ids, watch=detaching(("q",), {1})).sum().backward()
+    traced_forward(CONFIG, leaves, ids, watch=detaching(("q",), {1})).sum().backward()
     assert leaves["h.1.attn.q_proj.weight"].grad is None
     assert leaves["h.0.attn.q_proj.weight"].grad is not None
 
@@ -80,7 +82,7 @@ def test_what_was_met_later_makes_what_it_is_computed_from_right() -> None:
 
 def test_watching_changes_nothing_and_leaves_no_hook_behind() -> None:
     model: Any = Written(CONFIG).double()
-    weights = LAYOUTS["nanogpt"](hot_state_dict(CONFIG), CONFIG)
+    weights = LAYOUTS["nanogpt"](sharp_state_dict(CONFIG), CONFIG)
     model.load_state_dict(weights)
     ids = random_batch(CONFIG, 2, 7)[0]
     before = model(ids)

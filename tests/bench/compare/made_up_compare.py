@@ -11,16 +11,16 @@ NAMES = ("reference", "huggingface-eager", "huggingface-sdpa", "full")
 
 
 def compare_result() -> dict[str, Any]:
-    """Four contenders of whom all were proven, in two parts, and one that is another function."""
-    part = {
-        **{"question": "function", "precision": "float32", "weights": "hot", "shape": [1, 128]},
+    """Four contenders of whom all were proven, in two checks, and one that is another function."""
+    check = {
+        **{"question": "function", "precision": "float32", "weights": "sharp", "shape": [1, 128]},
         **{"gradient_shape": [1, 128], "steps": 20, "oracle": "huggingface-eager in float64"},
     }
-    rounding = {**part, "question": "rounding", "precision": "bfloat16", "weights": "warm"}
+    rounding = {**check, "question": "rounding", "precision": "bfloat16", "weights": "typical"}
     other = {**contender("x-transformers", 4), "unlike": "it has no biases in its attention and its norms"}
     del other["speed"], other["memory"]
     failed = {"quantity": "logits", "name": "logits", "error": 8.7e-1, "largest": 1.0, "allowed": 5e-6}
-    other["proof"]["parts"][0]["failures"] = [failed]
+    other["proof"]["checks"][0]["failures"] = [failed]
     return {
         "environment": ENVIRONMENT,
         "workload": {
@@ -28,7 +28,7 @@ def compare_result() -> dict[str, Any]:
             **{"config": {"bias": True}, "new_tokens": 128},
         },
         "left_out": ["keras-hub: needs the package 'keras', which is not installed: pip install keras"],
-        "proof": [part, rounding],
+        "proof": [check, rounding],
         "contenders": [*(contender(name, number) for number, name in enumerate(NAMES)), other],
     }
 
@@ -46,7 +46,7 @@ def contender(name: str, number: int) -> dict[str, Any]:
 
     return {
         **{"name": name, "precision": "bfloat16" if name == "full" else "float32", "unlike": ""},
-        "proof": {"passed": True, "parts": [proven, proven if name == "full" else None]},
+        "proof": {"passed": True, "checks": [proven, proven if name == "full" else None]},
         "speed": {
             "forward": speed(1_234_567.0 + number, 10.04 + number),
             "training_step": speed(234_567.0 + number, 12.12 + number),

@@ -88,14 +88,14 @@ def test_all_contenders_are_proven_timed_and_weighed(whole: Run) -> None:
     assert [one["name"] for one in whole.result["contenders"]] == list(EVERYBODY)
     for one in whole.result["contenders"]:
         assert one["proof"]["passed"]
-        part, rounding = one["proof"]["parts"]
-        assert part["failures"] == []
-        assert 0.0 < part["over"] <= 1.0
-        assert part["top1"] == 1.0
+        check, rounding = one["proof"]["checks"]
+        assert check["failures"] == []
+        assert 0.0 < check["over"] <= 1.0
+        assert check["top1"] == 1.0
         assert (rounding is None) == (one["name"] != "bf16"), "only what computes in bfloat16 has to prove its rounding"
         assert one["precision"] == ("bfloat16" if one["name"] == "bf16" else "float32")
-        assert {"logits", "loss", "gradient", "trajectory"} == part["worst"].keys()
-        assert part["worst"]["gradient"]["name"].endswith((".weight", ".bias"))
+        assert {"logits", "loss", "gradient", "trajectory"} == check["worst"].keys()
+        assert check["worst"]["gradient"]["name"].endswith((".weight", ".bias"))
         for what, tokens in {"forward": 2 * 16, "training_step": 2 * 16, "generation": 4}.items():
             speed = one["speed"][what]
             middle = sorted(speed["seconds"])[1]
@@ -143,10 +143,10 @@ def test_the_file_says_what_was_measured_and_where(whole: Run) -> None:
     assert result["environment"]["threads"] == result["environment"]["identity"]["threads"] == 1
     assert f"\non {identity_in_words(result['environment']['identity'])} of " in whole.output
     assert result["environment"]["packages"]["torch"] == torch.__version__
-    part, rounding = result["proof"]
-    assert (part["question"], rounding["question"]) == ("function", "rounding")
-    assert part["oracle"] == "huggingface-eager in float64"
-    assert (part["shape"], part["gradient_shape"], part["steps"]) == ([2, 16], [2, 16], 2)
+    check, rounding = result["proof"]
+    assert (check["question"], rounding["question"]) == ("function", "rounding")
+    assert check["oracle"] == "huggingface-eager in float64"
+    assert (check["shape"], check["gradient_shape"], check["steps"]) == ([2, 16], [2, 16], 2)
 
 
 def test_the_tables_have_a_row_for_each_and_fit_into_100_columns(whole: Run) -> None:
@@ -158,7 +158,7 @@ def test_the_tables_have_a_row_for_each_and_fit_into_100_columns(whole: Run) -> 
         proof, *rounding, speed, written = whole.rows(name)
         assert len(rounding) == (name == "bf16")
         assert significant(whole.contender(name)["speed"]["generation"]["tokens_per_second"]) in written
-        gradient = whole.contender(name)["proof"]["parts"][0]["worst"]["gradient"]
+        gradient = whole.contender(name)["proof"]["checks"][0]["worst"]["gradient"]
         assert f"{gradient['error']:.1e} {gradient['name']}" in proof
         tokens = whole.contender(name)["speed"]["training_step"]["tokens_per_second"]
         assert significant(tokens) in speed
@@ -191,11 +191,11 @@ def test_a_wrong_contender_gets_no_speed_and_the_status_is_1(
     assert not {"speed", "memory"} & wrong.keys()
     proof, verdict = done.rows("erf-gelu")
     assert proof.endswith(" FAILED")
-    worst = wrong["proof"]["parts"][0]["failures"][0]
+    worst = wrong["proof"]["checks"][0]["failures"][0]
     name = "" if worst["name"] == worst["quantity"] else f" {worst['name']}"
     expected = f"failed: {worst['quantity']}{name} {worst['error']:.1e}, allowed {worst['allowed']:.1e}"
     assert verdict.strip() == f"{'erf-gelu':<17}  {expected}"
-    assert {f["quantity"] for f in wrong["proof"]["parts"][0]["failures"]} >= {"logits", "gradient"}
+    assert {f["quantity"] for f in wrong["proof"]["checks"][0]["failures"]} >= {"logits", "gradient"}
     assert len(done.rows("reference")) == 3
 
 
@@ -207,7 +207,7 @@ def test_the_others_are_measured_against_the_first_that_is_proven(
     done = run("--contenders", "nan", "huggingface-sdpa", "reference")
     assert done.status == 1
     assert "speed" not in done.contender("nan")
-    assert done.contender("nan")["proof"]["parts"][0]["worst"]["logits"]["error"] is None, "JSON has no infinity"
+    assert done.contender("nan")["proof"]["checks"][0]["worst"]["logits"]["error"] is None, "JSON has no infinity"
     assert done.contender("reference")["speed"]["forward"]["ratio"]["to"] == "huggingface-sdpa"
     assert re.search(r"nan +failed: logits inf, allowed 5\.0e-06", done.output)
 
@@ -226,8 +226,8 @@ def test_bfloat16_is_proven_twice_and_timed(run: Callable[..., Run]) -> None:
     done = run("--contenders", "huggingface-eager", "--precision", "bfloat16")
     assert done.status == 0, done.output
     function, rounding = done.result["proof"]
-    assert (function["question"], function["precision"], function["weights"]) == ("function", "float32", "hot")
-    assert (rounding["question"], rounding["precision"], rounding["weights"]) == ("rounding", "bfloat16", "warm")
+    assert (function["question"], function["precision"], function["weights"]) == ("function", "float32", "sharp")
+    assert (rounding["question"], rounding["precision"], rounding["weights"]) == ("rounding", "bfloat16", "typical")
     (speed,) = (one["speed"] for one in done.result["contenders"])
     assert speed["forward"]["tokens_per_second"] > 0
     assert len(done.rows("huggingface-eager")) == 4

@@ -23,10 +23,10 @@ from bench.contenders.contender import always, where_it_pays
 from bench.contenders.gate import Passes
 from bench.contenders.library import LibraryGPT, Place, laid_out
 from bench.contenders.recipes import of_recipe
-from bench.contenders.verify import Verdict, parts_of, prove, weights_of
+from bench.contenders.verify import Verdict, checks_of, prove, weights_of
 from bench.formatting import NOT_THE_SAME
 from bench.numerics.errors import distance
-from bench.numerics.inputs import hot_state_dict, random_batch
+from bench.numerics.inputs import random_batch, sharp_state_dict
 from bench.suite.conftest import of_able
 from bench.suite.plan import ACCELERATOR, CPU, Plan, Row
 from bench.suite.result_file import read
@@ -62,8 +62,8 @@ def quiet(what: str) -> None:
 def verdict(name: str, config: GPTConfig, precision: str) -> Verdict:
     """What the last proof of a precision says of a contender."""
     work = Workload("some", config, batch=2, time=16)
-    for part in parts_of(work, precision, 3):
-        ((_, found),) = prove(part, config, weights_of(part, config, 0), [name], HERE, 0, quiet)
+    for check in checks_of(work, precision, 3):
+        ((_, found),) = prove(check, config, weights_of(check, config, 0), [name], HERE, 0, quiet)
     return found
 
 
@@ -111,7 +111,7 @@ def test_what_decays_is_what_decays_here_whatever_its_name_and_shape(toy: str, m
 
 
 def test_weights_come_back_bitwise_and_what_gpt2_does_not_have_stays_zero(toy: str) -> None:
-    weights = hot_state_dict(CONFIG, dtype=torch.float32)
+    weights = sharp_state_dict(CONFIG, dtype=torch.float32)
     model = build_in("float32", toy, CONFIG, weights, HERE)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
     assert model.state_dict().keys() == weights.keys()
@@ -125,7 +125,7 @@ def test_weights_come_back_bitwise_and_what_gpt2_does_not_have_stays_zero(toy: s
 
 
 def test_what_a_library_has_no_place_for_is_zero_in_its_state_dict(poor_toy: str) -> None:
-    model = build_in("float32", poor_toy, CONFIG, hot_state_dict(CONFIG, dtype=torch.float32), HERE)
+    model = build_in("float32", poor_toy, CONFIG, sharp_state_dict(CONFIG, dtype=torch.float32), HERE)
     state = model.state_dict()
     assert state.keys() == canonical_shapes(CONFIG).keys()
     assert state["ln_f.bias"].count_nonzero() == 0
@@ -393,7 +393,7 @@ def test_a_library_passes_unless_it_says_why_not_and_then_it_does_not(name: str,
     words = CONTENDERS[name].unlike(config)
     assert found.passed == (words == ""), found.why
     assert found.why == "" or found.why.startswith(f"{NOT_THE_SAME}: {words} (logits in float32: error ")
-    weights = hot_state_dict(config, dtype=torch.float32)
+    weights = sharp_state_dict(config, dtype=torch.float32)
     state = build_in("float32", name, config, weights, HERE).state_dict()
     there = {n: t for n, t in state.items() if not words or t.count_nonzero()}
     assert all(torch.equal(tensor, weights[n]) for n, tensor in there.items())
@@ -404,7 +404,7 @@ def test_a_library_passes_unless_it_says_why_not_and_then_it_does_not(name: str,
 def test_a_library_computes_and_writes_in_bfloat16_over_float32_weights(name: str) -> None:
     here(name)
     import_what_is_needed(name)
-    weights, ids = hot_state_dict(NO_BIAS, dtype=torch.float32), random_batch(NO_BIAS, 2, 8)[0]
+    weights, ids = sharp_state_dict(NO_BIAS, dtype=torch.float32), random_batch(NO_BIAS, 2, 8)[0]
     model = build_in("bfloat16", name, NO_BIAS, weights, HERE).eval()
     error, _ = distance(model(ids), build_in("float32", name, NO_BIAS, weights, HERE).eval()(ids))
     assert 1e-4 < error < 0.1

@@ -11,10 +11,19 @@ from torch import Tensor
 
 from bench.contenders import CONTENDERS, USUAL, Autocast, Contender, able, build_in, chosen, find, import_what_is_needed
 from bench.contenders.huggingface_model import bfloat16_copy, greedy
-from bench.contenders.verify import LEARNING_RATE, ORACLE, Part, Verdict, denormals_flushed, parts_of, prove, weights_of
+from bench.contenders.verify import (
+    LEARNING_RATE,
+    ORACLE,
+    Check,
+    Verdict,
+    checks_of,
+    denormals_flushed,
+    prove,
+    weights_of,
+)
 from bench.numerics.errors import Measurement, Report
-from bench.numerics.inputs import hot_state_dict, random_batch
-from bench.numerics.outputs import Observation, observe
+from bench.numerics.inputs import random_batch, sharp_state_dict
+from bench.numerics.outputs import ModelOutputs, collect_outputs
 from bench.numerics.tolerances import BF16_CAPS, BF16_ULP, BUDGETS, rounding_allowance
 from bench.workloads.workload import workload
 from reference import GPT, GPTConfig, build_step
@@ -31,9 +40,9 @@ def verdicts(precision: str, *names: str, config: GPTConfig = CONFIG, steps: int
     """Every part of a precision's proof, put to contenders."""
     work = replace(workload("tiny", 2, 24), config=config)
     found: dict[str, list[Verdict]] = {name: [] for name in names}
-    for part in parts_of(work, precision, steps):
-        weights = weights_of(part, config, 0)
-        for name, verdict in prove(part, config, weights, names, CPU, 0, lambda what: None):
+    for check in checks_of(work, precision, steps):
+        weights = weights_of(check, config, 0)
+        for name, verdict in prove(check, config, weights, names, CPU, 0, lambda what: None):
             found[name].append(verdict)
     return found
 
@@ -83,12 +92,12 @@ def test_the_oracle_itself_differs_by_exactly_nothing_in_float64() -> None:
     assert verdict.worst_over() == 0.0
 
 
-def observed(model: GPT, batch: tuple[Tensor, Tensor], small: tuple[Tensor, Tensor]) -> Observation:
-    return observe(model, build_step, batch, small, 1, learning_rate=LEARNING_RATE)
+def observed(model: GPT, batch: tuple[Tensor, Tensor], small: tuple[Tensor, Tensor]) -> ModelOutputs:
+    return collect_outputs(model, build_step, batch, small, 1, learning_rate=LEARNING_RATE)
 
 
 def test_logits_and_loss_are_proven_on_the_timed_batch_and_gradients_on_the_small_one() -> None:
-    weights = hot_state_dict(CONFIG, dtype=torch.float32)
+    weights = sharp_state_dict(CONFIG, dtype=torch.float32)
     large, small = random_batch(CONFIG, 3, 20), random_batch(CONFIG, 1, 9)
 
     def model() -> GPT:
@@ -96,24 +105,24 @@ def test_logits_and_loss_are_proven_on_the_timed_batch_and_gradients_on_the_smal
         model.load_state_dict(weights)
         return model
 
-    found, whole, part = (observed(model(), *batches) for batches in ((large, small), (large, large), (small, small)))
+    found, whole, check = (observed(model(), *batches) for batches in ((large, small), (large, large), (small, small)))
     assert found.logits.shape == (3, 20, CONFIG.vocab_size)
     assert torch.equal(found.logits, whole.logits)
     torch.testing.assert_close(found.loss, whole.loss)
-    assert all(torch.equal(found.gradients[name], part.gradients[name]) for name in weights)
-    assert torch.equal(found.losses[0], part.losses[0])
+    assert all(torch.equal(found.gradients[name], check.gradients[name]) for name in weights)
+    assert torch.equal(found.losses[0], check.losses[0])
 
 
 @pytest.mark.parametrize("name", ["reference", "huggingface-eager", "huggingface-bf16", "fused_adamw"])
 def test_steps_that_are_taken_first_leave_every_answer_as_it_is(name: str) -> None:
-    weights = hot_state_dict(CONFIG, dtype=torch.float32)
+    weights = sharp_state_dict(CONFIG, dtype=torch.float32)
     batch, build = random_batch(CONFIG, 3, 20), find(name).build_step
     for precision in ("float32", "bfloat16") if name == "huggingface-bf16" else ("float64", "float32"):
         found = []
         for first in (None, weights):
             model = build_in(precision, name, CONFIG, weights, CPU)
             settings = {"learning_rate": 1e-3, "weights": weights, "first_weights": first}
-            found.append(observe(model, build, batch, batch, 2, **settings))
+            found.append(collect_outputs(model, build, batch, batch, 2, **settings))
         before, after = found
         assert torch.equal(before.logits, after.logits)
         assert torch.equal(before.loss, after.loss)
@@ -131,7 +140,7 @@ def test_a_wrong_model_fails_in_every_precision(
     monkeypatch.setitem(CONTENDERS, "wrong", wrong)
     first, *others = verdicts(precision, "wrong")["wrong"]
     assert first.failures(), f"{wrong.description} went unnoticed in {precision}"
-    assert first.part.question == "function"
+    assert first.check.question == "function"
     if wrong is ERF and others:
         # what bfloat16 cannot see, and why it takes two proofs
         assert not others[0].failures(), "the rounding rule alone sees the erf GELU: one proof would do"
@@ -158,15 +167,15 @@ def test_bfloat16_may_be_off_by_a_multiple_of_what_plain_code_is_off_by() -> Non
 
 def test_plain_code_beyond_a_cap_fails_too() -> None:
     bad = Report([Measurement("logits", "logits", 3e-2, 0.0)])
-    part = Part("rounding", "bfloat16", "warm", (1, 1), (1, 1), 0)
-    (failure,) = Verdict(part, bad, rounding_allowance(bad)).failures()
+    check = Check("rounding", "bfloat16", "typical", (1, 1), (1, 1), 0)
+    (failure,) = Verdict(check, bad, rounding_allowance(bad)).failures()
     assert failure.quantity == "logits"
 
 
 def test_what_is_not_judged_neither_fails_nor_counts() -> None:
-    part = Part("function", "float32", "hot", (1, 1), (1, 1), 1)
+    check = Check("function", "float32", "sharp", (1, 1), (1, 1), 1)
     report = Report([Measurement("update", "a", 0.5, 0.5), Measurement("loss", "loss", 1e-6, 0.0)])
-    verdict = Verdict(part, report, BUDGETS["float32"])
+    verdict = Verdict(check, report, BUDGETS["float32"])
     assert not verdict.failures()
     assert verdict.worst_over() == pytest.approx(0.2)
 
@@ -181,7 +190,7 @@ AS_IT_IS = set(same(CONFIG, "bfloat16")) - {"keras-hub"}
     ids=["not compiled", "compiled"],
 )
 def test_bfloat16_contenders_compute_in_bfloat16_and_keep_their_weights_in_float32(names: Collection[str]) -> None:
-    weights = hot_state_dict(CONFIG, dtype=torch.float32)
+    weights = sharp_state_dict(CONFIG, dtype=torch.float32)
     for name in sorted(names):
         model = build_in("bfloat16", name, CONFIG, weights, CPU)
         ids, targets = random_batch(CONFIG, 2, 8)

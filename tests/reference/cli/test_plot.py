@@ -22,7 +22,7 @@ T = IDS.shape[1]
 
 
 @pytest.fixture
-def hot_model() -> GPT:
+def sharp_model() -> GPT:
     return random_model(CONFIG)
 
 
@@ -33,49 +33,49 @@ def png_size(path: Path) -> tuple[int, int]:
     return width, height
 
 
-def test_attention_maps_are_exactly_zero_above_the_diagonal_and_each_row_sums_to_1(hot_model: GPT) -> None:
-    maps = attention_maps(hot_model, IDS)
+def test_attention_maps_are_exactly_zero_above_the_diagonal_and_each_row_sums_to_1(sharp_model: GPT) -> None:
+    maps = attention_maps(sharp_model, IDS)
     assert maps.shape == (3, 2, T, T)
     future = torch.ones(T, T, dtype=torch.bool).triu(1)
     assert (maps[..., future] == 0).all()
     assert (maps[..., ~future] > 0).all(), "the past is hidden too"
     assert (maps.sum(dim=-1) - 1).abs().max() < 1e-12
     flat = 1 / torch.arange(1, T + 1, dtype=torch.float64)
-    assert (maps.amax(dim=-1) - flat).abs().max() > 0.1, "every head looks everywhere alike: the maps are not hot"
+    assert (maps.amax(dim=-1) - flat).abs().max() > 0.1, "every head looks everywhere alike: the maps are flat"
 
 
-def test_attention_maps_are_those_with_which_the_model_computes_its_logits(hot_model: GPT) -> None:
+def test_attention_maps_are_those_with_which_the_model_computes_its_logits(sharp_model: GPT) -> None:
     used: list[torch.Tensor] = []
-    for block in hot_model.h:
+    for block in sharp_model.h:
         block.attn.attention_dropout.register_forward_hook(  # type: ignore[union-attr]
             lambda module, inputs, output: used.append(output[0])
         )
-    hot_model.eval()
+    sharp_model.eval()
     with torch.no_grad():
-        hot_model(IDS)
+        sharp_model(IDS)
     seen = list(used)
-    assert torch.equal(attention_maps(hot_model, IDS), torch.stack(seen))
+    assert torch.equal(attention_maps(sharp_model, IDS), torch.stack(seen))
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_attention_maps_are_made_without_dropout_and_leave_the_mode_as_it_was(hot_model: GPT, training: bool) -> None:
-    hot_model.train(training)
-    first = attention_maps(hot_model, IDS)
-    assert torch.equal(attention_maps(hot_model, IDS), first)
-    assert all(module.training == training for module in hot_model.modules())
+def test_attention_maps_are_made_without_dropout_and_leave_the_mode_as_it_was(sharp_model: GPT, training: bool) -> None:
+    sharp_model.train(training)
+    first = attention_maps(sharp_model, IDS)
+    assert torch.equal(attention_maps(sharp_model, IDS), first)
+    assert all(module.training == training for module in sharp_model.modules())
 
 
-def test_attention_maps_of_ids_that_the_model_has_not_are_refused(hot_model: GPT) -> None:
+def test_attention_maps_of_ids_that_the_model_has_not_are_refused(sharp_model: GPT) -> None:
     with pytest.raises(ValueError, match=r"^token id 11: this model's vocabulary has the ids 0 to 10$"):
-        attention_maps(hot_model, torch.tensor([[3, 11]]))
+        attention_maps(sharp_model, torch.tensor([[3, 11]]))
     with pytest.raises(ValueError, match=r"^a sequence of 13 tokens: this model takes 1 to 12"):
-        attention_maps(hot_model, torch.zeros(1, 13, dtype=torch.int64))
+        attention_maps(sharp_model, torch.zeros(1, 13, dtype=torch.int64))
 
 
 def test_the_attention_picture_has_a_cell_for_each_token_that_may_be_seen_and_none_for_the_future(
-    hot_model: GPT,
+    sharp_model: GPT,
 ) -> None:
-    maps = attention_maps(hot_model, IDS).numpy()
+    maps = attention_maps(sharp_model, IDS).numpy()
     labels = ["a", " ", "\n", "d", "e", "f", "g", "h", "i"]
     specification: dict[str, Any] = attention_chart(maps, labels, [0, 2], [1], "a model").to_dict()
     (rows,) = specification["datasets"].values() if "datasets" in specification else [specification["data"]["values"]]

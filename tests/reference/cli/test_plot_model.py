@@ -15,7 +15,7 @@ CONFIG = GPTConfig(block_size=8, vocab_size=11, n_layer=3, n_head=2, n_embd=6, d
 
 
 @pytest.fixture
-def hot_model() -> GPT:
+def sharp_model() -> GPT:
     return random_model(CONFIG)
 
 
@@ -66,34 +66,34 @@ def test_the_map_has_every_token_with_its_kind() -> None:
 # ---- Histograms ----
 
 
-def test_the_streams_and_their_gradients_are_those_of_the_model_put_together_by_hand(hot_model: GPT) -> None:
-    hot_model.train()
+def test_the_streams_and_their_gradients_are_those_of_the_model_put_together_by_hand(sharp_model: GPT) -> None:
+    sharp_model.train()
     ids, targets = torch.randint(11, (2, 3, 8), generator=torch.Generator().manual_seed(2))
-    streams, gradients = streams_and_gradients(hot_model, ids, targets)
-    assert all(parameter.grad is None for parameter in hot_model.parameters())
-    assert all(module.training for module in hot_model.modules()), "the mode has changed"
-    hot_model.eval()
-    x = hot_model.wte(ids) + hot_model.wpe(torch.arange(8))
+    streams, gradients = streams_and_gradients(sharp_model, ids, targets)
+    assert all(parameter.grad is None for parameter in sharp_model.parameters())
+    assert all(module.training for module in sharp_model.modules()), "the mode has changed"
+    sharp_model.eval()
+    x = sharp_model.wte(ids) + sharp_model.wpe(torch.arange(8))
     expected = [x]
-    for block in hot_model.h:
+    for block in sharp_model.h:
         expected.append(block(expected[-1]))
-    logits = hot_model.ln_f(expected[-1]) @ hot_model.wte.weight.T
+    logits = sharp_model.ln_f(expected[-1]) @ sharp_model.wte.weight.T
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
     slopes = torch.autograd.grad(loss, expected)
     assert len(streams) == len(gradients) == 4
     for a, b, c, d in zip(streams, expected, gradients, slopes, strict=True):
         torch.testing.assert_close(a, b.detach(), rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(c, d, rtol=1e-9, atol=1e-12)
-    assert not hot_model.h[0]._forward_hooks, "a hook was left behind"
-    assert not hot_model.h[0]._forward_pre_hooks, "a hook was left behind"
+    assert not sharp_model.h[0]._forward_hooks, "a hook was left behind"
+    assert not sharp_model.h[0]._forward_pre_hooks, "a hook was left behind"
 
 
-def test_streams_of_ids_and_targets_that_the_model_has_not_are_refused(hot_model: GPT) -> None:
+def test_streams_of_ids_and_targets_that_the_model_has_not_are_refused(sharp_model: GPT) -> None:
     good = torch.tensor([[3, 1]])
     with pytest.raises(ValueError, match=r"^token id 11: this model's vocabulary has the ids 0 to 10$"):
-        streams_and_gradients(hot_model, torch.tensor([[3, 11]]), good)
+        streams_and_gradients(sharp_model, torch.tensor([[3, 11]]), good)
     with pytest.raises(ValueError, match=r"^target 11: this model's vocabulary has the ids 0 to 10, and -1 is for"):
-        streams_and_gradients(hot_model, good, torch.tensor([[3, 11]]))
+        streams_and_gradients(sharp_model, good, torch.tensor([[3, 11]]))
 
 
 def test_a_histogram_has_the_shares_of_all_values() -> None:
@@ -113,27 +113,27 @@ def test_the_histograms_have_a_row_for_the_embedding_and_for_each_block() -> Non
 # ---- Temperature ----
 
 
-def test_at_temperature_0_the_choices_are_those_of_greedy_generation_and_certain(hot_model: GPT) -> None:
-    drawn = choices(hot_model, [3, 1], 12, 0.0, torch.Generator().manual_seed(0))
-    hot_model.eval()
-    greedy = generate(hot_model, torch.tensor([[3, 1]]), max_new_tokens=12, temperature=0.0)[0, 2:]
+def test_at_temperature_0_the_choices_are_those_of_greedy_generation_and_certain(sharp_model: GPT) -> None:
+    drawn = choices(sharp_model, [3, 1], 12, 0.0, torch.Generator().manual_seed(0))
+    sharp_model.eval()
+    greedy = generate(sharp_model, torch.tensor([[3, 1]]), max_new_tokens=12, temperature=0.0)[0, 2:]
     assert [token for token, _ in drawn] == greedy.tolist()
     assert [share for _, share in drawn] == [1.0] * 12
 
 
-def test_choices_after_ids_that_the_model_has_not_are_refused(hot_model: GPT) -> None:
+def test_choices_after_ids_that_the_model_has_not_are_refused(sharp_model: GPT) -> None:
     with pytest.raises(ValueError, match=r"^token id 11: this model's vocabulary has the ids 0 to 10$"):
-        choices(hot_model, [3, 11], 2, 0.0, torch.Generator())
+        choices(sharp_model, [3, 11], 2, 0.0, torch.Generator())
 
 
-def test_the_shares_are_those_with_which_the_tokens_were_drawn(hot_model: GPT) -> None:
-    drawn = choices(hot_model, [3, 1], 9, 1.5, torch.Generator().manual_seed(0))
-    assert drawn == choices(hot_model, [3, 1], 9, 1.5, torch.Generator().manual_seed(0))
-    hot_model.eval()
+def test_the_shares_are_those_with_which_the_tokens_were_drawn(sharp_model: GPT) -> None:
+    drawn = choices(sharp_model, [3, 1], 9, 1.5, torch.Generator().manual_seed(0))
+    assert drawn == choices(sharp_model, [3, 1], 9, 1.5, torch.Generator().manual_seed(0))
+    sharp_model.eval()
     seen = [3, 1]
     for token, share in drawn:
         with torch.no_grad():
-            scores = hot_model(torch.tensor([seen[-8:]]))[0, -1] / 1.5
+            scores = sharp_model(torch.tensor([seen[-8:]]))[0, -1] / 1.5
         assert share == pytest.approx(float(scores.softmax(dim=0)[token]), rel=1e-9)
         seen.append(token)
 

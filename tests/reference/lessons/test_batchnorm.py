@@ -21,7 +21,7 @@ def same(a, b, allowed=1e-12):
     torch.testing.assert_close(a, b, rtol=allowed, atol=allowed)
 
 
-def hot(norm, C):
+def randomised(norm, C):
     """Gain and shift that are not 1 and 0."""
     norm.gain, norm.shift = random(C, seed=8), random(C, seed=9)
     return norm
@@ -36,7 +36,7 @@ def torchs_batch_norm(norm, C):
 @pytest.mark.parametrize("shape", [(2, 1), (32, 5), (7, 4, 6)])
 def test_batch_norm_and_its_memory_are_torchs(shape):
     C = shape[-1]
-    ours = hot(BatchNorm(C, momentum=0.3), C)
+    ours = randomised(BatchNorm(C, momentum=0.3), C)
     theirs = torchs_batch_norm(ours, C)
     for seed in range(3):
         x = random(*shape, seed=seed)
@@ -52,7 +52,7 @@ def test_batch_norm_and_its_memory_are_torchs(shape):
 
 @pytest.mark.parametrize("shape", [(1, 4), (7, 4, 6)])
 def test_layer_norm_is_torchs(shape):
-    x, norm = random(*shape), hot(LayerNorm(shape[-1]), shape[-1])
+    x, norm = random(*shape), randomised(LayerNorm(shape[-1]), shape[-1])
     same(norm(x), F.layer_norm(x, shape[-1:], norm.gain, norm.shift))
 
 

@@ -79,7 +79,7 @@ def torchs(model, ids, scale=None):
     return F.linear(normal, model.head.weight, model.head.bias)
 
 
-def hot(seed):
+def sharp(seed):
     """A float64 model whose every parameter is random: at their first values gains and shifts hide mistakes."""
     model = model_with_seed(seed).double()
     generator = torch.Generator().manual_seed(seed)
@@ -90,7 +90,7 @@ def hot(seed):
 
 @pytest.mark.parametrize("T", [1, 2, 5, 6])
 def test_logits_and_loss_and_gradients_are_those_of_torchs_parts(T):
-    model = hot(T)
+    model = sharp(T)
     generator = torch.Generator().manual_seed(0)
     ids, targets = torch.randint(35, (2, 3, T), generator=generator)
     torch.testing.assert_close(model(ids), torchs(model, ids), rtol=1e-12, atol=1e-12)
@@ -104,14 +104,14 @@ def test_logits_and_loss_and_gradients_are_those_of_torchs_parts(T):
 
 
 def test_scaling_by_the_width_of_all_heads_would_be_noticed():
-    model, ids = hot(0), torch.arange(BLOCK)[None]
+    model, ids = sharp(0), torch.arange(BLOCK)[None]
     wrong = torchs(model, ids, scale=1.0 / math.sqrt(WIDTH))
     assert HEADS > 1, "with one head the two widths are the same"
     assert float((model(ids) - wrong).detach().abs().max()) > 0.01
 
 
 def test_a_later_word_does_not_move_earlier_logits():
-    model = hot(0)
+    model = sharp(0)
     ids = torch.arange(BLOCK)[None]
     changed = ids.clone()
     changed[:, 4:] = 30
@@ -120,7 +120,7 @@ def test_a_later_word_does_not_move_earlier_logits():
 
 
 def test_the_shares_that_are_drawn_are_those_of_the_heads_and_never_of_a_later_word():
-    model, ids = hot(1), torch.arange(BLOCK)
+    model, ids = sharp(1), torch.arange(BLOCK)
     used = []
     hooks = [head.value.register_forward_hook(lambda m, i, o: used.append(o)) for b in model.blocks for head in b.heads]
     mixed = [block.mix.register_forward_hook(lambda m, i, o: used.append(i[0])) for block in model.blocks]

@@ -9,7 +9,7 @@ from reference.lessons.names import ALPHABET, examples
 from reference.lessons.wavenet import BLOCK, Flat, V, WaveNet
 
 
-def hot(seed=0, channels=5, hidden=7):
+def randomised(seed=0, channels=5, hidden=7):
     """A model in float64, all of whose parameters are random."""
     dice = torch.Generator().manual_seed(seed)
     model = WaveNet(dice, channels, hidden)
@@ -31,7 +31,7 @@ def contexts_of(ids):
 
 @pytest.mark.parametrize("letters", [1, 2, 7, 8, 9, 40])
 def test_the_tree_slid_over_a_text_is_the_tree_at_every_place_and_torchs_convolution(letters):
-    model = hot(letters)
+    model = randomised(letters)
     ids = torch.randint(V, (letters,), generator=torch.Generator().manual_seed(1))
     one_by_one = model.tree(contexts_of(ids))
     for name, form in (("slid", model.slid), ("conv1d", model.convolved)):
@@ -42,7 +42,7 @@ def test_the_tree_slid_over_a_text_is_the_tree_at_every_place_and_torchs_convolu
 
 
 def test_the_gradients_are_the_same_too():
-    model = hot()
+    model = randomised()
     ids = torch.randint(V, (12,), generator=torch.Generator().manual_seed(1))
     parameters = [p.requires_grad_() for p in model.parameters()]
     wanted = torch.randn(12, V, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
@@ -54,7 +54,7 @@ def test_the_gradients_are_the_same_too():
 
 
 def test_a_level_is_torchs_linear_norm_and_tanh():
-    level = hot().levels[0]
+    level = randomised().levels[0]
     linear, norm = nn.Linear(10, 7, bias=False, dtype=torch.float64), nn.LayerNorm(7, dtype=torch.float64)
     linear.weight.data, norm.weight.data, norm.bias.data = level.weight.T, level.gain, level.shift
     x = torch.randn(3, 4, 10, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -62,7 +62,7 @@ def test_a_level_is_torchs_linear_norm_and_tanh():
 
 
 def test_each_level_halves_the_places():
-    model = hot()
+    model = randomised()
     x = model.embedding[torch.zeros(2, BLOCK, dtype=torch.int64)]
     seen = []
     for level in model.levels:
@@ -72,7 +72,7 @@ def test_each_level_halves_the_places():
 
 
 def test_it_looks_back_eight_letters_and_not_ahead():
-    model, ids = hot(), torch.arange(1, 21)
+    model, ids = randomised(), torch.arange(1, 21)
     changed = ids.clone()
     changed[9] = 0
     moved = (model.slid(changed) - model.slid(ids)).abs().amax(dim=1) > 0
@@ -81,7 +81,7 @@ def test_it_looks_back_eight_letters_and_not_ahead():
 
 def test_dilated_by_less_it_would_see_fewer_letters():
     """Why d doubles: three levels of neighbours, d = 1 each, reach back four letters only."""
-    model, ids = hot(), torch.arange(1, 21)
+    model, ids = randomised(), torch.arange(1, 21)
 
     def undilated(ids):
         x = model.embedding[ids]
@@ -95,7 +95,7 @@ def test_dilated_by_less_it_would_see_fewer_letters():
 
 
 def test_the_merges_are_counted_as_they_happen():
-    model = hot()
+    model = randomised()
     seen = []
 
     def counted(level):
@@ -111,7 +111,7 @@ def test_the_merges_are_counted_as_they_happen():
 
 def test_a_context_of_another_length_is_refused():
     with pytest.raises(ValueError, match="contexts of 3 letters: give 8, filled up in front with the end"):
-        hot().tree(torch.zeros(1, 3, dtype=torch.int64))
+        randomised().tree(torch.zeros(1, 3, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("kind", ["tree", "flat"])

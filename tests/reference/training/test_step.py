@@ -15,7 +15,7 @@ STEPS = 20
 SCHEDULE = partial(learning_rate, peak=1e-2, warmup=5, total=STEPS, floor=1e-3)
 
 
-def hot_model() -> GPT:
+def sharp_model() -> GPT:
     torch.manual_seed(1)
     model = GPT(CONFIG).double()
     with torch.no_grad():
@@ -32,7 +32,7 @@ def batch(step: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("clip", [0.05, 1.0, math.inf])
 def test_twenty_steps_equal_torchs_optimizer_clipping_and_scheduler(clip: float) -> None:
-    ours, theirs = hot_model(), hot_model()
+    ours, theirs = sharp_model(), sharp_model()
     step = build_step(ours, SCHEDULE, weight_decay=0.1, betas=(0.9, 0.95), clip=clip)
     matrices = [p for p in theirs.parameters() if p.dim() >= 2]
     vectors = [p for p in theirs.parameters() if p.dim() < 2]
@@ -67,7 +67,7 @@ def test_the_schedule_counts_from_the_optimizers_steps_so_that_a_resumed_run_is_
         asked.append(step)
         return 1e-3
 
-    step = build_step(hot_model(), rate)
+    step = build_step(sharp_model(), rate)
     step(*batch(0))
     state = step.optimizer.state_dict()
     state["step"] = torch.tensor(41)
@@ -77,7 +77,7 @@ def test_the_schedule_counts_from_the_optimizers_steps_so_that_a_resumed_run_is_
 
 
 def test_gradients_of_one_step_do_not_leak_into_the_next() -> None:
-    model = hot_model()
+    model = sharp_model()
     step = build_step(model, learning_rate=1e-300)  # weights stay what they are
     first = float(step(*batch(0))), float(step.gradient_norm)
     step(*batch(1))
@@ -86,7 +86,7 @@ def test_gradients_of_one_step_do_not_leak_into_the_next() -> None:
 
 
 def test_the_loss_is_detached_and_that_of_the_weights_before_the_update() -> None:
-    model = hot_model()
+    model = sharp_model()
     with torch.no_grad():
         before = float(model.loss(*batch(0)))
     loss = build_step(model, 0.1)(*batch(0))
@@ -100,4 +100,4 @@ def test_the_loss_is_detached_and_that_of_the_weights_before_the_update() -> Non
 @pytest.mark.parametrize("clip", [0.0, -1.0, math.nan])
 def test_a_clip_that_cannot_be_is_refused_with_the_value(clip: float) -> None:
     with pytest.raises(ValueError, match=f"clip = {clip}: give a number above 0"):
-        build_step(hot_model(), clip=clip)
+        build_step(sharp_model(), clip=clip)
