@@ -23,11 +23,10 @@ Options = Compare | CompareCandidate | MeasureRoofline | Report | Diff
 
 
 def main(arguments: Sequence[str] | None = None, program: str = f"python -m {__package__}") -> int:
-    """Run one command of the program that the user typed; returns the exit status.
+    """Run one command; returns the exit status.
 
-    0 done, and everything proven; 1 a contender or a candidate failed its proof, or something failed that is nobody's
-    mistake; 2 the user asked for what cannot be; 130 Ctrl-C, 143 SIGTERM. Options that cannot even be read end the
-    process with 2, as tyro does it.
+    0 done, every proof passed; 1 a contender or candidate failed its proof, or an internal error; 2 an invalid
+    request; 130 Ctrl-C, 143 SIGTERM. For options that do not parse, tyro ends the process with 2.
     """
     with notes_of_warnings():
         given = sys.argv[1:] if arguments is None else list(arguments)
@@ -35,14 +34,14 @@ def main(arguments: Sequence[str] | None = None, program: str = f"python -m {__p
 
 
 def obey(options: Options, program: str) -> int:
-    """Run the command that the options are of."""
+    """Run the command that the options belong to."""
     with waiting(LOADING):
         command = command_of(options, program)
     return command(options)
 
 
 def command_of(options: Options, program: str) -> Callable[[Any], int]:
-    """The function of a command. Imports torch and what else the command needs: --help and a typing error do not."""
+    """The function of a command. Only this imports torch, so that --help and a typing error are quick."""
     match options:
         case CompareCandidate():
             from bench.candidate.command import compare_candidate
@@ -67,7 +66,7 @@ def command_of(options: Options, program: str) -> Callable[[Any], int]:
 
 
 def read_options(arguments: list[str], program: str) -> Options:
-    """The command and its options, which for compare are others where a candidate is given."""
+    """Parse a command and its options; compare has other options where --candidate is given."""
     given = any(argument == "--candidate" or argument.startswith("--candidate=") for argument in arguments)
     commands: Any = {
         "compare": CompareCandidate if given else Compare,
@@ -76,7 +75,7 @@ def read_options(arguments: list[str], program: str) -> Options:
         "diff": Diff,
     }
     options: Options = tyro.extras.subcommand_cli_from_dict(
-        commands, args=arguments, prog=program, description="Measure the models of this project."
+        commands, args=arguments, prog=program, description="Compare, prove and measure GPT-2 models."
     )
     if isinstance(options, MeasureRoofline) and options.resume is not None:
         saved = saved_options(options.resume, program)
@@ -85,13 +84,13 @@ def read_options(arguments: list[str], program: str) -> Options:
 
 
 def saved_options(path: Path, program: str) -> MeasureRoofline:
-    """The options of a run that was stopped, as the defaults of the command line that goes on with it."""
+    """The options of a stopped run, as defaults for the command line that continues it."""
     from bench.journal import resume
 
     try:
         return MeasureRoofline.from_json(resume(path, "roofline", program).arguments)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"--resume {path}: is damaged ({error}): start anew, without --resume") from None
+        raise ValueError(f"--resume {path}: is damaged ({error}): start again without --resume") from None
 
 
 if __name__ == "__main__":

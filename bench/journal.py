@@ -176,11 +176,11 @@ def resume(path: Path, kind: str, command: str, tell: Callable[[str], object] | 
                 journal.start = time.monotonic() - line["seconds"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"--resume {path}: is not what a {kind} that was stopped leaves ({error}): start anew, without --resume"
+            f"--resume {path}: is not what a {kind} that was stopped leaves ({error}): start again without --resume"
         ) from None
     if head.get("version") != VERSION:
         raise ValueError(
-            f"--resume {path}: is of version {head.get('version')!r}, this program writes {VERSION}: start anew, "
+            f"--resume {path}: is of version {head.get('version')!r}, this program writes {VERSION}: start again "
             "without --resume"
         )
     journal.begun = True
@@ -196,13 +196,13 @@ def check_same(journal: Journal, environment: dict[str, Any]) -> None:
     machines = list(machine_differences(before, now))
     if machines:
         raise ValueError(
-            f"--resume {journal.path}: was measured on another machine ({'; '.join(machines)}): start anew here, "
+            f"--resume {journal.path}: was measured on another machine ({'; '.join(machines)}): start again here, "
             "without --resume"
         )
     changes = list(software_differences(before, now))
     if changes:
         raise ValueError(
-            f"--resume {journal.path}: was measured with other software ({'; '.join(changes)}): start anew, without "
+            f"--resume {journal.path}: was measured with other software ({'; '.join(changes)}): start again without "
             "--resume"
         )
 

@@ -1,4 +1,4 @@
-"""What can be said on the command line of `python -m bench`: every option with its help and default."""
+"""Options of `python -m bench`, each with its help and default."""
 
 from __future__ import annotations
 
@@ -12,58 +12,58 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 
 def shown(metavar: str, default: str) -> Any:
-    """How --help shows an option whose default is worked out later: as METAVAR, with the rule in words."""
+    """Show an option in --help as METAVAR, with its default in words: for defaults that are computed later."""
     return arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
 @dataclass(frozen=True)
 class Compare:
-    """Put models side by side: prove them equal first, then time them in turn.
+    """Compare models: prove that they are the same function, then time them in turn.
 
-    With no options: GPT-2 at its real size on one short sequence, in less than three minutes on two CPU cores.
+    Without options: gpt2 (124 million parameters), one sequence of 128 tokens, 3 minutes on two CPU cores.
 
-    A GPT of your own is compared by --candidate FILE.py:build, which has options of its own: add --help.
+    To test a GPT of your own: --candidate FILE.py:build, which has its own options: --candidate x --help.
     """
 
     size: str = "gpt2"
-    """Shape of the model: gpt2, gpt2-medium, gpt2-large, gpt2-xl, or small: tiny, small, counting, characters, mini"""
+    """Model size: gpt2, gpt2-medium, gpt2-large, gpt2-xl; smaller ones: tiny, small, counting, characters, mini"""
     bias: bool = True
-    """A GPT-2 with biases, as published; without, x-transformers is the same function too"""
+    """Biases, as in the published GPT-2; x-transformers is the same function only without them"""
     batch: int = 1
-    """Sequences in a batch"""
+    """Sequences per batch (B)"""
     time: Annotated[int | None, shown("INT", "128, or the size's block")] = None
-    """Tokens of each sequence"""
+    """Tokens per sequence (T)"""
     device: str = "auto"
-    """Where to compute: auto, cpu, cuda, cuda:1, mps; auto takes an accelerator if there is one"""
+    """Device: auto, cpu, cuda, cuda:1, mps; auto takes an accelerator if there is one"""
     precision: str = "float32"
-    """float64, float32, or bfloat16: torch's autocast over float32 weights. Where float32 is asked for, full, bf16
-    and huggingface-bf16 compute in bfloat16 all the same, optimized and huggingface-best where the device is fast at
-    it, and prove their rounding besides"""
+    """float64, float32, or bfloat16 (torch.autocast, float32 weights). With float32, these contenders still compute
+    in bfloat16 and must pass the rounding check: full, bf16, huggingface-bf16; optimized and huggingface-best on a
+    device with fast bfloat16"""
     contenders: Annotated[
         tuple[str, ...], shown("NAME", "reference, huggingface-eager, huggingface-sdpa, optimized")
     ] = ()
-    """Who takes part: reference; huggingface-eager, -sdpa, -bf16, -compiled, or -best (sdpa, compiled, bf16 where it
-    pays); x-transformers and keras-hub, if installed; optimized (with the rungs that pay on this device), plain, full
-    (with all), a rung by its name (plain with that rung), full-float32 (full without bf16); all for everybody. Ratios
-    are against the first that is proven."""
+    """Models to compare: reference; huggingface-eager, -sdpa, -bf16, -compiled, -best (sdpa, compiled, bf16 if fast);
+    x-transformers and keras-hub, if installed; optimized (the rungs that pay on this device), plain (no rungs), full
+    (all rungs), full-float32 (all but bf16), or a rung's name (plain with that rung); all. Ratios are relative to the
+    first contender that passes its proof."""
     seconds: float = 30.0
-    """About how long to time: a quarter of it forward passes, half training steps, a quarter generation; at least 5
-    rounds of the first two, 3 of the last"""
+    """Seconds of timing, about: a quarter for forward passes, half for training steps, a quarter for generation; at
+    least 5 rounds of the first two and 3 of the last"""
     rounds: Annotated[int | None, shown("INT", "what fits in --seconds")] = None
-    """Time each contender so often instead, at least 3 times"""
+    """Timing rounds per contender (minimum 3); overrides --seconds"""
     new_tokens: int = 16
-    """Tokens to generate, one after another, after a prompt of 32 or what the block has room for; 0 leaves it out"""
+    """Tokens to generate after a prompt of 32 tokens, or fewer if the block is shorter; 0 skips generation"""
     steps: Annotated[int | None, shown("INT", "2 to 20, by the size")] = None
-    """AdamW steps to take in the proof; 0 leaves them out"""
+    """AdamW steps in the proof; 0 skips them"""
     threads: Annotated[int | None, shown("INT", "torch's choice, one per core")] = None
     """CPU threads"""
     seed: int = 0
-    """Decides weights and tokens"""
+    """Random seed of weights and tokens"""
     json: Annotated[Path | None, shown("FILE", "runs/compare/DATE-TIME.json")] = None
-    """Where to write everything that was measured"""
+    """Write all measurements to this file"""
 
     def check(self) -> None:
-        """Raise a ValueError, one line, for the first value that cannot be on any machine."""
+        """Raise a ValueError, one line, for the first value that is invalid on every machine."""
         for name, least in (("threads", 1), ("rounds", 3), ("steps", 0), ("seed", 0), ("new_tokens", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -73,46 +73,46 @@ class Compare:
         if not 0.0 <= self.seconds < float("inf"):
             raise ValueError(f"--seconds {self.seconds}: give a number of at least 0")
         if self.json is not None and self.json.is_dir():
-            raise ValueError(f"--json {self.json}: is a folder; give the name of a file")
+            raise ValueError(f"--json {self.json}: is a folder: give the name of a file")
 
 
 @dataclass(frozen=True)
 class CompareCandidate:
-    """Hold a GPT of your own against the readable one: is it the same function, and if not, where does it first differ?
+    """Test a GPT of your own: is it the same function as the reference? If not: where does it first differ, and why?
 
-    It exits with 0 if it is the same, with 1 if it differs, with 2 if that cannot be judged.
+    Exit status: 0 the same, 1 different, 2 not testable (one line says why).
     """
 
     candidate: Annotated[str, arg(metavar="FILE.py:FUNCTION")]
-    """The function that makes the model, in a file or as MODULE:FUNCTION: from a config with the fields of GPTConfig
-    (block_size, vocab_size, n_layer, n_head, n_embd, dropout, bias), a torch module whose call with ids (B, T) gives
-    logits (B, T, V), (logits, loss), or an object with .logits"""
+    """Function build(config) that returns a torch.nn.Module; also MODULE:FUNCTION. The config has block_size,
+    vocab_size, n_layer, n_head, n_embd, dropout and bias. The module maps ids (B, T) to logits (B, T, V), to (logits,
+    loss), or to an object with .logits"""
     layout: str = "canonical"
-    """How its weights are named and laid out: canonical (reference/gpt.py), hf (transformers), nanogpt, or
-    FILE.py:FUNCTION: a function from our state dict to yours"""
+    """Names and shapes of its weights: canonical (reference/gpt.py), hf (transformers), nanogpt, or a function
+    from our state dict to yours, FILE.py:FUNCTION"""
     size: str = "smoke"
-    """Shape of the model: smoke (3 layers, width 48), or one of compare's without a candidate: tiny, mini, gpt2, ..."""
+    """Model size: smoke (3 layers, n_embd 48), or a size of compare without --candidate: tiny, mini, gpt2, ..."""
     bias: bool = True
-    """Whether the config says that there are biases, as GPT-2 has them"""
+    """Biases in the config, as in the published GPT-2"""
     batch: int = 3
-    """Sequences in a batch"""
+    """Sequences per batch (B)"""
     time: Annotated[int | None, shown("INT", "three quarters of the size's block, at most 96")] = None
-    """Tokens of each sequence"""
+    """Tokens per sequence (T)"""
     steps: Annotated[int | None, shown("INT", "20, fewer at large sizes")] = None
-    """AdamW steps to compare; 0 leaves them out"""
+    """AdamW steps to compare; 0 skips them"""
     device: str = "auto"
-    """Where the candidate computes: auto, cpu, cuda, cuda:1, mps; auto takes an accelerator if there is one"""
+    """Device of the candidate: auto, cpu, cuda, cuda:1, mps; auto takes an accelerator if there is one"""
     precision: str = "auto"
-    """float64, float32, or auto: float64, or float32 for a model that cannot compute in it"""
+    """float64, float32, or auto: float64, or float32 if the candidate does not compute in float64"""
     threads: Annotated[int | None, shown("INT", "torch's choice, one per core")] = None
     """CPU threads"""
     seed: int = 0
-    """Decides weights and tokens"""
+    """Random seed of weights and tokens"""
     json: Annotated[Path | None, shown("FILE", "none")] = None
-    """Where to write everything that was found"""
+    """Write all measurements and the diagnosis to this file"""
 
     def check(self) -> None:
-        """Raise a ValueError, one line, for the first value that cannot be on any machine."""
+        """Raise a ValueError, one line, for the first value that is invalid on every machine."""
         for name, least in (("batch", 1), ("steps", 0), ("threads", 1), ("seed", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -122,78 +122,78 @@ class CompareCandidate:
         if self.precision not in ("auto", "float64", "float32"):
             raise ValueError(f"unknown precision {self.precision!r}: give one of auto, float64, float32")
         if self.json is not None and (self.json.is_dir() or not self.json.absolute().parent.is_dir()):
-            raise ValueError(f"--json {self.json}: give the name of a file in a folder that is there")
+            raise ValueError(f"--json {self.json}: give the name of a file in an existing folder")
 
 
 @dataclass(frozen=True)
 class MeasureRoofline:
-    """Measure a device: matrix products of a model's own shapes, bytes moved, and what these allow at best."""
+    """Measure a device: FLOP/s in the models' shapes, memory bandwidth, and the least time of each task."""
 
     device: str = "auto"
-    """What to measure: auto, cpu, cuda, cuda:1, mps; auto takes an accelerator if there is one"""
+    """Device to measure: auto, cpu, cuda, cuda:1, mps; auto takes an accelerator if there is one"""
     workloads: Annotated[tuple[str, ...], shown("NAME", "mini, gpt2-128, gpt2")] = ()
-    """Whose shapes: smoke, mini-64, mini, gpt2-128 (batch 1 x time 128), gpt2-512 (4 x 512), gpt2 and
-    gpt2-xl (1 x 1024)"""
+    """Workloads whose shapes are measured: smoke, mini-64, mini, gpt2-128 (batch 1 x time 128), gpt2-512 (4 x 512),
+    gpt2 and gpt2-xl (1 x 1024)"""
     seconds: float = 0.2
-    """To measure each shape in, about; three times at least"""
+    """Seconds per shape, about; at least three samples"""
     threads: Annotated[int | None, shown("INT", "torch's choice, one per core")] = None
     """CPU threads"""
     json: Annotated[Path | None, shown("FILE", "none")] = None
-    """Where to write everything that was measured"""
+    """Write all measurements to this file"""
     resume: Annotated[Path | None, shown("FILE.partial", "none")] = None
-    """Go on with a measurement that was stopped, from the file that it left, with the options that it had"""
+    """Continue a stopped measurement from its .partial file, with its options"""
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> MeasureRoofline:
-        """The options of a run that was stopped. Raises ValueError or TypeError for values that are none."""
+        """The options of a stopped run. Raises ValueError or TypeError for invalid values."""
         json, workloads = values["json"], tuple(values["workloads"])
         return cls(**{**values, "json": None if json is None else Path(json), "workloads": workloads})
 
     def check(self) -> None:
-        """Raise a ValueError, one line, for the first value that cannot be on any machine."""
+        """Raise a ValueError, one line, for the first value that is invalid on every machine."""
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"--threads {self.threads}: give a whole number of at least 1")
         if not 0.0 <= self.seconds < float("inf"):
             raise ValueError(f"--seconds {self.seconds}: give a number of at least 0")
         if self.json is not None and (self.json.is_dir() or not self.json.absolute().parent.is_dir()):
-            raise ValueError(f"--json {self.json}: give the name of a file in a folder that is there")
+            raise ValueError(f"--json {self.json}: give the name of a file in an existing folder")
 
 
 @dataclass(frozen=True)
 class Diff:
-    """Tell what changed between two result files of the suite: what is new, gone, faster or slower."""
+    """Show what changed between two result files of the suite: new, gone, faster, slower."""
 
     before: Annotated[Positional[Path], arg(metavar="A.json")]
     """The older file"""
     after: Annotated[Positional[Path], arg(metavar="B.json")]
     """The newer file"""
     across_machines: bool = False
-    """Compare files of different machines all the same: their ratios then say as much about those as about the code"""
+    """Compare files of different machines: a difference is then of the machine as well as of the code"""
     threshold: float = 0.05
-    """Which change of a rate is told: a share, 0.05 for 5 %"""
+    """Smallest change of a rate to report, as a fraction: 0.05 for 5 %"""
 
     def check(self) -> None:
-        """Raise a ValueError, one line, for a value that cannot be."""
+        """Raise a ValueError, one line, for an invalid value."""
         if not 0.0 <= self.threshold < 1.0:
-            raise ValueError(f"--threshold {self.threshold}: give a share from 0 up to, not including, 1")
+            raise ValueError(f"--threshold {self.threshold}: give a fraction from 0 to below 1")
 
 
 @dataclass(frozen=True)
 class Report:
-    """Make one HTML page, pictures and Markdown tables of result files of the suite. The page needs no network."""
+    """Turn result files of the suite into one HTML page, pictures and Markdown tables. The page needs no network."""
 
     files: Annotated[Positional[tuple[Path, ...]], shown("[FILE.json|FOLDER ...]", "bench/results")] = ()
-    """Which results, by file or folder"""
+    """Result files, or folders of them"""
     out: Path = Path("build", "report")
-    """The folder to write into: index.html, and for each run a folder with pictures and tables.md"""
+    """Output folder: index.html, and for each result a folder with pictures and tables.md"""
     page: bool = True
-    """Whether to write index.html"""
+    """Write index.html"""
     parity: Annotated[Path, shown("FILE.md", "docs/parity.md")] = DOCS / "parity.md"
-    """The table of errors over budgets that the parity tests write"""
+    """Table of errors and budgets, as the parity tests write it"""
     bugs: Annotated[Path, shown("FILE.md", "docs/bugs.md")] = DOCS / "bugs.md"
-    """The table of planted bugs"""
+    """Table of planted bugs, as python -m tests.bugs.table writes it"""
 
     def check(self) -> None:
-        """Raise a ValueError, one line, for a value that cannot be."""
+        """Raise a ValueError, one line, for an invalid value."""
         if self.out.exists() and not self.out.is_dir():
-            raise ValueError(f"--out {self.out}: is a file; give the name of a folder")
+            raise ValueError(f"--out {self.out}: is a file: give the name of a folder")

@@ -1,4 +1,4 @@
-"""What was found out about somebody's GPT, for people: a verdict, a table, where it differs first, and why."""
+"""The report on a candidate: a verdict, a table, where it first differs, and why."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ TITLES = {
     "logits": "logits",
     "loss": "loss",
     "gradient": "gradients",
-    "trajectory": "losses of the steps",
-    "update": "how far the steps move",
+    "trajectory": "losses of AdamW steps",
+    "update": "weight updates",
 }
-MOST_NAMED = 8  # tensors listed by name, where it is all about gradients; elsewhere 3
+MOST_NAMED = 8  # gradients listed by name if only gradients differ; else 3
 
 
 def text(seen: Examination, width: int = WIDTH) -> str:
-    """The whole report as plain text, at most so many columns wide."""
+    """The report as plain text, at most `width` columns wide."""
     from rich.console import Console
 
     file = io.StringIO()
@@ -55,7 +55,7 @@ def show(seen: Examination, console: Any) -> None:
     console.print(Fitted(table(seen)))
     for section, lines in (
         ("Gradients that differ", gradients(seen)),
-        ("Where first", where(seen)),
+        ("First difference", where(seen)),
         ("Likely cause", causes(seen)),
         ("What float32 cannot exclude", unseen(seen)),
         ("Notes", [f"- {note}" for note in seen.notes]),
@@ -69,7 +69,7 @@ def show(seen: Examination, console: Any) -> None:
 
 
 def verdict(seen: Examination) -> str:
-    """One sentence."""
+    """The result in one sentence."""
     if seen.same:
         exact = digits(max(m.error for m in seen.report.of("logits")))
         slope = digits(max(m.error for m in seen.report.of("gradient")))
@@ -82,30 +82,30 @@ def verdict(seen: Examination) -> str:
 
     def far(quantity: str) -> str:
         m = furthest[quantity]
-        return f"off by {scientific(m.error)}, {scientific(m.over(seen.allowed))} times what is allowed"
+        return f"off by {scientific(m.error)}, {scientific(m.over(seen.allowed))} times its budget"
 
     if "logits" in furthest:
         return f"Not the same function: {furthest['logits'].name} {far('logits')}."
     if "loss" in furthest:
-        return f"The logits are the same, its loss is not: {far('loss')}."
+        return f"The same logits, but another loss: {far('loss')}."
     if "gradient" in furthest:
-        return f"The same function forwards, but not its gradients: {furthest['gradient'].name} {far('gradient')}."
+        return f"The same forward pass, but other gradients: {furthest['gradient'].name} {far('gradient')}."
     quantity = "trajectory" if "trajectory" in furthest else "update"
-    return f"The same function with the same gradients, but it trains differently: {TITLES[quantity]} {far(quantity)}."
+    return f"The same logits and gradients, but it trains differently: {TITLES[quantity]} {far(quantity)}."
 
 
 def digits(error: float) -> str:
-    """How many digits agree."""
+    """The number of decimal digits that agree."""
     return "every digit" if error == 0.0 else f"{max(0.0, -math.log10(error)):.1f} digits"
 
 
 def table(seen: Examination) -> Any:
-    """A row for each quantity, and for each of the logits that were compared."""
+    """A row for each quantity, and for each probe's logits."""
     found = plain_table()
-    found.add_column("what", no_wrap=True)
-    for name in ("error", "allowed", "error/budget"):
+    found.add_column("", no_wrap=True)
+    for name in ("error", "budget", "error/budget"):
         found.add_column(name, justify="right", no_wrap=True)
-    found.add_column("furthest off", no_wrap=True)
+    found.add_column("largest error in", no_wrap=True)
     for title, group in groups(seen):
         worst = max(group, key=lambda m: (m.over(seen.allowed), m.error))
         limit = seen.allowed(worst)
@@ -122,13 +122,13 @@ def table(seen: Examination) -> Any:
 
 
 def ratio(m: Measurement, seen: Examination, failed: bool) -> str:
-    """error/budget, short."""
+    """error / budget as a table cell."""
     over = m.over(seen.allowed)
     return f"{over:.3g} FAILED" if failed else f"{over:.2g}"
 
 
 def groups(seen: Examination) -> list[tuple[str, list[Measurement]]]:
-    """The rows of the table."""
+    """Titles of the table's rows, with their measurements."""
     rows = [(m.name, [m]) for m in seen.report.measurements if m.quantity == "logits"]
     for quantity in ("loss", "gradient", "trajectory", "update"):
         group = [m for m in seen.report.measurements if m.quantity == quantity]
@@ -139,70 +139,69 @@ def groups(seen: Examination) -> list[tuple[str, list[Measurement]]]:
 
 
 def gradients(seen: Examination) -> list[str]:
-    """Which ones, the furthest first."""
+    """Names of the gradients beyond their budget, largest error first."""
     group = [m for m in seen.failures if m.quantity == "gradient"]
     most = 3 if seen.failed("logits") else MOST_NAMED
-    lines = [f"{m.name}  {scientific(m.error)}" + (" (none arrives)" if m.error == 1.0 else "") for m in group[:most]]
+    lines = [f"{m.name}  {scientific(m.error)}" + (" (no gradient)" if m.error == 1.0 else "") for m in group[:most]]
     if len(group) > most:
         lines.append(f"and {len(group) - most} more of {len(seen.report.of('gradient'))}")
     return lines
 
 
 def where(seen: Examination) -> list[str]:
-    """Where the two part."""
+    """The lines on the first difference, forward and backward."""
     if seen.where is None:
         return []
     if seen.where.unmatched:
         return [
-            "no match could be made: nothing that the candidate computes has the numbers of an activation of the "
-            "reference, so only whole outputs were compared"
+            "unknown: no tensor that the candidate computes equals an activation of the reference, so only outputs "
+            "were compared"
         ]
     lines = []
     if (first := seen.where.forward) is not None:
         lines.append(f"{first.title} ({first.name})")
         if first.last_agreed is not None:
             lines.append(
-                f"before it {first.agreed} activations agree, to {scientific(first.agreed_error)}; the last: "
+                f"{first.agreed} activations before it agree, to {scientific(first.agreed_error)}; the last: "
                 f"{first.last_agreed}"
             )
         if first.hidden:
-            lines.append(f"not visible in this candidate, and possibly where it begins: {', '.join(first.hidden)}")
-        if first.error is None:
-            lines.append("the candidate computes nothing of its shape there")
-        elif first.nearest is not None:
-            times = f", {first.factor:.6g} times what it should be" if first.factor is not None else ""
             lines.append(
-                f"of what it computes after that, the nearest is {first.nearest}, off by "
-                f"{scientific(first.error)}{times}"
+                f"may begin earlier, in activations that this candidate does not expose: {', '.join(first.hidden)}"
             )
+        if first.error is None:
+            lines.append("the candidate computes no tensor of this shape there")
+        elif first.nearest is not None:
+            times = f": {first.factor:.6g} times the right value" if first.factor is not None else ""
+            lines.append(f"nearest tensor after that: {first.nearest}, off by {scientific(first.error)}{times}")
         if first.reordered:
-            lines.append("the same numbers are there, in another order")
+            lines.append("it has the right numbers in another order")
     if (lost := seen.where.backward) is not None:
-        lines.append(f"going backwards, the gradient of: {lost.title} ({lost.name})")
+        lines.append(f"backward pass, the gradient of: {lost.title} ({lost.name})")
         what = "no gradient arrives" if lost.error == 1.0 else f"the gradient is off by {scientific(lost.error)}"
-        lines.append(f"{what} at {lost.nearest}, which has the right value; {lost.agreed} after it agree")
+        lines.append(f"its value is right, {what} at {lost.nearest}; {lost.agreed} gradients behind it agree")
     return lines
 
 
 def causes(seen: Examination) -> list[str]:
-    """What explains it."""
+    """The lines on causes."""
     if seen.same:
         return []
     if not seen.causes:
-        return ["none of the known mistakes explains it"]
+        return ["none of the known mistakes explains the difference"]
     lines = []
     for number, cause in enumerate(seen.causes):
         lines.append(f"{'or: ' if number else ''}{cause.what}")
         lines.append(f"  {cause.evidence}")
-        lines.append(f"  what to do: {cause.remedy}")
+        lines.append(f"  fix: {cause.remedy}")
     return lines
 
 
 def unseen(seen: Examination) -> list[str]:
-    """What float32 is too coarse for."""
+    """The lines on differences too small for float32."""
     if seen.precision != "float32":
         return []
     return [
-        "any difference of less than 5e-6 in the logits, or that needs scores of 1e4 to show (a finite mask). Of the "
-        "known mistakes: " + ("; ".join(seen.unseen) if seen.unseen else "none that moves these logits at all")
+        "a logits error below 5e-6, or one that only attention scores of 1e4 show (a finite mask). Known mistakes "
+        "that stay below: " + ("; ".join(seen.unseen) if seen.unseen else "none")
     ]

@@ -80,7 +80,7 @@ def journal_of(options: MeasureRoofline, surroundings: dict[str, Any], command: 
         if before != now and field.name not in ("resume", "json"):
             raise ValueError(
                 f"--resume {options.resume} with --{field.name} {worded(now)}: it was begun with {worded(before)}; "
-                f"leave --{field.name} out, or start anew without --resume"
+                f"leave --{field.name} out, or start again without --resume"
             )
     check_same(journal, surroundings)
     journal.go_on()

@@ -126,14 +126,14 @@ def test_where_nothing_can_be_written_it_is_said_and_measuring_goes_on(
 @pytest.mark.parametrize(
     "change,says",
     [
-        ({"cpu": "Another CPU"}, r"was measured on another machine \(.*Another CPU.*\): start anew here"),
+        ({"cpu": "Another CPU"}, r"was measured on another machine \(.*Another CPU.*\): start again here"),
         (
             {"identity": {**ENVIRONMENT["identity"], "threads": 64}},
-            r"was measured on another machine \(.*64.*\): start anew here",
+            r"was measured on another machine \(.*64.*\): start again here",
         ),
-        ({"python": "3.99"}, r"was measured with other software \(python: .* -> 3\.99\): start anew"),
-        ({"commit": "f" * 40}, r"was measured with other software \(commit: .* -> f{40}\): start anew"),
-        ({"packages": {"torch": "9.9"}}, r"was measured with other software \(.*torch: .* -> 9\.9.*\): start anew"),
+        ({"python": "3.99"}, r"was measured with other software \(python: .* -> 3\.99\): start again"),
+        ({"commit": "f" * 40}, r"was measured with other software \(commit: .* -> f{40}\): start again"),
+        ({"packages": {"torch": "9.9"}}, r"was measured with other software \(.*torch: .* -> 9\.9.*\): start again"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -172,7 +172,7 @@ def test_another_version_of_the_file_is_refused(journal: Journal, monkeypatch: p
     monkeypatch.setattr("bench.journal.VERSION", 99)
     journal.once("rate", 1, lambda: 1.0)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="is of version 99, this program writes 1: start anew, without --resume"):
+    with pytest.raises(ValueError, match="is of version 99, this program writes 1: start again without --resume"):
         again(journal)
 
 
@@ -280,7 +280,7 @@ def test_other_options_than_it_was_begun_with_are_refused_in_one_line(
     assert main(["roofline", "--resume", "a.json.partial", *given.split()]) == 2
     option = given.split()[0]
     assert capsys.readouterr().err == (
-        f"error: --resume a.json.partial with {given}: it was begun with {begun}; leave {option} out, or start anew "
+        f"error: --resume a.json.partial with {given}: it was begun with {begun}; leave {option} out, or start again "
         "without --resume\n"
     )
 
@@ -295,5 +295,5 @@ def test_options_that_cannot_be_read_are_one_line(device: Device, capsys: pytest
         assert main(["roofline", "--resume", str(left)]) == 2
         error = capsys.readouterr().err
         assert re.fullmatch(
-            r"error: --resume a\.json\.partial: is damaged \(.*\): start anew, without --resume\n", error
+            r"error: --resume a\.json\.partial: is damaged \(.*\): start again without --resume\n", error
         )

@@ -365,8 +365,8 @@ OPTIONS = {
     "--seed -1": r"--seed -1: give a whole number of at least 0",
     "--precision bfloat16": r"unknown precision 'bfloat16': give one of auto, float64, float32",
     "--device abacus": r"unknown device 'abacus': .*",
-    "--json .": r"--json \.: give the name of a file in a folder that is there",
-    "--json none/result.json": r"--json none/result\.json: give the name of a file in a folder that is there",
+    "--json .": r"--json \.: give the name of a file in an existing folder",
+    "--json none/result.json": r"--json none/result\.json: give the name of a file in an existing folder",
 }
 
 

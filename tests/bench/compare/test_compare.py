@@ -262,7 +262,7 @@ MISTAKES = {
     "--seed 9223372036854775808": r"--seed 9223372036854775808: give a number below 2\^63 = 9223372036854775808",
     "--seconds -1": r"--seconds -1\.0: give a number of at least 0",
     "--seconds nan": r"--seconds nan: give a number of at least 0",
-    "--json .": r"--json \.: is a folder; give the name of a file",
+    "--json .": r"--json \.: is a folder: give the name of a file",
     "--json file/result.json": r"cannot make the folder 'file': .*",
 }
 

@@ -490,7 +490,7 @@ def test_folders_without_results_and_places_to_write_that_are_none_are_one_line(
     (tmp_path / "file").write_text("mine")
     status, (line,) = told(capsys, small, "--out", tmp_path / "file")
     assert status == 2
-    assert line == f"error: --out {tmp_path / 'file'}: is a file; give the name of a folder"
+    assert line == f"error: --out {tmp_path / 'file'}: is a file: give the name of a folder"
     status, (line,) = told(capsys, small, "--out", tmp_path / "file" / "inside")
     assert status == 2
     assert line == f"error: cannot write into {str(tmp_path / 'file' / 'inside')!r}: Not a directory"
