@@ -1,6 +1,6 @@
-"""Everything this project is asked to do, one session each: `nox -l` lists them, `nox -s NAME` runs one.
+"""All tasks of the project, one session each: `nox -l` lists them, `nox -s NAME` runs one.
 
-What follows `--` goes to the command underneath: `nox -s tests -- -k parity`.
+Arguments after `--` go to the command underneath: `nox -s tests -- -k parity`.
 """
 
 import hashlib
@@ -16,18 +16,18 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["tests", "lint", "types"]
 
 CONSTRAINTS = ("-c", "constraints.txt")
-# One process for each core, up to four, with one thread each, or they would wait for each other; the tests of a file
-# stay together, for what they share, in the order of tests/conftest.py.
+# One process per core, up to four, with one thread each: more threads would wait for each other. The tests of a file
+# stay in one process, as they share fixtures, in the order of tests/conftest.py.
 SPREAD = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder")
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 @nox.session
 def environment(session: nox.Session) -> None:
-    """Install the project and all it is tested with, once for the sessions that share it.
+    """Install the project and its test requirements, once for the sessions that share them.
 
-    One environment, because PyTorch is large. It is brought up to date when pyproject.toml or constraints.txt
-    changed since the last time, and left alone otherwise, so that a second run needs no network.
+    One environment, because PyTorch is large. It is updated only if pyproject.toml or constraints.txt has changed, so
+    that a second run needs no network.
     """
     wanted = hashlib.sha256(Path("pyproject.toml").read_bytes() + Path("constraints.txt").read_bytes())
     installed = Path(session.virtualenv.location, "installed.sha256")
@@ -35,7 +35,7 @@ def environment(session: nox.Session) -> None:
         session.log("up to date")
         return
     installed.unlink(missing_ok=True)
-    # Without isolation the build uses the setuptools that is pinned here, not the newest of the day.
+    # Without build isolation the setuptools that is pinned here is used, not the newest release.
     session.install(*CONSTRAINTS, "setuptools")
     project = ".[parity,peers,tests,types]"
     session.install(*CONSTRAINTS, "--no-build-isolation", "-e", project, silent=False)
@@ -50,55 +50,61 @@ def run_python(session: nox.Session, *arguments: str, env: dict[str, str] | None
     """
     programs = session.cache_dir.parent / "environment" / ("Scripts" if sys.platform == "win32" else "bin")
     path = os.pathsep.join([str(programs), os.environ.get("PATH", os.defpath)])
-    # Waiting threads sleep soon instead of spinning: where other work shares the cores, spinning takes the time that
-    # the thread waited for needs, and small models become many times slower.
+    # Waiting threads sleep soon instead of spinning: on shared cores, a spinning thread takes time from the thread that
+    # it waits for, and small models become many times slower.
     variables = {"GOMP_SPINCOUNT": "3000", **(env or {})}
     variables = {name: os.environ.get(name, value) for name, value in variables.items()}
-    # After Ctrl-C nox would kill it in half a second: what it was told, and keeps, needs a little longer to be written.
+    # After Ctrl-C nox kills the process in half a second; saving its partial results takes a little longer.
     patience = {"interrupt_timeout": 4.0, "terminate_timeout": 2.0}
     session.run(str(programs / "python"), *arguments, external=True, env={"PATH": path, **variables}, **patience)
 
 
 @nox.session(venv_backend="none", requires=["environment"])
 def tests(session: nox.Session) -> None:
-    """Run the tests, less what is marked slow, multiproc or net. `-- -k parity` runs only the proofs."""
+    """Run the tests, except those marked slow, multiproc or net. `-- -k parity` runs only the proofs."""
     run_python(session, "-m", "pytest", *SPREAD, *session.posargs, env=ONE_THREAD)
 
 
 @nox.session(venv_backend="none", requires=["environment"])
 def slow(session: nox.Session) -> None:
-    """Run the tests that take long or start several processes."""
+    """Run the tests marked slow or multiproc: they take long or start several processes."""
     marked = ("-m", "slow or multiproc", "--durations=25")
     run_python(session, "-m", "pytest", *SPREAD, *marked, *session.posargs, env=ONE_THREAD)
 
 
 @nox.session(venv_backend="none", requires=["environment"])
 def compare(session: nox.Session) -> None:
-    """Put the models side by side: how far apart they are, then how fast. `-- --help` lists the options."""
+    """Compare the models: numerical distance, then speed. 3 to 4 minutes. `-- --help` lists the options."""
     run_python(session, "-m", "bench", "compare", *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["environment"])
 def bench(session: nox.Session) -> None:
-    """Measure every rung and peer on every device: tokens/sec, memory, roofline. `-- --quick` takes two minutes."""
+    """Measure every rung and peer on every device: tokens/s, memory, roofline. `-- --quick` takes two minutes."""
     run_python(session, "-m", "pytest", "bench/suite", "--benchmark-columns=median,iqr,rounds", *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["environment"])
 def machines(session: nox.Session) -> None:
-    """Run tests, training and a comparison as if on other machines, without bfloat16 for one. `-- NAME` for some."""
+    """Run tests, training and a comparison on simulated machines, such as no-bfloat16. `-- NAME` for one."""
     run_python(session, "-m", "tests.machines", *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["environment"])
 def report(session: nox.Session) -> None:
-    """Make a page, pictures and tables of the results in bench/results: build/report. `-- --help` lists the options."""
+    """Turn bench/results into a page, pictures and tables in build/report. `-- --help` lists the options."""
     run_python(session, "-m", "bench", "report", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
+def docs(session: nox.Session) -> None:
+    """Run the commands in README and docs and write what they print beside them. `-- --check` only compares."""
+    run_python(session, "-m", "tests.project.doc_outputs", *session.posargs)
 
 
 @nox.session
 def mutation(session: nox.Session) -> None:
-    """Plant small bugs all over the models, and list those that no test notices. Takes an hour or two."""
+    """Plant small bugs in the models (mutmut) and list those that no test notices. Takes an hour or two."""
     session.install(*CONSTRAINTS, "setuptools")
     session.install(*CONSTRAINTS, "--no-build-isolation", "-e", ".[parity,tests,mutation]")
     # CI: hypothesis then takes the same examples for every mutant
@@ -108,7 +114,7 @@ def mutation(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, formatting, the direction of imports and the workflows. `-- --fix` mends what ruff can."""
+    """Check style, formatting, import directions and the workflows. `-- --fix` fixes what ruff can."""
     project = nox.project.load_toml("pyproject.toml")["project"]
     session.install(*CONSTRAINTS, *project["optional-dependencies"]["lint"])
     session.run("ruff", "check", *session.posargs)
