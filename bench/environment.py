@@ -1,4 +1,4 @@
-"""The machine and the software that a number came from: what has to be known to make sense of it or repeat it."""
+"""The machine and the software behind a measurement, recorded in every result file."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ CPU_FLAGS = (
     *("avx2", "fma3", "avx512_f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx10_1", "avx10_2"),
     *("amx_tile", "amx_bf16", "amx_fp16", "neon", "sve", "sve2", "bf16", "sve_bf16", "i8mm"),
 )
-# Variables by which a CPU computes as if it were a lesser one: torch's own kernels, oneDNN (by its two names), MKL.
+# Variables that limit the instruction sets of torch's own kernels, of oneDNN (under two names) and of MKL.
 LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
-# What makes a machine another one, besides its identity: rates of two of them do not say what changed in the code.
+# Besides its identity, these tell machines apart: results of two machines do not show a change of the code.
 MACHINE = ("device_kind", "device_memory", "cpu", "cpu_flags", "cores", "threads", "system")
-# What may have changed on one machine, and is told.
+# These may change on one machine; a change is reported.
 SOFTWARE = ("python", "cuda", "commit", "matmul_precision")
 ROOT = Path(__file__).parents[1]
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Everything worth recording, as plain values; None where this machine does not tell."""
+    """The whole record, as plain values; None for unknown ones."""
     return {
         "device": device_name(device),
         "identity": identity(device),
@@ -51,19 +51,18 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "system": platform.platform(),
         "python": platform.python_version(),
-        # torch by its own word: a CUDA build is 2.13.0+cu130, which the metadata of the one on PyPI calls 2.13.0.
+        # torch.__version__ names the CUDA build, 2.13.0+cu130; the metadata of the one on PyPI is 2.13.0.
         "packages": {name: package_version(name) for name in PACKAGES} | {"torch": str(torch.__version__)},
         "commit": commit(ROOT),
     }
 
 
 def identity(device: torch.device) -> dict[str, Any]:
-    """What tells one kind of machine from another; numbers of two kinds are not to be taken for each other's.
+    """The kind of machine; results of two kinds are never mixed.
 
-    A name does not do it: there are CPUs with and without bfloat16 that both call themselves "AMD EPYC". So, besides
-    the name, of a CPU: the instruction sets that torch may use, narrowest first (the architecture where there is none
-    that matters), the limits that the environment sets below what the CPU has, and how many threads compute. Of other
-    devices these are empty, and None.
+    The name is not enough: CPUs with and without bfloat16 are both called "AMD EPYC". So a CPU also has the instruction
+    sets that torch may use, narrowest first (or the architecture, if there are none), the limits that environment
+    variables set, and the number of threads. For other devices these are empty, and None.
     """
     if device.type != "cpu":
         return {"name": device_name(device), "instruction_sets": [], "limits": {}, "threads": None}
@@ -76,10 +75,10 @@ def identity(device: torch.device) -> dict[str, Any]:
 
 
 def identity_in_words(identity: dict[str, Any]) -> str:
-    """An identity for people: AMD EPYC (AVX-512 bfloat16), 2 threads.
+    """An identity in words: AMD EPYC (AVX-512 bfloat16), 2 threads.
 
-    Of instruction sets the widest stands for those below it; under a limit, which may leave out one in between, all
-    are named: AMD EPYC (limited to AVX2), 2 threads.
+    Only the widest instruction set is named; under a limit all are, as one in between may be missing: AMD EPYC
+    (limited to AVX2), 2 threads.
     """
     sets, threads = identity["instruction_sets"], identity["threads"]
     kind = f"limited to {', '.join(sets)}" if identity["limits"] else sets[-1] if sets else ""
@@ -88,16 +87,16 @@ def identity_in_words(identity: dict[str, Any]) -> str:
 
 
 def limits() -> dict[str, str]:
-    """Those of `LIMITS` that are set and heeded, with their values.
+    """The variables of `LIMITS` that are set and have an effect, with their values.
 
-    A variable that asks for no more than the CPU has anyway is one too: better a machine that is taken for a limited
-    one than a limited one that is taken for itself.
+    A limit that is no lower than the CPU's own counts too: better to take a full machine for a limited one than the
+    other way round.
     """
     found = {name: value for name in LIMITS if (value := os.environ.get(name))}
     if found.get("ATEN_CPU_CAPABILITY") != torch.backends.cpu.get_cpu_capability().lower():
-        found.pop("ATEN_CPU_CAPABILITY", None)  # torch does not know it, warns and ignores it
+        found.pop("ATEN_CPU_CAPABILITY", None)  # torch warns of an unknown value and ignores it
     if "ONEDNN_MAX_CPU_ISA" in found:
-        found.pop("DNNL_MAX_CPU_ISA", None)  # the older name yields
+        found.pop("DNNL_MAX_CPU_ISA", None)  # the newer name wins
     for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
         if found.get(name, "").upper() in ("ALL", "DEFAULT"):
             del found[name]
@@ -105,21 +104,21 @@ def limits() -> dict[str, str]:
 
 
 def device_name(device: torch.device) -> str:
-    """The name on the box, as far as it is known."""
+    """The device's product name, as far as known."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return cpu_name() if device.type == "cpu" else f"{device.type} of {cpu_name()}"
 
 
 def device_memory(device: torch.device) -> int:
-    """Bytes of memory that the device has."""
+    """The device's memory in bytes."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return int(psutil.virtual_memory().total)
 
 
 def capabilities() -> dict[str, Any]:
-    """What torch found out about the CPU; empty where it does not say."""
+    """torch's record of the CPU's capabilities; empty if there is none."""
     return dict(getattr(torch.cpu, "get_capabilities", dict)())
 
 
@@ -134,24 +133,24 @@ def cpu_name() -> str:
 
 
 def cpu_flags() -> list[str]:
-    """Which of `CPU_FLAGS` this CPU has."""
+    """The flags of `CPU_FLAGS` that this CPU has."""
     known = capabilities()
     return [flag for flag in CPU_FLAGS if known.get(flag)]
 
 
 def computes_bfloat16(device: torch.device) -> bool | None:
-    """Whether a device has instructions for bfloat16; without them it is emulated, and slow. None: cannot be told."""
+    """Whether a device has bfloat16 instructions; without them it is emulated and slow. None: unknown."""
     here = hardware_of(str(device))
     return here.bfloat16 if here.tried else None
 
 
 def load() -> float | None:
-    """Processes that wanted to run over the last minute, on average; None where the system does not count them."""
+    """The load average over the last minute; None if the system has none."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 def clocks(device: torch.device) -> dict[str, float | None]:
-    """The clocks just now and at most, in MHz; None where they cannot be read."""
+    """Current and maximal clock in MHz; None if unknown."""
     if device.type == "cuda":
         words = nvidia_smi(device, "clocks.current.sm", "clocks.max.sm", "power.limit")
         return dict(zip(("now", "most", "power_limit_watts"), words, strict=True))
@@ -163,10 +162,10 @@ def clocks(device: torch.device) -> dict[str, float | None]:
 
 
 def clocks_after_work(found: dict[str, float | None], device: torch.device) -> dict[str, float | None]:
-    """Clocks that were read before, with the lowest and the highest that were ever seen just after work, in MHz.
+    """Add the lowest and the highest clock seen just after work, in MHz.
 
-    An idle device lowers its clock and a hot one too, so the one before says little of a measurement. To be called
-    whenever the device has just worked, with what the call before returned; None where it cannot be read.
+    An idle device lowers its clock, and so does an overheated one, so the clock before a measurement says little. Call
+    this when the device has just worked, with the result of the previous call. None if unknown.
     """
     seen = (found.get("lowest_after_work"), found.get("highest_after_work"), clocks(device)["now"])
     known = [clock for clock in seen if clock is not None]
@@ -174,8 +173,7 @@ def clocks_after_work(found: dict[str, float | None], device: torch.device) -> d
 
 
 def nvidia_smi(device: torch.device, *what: str) -> list[float | None]:
-    """Numbers that the driver's own tool tells of a device; None for each that it does not know, or if it is not
-    there."""
+    """Query nvidia-smi for numbers of a device; None for an unknown number, or if there is no nvidia-smi."""
     command = ["nvidia-smi", f"--id={nvidia_id(device)}", f"--query-gpu={','.join(what)}"]
     command.append("--format=csv,noheader,nounits")
     try:
@@ -187,10 +185,10 @@ def nvidia_smi(device: torch.device, *what: str) -> list[float | None]:
 
 
 def nvidia_id(device: torch.device) -> str:
-    """What the driver's tool calls a device.
+    """nvidia-smi's id of a device.
 
-    Torch counts only what CUDA_VISIBLE_DEVICES leaves, the fastest first; the tool counts all, by their slots. So it is
-    asked by the unique name, which torch gives without its "GPU-", and by torch's number only where torch gives none.
+    torch numbers the devices in CUDA_VISIBLE_DEVICES, the fastest first; nvidia-smi numbers all, by bus slot. So this
+    is the UUID, which torch gives without its "GPU-", or torch's number if there is no UUID.
     """
     uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
     if uuid is not None:
@@ -199,7 +197,7 @@ def nvidia_id(device: torch.device) -> str:
 
 
 def number_in(word: str) -> float | None:
-    """The number that a word is; None for one like "[N/A]"."""
+    """A word as a number; None for "[N/A]" and the like."""
     try:
         return float(word)
     except ValueError:
@@ -207,7 +205,7 @@ def number_in(word: str) -> float | None:
 
 
 def package_version(name: str) -> str | None:
-    """The installed version of a package, without importing it; None if it is not installed."""
+    """The installed version of a package, without an import; None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -215,7 +213,7 @@ def package_version(name: str) -> str | None:
 
 
 def commit(root: Path) -> str | None:
-    """The commit that is checked out at `root`, with "+changes" if files differ from it; None outside git."""
+    """The commit checked out at `root`, with "+changes" if files differ from it; None outside git."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(root), *arguments]
@@ -224,7 +222,7 @@ def commit(root: Path) -> str | None:
 
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != root.resolve():
-            return None  # installed inside somebody else's repository
+            return None  # installed inside another repository
         changed = "+changes" if git("status", "--porcelain") else ""
         return git("rev-parse", "HEAD") + changed
     except (OSError, subprocess.SubprocessError):
@@ -232,12 +230,12 @@ def commit(root: Path) -> str | None:
 
 
 def machine_differences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
-    """What tells two machines apart, in words; both identities first, if they differ."""
+    """Yield the differences of two machines, in words; identities first."""
     x, y = before["environment"], after["environment"]
     if x["identity"] != y["identity"]:
         a, b = identity_in_words(x["identity"]), identity_in_words(y["identity"])
         yield f"{a} and {b}"
-        for key in ("instruction_sets", "limits") if a == b else ():  # what those words leave out
+        for key in ("instruction_sets", "limits") if a == b else ():  # the words are equal
             if x["identity"][key] != y["identity"][key]:
                 yield f"{key}: {worded(x['identity'][key])} and {worded(y['identity'][key])}"
     named = {"threads"} if x["identity"]["threads"] and y["identity"]["threads"] else set()
@@ -247,7 +245,7 @@ def machine_differences(before: dict[str, Any], after: dict[str, Any]) -> Iterat
 
 
 def software_differences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
-    """Other versions."""
+    """Yield the differences in software versions."""
     x, y = before["environment"], after["environment"]
     for key in SOFTWARE:
         if x.get(key) != y.get(key):
@@ -259,7 +257,7 @@ def software_differences(before: dict[str, Any], after: dict[str, Any]) -> Itera
 
 
 def worded(value: Any) -> str:
-    """A value of the environment, short."""
+    """A value of the environment as text."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {one}" for key, one in value.items()) or "none"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -267,7 +265,7 @@ def worded(value: Any) -> str:
 
 @contextmanager
 def threads(number: int | None) -> Iterator[None]:
-    """Compute on so many CPU threads, and on as many as before afterwards."""
+    """Inside the block, compute with this number of CPU threads."""
     before = torch.get_num_threads()
     try:
         if number is not None:

@@ -1,4 +1,4 @@
-"""Tables, lines, numbers and units as a terminal shows them: however narrow it is, every cell is whole."""
+"""Format tables, lines, numbers and units for a terminal; no cell is cut, however narrow the terminal."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-GAP = 2  # spaces between columns, and before numbers that are below their name
-WIDTH, LEAST = 100, 40  # columns; a narrower terminal than the least breaks the lines itself
-NOT_THE_SAME = "not the same function"  # how a contender that is known to differ is shown; it has no numbers
+GAP = 2  # spaces between columns, and before numbers under a row's name
+WIDTH, LEAST = 100, 40  # columns; a terminal narrower than LEAST wraps lines itself
+NOT_THE_SAME = "not the same function"  # shown in place of numbers for a contender that is known to differ
 
 
 def broken(line: str, width: int, indent: str = "    ") -> list[str]:
-    """A line in lines of at most so many characters, all but the first indented. It is broken at spaces, and after a /
-    in a name that is longer than a line; what is longer still stays whole."""
+    """Wrap a line to `width` characters, with an indent from the second line on.
+
+    It breaks at spaces, and after a / in a name that is longer than a line; longer words stay whole.
+    """
     lines: list[str] = []
     start = ""
     for word in re.findall(r"\s*\S+", line):
@@ -32,15 +34,15 @@ def broken(line: str, width: int, indent: str = "    ") -> list[str]:
 
 
 class Fitted:
-    """A table that is printed whole where there is room; else fewer columns at a time, below each other.
+    """A table that is printed whole if it fits; else as several tables of fewer columns, below each other.
 
-    Each of those tables begins with the columns that name the rows. Where the names are so long that this makes many
-    tables, each name is on a line of its own, above its numbers. No cell is cut or folded.
+    Each of those begins with the columns that name the rows. If long names lead to many tables, each name is on its own
+    line above its numbers instead. No cell is cut or folded.
 
     Args:
-        table: of rich, with a line for each row
-        keys: how many of its columns name the rows
-        together: how many columns belong together, group by group; those beyond are each alone
+        table: a rich table with one line per row
+        keys: number of columns that name the rows
+        together: sizes of the groups of columns that stay together; further columns are groups of one
     """
 
     def __init__(self, table: Any, keys: int = 1, together: Sequence[int] = ()) -> None:
@@ -73,7 +75,7 @@ class Fitted:
                 yield from self.with_names_above(part, console, options)
 
     def packed(self, names: list[int], width: int) -> tuple[list[list[int]], bool]:
-        """The columns in as few tables as hold them, groups together where they fit; and whether all do fit."""
+        """Distribute the columns over few tables, groups together if they fit; also whether all tables fit."""
         parts: list[list[int]] = []
         fits = True
         for group in self.groups:
@@ -87,11 +89,11 @@ class Fitted:
         return parts, fits
 
     def natural(self, columns: Sequence[int]) -> int:
-        """How wide some columns are, with nothing cut."""
+        """The width of some columns, uncut."""
         return sum(self.widths[number] for number in columns) + GAP * (len(columns) - 1)
 
     def some(self, columns: Sequence[int], indented: bool = False) -> Any:
-        """A table of some columns, without the rows that have nothing in them."""
+        """A table of some columns, without rows that are empty there."""
         from rich.table import Table
 
         of = self.table
@@ -106,7 +108,7 @@ class Fitted:
         return table
 
     def filled(self, columns: Sequence[int]) -> list[tuple[tuple[Any, ...], Any]]:
-        """The rows that have something in some columns, names apart, and their styles."""
+        """Rows that are not empty in some columns (names do not count), and their styles."""
         return [
             (row, of.style)
             for row, of in zip(self.rows, self.table.rows, strict=True)
@@ -133,7 +135,7 @@ class Fitted:
             yield Segments([*line, Segment.line()])
 
     def lines_of_cells(self, columns: Sequence[int], options: Any) -> Iterator[Any]:
-        """The last resort, for a cell that is wider than the terminal: words in lines, below what they are about."""
+        """For a cell wider than the terminal: each cell on lines of its own, after its row and column names."""
         from rich.text import Text
 
         for row, style in self.filled(columns):
@@ -145,17 +147,17 @@ class Fitted:
 
 
 def terminal() -> Any:
-    """The console that tables are printed on."""
+    """The console for tables."""
     from rich.console import Console
 
     console = Console(highlight=False)
-    # a file or a pipe has no width, unless COLUMNS says one: 100 columns; a wide terminal gets no wider table
+    # 100 columns for a file or a pipe, unless COLUMNS is set; at most 100 for a wide terminal
     known = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal()
     return Console(highlight=False, width=max(LEAST, min(WIDTH, console.width)) if known else WIDTH)
 
 
 def plain_table() -> Any:
-    """A table with a line under its head, and two spaces between columns."""
+    """A rich table with a line under its head and two spaces between columns."""
     from rich import box
     from rich.table import Table
 
@@ -174,7 +176,7 @@ def significant(value: float) -> str:
 
 
 def scaled(value: float | None, unit: str) -> str:
-    """A large number with a prefix: 1.234 TFLOP; n/a if it is not known."""
+    """A large number with a prefix: 1.234 TFLOP; n/a for None."""
     if value is None:
         return "n/a"
     for prefix, factor in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
@@ -184,7 +186,7 @@ def scaled(value: float | None, unit: str) -> str:
 
 
 def per_second(value: float | None, unit: str) -> str:
-    """The same of a rate, by the unit of what is done: 1.234 TFLOP/s."""
+    """A rate with a prefix: 1.234 TFLOP/s; n/a for None."""
     return "n/a" if value is None else f"{scaled(value, unit)}/s"
 
 
@@ -194,7 +196,7 @@ def milliseconds(seconds: float) -> str:
 
 
 def size(count: int | None) -> str:
-    """Bytes for people, in powers of 1000."""
+    """Bytes with a prefix, in powers of 1000."""
     if count is None:
         return "n/a"
     if count < 1e6:
@@ -203,12 +205,12 @@ def size(count: int | None) -> str:
 
 
 def one_line(error: BaseException, file: Path | None = None) -> str:
-    """An error of somebody's code in one line, with the last line of theirs that it came through."""
-    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())  # some libraries write in colour
+    """An exception in one line, with the last line number of `file` in its traceback."""
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())  # some libraries use colour codes
     text = text if len(text) <= 300 else f"{text[:297]}..."
     words = f"{type(error).__name__}: {text}" if text else type(error).__name__
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if file is not None and Path(f.filename) == file]
     if isinstance(error, SyntaxError) or not own:
-        return words  # its text has the line
+        return words  # a SyntaxError's text has the line number
     return f"{words} (line {own[-1].lineno})"

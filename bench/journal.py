@@ -1,9 +1,9 @@
-"""What a run has measured, on disk: while it measures, so that one that was stopped can go on, and as its result.
+"""Keep measurements on disk while a run measures, so that a stopped run can continue; write its result file.
 
-The journal is a text file beside the result, a JSON object on each line: first what is measured, where and with which
-software, then everything that was measured, each with a key of its own. A line is on the disk before the next
-measurement begins. When the result is written the journal is removed. Going on takes the same machine, the same
-software and the same options: numbers of two of them do not belong into one result.
+The journal is a text file beside the result with a JSON object on each line: first the kind, machine, software and
+options, then each measurement with its key. A line is on disk before the next measurement begins. The journal is
+removed when the result is written. A run continues only on the same machine, with the same software and options:
+measurements of two machines do not belong in one result.
 """
 
 from __future__ import annotations
@@ -26,31 +26,30 @@ VERSION = 1
 ENDING = ".partial"  # after the name of the result
 
 Measure = Callable[[], Any]
-# From a word for what is measured, what tells it from all others (plain values), and how to measure it: what was found,
-# as plain values.
+# (kind of measurement, key as plain values, function that measures) -> the measurement, as plain values.
 Keep = Callable[[str, Any, Measure], Any]
 
 
 def anew(what: str, key: Any, measure: Measure) -> Any:
-    """Measure, and keep nothing."""
+    """Measure without a journal: a `Keep`."""
     return measure()
 
 
 def partial_path(result: Path) -> Path:
-    """Where the journal of a result lies."""
+    """The path of a result's journal."""
     return result.with_name(result.name + ENDING)
 
 
 class Journal:
-    """One run's; `once` is a `Keep`. Nothing is written before the first measurement begins.
+    """The journal of one run; `once` is a `Keep`. Nothing is written before the first measurement begins.
 
     Args:
-        path: where it lies
+        path: of the journal
         kind: of the result
-        command: that goes on, without "--resume FILE"
+        command: the command that continues the run, without "--resume FILE"
         environment: see bench/environment.py
-        arguments: of the command, complete, as plain values
-        tell: shows the user a line that is no error; a note on standard error if not given
+        arguments: all options of the command, as plain values
+        tell: called with lines for the user; default: a note on standard error
     """
 
     def __init__(
@@ -66,35 +65,35 @@ class Journal:
         self.environment, self.arguments = environment, arguments
         self.started, self.start = datetime.now().astimezone(), time.monotonic()
         self.found: dict[str, Any] = {}
-        self.resumed: list[str] = []  # local times at which it was gone on with
+        self.resumed: list[str] = []  # local times at which the run was continued
         self.begun = False
-        self.lost = False  # it cannot be written
-        self.made: list[Path] = []  # folders, the innermost first
+        self.lost = False  # the file cannot be written
+        self.made: list[Path] = []  # folders made for the file, innermost first
 
     @property
     def seconds(self) -> float:
-        """How long it has taken, without the time for which it was stopped."""
+        """Seconds of measuring, without the time in which the run was stopped."""
         return time.monotonic() - self.start
 
     @property
     def words(self) -> str:
-        """How to go on, if there is something to go on with."""
+        """How to continue the run; empty if there is no journal."""
         return (
             f"go on with: {self.command} --resume {shlex.quote(str(self.path))}" if self.begun and not self.lost else ""
         )
 
     def once(self, what: str, key: Any, measure: Measure) -> Any:
-        """What was found the first time; measured now, and written down, if there is nothing yet."""
+        """The kept measurement of a key; measure and keep it if there is none."""
         name = json.dumps([what, key])
         if name not in self.found:
             self.begin()
-            # through JSON: what was measured now is no other than what is read again
+            # through JSON, so that a new measurement equals one that is read again
             self.found[name] = json.loads(json.dumps(measure()))
             self.append({"what": name, "found": self.found[name], "seconds": self.seconds})
         return self.found[name]
 
     def begin(self) -> None:
-        """Write the first line, unless it is written."""
+        """Write the first line, once."""
         if self.begun:
             return
         self.begun = True
@@ -102,7 +101,7 @@ class Journal:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.exists():
-                self.tell(f"{self.path}, of a run that was stopped, is replaced")
+                self.tell(f"{self.path}, of a stopped run, is replaced")
                 self.path.unlink()
         except OSError as error:
             self.lose(error)
@@ -116,10 +115,10 @@ class Journal:
             }
         )
         if self.words:
-            self.tell(f"everything is kept as it is measured; if this is stopped, {self.words}")
+            self.tell(f"measurements are kept on disk; if this run is stopped, {self.words}")
 
     def append(self, line: dict[str, Any]) -> None:
-        """Write a line, down to the disk. A disk that does not take it is no reason to stop measuring."""
+        """Write a line to the disk. If that fails, the run still goes on measuring."""
         if self.lost:
             return
         try:
@@ -131,20 +130,20 @@ class Journal:
             self.lose(error)
 
     def lose(self, error: OSError) -> None:
-        """Say that nothing more is kept."""
+        """Tell the user that nothing more is kept."""
         self.lost = True
-        self.tell(f"cannot write {self.path} ({error.strerror}): a run that is stopped now cannot go on")
+        self.tell(f"cannot write {self.path} ({error.strerror}): if this run is stopped, it cannot continue")
 
     def go_on(self) -> None:
-        """Note that a run goes on, and tell the user from where."""
+        """Note that the run continues, and tell the user."""
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         self.resumed.append(now)
         self.append({"resumed": now})
-        known = "1 measurement is" if len(self.found) == 1 else f"{len(self.found)} measurements are"
-        self.tell(f"going on with {self.path}: {known} there")
+        known = "1 measurement" if len(self.found) == 1 else f"{len(self.found)} measurements"
+        self.tell(f"going on with {self.path}: {known}")
 
     def remove(self) -> None:
-        """The result is written: remove the file, and the folders that were made for it if nothing else is in them."""
+        """Remove the file when the result is written, and the folders made for it if they are empty."""
         self.begun = False
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
@@ -153,19 +152,19 @@ class Journal:
 
 
 def resume(path: Path, kind: str, command: str, tell: Callable[[str], object] | None = None) -> Journal:
-    """The journal that a run left; see `Journal`. Raises ValueError, one line, for what is none, or is damaged.
+    """Read the journal of a stopped run; see `Journal`. Raises ValueError, one line, if it is damaged or no journal.
 
-    It still has to be held against this machine: `check_same`.
+    The caller compares its machine and software with `check_same`.
     """
     try:
         whole = path.read_bytes()
     except OSError as error:
         raise ValueError(f"--resume {path}: cannot be read ({error.strerror})") from None
-    complete = whole[: whole.rfind(b"\n") + 1]  # the last line may have been cut off
+    complete = whole[: whole.rfind(b"\n") + 1]  # the last line may be incomplete
     try:
         head, *lines = [json.loads(line) for line in complete.decode("utf-8").splitlines()]
         if not isinstance(head, dict) or head.get("kind") != kind:
-            raise ValueError("its first line is another one")
+            raise ValueError("its first line does not match")
         journal = Journal(path, kind, command, head["environment"], head["arguments"], tell)
         journal.started = datetime.fromisoformat(head["started"])
         for line in lines:
@@ -176,7 +175,7 @@ def resume(path: Path, kind: str, command: str, tell: Callable[[str], object] | 
                 journal.start = time.monotonic() - line["seconds"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"--resume {path}: is not what a {kind} that was stopped leaves ({error}): start again without --resume"
+            f"--resume {path}: is no journal of a stopped {kind} ({error}): start again without --resume"
         ) from None
     if head.get("version") != VERSION:
         raise ValueError(
@@ -185,13 +184,13 @@ def resume(path: Path, kind: str, command: str, tell: Callable[[str], object] | 
         )
     journal.begun = True
     if len(complete) < len(whole):
-        with suppress(OSError):  # what comes next is told then
+        with suppress(OSError):  # `append` tells the user
             os.truncate(path, len(complete))
     return journal
 
 
 def check_same(journal: Journal, environment: dict[str, Any]) -> None:
-    """Raise ValueError, one line, if this is another machine than that of a journal, or has other software."""
+    """Raise ValueError, one line, if the journal is of another machine or other software."""
     before, now = ({"environment": where} for where in (journal.environment, environment))
     machines = list(machine_differences(before, now))
     if machines:
@@ -208,12 +207,12 @@ def check_same(journal: Journal, environment: dict[str, Any]) -> None:
 
 
 def note(line: str) -> None:
-    """Tell the user something that is not an error."""
+    """Print a note for the user on standard error."""
     print(f"note: {line}", file=sys.stderr)
 
 
 def write(path: Path, result: dict[str, Any]) -> None:
-    """Write a result file, whole or not at all: one that was there stays until the new one is on the disk."""
+    """Write a result file atomically: an old file stays until the new one is on disk."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with unfinished.open("w", encoding="utf-8") as file:
@@ -227,7 +226,7 @@ def write(path: Path, result: dict[str, Any]) -> None:
 
 
 def finite(value: Any) -> Any:
-    """The same with None for every number that JSON does not have."""
+    """Replace NaN and infinity by None, as JSON has neither."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

@@ -1,8 +1,8 @@
-"""How far apart two models are: logits, loss, every gradient, and n steps of training.
+"""The public functions: `compare` measures how far a model is from an oracle, `assert_same` fails beyond a budget.
 
-Both sides follow the protocol of this project (`model(ids)`, `model.loss(ids, targets)`, a canonical state dict) and
-start from the same weights. One is the oracle, usually in float64; errors are relative to it. This module measures;
-`bench.numerics.tolerances` says what is allowed, and `assert_same` puts the two together for a test.
+Measured are logits, loss, every gradient and n AdamW steps. Both models follow the protocol of this project
+(`model(ids)`, `model.loss(ids, targets)`, a canonical state dict) and hold the same weights. Errors are relative to the
+oracle, usually in float64. Budgets are in `bench.numerics.tolerances`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["Measurement", "Report", "assert_same", "compare", "distance", "measu
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Put parameters, gradients and mode of a model back as they were."""
+    """After the block, restore a model's parameters and mode, and clear its gradients."""
     parameters = list(model.parameters())
     kept = [p.detach().clone() for p in parameters]
     training = model.training
@@ -44,7 +44,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
 
 def check_same_weights(a: nn.Module, b: nn.Module) -> None:
-    """Raise a ValueError unless both hold the same canonical weights, exactly."""
+    """Raise a ValueError unless both models hold exactly the same canonical weights."""
     left, right = a.state_dict(), b.state_dict()
     if left.keys() != right.keys():
         raise ValueError(
@@ -72,18 +72,17 @@ def compare(
     learning_rate: float = 1e-4,
     weight_decay: float = 0.1,
 ) -> Report:
-    """Hold a model against an oracle that has the same weights.
+    """Measure a model against an oracle with the same weights.
 
     Args:
-        candidate, oracle: models of the protocol, each in its own precision and on its own device; both are put in
-            eval mode while they are compared and are left as they were
-        ids, targets: (B, T) int64; -1 is ignored
-        steps: number of AdamW steps to take on both sides, each on the batch rolled one further along B and T;
-            0 leaves the trajectory out
-        build, oracle_build: `build_step` of each side
+        candidate, oracle: models of the protocol, each in its own precision and on its own device; compared in eval
+            mode, then restored
+        ids, targets: (B, T) int64; targets of -1 are ignored
+        steps: AdamW steps of both models, each on the batch rolled one further along B and T; 0 skips them
+        build, oracle_build: `build_step` of each model
         learning_rate, weight_decay: of those steps
 
-    Raises ValueError if the two do not hold the same weights, and for ids or targets that they have no token for.
+    Raises ValueError for different weights, and for ids or targets outside the vocabulary.
     """
     check_same_weights(candidate, oracle)
     vocab_size = len(oracle.state_dict()["wte.weight"])
@@ -116,26 +115,25 @@ def assert_same(
     budget: Budget | str = "float64",
     **options: Any,
 ) -> Report:
-    """An AssertionError that says what is beyond its budget; returns the report otherwise.
+    """Raise an AssertionError that lists all errors beyond their budget; return the report if there are none.
 
-    With an oracle, `compare`s two models of the protocol:
+    With an oracle, `compare` two models of the protocol:
 
         assert_same(fast, readable, ids, targets)
 
-    Without one, examines somebody's GPT as `python -m bench compare --candidate` does, against the readable GPT, and
-    the message says where it first differs and which known mistake would explain that:
+    Without an oracle, test a GPT against the reference, as `python -m bench compare --candidate` does. The message says
+    where it first differs and which known mistake explains the difference:
 
         assert_same(build, layout="nanogpt")
 
     Args:
-        candidate: a model; or without an oracle a function from a config to a module, or where it is:
-            "path/to/file.py:build"
+        candidate: a model; without an oracle, a function from a config to a module, or "path/to/file.py:build"
         oracle, ids, targets: see `compare`
-        budget: a `Budget`, or the name of one in `bench.numerics.tolerances.BUDGETS`; with an oracle only
-        options: see `compare`; without an oracle `layout`, a name, a function or "path/to/file.py:function", and those
-            of `bench.candidate.examine.examine`
+        budget: a `Budget`, or a name in `bench.numerics.tolerances.BUDGETS`; only with an oracle
+        options: see `compare`; without an oracle, `layout` (a name, a function or "path/to/file.py:function") and the
+            options of `bench.candidate.examine.examine`
 
-    Raises ValueError for what cannot be compared at all.
+    Raises ValueError for models or options that cannot be compared.
     """
     if oracle is None:
         return assert_is_gpt2(candidate, **options)
@@ -163,8 +161,7 @@ def assert_is_gpt2(candidate: Any, layout: Any = "canonical", **options: Any) ->
     build = load_function(candidate, "build", "candidate") if isinstance(candidate, str) else candidate
     if isinstance(build, nn.Module):
         raise ValueError(
-            "a model without an oracle: give the function that builds it from a config, since it is built anew, or "
-            "an oracle, ids and targets"
+            "a model without an oracle: give the function that builds it from a config, or an oracle, ids and targets"
         )
     seen = examine(build, layout_of(layout), name=name, layout_name=named, **options)
     if not seen.same:

@@ -1,8 +1,8 @@
-"""A GPT-2 that keeps its keys for later, as a cache does, and cuts them off from training on the way.
+"""A GPT-2 that detaches its keys, as code that fills a cache may do, so that they are not trained.
 
     python -m bench compare --candidate examples/detached_keys.py:build --layout nanogpt
 
-Every logit is right, and so is the loss. It trains, too; only worse.
+Logits and loss are right, and it trains, only worse.
 """
 
 import my_gpt
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 class Attention(my_gpt.Attention):
-    """Keeps its keys."""
+    """Attention with detached keys."""
 
     def forward(self, x: Tensor) -> Tensor:
         B, T, C = x.shape
@@ -22,7 +22,7 @@ class Attention(my_gpt.Attention):
 
 
 def build(config):
-    """The right model with another attention."""
+    """The model of my_gpt.py with this attention."""
     model = my_gpt.GPT(config)
     for block in model.transformer["h"]:
         block.attn = Attention(config)

@@ -1,4 +1,4 @@
-"""A GPT-2 as people write it: nn modules, one projection for q, k and v, torch's attention. It is right.
+"""A correct GPT-2 of nn modules: one projection for q, k and v, torch's attention.
 
 python -m bench compare --candidate examples/my_gpt.py:build --layout nanogpt
 """
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 class Attention(nn.Module):
-    """Causal attention of all heads at once."""
+    """Causal attention, all heads at once."""
 
     def __init__(self, config):
         super().__init__()
@@ -25,7 +25,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Four times as wide in the middle."""
+    """Linear, GELU, linear; 4 n_embd wide inside."""
 
     def __init__(self, config):
         super().__init__()
@@ -77,5 +77,5 @@ class GPT(nn.Module):
 
 
 def build(config):
-    """What the comparison calls; config has the fields of reference.GPTConfig."""
+    """Called by the comparison; config has the fields of reference.GPTConfig."""
     return GPT(config)

@@ -1,7 +1,7 @@
-"""Somebody's GPT behind the protocol of this project: `model(ids)`, `model.loss`, a canonical state dict.
+"""Adapt a user's module to the protocol of this project: `model(ids)`, `model.loss`, a canonical state dict.
 
-Their module keeps its own names and layout. A layout, which is a linear map from our state dict to theirs, brings
-weights in; its transpose, by autograd, brings gradients back, and its inverse weights and updates.
+The module keeps its own names and layout. A layout is a linear map from our state dict to the module's: it maps weights
+to the module; its transpose, by autograd, maps gradients back; its inverse maps weights and updates back.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from reference.checkpoints.canonical import to_canonical
 from reference.config import GPTConfig
 
 Build = Callable[[GPTConfig], Any]
-HEAD = "lm_head.weight"  # which a layout may give and a module may have only as its token table
+HEAD = "lm_head.weight"  # a layout may return it even if the module has only the tied token table
 PREFIX = "transformer."
-COMPILED = "_orig_mod."  # which torch.compile puts before the names of a module
+COMPILED = "_orig_mod."  # torch.compile prefixes a module's names with it
 
 
 class Candidate(nn.Module):
     """A module with its layout.
 
     Args:
-        module: whatever `build` returned
-        config: the shape it was built for
+        module: the result of `build`
+        config: of `build`
         layout: canonical state dict -> the module's
-        weights: canonical, to load into it
+        weights: canonical, to load into the module
 
-    Raises ValueError, one line, for a module that does not take the weights.
+    Raises ValueError, one line, if the weights do not fit the module.
     """
 
     def __init__(self, module: nn.Module, config: GPTConfig, layout: Layout, weights: Mapping[str, Tensor]) -> None:
@@ -50,17 +50,19 @@ class Candidate(nn.Module):
     # Weights in
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Put canonical weights into the module."""
+        """Load canonical weights into the module."""
         own = self.translated({name: tensor.detach() for name, tensor in weights.items()})
         buffers = {name for name, _ in self.module.named_buffers()}
         try:
             missing, unexpected = self.module.load_state_dict(own, strict=False)
         except Exception as error:
-            text = str(error).split("\n\t")[-1]  # torch lists all that does not fit, one a line
+            text = str(error).split("\n\t")[-1]  # torch lists all mismatches, one per line
             raise ValueError(f"layout: its weights do not fit the candidate: {' '.join(text.split())}") from None
         here = self.module.state_dict()
         given = {place(tensor) for name, tensor in here.items() if name in own}
-        missing = [n for n in missing if n not in buffers and place(here[n]) not in given]  # a tied one has come
+        missing = [
+            n for n in missing if n not in buffers and place(here[n]) not in given
+        ]  # tied: loaded under its other name
         if missing or unexpected:
             parts = [f"gives nothing for {some(missing)}"] if missing else []
             parts += [f"gives {some(unexpected)}, which the candidate does not have"] if unexpected else []
@@ -68,7 +70,7 @@ class Candidate(nn.Module):
             raise ValueError(f"layout: {' and '.join(parts)}; the candidate's tensors are {some(have)}")
 
     def translated(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Canonical tensors by the module's names."""
+        """Map canonical tensors to the module's names and layout."""
         try:
             own = self.layout(weights, self.config)
         except Exception as error:
@@ -78,14 +80,16 @@ class Candidate(nn.Module):
         names = self.module.state_dict().keys()
         if all(name.startswith(COMPILED) for name in names):
             own = {COMPILED + name: tensor for name, tensor in own.items()}
-        elif not any(name.startswith(PREFIX) for name in names):  # a GPT2Model without the wrapper that adds it
+        elif not any(
+            name.startswith(PREFIX) for name in names
+        ):  # a GPT2Model, without the wrapper that adds the prefix
             own = {name.removeprefix(PREFIX): tensor for name, tensor in own.items()}
         return {name: tensor for name, tensor in own.items() if name in names or name != HEAD}
 
     # Weights, gradients and updates out
 
     def transposed(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors by the module's names -> by canonical names, through the transpose of the layout."""
+        """Map tensors from the module's names to canonical names, by the transpose of the layout."""
         with torch.enable_grad():
             inputs = {n: torch.zeros(s, dtype=torch.float64, requires_grad=True) for n, s in self.shapes.items()}
             try:
@@ -95,7 +99,7 @@ class Candidate(nn.Module):
             kept = {name: tensor for name, tensor in outputs.items() if name in own and tensor.requires_grad}
             if not kept:
                 raise ValueError(
-                    "layout: autograd cannot follow it, so gradients cannot be brought back: write it in torch "
+                    "layout: autograd cannot follow it, so gradients cannot be mapped back: write it in torch "
                     "operations, without detach, numpy, .data or no_grad"
                 )
             found = torch.autograd.grad(
@@ -108,7 +112,7 @@ class Candidate(nn.Module):
         return dict(zip(inputs, found, strict=True))
 
     def once(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Without the second name of what is tied, and without buffers."""
+        """Drop buffers and the second name of tied tensors."""
         seen, buffers, out = set(), {name for name, _ in self.module.named_buffers()}, {}
         for name, tensor in self.module.state_dict().items():
             if name in own and name not in buffers and place(tensor) not in seen:
@@ -117,8 +121,8 @@ class Candidate(nn.Module):
         return out
 
     def shares(self) -> dict[str, Tensor]:
-        """By canonical name, how often each value is in the module: 1, or 2 for a table that should be tied and is
-        not, or 0 for what the layout leaves out."""
+        """By canonical name, how many copies of each value the module has: 1; 2 for a table that should be tied and is
+        not; 0 for a tensor that the layout leaves out."""
         with torch.no_grad():
             ones = {name: torch.ones(shape, dtype=torch.float64) for name, shape in self.shapes.items()}
             zeros = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in self.shapes.items()}
@@ -126,18 +130,18 @@ class Candidate(nn.Module):
         return self.transposed(self.once({name: full[name] - empty[name] for name in full}))
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
-        """The canonical layout, in float64; zeros for what the layout leaves out."""
+        """The weights in the canonical layout, float64; zeros for tensors that the layout leaves out."""
         sums = self.transposed(self.once(self.module.state_dict()))
         return {name: tensor / self.share[name].clamp(min=1e-300) for name, tensor in sums.items()}
 
     def canonical_gradients(self) -> dict[str, Tensor]:
-        """The gradients that the last backward left, under the canonical names; a missing one counts as zero."""
+        """The gradients of the last backward pass, by canonical name; a missing gradient is zero."""
         names = self.once(self.module.state_dict())
         gradients = to_canonical(self.module, {name: p.grad for name, p in self.module.named_parameters()})
         return self.transposed({name: gradients[name] for name in names})
 
     def hold_constants(self) -> None:
-        """Stop training what the layout always gives the same value, such as the biases of a config without biases."""
+        """Do not train tensors that the layout sets to constants, such as biases if the config has none."""
         ones = {name: torch.ones(shape, dtype=torch.float64, requires_grad=True) for name, shape in self.shapes.items()}
         constant = {name for name, tensor in self.translated(dict(ones)).items() if not tensor.requires_grad}
         for name, parameter in self.module.named_parameters():
@@ -145,7 +149,7 @@ class Candidate(nn.Module):
                 parameter.requires_grad_(False)
 
     def build_step(self, **settings: Any) -> LibraryStep:
-        """torch's AdamW over the module; decay where the reference's weights decay, whatever shape they have here."""
+        """torch's AdamW over the module, with weight decay on the same weights as in the reference."""
         ones = {n: torch.full(s, 1.0 if len(s) > 1 else 0.0, dtype=torch.float64) for n, s in self.shapes.items()}
         with torch.no_grad():
             own = {f"module.{name}": bool(tensor.mean() > 0.5) for name, tensor in self.translated(ones).items()}
@@ -161,7 +165,7 @@ class Candidate(nn.Module):
         return logits_of(self.module(ids))
 
     def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """The candidate's own mean cross-entropy where it has one, else torch's of its logits; -1 is ignored."""
+        """The candidate's own loss, or torch's mean cross-entropy of its logits; targets of -1 are ignored."""
         if callable(getattr(self.module, "loss", None)):
             loss: Tensor = self.module.loss(ids, targets)  # type: ignore[operator]  # nn.Module hides its methods
             return loss
@@ -177,17 +181,17 @@ class Candidate(nn.Module):
 
     @property
     def loss_is_own(self) -> bool:
-        """Whether the candidate computes the loss itself."""
+        """Whether the candidate has its own loss."""
         return self.takes_targets or callable(getattr(self.module, "loss", None))
 
 
 def place(tensor: Tensor) -> tuple[object, ...]:
-    """The memory that a tensor shows: the same for two names of one tied table."""
+    """The memory of a tensor: equal for two names of one tied table."""
     return tensor.data_ptr(), tensor.shape, tensor.stride()
 
 
 def takes_targets(module: nn.Module) -> bool:
-    """Whether the module's call has an argument `targets`, as nanoGPT's, which gives all positions only with it."""
+    """Whether forward has an argument `targets`, as nanoGPT's, which returns all positions only if it is given."""
     try:
         return "targets" in inspect.signature(module.forward).parameters
     except (TypeError, ValueError):
@@ -195,7 +199,7 @@ def takes_targets(module: nn.Module) -> bool:
 
 
 def logits_of(found: Any) -> Tensor:
-    """The logits in what a call gave: itself, the first of a tuple, or `.logits`; a ValueError if there are none."""
+    """The logits of a call's result: itself, its first item, or `.logits`. Raises ValueError if there are none."""
     if isinstance(found, Tensor):
         return found
     logits = getattr(found, "logits", None)
@@ -205,13 +209,14 @@ def logits_of(found: Any) -> Tensor:
         logits = found[0]
     if not isinstance(logits, Tensor):
         raise ValueError(
-            f"candidate: its call gave {type(found).__name__}: give logits, (logits, loss), or an object with .logits"
+            f"candidate: its call returned {type(found).__name__}: return logits, (logits, loss), or an object with "
+            ".logits"
         )
     return logits
 
 
 def loss_of(found: Any) -> Tensor | None:
-    """The loss beside the logits: the second of a tuple, or `.loss`, if it is a scalar tensor."""
+    """The loss of a call's result, if it is a scalar tensor: its second item, or `.loss`."""
     loss = getattr(found, "loss", None)
     if loss is None and isinstance(found, tuple | list) and len(found) > 1:
         loss = found[1]

@@ -1,4 +1,4 @@
-"""`python -m bench compare --candidate FILE.py:build`: is somebody's GPT the same, and if not, where and why?"""
+"""`python -m bench compare --candidate FILE.py:build`: test a GPT against the reference and print the report."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STAGES = 6
 def compare_candidate(options: CompareCandidate) -> int:
     """Examine a candidate and print the report.
 
-    Returns 0 if it is the same, 1 if it differs. Raises ValueError, one line, if it cannot be judged.
+    Returns 0 for the same function, 1 for a difference. Raises ValueError, one line, if it cannot be tested.
     """
     options.check()
     config = replace(config_of(options.size), bias=options.bias)
@@ -65,7 +65,7 @@ def compare_candidate(options: CompareCandidate) -> int:
 
 
 def config_of(size: str) -> GPTConfig:
-    """The shape of a size; a ValueError for one that there is not."""
+    """The config of a size. Raises ValueError for an unknown size."""
     if size == "smoke":
         return SMOKE
     if size not in SIZES:
@@ -74,8 +74,8 @@ def config_of(size: str) -> GPTConfig:
 
 
 def check_room(work: Workload, steps: int) -> None:
-    """Raise a ValueError if the comparison does not fit into the memory that is free."""
-    block = work.of_shape(2, work.config.block_size)  # whose logits are compared too
+    """Raise a ValueError if the comparison needs more than the free memory."""
+    block = work.of_shape(2, work.config.block_size)  # its logits are compared too
     needed = max(needed_bytes(work, "float64", 2, steps), needed_bytes(block, "float64", 2, 0))
     available = available_bytes(torch.device("cpu"))
     if available is not None and needed > available:

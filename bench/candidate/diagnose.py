@@ -1,9 +1,8 @@
-"""Where a candidate parts from the readable GPT, and which known mistake would explain it.
+"""Diagnose a candidate: where it first differs from the reference, and which known mistake explains the difference.
 
-Two ways that need nothing of each other. `bench.candidate.locate` looks for each activation of the reference among all
-that the candidate computes. And each known mistake of `bench.candidate.known_mistakes` is made on purpose in the
-reference: one that gives the candidate's logits, or its gradients, within the budget explains it, whatever the
-candidate looks like inside.
+Two independent methods. `bench.candidate.locate` searches each activation of the reference among the candidate's
+tensors. And the reference is run with each mistake of `bench.candidate.known_mistakes`: one that reproduces the
+candidate's logits or gradients within the budget explains the difference, whatever the candidate's code.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ from bench.candidate.known_mistakes import (
 from bench.candidate.locate import (
     FirstDifference,
     LostGradient,
-    Shape,
+    Runs,
     first_difference,
     first_lost_gradient,
-    meet,
+    matches,
     shape_of,
     sizes,
 )
-from bench.candidate.recorder import Record, only_python, recorded
+from bench.candidate.recorder import only_python, recorded
 from bench.candidate.traced_gpt import GPT2, Activations, Watch, nodes, traced_forward
 from bench.candidate.validate import found_roundings, logits_at
 from bench.numerics.errors import distance
@@ -58,42 +57,43 @@ class Probe:
 
 @dataclass(frozen=True)
 class Where:
-    """Where a candidate and the reference part."""
+    """Where a candidate first differs from the reference."""
 
     forward: FirstDifference | None = None
     backward: LostGradient | None = None
-    unmatched: bool = False  # nothing that the candidate computes could be matched
+    unmatched: bool = False  # no tensor of the candidate matches an activation
 
 
 @dataclass(frozen=True)
 class Cause:
-    """A known mistake that gives what the candidate gives."""
+    """A known mistake that reproduces the candidate's output."""
 
     what: str
     remedy: str
     evidence: str
-    whole: bool = True  # it explains all of the difference, not only where it begins
+    whole: bool = True  # it explains the whole difference, not only its beginning
 
 
 # The forward pass
 
 
 def of_probe(candidate: Candidate, probe: Probe, precision: str, leniency: float) -> tuple[Where, list[Cause]]:
-    """Where the logits of a probe, which the candidate holds the weights of, part from the reference; and why."""
+    """Where and why a probe's logits differ from the reference's; the candidate holds the probe's weights."""
     config, s = candidate.config, shape_of(candidate.config, probe.ids)
     allowed = BUDGETS[precision].logits * leniency
-    inside = BUDGETS[precision].gradient * leniency  # an activation may be rounded more than the logits
+    inside = BUDGETS[precision].gradient * leniency  # activations may be rounded more than logits
     expected = Activations()
     with torch.no_grad(), only_python():
         traced_forward(config, probe.weights, probe.ids, watch=expected)
         with recorded(candidate.module, sizes(s)) as records:
             logits = logits_at(candidate, probe.ids)
-    first = first_difference(expected.kept, nodes(config), records, logits, inside, s)
-    causes = find_causes(config, probe, logits, records, expected, first, allowed, inside, s)
+    runs = Runs(expected.kept, nodes(config), records, s, inside)
+    first = first_difference(runs, logits)
+    causes = find_causes(config, probe, logits, runs, first, allowed)
     if precision == "float32":
         halves = [r for r in found_roundings(candidate, probe.ids) if r.dtype != torch.float32]
-        remedy = "compare without autocast and half precision"
-        causes += [Cause(f"it computes in {halves[0]}", remedy, "seen while it ran")] if halves else []
+        remedy = "test it without autocast and half precision"
+        causes += [Cause(f"it computes in {halves[0]}", remedy, "seen in its forward pass")] if halves else []
     return Where(forward=first, unmatched=first is None), causes
 
 
@@ -101,50 +101,47 @@ def find_causes(
     config: GPTConfig,
     probe: Probe,
     logits: Tensor,
-    records: list[Record],
-    expected: Activations,
+    runs: Runs,
     first: FirstDifference | None,
     allowed: float,
-    inside: float,
-    s: Shape,
 ) -> list[Cause]:
-    """Known mistakes that give the candidate's logits; if none does, those that give what it has where it parts."""
+    """Known mistakes that reproduce the candidate's logits; if none does, those that reproduce its first difference."""
     whole: list[tuple[float, Cause]] = []
     begun: list[tuple[int, float, Cause]] = []
     for mistake, blocks in attempts(config, first):
         if whole and blocks is not None:
-            break  # it explains all of it: no need to look for less
+            break  # a mistake in all blocks explains it
         theirs = Activations()
         try:
             with torch.no_grad():
                 traced_forward(config, probe.weights, probe.ids, mistake.change, blocks, theirs)
-        except (KeyError, RuntimeError):  # a mistake that needs a bias, or another shape
+        except (KeyError, RuntimeError):  # the mistake needs a bias, or another shape
             continue
         where = "" if blocks is None else f" in {place(blocks, config)} only"
         error, _ = distance(logits, theirs.kept["logits"])
         if error <= allowed:
-            evidence = f"the reference with this one change{where} gives the candidate's logits, to {error:.1e}"
+            evidence = f"the reference with this change{where} gives the candidate's logits, to {error:.1e}"
             whole.append((error, Cause(mistake.cause + where, mistake.remedy, evidence)))
         elif first is not None and first.name in theirs.kept and not whole:
-            moved, _ = distance(theirs.kept[first.name].clone(), expected.kept[first.name])
-            if not moved > inside:
+            moved, _ = distance(theirs.kept[first.name].clone(), runs.activations[first.name])
+            if not moved > runs.allowed:
                 continue
-            begins = meet(theirs.kept[first.name], nodes(config)[first.name].form, records, s)
-            begins = [meeting for meeting in begins if meeting.error <= inside]
+            begins = matches(theirs.kept[first.name], runs.nodes[first.name].form, runs.records, runs.shape)
+            begins = [match for match in begins if match.error <= runs.allowed]
             if begins:
                 evidence = (
-                    f"the reference with it gives what the candidate has there, to {begins[0].error:.1e}; it is not "
-                    "all: something differs after it, or it is only in some blocks"
+                    f"the reference with this change gives the candidate's tensor there, to {begins[0].error:.1e}, but "
+                    "not its logits: there is another difference later, or it is in some blocks only"
                 )
                 cause = Cause(mistake.cause, mistake.remedy, evidence, whole=False)
-                begun.append((max(meeting.records[-1].number for meeting in begins), begins[0].error, cause))
-    # on the way to its scores a candidate has those that are not scaled: what counts is what it arrives at
+                begun.append((max(match.records[-1].number for match in begins), begins[0].error, cause))
+    # a right candidate also computes unscaled scores on the way: only the latest tensor counts
     latest = max((number for number, _, _ in begun), default=0)
     return different(whole or [(error, cause) for number, error, cause in begun if number == latest])
 
 
 def attempts(config: GPTConfig, first: FirstDifference | None) -> Iterator[tuple[KnownMistake, set[int] | None]]:
-    """Every known mistake in all blocks; then in the one block in which the difference begins."""
+    """Every known mistake in all blocks, then in the block of the first difference only."""
     for mistake in forward_mistakes():
         yield mistake, None
     block = None if first is None else block_of(first.name, config)
@@ -154,31 +151,31 @@ def attempts(config: GPTConfig, first: FirstDifference | None) -> Iterator[tuple
 
 
 def block_of(name: str, config: GPTConfig) -> int | None:
-    """The block of an activation; that after the last for the final norm, None for what is in no block."""
+    """The block of an activation: n_layer for the final norm, None if it is in no block."""
     if name.startswith("h."):
         return int(name.split(".")[1])
     return config.n_layer if name == "ln_f" else None
 
 
 def place(blocks: set[int], config: GPTConfig) -> str:
-    """Blocks in words."""
+    """One block, in words."""
     (block,) = blocks
     return f"block {block}" if block < config.n_layer else "the last norm"
 
 
 def different(found: list[tuple[float, Cause]]) -> list[Cause]:
-    """Causes by how well they explain, each once; only those that explain about as well as the best."""
+    """Distinct causes, smallest error first, without those much worse than the best."""
     found = sorted(found, key=lambda pair: pair[0])
     kept: dict[str, Cause] = {}
     for error, cause in found:
-        # "in block 1 only" says nothing more where it is what "everywhere" does too
+        # "in block 1 only" adds nothing if the mistake in all blocks explains it too
         if error <= max(100.0 * found[0][0], 1e-14) and not any(cause.what.startswith(known) for known in kept):
             kept[cause.what] = cause
     return list(kept.values())[:4]
 
 
 def too_small(config: GPTConfig, weights: Weights, ids: Tensor, allowed: float) -> list[str]:
-    """Known mistakes that move these logits by no more than is allowed, though they do move them."""
+    """Known mistakes that change these logits by less than the allowed error."""
     hidden = []
     with torch.no_grad():
         right = traced_forward(config, weights, ids)
@@ -196,7 +193,7 @@ def too_small(config: GPTConfig, weights: Weights, ids: Tensor, allowed: float) 
 
 
 def of_loss(candidate: Candidate, weights: Weights, batch: tuple[Tensor, Tensor], precision: str) -> list[Cause]:
-    """Known mistakes of a loss that give the candidate's, where the logits are right."""
+    """Known mistakes of a loss that reproduce the candidate's, if its logits are right."""
     ids, targets = batch
     device = next(candidate.parameters()).device
     with torch.no_grad():
@@ -221,11 +218,11 @@ def of_gradients(
     found: Mapping[str, Tensor],
     precision: str,
 ) -> tuple[Where, list[Cause]]:
-    """Where the gradients part, going backwards, though logits and loss are right; and why.
+    """Where the backward pass first gives a wrong gradient, if logits and loss are right; and why.
 
     Args:
-        candidate: holds `weights`
-        found: its gradients by canonical name
+        candidate: with `weights` loaded
+        found: its gradients, by canonical name
     """
     config, s = candidate.config, shape_of(candidate.config, batch[0])
     allowed = BUDGETS[precision].gradient
@@ -236,13 +233,13 @@ def of_gradients(
         loss = candidate.loss(*(t.to(device) for t in batch))
     loss.backward()  # type: ignore[no-untyped-call]
     candidate.zero_grad(set_to_none=True)
-    lost = first_lost_gradient(expected.kept, nodes(config), records, allowed, allowed, s)
+    lost = first_lost_gradient(Runs(expected.kept, nodes(config), records, s, allowed), allowed)
     causes = of_detachment(config, weights, batch, found, lost, allowed)
     factor = common_factor(found, right, allowed)
     if factor is not None:
-        remedy = "the loss that is differentiated, or a hook, scales them"
+        remedy = "look for a scaled loss or a hook"
         causes.insert(
-            0, Cause(f"every gradient is {factor:.6g} times what it should be", remedy, "compared as a whole")
+            0, Cause(f"every gradient is {factor:.6g} times the right one", remedy, "all gradients compared together")
         )
     causes += of_factors(found, right, allowed) if not causes else []
     return Where(backward=lost), causes
@@ -255,7 +252,7 @@ def reference_gradients(
     watch: Watch = lambda name, x: x,
     detach_head: bool = False,
 ) -> Weights:
-    """Every gradient of the readable GPT in float64, zero where there is none."""
+    """Every gradient of the reference in float64; zero if there is none."""
     leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in weights.items()}
     change = detached_head() if detach_head else GPT2
     cross_entropy(traced_forward(config, leaves, batch[0], change, watch=watch), batch[1]).backward()  # type: ignore[no-untyped-call]
@@ -270,43 +267,43 @@ def of_detachment(
     lost: LostGradient | None,
     allowed: float,
 ) -> list[Cause]:
-    """Activations through which nothing flows back in the candidate."""
+    """Activations that are detached in the candidate."""
     block = None if lost is None else block_of(lost.name, config)
     causes: list[tuple[float, Cause]] = []
 
     def attempt(gradients: Weights, what: str) -> None:
         error = apart(found, gradients)
         if error <= allowed:
-            evidence = f"the reference with this one change gives the candidate's gradients, to {error:.1e}"
+            evidence = f"the reference with this change gives the candidate's gradients, to {error:.1e}"
             causes.append((error, Cause(what, REMEDY, evidence)))
 
     attempt(
         reference_gradients(config, weights, batch, detach_head=True),
-        "the token table learns nothing as the head: the scoring copy is detached, or not tied",
+        "the token table gets no gradient from the logits: the head is detached or not tied",
     )
     places: list[set[int] | None] = [None] if block is None or block >= config.n_layer else [None, {block}]
     for blocks in places:
         if causes:
-            break  # it is everywhere
+            break  # it is in all blocks
         where = "" if blocks is None else f" in {place(blocks, config)} only"
         for names in chain(((name,) for name in DETACHED), DETACHED_TOGETHER):
             try:
                 wrong = reference_gradients(config, weights, batch, detaching(names, blocks))
-            except RuntimeError:  # nothing at all flows back
+            except RuntimeError:  # no gradient at all
                 continue
             attempt(wrong, f"no gradient flows back through {' and '.join(DETACHED[name] for name in names)}{where}")
     return different(causes)
 
 
 def apart(actual: Mapping[str, Tensor], expected: Weights) -> float:
-    """The relative distance of all tensors at once."""
+    """The relative L2 distance of all tensors together."""
     square = sum(float(t.square().sum()) for t in expected.values())
     difference = sum(float((actual[name].double() - t).square().sum()) for name, t in expected.items())
     return float((difference / max(square, 1e-300)) ** 0.5)
 
 
 def of_factors(found: Mapping[str, Tensor], right: Weights, allowed: float) -> list[Cause]:
-    """Single tensors whose gradient is missing, or is a multiple of what it should be."""
+    """Single tensors whose gradient is missing or a multiple of the right one."""
     missing, scaled = [], []
     for name, expected in right.items():
         if name.endswith("k_proj.bias"):  # zero in theory
@@ -323,25 +320,25 @@ def of_factors(found: Mapping[str, Tensor], right: Weights, allowed: float) -> l
         causes.append(Cause(what, "look for requires_grad=False, detach() or .data", "it is exactly zero"))
     for factor in sorted({round(factor, 6) for _, factor in scaled}):
         names = [name for name, own in scaled if round(own, 6) == factor]
-        what = f"the gradient of {listed(names)} is {factor:g} times what it should be"
-        causes.append(Cause(what, "look for a hook, or a second use of the tensor", "compared tensor by tensor"))
+        what = f"the gradient of {listed(names)} is {factor:g} times the right one"
+        causes.append(Cause(what, "look for a hook or a second use of the tensor", "gradients compared one by one"))
     return causes[:4]
 
 
 def listed(names: list[str]) -> str:
-    """Names, the first few."""
+    """The first names of a list, and the number of others."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-# What can be seen without running it
+# Parameters
 
 
 def of_structure(candidate: Candidate) -> list[Cause]:
-    """Parameters that are there twice, or are not trained."""
+    """Parameters that exist twice."""
     causes = []
     twice = [name for name, share in candidate.share.items() if bool((share > 1.5).any())]
     if twice:
         remedy = "tie them: lm_head.weight = wte.weight"
-        what = f"{listed(twice)} is kept as two parameters, which training drives apart"
+        what = f"{listed(twice)} exists as two parameters, which differ after training"
         causes.append(Cause(what, remedy, "seen in its parameters"))
     return causes

@@ -27,20 +27,20 @@ from reference.config import GPTConfig
 from reference.gpt import GPT
 from reference.training.step import build_step
 
-# No number twice, so that mistaking one for another shows; none a power of two but H, so that padding shows.
+# All numbers differ, so that swapping two shows; only H is a power of two, so that padding shows.
 SMOKE = GPTConfig(block_size=48, vocab_size=211, n_layer=3, n_head=4, n_embd=48)
 LEARNING_RATE = 1e-5  # see bench/contenders/verify.py
-LARGE = 5_000_000  # parameters from which on where and why are looked for at the smoke size first
-SHARPNESS = 40.0  # scores of 1e4: a mask that is not low enough lets the future through
-SHARP = "logits, sharper attention"  # q and k so many times as large
-SHARP_LENIENCY = 10.0  # what such scores do to rounding
+LARGE = 5_000_000  # above this number of parameters the diagnosis is first tried at the smoke size
+SHARPNESS = 40.0  # gives scores of 1e4: a finite mask value that is not low enough shows
+SHARP = "logits, sharper attention"  # q and k multiplied by SHARPNESS
+SHARP_LENIENCY = 10.0  # such scores multiply rounding: a factor on the budget
 
 Tell = Callable[[str], None]
 
 
 @dataclass
 class Examination:
-    """Everything that was found out about a candidate."""
+    """The result of testing a candidate."""
 
     name: str
     layout: str
@@ -49,12 +49,12 @@ class Examination:
     time: int
     steps: int
     device: str
-    precision: str  # float64 or float32: what it was judged in
+    precision: str  # float64 or float32: the precision of the test
     report: Report
     notes: list[str] = field(default_factory=list)
     where: Where | None = None
     causes: list[Cause] = field(default_factory=list)
-    unseen: list[str] = field(default_factory=list)  # mistakes too small for its precision to see
+    unseen: list[str] = field(default_factory=list)  # known mistakes that this precision cannot show
 
     def allowed(self, measurement: Measurement) -> float | None:
         """The budget of a measurement."""
@@ -63,7 +63,7 @@ class Examination:
 
     @property
     def failures(self) -> list[Measurement]:
-        """What is beyond its budget, furthest first."""
+        """Measurements beyond their budget, largest error / budget first."""
         return self.report.failures(self.allowed)
 
     @property
@@ -72,7 +72,7 @@ class Examination:
         return not self.failures
 
     def failed(self, quantity: str) -> bool:
-        """Whether something of a quantity is beyond its budget."""
+        """Whether a measurement of this quantity is beyond its budget."""
         return any(m.quantity == quantity for m in self.failures)
 
 
@@ -91,28 +91,28 @@ def examine(
     seed: int = 0,
     tell: Tell = lambda what: None,
 ) -> Examination:
-    """Hold a candidate against the readable GPT.
+    """Test a candidate against the reference.
 
     Args:
-        build: from a config, a module that gives logits (B, T, V) for ids (B, T)
-        layout: from canonical weights and the config, the weights of the module
+        build: config -> a module that maps ids (B, T) to logits (B, T, V)
+        layout: canonical weights and config -> the module's weights
         name, layout_name: for the report
-        config: of both; with dropout 0
+        config: of both models; with dropout 0
         batch, time: B and T; time None for three quarters of the block, at most 96
         steps: AdamW steps to compare; 0 for none
         device: of the candidate
-        precision: float64 or float32; None for float64, or float32 where the candidate has no float64
+        precision: float64 or float32; None for float64, or float32 if the candidate does not compute in float64
         seed: of weights and tokens
-        tell: told what is being done
+        tell: called with a line that says what is being done
 
-    Raises ValueError, one line, for a candidate that cannot be judged.
+    Raises ValueError, one line, for a candidate that cannot be tested.
     """
     device = torch.device(device)
     time = usual_time(config) if time is None else time
     weights, pair = sharp_state_dict(config, seed), random_batch(config, batch, time, seed)
     tell("building the candidate")
     candidate, judged_in, notes = validate(build, layout, config, weights, pair, device, precision)
-    tell("the readable GPT in float64")
+    tell("the reference in float64")
     oracle = GPT(config).double()
     oracle.load_state_dict(weights)
     settings: dict[str, Any] = {"learning_rate": LEARNING_RATE}
@@ -138,37 +138,37 @@ def examine(
 
 
 def smoke() -> tuple[GPTConfig, dict[str, Tensor], Tensor]:
-    """The smoke size with its weights and ids."""
+    """The smoke size, with weights and ids."""
     return SMOKE, sharp_state_dict(SMOKE), random_batch(SMOKE, 3, usual_time(SMOKE))[0]
 
 
 def explained_small(seen: Examination, build: Build, layout: Layout, tell: Tell) -> bool:
-    """Whether a candidate differs at the smoke size too: then where and why are those it has there."""
-    tell("where they part first, and known mistakes, at the smoke size")
+    """Try the diagnosis at the smoke size; returns whether the candidate differs there too."""
+    tell("first difference and known mistakes, at the smoke size")
     try:
         small = examine(build, layout, steps=0, device=seen.device, precision=seen.precision)
-    except ValueError:  # it cannot be had in that size
+    except ValueError:  # it cannot be built at that size
         return False
     if small.same:
         return False
     seen.where, seen.causes = small.where, small.causes
-    seen.notes.append("where and why: found at the smoke size, at which it differs too")
+    seen.notes.append("diagnosed at the smoke size, at which it differs too")
     return True
 
 
 def usual_time(config: GPTConfig) -> int:
-    """T: less than the block, so that a position that is off by one has somewhere to be; at most 96."""
+    """T: shorter than the block, so that an off-by-one position has a row in the table; at most 96."""
     return max(1, min(96, 3 * config.block_size // 4))
 
 
 def other_probes(weights: dict[str, Tensor], config: GPTConfig, seed: int, precision: str) -> Iterator[Probe]:
-    """What the main comparison does not reach: one token, the whole block, and scores of 1e4."""
+    """Probes beside the main comparison: one token, the whole block, and scores of 1e4."""
     yield Probe("logits of 1 token", weights, random_batch(config, 2, 1, seed + 1)[0])
     if config.block_size > 1:
         yield Probe(
             f"logits of {config.block_size} tokens", weights, random_batch(config, 2, config.block_size, seed + 2)[0]
         )
-    if precision == "float64":  # such scores leave little of float32
+    if precision == "float64":  # in float32 such scores leave few correct digits
         sharp = {n: t * SHARPNESS if "q_proj" in n or "k_proj" in n else t for n, t in weights.items()}
         yield Probe(SHARP, sharp, random_batch(config, 3, usual_time(config), seed + 3)[0])
 
@@ -176,7 +176,7 @@ def other_probes(weights: dict[str, Tensor], config: GPTConfig, seed: int, preci
 def measured(
     probe: Probe, candidate: Candidate, oracle: GPT, usual: dict[str, Tensor], notes: list[str]
 ) -> Measurement:
-    """The logits of a probe, held against the oracle's; infinitely far off if the candidate raises."""
+    """The error of the logits of a probe; infinite if the candidate raises."""
     with holding(probe.weights, usual, candidate, oracle):
         with torch.no_grad():
             expected = oracle(probe.ids)
@@ -195,7 +195,7 @@ def measured(
 def holding(
     now: dict[str, Tensor], later: dict[str, Tensor], candidate: Candidate, oracle: GPT | None
 ) -> Iterator[None]:
-    """Both with other weights for a while."""
+    """Inside the block, both models hold the weights `now`; afterwards `later`."""
 
     def load(weights: dict[str, Tensor]) -> None:
         if now is not later:
@@ -216,29 +216,29 @@ def explain(
     gradients: dict[str, Tensor],
     tell: Tell,
 ) -> None:
-    """Fill in where the candidate parts from the reference, and what would explain it."""
+    """Add the first difference and its likely causes to an examination."""
     usual, beyond = probes[0].weights, {m.name for m in seen.failures if m.quantity == "logits"}
     seen.causes.extend(of_structure(candidate))
     failing = next((probe for probe in probes if probe.name in beyond), None)
     try:
         if failing is not None:
-            tell("where they part first, and known mistakes")
+            tell("first difference and known mistakes")
             with holding(failing.weights, usual, candidate, None):
                 seen.where, causes = of_probe(candidate, failing, seen.precision, leniency(failing))
             seen.causes.extend(causes)
             if failing is not probes[0] and seen.where is not None:
-                seen.notes.append(f"where and why: from the {failing.name}")
+                seen.notes.append(f"diagnosed on the {failing.name}")
         if seen.failed("loss") and "logits" not in beyond:
             seen.causes.extend(of_loss(candidate, usual, pair, seen.precision))
         elif seen.failed("gradient") and "logits" not in beyond:
-            tell("where the gradients part first, and known mistakes")
+            tell("first wrong gradient and known mistakes")
             where, causes = of_gradients(candidate, usual, pair, gradients, seen.precision)
             seen.where = seen.where or where
             seen.causes.extend(causes)
-    except Refused as error:  # it ran when it was measured, but not when it was watched
-        seen.notes.append(f"where it differs could not be found out: {error}")
+    except Refused as error:  # it ran when measured, but not when recorded
+        seen.notes.append(f"the first difference is unknown: {error}")
 
 
 def leniency(probe: Probe) -> float:
-    """By how much the budgets of a probe are wider."""
+    """The factor on the budgets of a probe."""
     return SHARP_LENIENCY if probe.name == SHARP else 1.0

@@ -1,4 +1,4 @@
-"""Steps of a GPT-2 done wrong, each as real code has done it: what known_mistakes.py puts into the readable GPT.
+"""Wrong steps of a GPT-2, as real code has them; known_mistakes.py puts them into the reference.
 
 Shapes as in bench/candidate/traced_gpt.py: B batch, T time, C width, H heads, D head width.
 """
@@ -71,7 +71,7 @@ def shifted(x: Tensor, b: Tensor | None) -> Tensor:
 
 
 def no_last_norm(x: Tensor, w: Tensor, b: Tensor | None, at: At) -> Tensor:
-    """The head reads the stream as it leaves the last block."""
+    """The head reads the output of the last block."""
     return x if at.block == at.config.n_layer else layer_norm(x, w, b)
 
 
@@ -79,12 +79,12 @@ def no_last_norm(x: Tensor, w: Tensor, b: Tensor | None, at: At) -> Tensor:
 
 
 def scaled_by(factor: Callable[[At], float]) -> Change:
-    """Scores multiplied by another factor than D^-1/2."""
+    """Scores scaled by a factor other than D^-1/2."""
     return Change(product=lambda q, k, at: q @ k.transpose(-2, -1) * factor(at))
 
 
 def causal(blocked: Callable[[Tensor], Tensor]) -> Change:
-    """Softmax of scores that were masked in another way."""
+    """Softmax of scores with another mask."""
     return Change(softmax=lambda scores, at: softmax(blocked(scores)))
 
 
@@ -99,14 +99,14 @@ def finite_mask(value: float) -> Callable[[Tensor], Tensor]:
 
 
 def blind_first_row(scores: Tensor, at: At) -> Tensor:
-    """A query sees only what is before it; the first, which would see nothing, itself."""
+    """A query sees only earlier keys; the first query sees itself."""
     hidden = future(scores.shape[-1], scores.device, 0).clone()
     hidden[0, 0] = False
     return softmax(scores.masked_fill(hidden, -math.inf))
 
 
 def mask_after(scores: Tensor, at: At) -> Tensor:
-    """Weights of the future set to zero after they have taken their share."""
+    """Weights of the future set to zero after the softmax, so that rows sum to less than 1."""
     return softmax(scores).tril()
 
 
@@ -123,7 +123,7 @@ def softmax_plus_one(scores: Tensor, at: At) -> Tensor:
 
 
 def padded_keys(multiple: int) -> Callable[[Tensor, At], Tensor]:
-    """Zero keys that fill the last tile, and that the mask forgets."""
+    """Keys of zeros that pad the last tile and are not masked."""
 
     def weights(scores: Tensor, at: At) -> Tensor:
         T = scores.shape[-1]
@@ -140,7 +140,7 @@ def split_by_view(x: Tensor, at: At) -> Tensor:
 
 
 def split_interleaved(x: Tensor, at: At) -> Tensor:
-    """The heads' elements take turns: element d of head h is at d H + h."""
+    """Heads are interleaved: element d of head h is at d H + h."""
     B, T, C = x.shape
     return x.view(B, T, C // at.config.n_head, at.config.n_head).permute(0, 3, 1, 2)
 
@@ -152,7 +152,7 @@ def join_by_view(y: Tensor, at: At) -> Tensor:
 
 
 def join_interleaved(y: Tensor, at: At) -> Tensor:
-    """The heads' elements take turns when they are joined."""
+    """Heads are interleaved when joined."""
     B, H, T, D = y.shape
     return y.permute(0, 2, 3, 1).reshape(B, T, D * H)
 
@@ -161,7 +161,7 @@ def join_interleaved(y: Tensor, at: At) -> Tensor:
 
 
 def adds_normalised(x: Tensor, ln_1: Step, attention: Step, ln_2: Step, mlp: Step, watch: Watch) -> Tensor:
-    """x = ln(x) first, so what is added to is the normalised stream."""
+    """x = ln(x) first, so the residual adds to the normalised stream."""
     x = ln_1(x)
     x = watch("residual_1", x + attention(x))
     x = ln_2(x)
@@ -181,7 +181,7 @@ def parallel(x: Tensor, ln_1: Step, attention: Step, ln_2: Step, mlp: Step, watc
 
 
 def no_residual(first: bool, second: bool) -> Change:
-    """What the parts give takes the stream's place."""
+    """Without residual connections around attention or MLP."""
 
     def block(x: Tensor, ln_1: Step, attention: Step, ln_2: Step, mlp: Step, watch: Watch) -> Tensor:
         x = watch("residual_1", attention(ln_1(x)) + (0.0 if first else x))
@@ -191,7 +191,7 @@ def no_residual(first: bool, second: bool) -> Change:
 
 
 def not_normalised(first: bool, second: bool) -> Change:
-    """The parts read the raw stream."""
+    """Attention or MLP reads the stream without its norm."""
 
     def block(x: Tensor, ln_1: Step, attention: Step, ln_2: Step, mlp: Step, watch: Watch) -> Tensor:
         x = watch("residual_1", x + attention(x if first else ln_1(x)))
@@ -209,7 +209,7 @@ def altered(function: Callable[[Own], Own]) -> Change:
 
 
 def exchanged(first: str, second: str) -> Change:
-    """Two parts of a block with each other's tensors."""
+    """Two layers of a block with each other's tensors."""
 
     def exchange(own: Own) -> Own:
         mine = {n: t for n, t in own.items() if n.startswith((f"{first}.", f"{second}."))}
@@ -220,12 +220,12 @@ def exchanged(first: str, second: str) -> Change:
 
 
 def untransposed(*names: str) -> Change:
-    """Weights that were left as (in, out); only square ones can be."""
+    """Weights left as (in, out); only square ones fit then."""
     return altered(lambda own: {f"{name}.weight": own[f"{name}.weight"].T for name in names})
 
 
 def without_bias(*names: str) -> Change:
-    """Layers that forget their bias."""
+    """Layers without their bias."""
     return Change(weights=lambda own, at: {n: t for n, t in own.items() if n not in {f"{x}.bias" for x in names}})
 
 
@@ -240,7 +240,7 @@ def exchanged_biases(first: str, second: str) -> Change:
 
 
 def rearranged(order: str) -> Change:
-    """The parts of a fused projection taken for one another: "kqv" reads k where q is, q where k is."""
+    """q, k and v of a fused projection in another order: "kqv" reads k as q and q as k."""
 
     def parts(own: Own) -> Own:
         pairs = zip("qkv", order, strict=True)
@@ -251,7 +251,7 @@ def rearranged(order: str) -> Change:
 
 
 def fused(read: Callable[[Tensor, int], Tensor]) -> Change:
-    """q, k and v joined into one matrix (3C, ...) and its rows read in another order, (3, C, ...)."""
+    """q, k and v fused into one matrix (3C, ...), its rows read in another order, (3, C, ...)."""
 
     def weights(own: Own, at: At) -> Own:
         out = dict(own)
@@ -286,7 +286,7 @@ def rows_by_head_and_element(joined: Tensor, H: int) -> Tensor:
 
 
 def embedded(function: Callable[[Tensor, Tensor, At], Tensor]) -> Change:
-    """Another way to join tokens and positions."""
+    """Another sum of token and position embeddings."""
     return Change(embed=function)
 
 
@@ -296,7 +296,7 @@ def at_positions(function: Callable[[int, At], Tensor]) -> Change:
 
 
 def headed(function: Callable[[Tensor, Tensor, At], Tensor]) -> Change:
-    """Another way from the last norm to the logits."""
+    """Another map from the last norm to the logits."""
     return Change(head=function)
 
 
@@ -304,12 +304,12 @@ def headed(function: Callable[[Tensor, Tensor, At], Tensor]) -> Change:
 
 
 def detached_head() -> Change:
-    """The table scores without learning from it."""
+    """The logits give no gradient to the token table."""
     return replace(GPT2, head=lambda x, table, at: x @ table.detach().T)
 
 
 def detaching(names: tuple[str, ...], blocks: set[int] | None) -> Watch:
-    """A watcher that lets no gradient through some activations."""
+    """A `Watch` that detaches some activations."""
 
     def watch(name: str, x: Tensor) -> Tensor:
         parts = name.split(".")

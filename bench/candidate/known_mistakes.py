@@ -1,7 +1,6 @@
-"""Known mistakes, each made on purpose: if the readable GPT with one of them gives what a candidate gives, that is it.
+"""Known mistakes: if the reference with one of them reproduces a candidate's output, it is a likely cause.
 
-To add one, write the step as the mistake does it and add its row: what it is, what to do, the change. The cause is
-found without knowing anything of the candidate's insides; `bench.candidate.locate` says where, this says why.
+To add a mistake, write its step in faulty_steps.py and add a row here: the cause, its remedy, the change.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ class KnownMistake:
     cause: str
     remedy: str
     change: Change
-    everywhere: bool = False  # it cannot be in one block only
+    everywhere: bool = False  # it is never in one block only
 
 
 PROJECTIONS = {
@@ -82,7 +81,7 @@ EPS = "GPT-2 has 1e-5: give it to every LayerNorm"
 
 
 def forward_mistakes() -> Iterator[KnownMistake]:
-    """The table."""
+    """The table of mistakes in the forward pass."""
     yield KnownMistake("GELU in its exact erf form", TRAINED_TANH, Change(gelu=lambda x, at: F.gelu(x)))
     quick = Change(gelu=lambda x, at: x * torch.sigmoid(1.702 * x))
     yield KnownMistake("GELU in its sigmoid form, x sigmoid(1.702 x)", TRAINED_TANH, quick)
@@ -124,7 +123,7 @@ def forward_mistakes() -> Iterator[KnownMistake]:
     yield KnownMistake("scores scaled by the number of heads", head, scaled_by(lambda at: at.config.n_head**-0.5))
     yield KnownMistake(
         "scores divided by the number of the layer too",
-        "leave scale_attn_by_inverse_layer_idx off",
+        "turn scale_attn_by_inverse_layer_idx off",
         scaled_by(lambda at: at.config.head_size**-0.5 / (at.block + 1)),
     )
 
@@ -140,7 +139,7 @@ def forward_mistakes() -> Iterator[KnownMistake]:
     yield KnownMistake("the mask applied after the softmax", minus, Change(softmax=mask_after))
     over = "softmax over the last dimension, the keys"
     yield KnownMistake("softmax over the queries, not the keys", over, Change(softmax=softmax_over_queries))
-    no_one = "divide by the sum of the exponentials and nothing more"
+    no_one = "divide by the sum of the exponentials only"
     yield KnownMistake("softmax with one added to its denominator", no_one, Change(softmax=softmax_plus_one))
     for multiple in (8, 16, 32, 64, 128):
         yield KnownMistake(
@@ -178,7 +177,7 @@ def forward_mistakes() -> Iterator[KnownMistake]:
             verb = "is" if count == 1 else "are"
             yield KnownMistake(f"the square {shown} {verb} not transposed", CONV1D, untransposed(*names))
 
-    # the k bias adds the same to every score of a row: without it the function is the same
+    # the k bias adds a constant to every score of a row, so leaving it out changes nothing
     for name in ("attn.q_proj", "attn.v_proj", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"):
         yield KnownMistake(f"the bias of {name} left out", "add it", without_bias(name))
     attention = without_bias("attn.q_proj", "attn.k_proj", "attn.v_proj")
@@ -234,7 +233,7 @@ def forward_mistakes() -> Iterator[KnownMistake]:
 
 
 def loss_mistakes(config: GPTConfig) -> Iterator[tuple[str, str, Callable[[Tensor, Tensor], Tensor]]]:
-    """Known mistakes of a loss: what it is, what to do, and the loss of logits (B, T, V) and targets (B, T)."""
+    """The table of mistakes in the loss: cause, remedy, and the loss of logits (B, T, V) and targets (B, T)."""
     V = config.vocab_size
 
     def padded(multiple: int) -> Callable[[Tensor, Tensor], Tensor]:
@@ -263,7 +262,7 @@ def loss_mistakes(config: GPTConfig) -> Iterator[tuple[str, str, Callable[[Tenso
         lambda logits, targets: cross_entropy(logits, targets % V),
     )
     yield (
-        "targets shifted once more",
+        "targets shifted twice",
         once,
         lambda logits, targets: cross_entropy(logits[:, :-1], targets[:, 1:]),
     )
@@ -322,11 +321,11 @@ DETACHED = {
     "ln_f": "the norm after the last block",
 }
 DETACHED_TOGETHER = (("q", "k"), ("k", "v"), ("q", "k", "v"), ("ln_1", "ln_2"), ("residual_1", "residual_2"))
-REMEDY = "look for detach(), .data, no_grad() or a tensor made anew there"
+REMEDY = "look for detach(), .data, no_grad() or torch.tensor() there"
 
 
 def common_factor(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor], allowed: float) -> float | None:
-    """The number by which all tensors are multiplied, if it is one and the same."""
+    """The common factor of all tensors, if there is one."""
     square = sum(float(t.double().square().sum()) for t in expected.values())
     if square == 0.0:
         return None

@@ -1,11 +1,11 @@
-"""How a GPT-2 of one's own names and lays out its weights: functions from the canonical state dict to its state dict.
+"""Layouts: functions from the canonical state dict to another GPT-2's state dict.
 
     canonical   reference.GPT: q, k and v apart, nn.Linear orientation (out, in)
     hf          transformers.GPT2LMHeadModel: one c_attn for q, k and v, Conv1D orientation (in, out)
     nanogpt     nanoGPT's model.py: Hugging Face's names, nn.Linear orientation, no biases where the config has none
 
-A layout only renames, transposes, splits, joins and copies, in torch operations that autograd follows: gradients and
-updates are brought back to the canonical names through it.
+A layout may only rename, transpose, split, join and copy tensors, by torch operations: autograd maps gradients and
+updates back to the canonical names.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Layout = Callable[[Weights, GPTConfig], Weights]
 
 
 def canonical(state_dict: Weights, config: GPTConfig) -> Weights:
-    """As it is."""
+    """The canonical layout itself."""
     return dict(state_dict)
 
 
@@ -44,10 +44,9 @@ LAYOUTS: dict[str, Layout] = {"canonical": canonical, "hf": hf, "nanogpt": nanog
 
 
 def layout_of(wanted: str | Callable[..., Weights]) -> Layout:
-    """A layout by its name, by FILE.py:FUNCTION or MODULE:FUNCTION, or as a function of (state_dict) or of
-    (state_dict, config).
+    """A layout, by its name, by FILE.py:FUNCTION or MODULE:FUNCTION, or as a function.
 
-    Raises ValueError, one line, if there is none.
+    The function takes (state_dict) or (state_dict, config). Raises ValueError, one line, if there is none.
     """
     if isinstance(wanted, str) and wanted in LAYOUTS:
         return LAYOUTS[wanted]
@@ -56,6 +55,6 @@ def layout_of(wanted: str | Callable[..., Weights]) -> Layout:
     function = load_function(wanted, "layout", "layout") if isinstance(wanted, str) else wanted
     try:
         takes_config = len(inspect.signature(function).parameters) >= 2
-    except (TypeError, ValueError):  # no signature to be had, as with some built-in callables
+    except (TypeError, ValueError):  # some built-in callables have no signature
         takes_config = False
     return function if takes_config else lambda state_dict, config: function(state_dict)

@@ -1,4 +1,4 @@
-"""Functions that a user names on the command line: path/to/file.py:function, or package.module:function."""
+"""Load a function named on the command line: path/to/file.py:function, or package.module:function."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from bench.formatting import one_line
 
 
 def load_function(wanted: str, usual: str, what: str) -> Callable[..., Any]:
-    """The function that is named.
+    """Load a function.
 
     Args:
-        wanted: FILE.py:FUNCTION or MODULE:FUNCTION; without the colon, the function is `usual`
-        usual: its usual name
-        what: the option it was given to, for messages
+        wanted: FILE.py:FUNCTION or MODULE:FUNCTION; without a colon, the function is named `usual`
+        usual: the default name
+        what: the option's name, for messages
 
     Raises ValueError, one line, if the file does not import or has no such function.
     """
@@ -45,11 +45,11 @@ def defined_in(value: Any, module: ModuleType) -> bool:
 
 
 def import_file(path: Path, what: str) -> ModuleType:
-    """The module of a file, which finds the files beside it as it would if it were run."""
+    """Import a file; it can import the files beside it, as a script can."""
     if not path.is_file():
         raise ValueError(f"{what} {path}: there is no such file")
     full = path.resolve()
-    # a name of its own, so that it hides no module; the same one again for the same file, as dataclasses need
+    # a unique name, so that it hides no module; the same for the same file, as dataclasses need it
     name = f"{full.stem}_{hashlib.sha256(str(full).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, full)
     assert spec is not None
@@ -57,7 +57,7 @@ def import_file(path: Path, what: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        with on_path(full.parent), told_apart(f"{what} {path}", full):
+        with on_path(full.parent), one_line_errors(f"{what} {path}", full):
             spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
@@ -66,14 +66,14 @@ def import_file(path: Path, what: str) -> ModuleType:
 
 
 def import_module(name: str, what: str) -> ModuleType:
-    """A module by its dotted name, looked for in the current folder too."""
-    with on_path(Path.cwd()), told_apart(f"{what} {name}", None):
+    """Import a module by its dotted name, also from the current folder."""
+    with on_path(Path.cwd()), one_line_errors(f"{what} {name}", None):
         return importlib.import_module(name)
 
 
 @contextmanager
 def on_path(folder: Path) -> Iterator[None]:
-    """Have imports look into a folder first."""
+    """Inside the block, imports search a folder first."""
     sys.path.insert(0, str(folder))
     try:
         yield
@@ -82,8 +82,8 @@ def on_path(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def told_apart(who: str, file: Path | None) -> Iterator[None]:
-    """Turn whatever somebody's code raises while it is imported into one line with its place."""
+def one_line_errors(who: str, file: Path | None) -> Iterator[None]:
+    """Turn an exception of imported code into a ValueError of one line, with its line number."""
     try:
         yield
     except (Exception, SystemExit) as error:  # a script may end the process when imported

@@ -1,9 +1,9 @@
-"""Where two models first differ: the readable GPT's activations, each looked for among what a candidate computed.
+"""Find where two models first differ: search each activation of the reference among a candidate's tensors.
 
-No names are needed. An activation of the reference has been met if the candidate computed a tensor with its numbers, in
-one of the shapes that people give it: heads before or behind the time, batch and time in one, a tensor for each head.
-One that was not met, although something later was, is not visible in this candidate (a fused kernel hides its scores).
-What is left is wrong, and the first of it in order of execution is where the models part.
+Names do not matter. An activation is matched if the candidate computed a tensor of the same values in one of its usual
+shapes: heads before or after time, batch and time flattened, one tensor per head. An unmatched activation with a
+matched descendant is right but hidden (a fused kernel hides its scores). All other unmatched activations are wrong; the
+first of them in order of execution is the first difference.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from bench.candidate.traced_gpt import Node, future
 from bench.numerics.errors import distance
 from reference.config import GPTConfig
 
-MULTIPLE = 1e-6  # what is left of a multiple, relative to it
-OUTPUT = "output"  # what the candidate returned, after all that it computed
+MULTIPLE = 1e-6  # a tensor is a multiple of another if the relative residual is below this
+OUTPUT = "output"  # the name of the returned logits, after all recorded tensors
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes by which tensors are read."""
+    """The sizes by which tensors are recognised: B batch, T time, C width, H heads, V vocabulary."""
 
     B: int
     T: int
@@ -41,19 +41,19 @@ class Shape:
 
 
 def shape_of(config: GPTConfig, ids: Tensor) -> Shape:
-    """Of a batch in a model."""
+    """The sizes of a batch of ids (B, T) in a model."""
     B, T = ids.shape
     return Shape(B, T, config.n_embd, config.n_head, config.vocab_size)
 
 
 def sizes(s: Shape) -> set[int]:
-    """Numbers of elements that an activation, or one head of it, can have."""
+    """Possible numbers of elements of an activation, or of one head of it."""
     rows = s.B * s.T
     return {rows * s.C, rows * 4 * s.C, rows * s.D, rows * s.H * s.T, rows * s.T, rows * s.V, s.T * s.C}
 
 
 def readings(x: Tensor, form: str, s: Shape) -> Iterator[Tensor]:
-    """A tensor in the shape that traced_gpt.py gives activations of a form, in every way that it can be meant."""
+    """A tensor in the shape that traced_gpt.py gives activations of a form: one for each possible layout."""
     B, T, C, H, D = s.B, s.T, s.C, s.H, s.D
     shape = tuple(x.shape)
     if form == "positions":
@@ -98,7 +98,7 @@ def readings(x: Tensor, form: str, s: Shape) -> Iterator[Tensor]:
 
 
 def head_readings(x: Tensor, form: str, s: Shape) -> Iterator[Tensor]:
-    """A tensor as one head of an activation: (B, T, D) of heads, (B, T, T) of squares."""
+    """A tensor as one head of an activation: (B, T, D) for heads, (B, T, T) for squares."""
     shape = tuple(x.shape)
     if form == "heads":
         if shape == (s.B, s.T, s.D):
@@ -110,40 +110,40 @@ def head_readings(x: Tensor, form: str, s: Shape) -> Iterator[Tensor]:
 
 
 def comparable(x: Tensor, form: str) -> Tensor:
-    """What can be compared of a reading: of squares the past, since people mask the future in their own ways."""
+    """A reading with the future of squares set to zero, since implementations mask it differently."""
     return x.masked_fill(future(x.shape[-1], x.device), 0.0) if form == "square" else x
 
 
 @dataclass(frozen=True)
-class Meeting:
-    """An activation of the reference and the nearest thing that the candidate computed."""
+class Match:
+    """A candidate's tensor in the shape of an activation, and how far it is from it."""
 
-    error: float  # relative L2, the largest over heads where each is a tensor of its own
+    error: float  # relative L2; the largest over heads if each is a tensor of its own
     records: tuple[Record, ...]  # one, or one for each head
 
 
-def meet(expected: Tensor, form: str, records: Iterable[Record], s: Shape) -> list[Meeting]:
-    """Everything that the candidate computed in a shape that this activation can have, nearest first."""
+def matches(expected: Tensor, form: str, records: Iterable[Record], s: Shape) -> list[Match]:
+    """All tensors of the candidate in a shape that this activation can have, nearest first."""
     wanted = comparable(expected, form)
     found = [
-        Meeting(relative(comparable(x, form), wanted), (record,))
+        Match(relative(comparable(x, form), wanted), (record,))
         for record in records
         for x in readings(record.value, form, s)
     ]
     if form in ("heads", "square") and s.H > 1:
-        nearest: list[Meeting] = []
+        nearest: list[Match] = []
         pieces = [(record, x) for record in records for x in head_readings(record.value, form, s)]
         for h in range(s.H) if len(pieces) >= s.H else ():
             errors = [(relative(comparable(x, form), wanted[:, h]), record) for record, x in pieces]
             error, record = min(errors, key=lambda pair: pair[0])
-            nearest.append(Meeting(error, (record,)))
+            nearest.append(Match(error, (record,)))
         if nearest:
-            found.append(Meeting(max(m.error for m in nearest), tuple(r for m in nearest for r in m.records)))
-    return sorted(found, key=lambda meeting: meeting.error)
+            found.append(Match(max(m.error for m in nearest), tuple(r for m in nearest for r in m.records)))
+    return sorted(found, key=lambda match: match.error)
 
 
 def relative(actual: Tensor, expected: Tensor) -> float:
-    """Relative L2 distance; infinite where either is not finite. `distance` in fewer operations."""
+    """Relative L2 distance, infinite if either is not finite: `distance` in fewer operations."""
     a, b = (t.detach().to(device="cpu", dtype=torch.float64) for t in (actual, expected))
     error = float(torch.linalg.vector_norm(a - b) / torch.linalg.vector_norm(b))
     return error if math.isfinite(error) else 0.0 if torch.equal(a, b) else math.inf
@@ -151,125 +151,121 @@ def relative(actual: Tensor, expected: Tensor) -> float:
 
 @dataclass(frozen=True)
 class FirstDifference:
-    """Where two models part."""
+    """Where two models first differ."""
 
-    name: str  # of the first activation that the candidate has not, as in traced_gpt.py; "output" after the logits
-    title: str  # in words
-    error: float | None  # of the nearest that was computed there; None if nothing of that shape was
-    nearest: str | None  # by which operation, in which module
-    factor: float | None  # what it is the right one times, if it is a multiple of it
-    hidden: tuple[str, ...]  # activations just before it that this candidate does not show, in words
-    agreed: int  # activations that were met before it
+    name: str  # of the first wrong activation, as in traced_gpt.py; "output" if only the returned logits are wrong
+    title: str  # the activation in words
+    agreed: int  # number of matched activations
     agreed_error: float  # the largest of their errors
-    last_agreed: str | None  # the last of them, in words
-    reordered: bool  # the same numbers were there in another order
+    last_agreed: str  # the last of them, in words
+    error: float | None = None  # of the nearest tensor; None if no tensor has this shape
+    nearest: str | None = None  # operation and module of that tensor
+    factor: float | None = None  # its ratio to the right value, if it is a multiple of it
+    hidden: tuple[str, ...] = ()  # titles of unmatched activations just before it, which this candidate does not expose
+    reordered: bool = False  # a tensor has the right values in another order
 
 
-def first_difference(
-    activations: Mapping[str, Tensor],
-    nodes: Mapping[str, Node],
-    records: list[Record],
-    output: Tensor,
-    allowed: float,
-    s: Shape,
-) -> FirstDifference | None:
-    """Look for each activation of the reference among what the candidate computed.
+@dataclass(frozen=True)
+class Runs:
+    """One run of the reference and one of a candidate, on the same weights and ids."""
+
+    activations: Mapping[str, Tensor]  # of the reference, by the names of `nodes`
+    nodes: Mapping[str, Node]  # see traced_gpt.py
+    records: list[Record]  # of the candidate, in order of execution
+    shape: Shape
+    allowed: float  # the largest relative error of a match
+
+    def matches(self, name: str) -> list[Match]:
+        """The candidate's tensors in the shape of an activation, nearest first."""
+        return matches(self.activations[name].detach(), self.nodes[name].form, self.records, self.shape)
+
+
+def first_difference(runs: Runs, output: Tensor) -> FirstDifference | None:
+    """Find the first activation that the candidate computes wrongly.
 
     Args:
-        activations: the reference's, by the names of `nodes`
-        records: what the candidate computed, in order
-        output: the logits that it returned
-        allowed: the largest relative error at which an activation has been met
+        output: the logits that the candidate returned
 
-    Returns None if none was met, or none but the embeddings and nothing else is visible: then nothing can be said of
-    where.
+    Returns None if no activation is matched, or only the embeddings are and no other tensor has the shape of an
+    activation: then the place is unknown.
     """
-    meetings = {name: meet(activations[name].detach(), node.form, records, s) for name, node in nodes.items()}
-    met = {name: found[0] for name, found in meetings.items() if found and found[0].error <= allowed}
-    if not met:
+    activations, nodes = runs.activations, runs.nodes
+    found = {name: runs.matches(name) for name in nodes}
+    matched = {name: of[0] for name, of in found.items() if of and of[0].error <= runs.allowed}
+    if not matched:
         return None
-    right = implied(met.keys(), nodes)
-    agreed = list(met.items())
-
-    def described(name: str) -> str:
-        record = met[name].records[-1]
-        return f"{nodes[name].title} ({record})"
-
-    last = max(agreed, key=lambda pair: list(nodes).index(pair[0]))[0]
+    right = implied(matched.keys(), nodes)
+    last = max(matched, key=list(nodes).index)
+    worst = max(match.error for match in matched.values())
+    before = (len(matched), worst, f"{nodes[last].title} ({matched[last].records[-1]})")
     for name, node in nodes.items():
         if name in right or not all(parent in right for parent in node.parents):
             continue
-        # the wrong ones from here on that can be seen; those before them are hidden in the same call
+        # the first wrong activation with a tensor of its shape; those before it are hidden in the same call
         hidden: list[str] = []
         for later in downstream(name, nodes, right):
-            known = [met[p].records[-1].number for p in nodes[later].parents if p in met]
-            after = [m for m in meetings[later] if m.records[-1].number > max(known, default=-1)]
+            known = [matched[p].records[-1].number for p in nodes[later].parents if p in matched]
+            after = [match for match in found[later] if match.records[-1].number > max(known, default=-1)]
             if after:
-                nearest, factor = most_alike(after, activations[later], nodes[later].form, s)
+                nearest, factor = most_alike(after, activations[later], nodes[later].form, runs.shape)
                 return FirstDifference(
                     later,
                     nodes[later].title,
-                    nearest.error,
-                    str(nearest.records[0]),
-                    factor,
-                    tuple(nodes[h].title for h in hidden),
-                    len(agreed),
-                    max(m.error for _, m in agreed),
-                    described(last),
-                    any(same_numbers(r.value, activations[later]) for m in after for r in m.records),
+                    *before,
+                    error=nearest.error,
+                    nearest=str(nearest.records[0]),
+                    factor=factor,
+                    hidden=tuple(nodes[h].title for h in hidden),
+                    reordered=any(same_numbers(r.value, activations[later]) for m in after for r in m.records),
                 )
             hidden.append(later)
-        if met.keys() <= {"tokens", "positions"}:
+        if matched.keys() <= {"tokens", "positions"}:
             return None
-        return FirstDifference(
-            name, node.title, None, None, None, (), len(agreed), max(m.error for _, m in agreed), described(last), False
-        )
-    error = relative(output, activations["logits"].detach())
-    worst = max(m.error for _, m in agreed)
+        return FirstDifference(name, node.title, *before)
     return FirstDifference(
-        OUTPUT, "what the call returns", error, None, None, (), len(agreed), worst, described(last), False
+        OUTPUT, "the returned logits", *before, error=relative(output, activations["logits"].detach())
     )
 
 
-def most_alike(meetings: list[Meeting], expected: Tensor, form: str, s: Shape) -> tuple[Meeting, float | None]:
-    """The one that points where the activation does, however long it is, and its factor if it is a multiple of it.
+def most_alike(found: list[Match], expected: Tensor, form: str, s: Shape) -> tuple[Match, float | None]:
+    """The match nearest in direction to the activation, and its factor if it is a multiple of the activation.
 
-    By direction: wrong scores are nearer to a multiple of the scores than to weights, which are nearer to nothing.
+    By direction and not by distance: wrong scores are nearer to a multiple of the scores than to attention weights.
     """
     wanted = comparable(expected.detach(), form).flatten()
 
-    def fit(meeting: Meeting) -> tuple[float, float]:
-        if len(meeting.records) > 1:
-            return meeting.error, 1.0
+    def fit(match: Match) -> tuple[float, float]:
+        if len(match.records) > 1:
+            return match.error, 1.0
         best = (math.inf, 1.0)
-        for x in readings(meeting.records[0].value, form, s):
+        for x in readings(match.records[0].value, form, s):
             x = comparable(x, form).double().flatten()
             factor = float(x @ wanted / (wanted @ wanted))
             rest = float(torch.linalg.vector_norm(x - factor * wanted) / torch.linalg.vector_norm(x))
             best = min(best, (rest if math.isfinite(rest) else math.inf, factor))
         return best
 
-    fits = sorted([(*fit(meeting), meeting) for meeting in meetings], key=lambda one: one[2].records[-1].number)
+    fits = sorted([(*fit(match), match) for match in found], key=lambda one: one[2].records[-1].number)
     multiples = [one for one in fits if one[0] < MULTIPLE]
     if not multiples:
         return min(fits, key=lambda one: one[0])[2], None
-    # on the way there may be others: what it goes on with is the last, and where that was made is the first of those
+    # of several multiples the model continues with the last; the first tensor equal to it shows where it is made
     _, last, _ = multiples[-1]
     _, factor, nearest = next(one for one in multiples if abs(one[1] - last) <= MULTIPLE * abs(last))
     return nearest, factor
 
 
-def implied(met: Iterable[str], nodes: Mapping[str, Node]) -> set[str]:
-    """What was met, and what must have been right for it to be so."""
+def implied(matched: Iterable[str], nodes: Mapping[str, Node]) -> set[str]:
+    """The matched activations and all their ancestors, which must be right too."""
     right: set[str] = set()
     for name in reversed(list(nodes)):
-        if name in met or name in right:
+        if name in matched or name in right:
             right |= {name, *nodes[name].parents}
     return right
 
 
 def downstream(name: str, nodes: Mapping[str, Node], right: set[str]) -> Iterator[str]:
-    """A wrong activation and those after it that are computed from it, in order."""
+    """A wrong activation and its wrong descendants, in order of execution."""
     reached: set[str] = set()
     for later, node in nodes.items():
         if later == name or (reached & set(node.parents) and later not in right):
@@ -278,7 +274,7 @@ def downstream(name: str, nodes: Mapping[str, Node], right: set[str]) -> Iterato
 
 
 def same_numbers(actual: Tensor, expected: Tensor) -> bool:
-    """Whether two tensors hold the same numbers in whatever order."""
+    """Whether two tensors hold the same values in any order."""
     if actual.numel() != expected.numel() or not actual.isfinite().all():
         return False
     a, b = (t.detach().cpu().double().flatten().sort().values for t in (actual, expected))
@@ -287,62 +283,53 @@ def same_numbers(actual: Tensor, expected: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class LostGradient:
-    """Where, going backwards, the gradient of an activation is first another."""
+    """Where the backward pass first gives a wrong gradient of an activation."""
 
     name: str
     title: str
-    error: float  # 1 where none arrives
-    nearest: str  # what was met: by which operation, in which module
-    agreed: int  # activations, later in the forward pass, whose gradients agree
+    error: float  # relative L2; 1 if there is no gradient
+    nearest: str  # operation and module of the candidate's tensor
+    agreed: int  # number of later activations whose gradients agree
 
 
-def first_lost_gradient(
-    activations: Mapping[str, Tensor],
-    nodes: Mapping[str, Node],
-    records: list[Record],
-    allowed: float,
-    allowed_gradient: float,
-    s: Shape,
-) -> LostGradient | None:
-    """Go back from the loss through the activations that were met, to the first whose gradient is another.
+def first_lost_gradient(runs: Runs, allowed: float) -> LostGradient | None:
+    """Go back from the loss through the matched activations to the first wrong gradient.
 
     Args:
-        activations: the reference's, after a backward pass, with their gradients
-        records: the candidate's, after its own
-        allowed: as in `first_difference`
-        allowed_gradient: the largest relative error of a gradient
+        runs: after a backward pass of both models, with gradients kept
+        allowed: the largest relative error of a gradient
 
-    Returns None if all gradients agree where they can be seen.
+    Returns None if all known gradients agree.
     """
     agreed, detached = 0, None
-    for name in reversed(list(nodes)):
-        node, expected = nodes[name], activations[name]
+    for name in reversed(list(runs.nodes)):
+        node, expected = runs.nodes[name], runs.activations[name]
         if expected.grad is None:
             continue
-        found = [m for m in meet(expected.detach(), node.form, records, s) if m.error <= allowed]
-        # what came after the cut knows of no gradient at all: the cut is at something that does, further back
-        attached = [m for m in found if all(record.tensor.requires_grad for record in m.records)]
-        errors = [(gradient_error(m, expected.grad, node.form, s), m) for m in attached]
+        found = [match for match in runs.matches(name) if match.error <= runs.allowed]
+        # tensors after the cut need no gradient at all: the cut is further back, at one that does
+        attached = [match for match in found if all(record.tensor.requires_grad for record in match.records)]
+        errors = [(gradient_error(match, expected.grad, node.form, runs.shape), match) for match in attached]
         if found and not errors and detached is None:
             detached = LostGradient(name, node.title, 1.0, str(found[0].records[0]), agreed)
         if not errors:
             continue
-        error, meeting = min(errors, key=lambda pair: pair[0])
-        if error > allowed_gradient:
-            return LostGradient(name, node.title, error, str(meeting.records[0]), agreed)
+        error, match = min(errors, key=lambda pair: pair[0])
+        if error > allowed:
+            return LostGradient(name, node.title, error, str(match.records[0]), agreed)
         agreed += 1
     return detached
 
 
-def gradient_error(meeting: Meeting, expected: Tensor, form: str, s: Shape) -> float:
-    """Of the gradients that arrived at what was met; 1 where none did."""
-    parts = []
-    single = len(meeting.records) == 1
-    for h, record in enumerate(meeting.records):
+def gradient_error(match: Match, expected: Tensor, form: str, s: Shape) -> float:
+    """The relative error of a match's gradients, the largest over its tensors; 1 if there is no gradient."""
+    errors = []
+    single = len(match.records) == 1
+    for h, record in enumerate(match.records):
         grad = record.tensor.grad
         if grad is None:
             return 1.0
         wanted = expected if single else expected[:, h]
         ways = list(readings(grad, form, s)) or list(head_readings(grad, form, s))
-        parts.append(min(relative(comparable(x, form), comparable(wanted, form)) for x in ways))
-    return max(parts)
+        errors.append(min(relative(comparable(x, form), comparable(wanted, form)) for x in ways))
+    return max(errors)

@@ -1,8 +1,8 @@
-"""Everything that a module computes while it runs: each tensor, by which operation and in which submodule.
+"""Record all tensors that a module computes: the values, the operation and the submodule of each.
 
-Operations are seen as Python calls them (torch.*, torch.nn.functional.*, methods and operators of tensors), so scores,
-softmax and GELU show even where they are no modules. What one call computes inside (a fused attention kernel, a
-scripted or compiled function) shows only by its output.
+Recorded are calls from Python (torch.*, torch.nn.functional.*, tensor methods and operators), so scores, softmax and
+GELU are recorded even if they are no modules. Inside one call (a fused attention kernel, a scripted or compiled
+function) nothing is recorded but its output.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 @dataclass(frozen=True)
 class Record:
-    """One tensor that was computed."""
+    """One computed tensor."""
 
     number: int  # in order of execution
-    operation: str  # as Python calls it; "output" where a module handed it out
-    module: str  # that ran it, by its name; "" for the model itself
-    value: Tensor  # a copy of what it was then, on the CPU
-    tensor: Tensor  # itself, for its gradient
+    operation: str  # the name of the function; "output" for a module's return value
+    module: str  # name of the submodule that ran it; "" for the model itself
+    value: Tensor  # a copy of its values at that moment, on the CPU
+    tensor: Tensor  # the tensor itself, for its gradient
 
     def __str__(self) -> str:
         return f"{self.operation} in {self.module or 'the model itself'}"
 
 
 class Recorder(TorchFunctionMode):
-    """Records floating tensors of some sizes; made by `recorded`."""
+    """Records floating-point tensors of given numbers of elements; see `recorded`."""
 
     def __init__(self, sizes: set[int], gradients: bool) -> None:
         super().__init__()
@@ -48,13 +48,13 @@ class Recorder(TorchFunctionMode):
         name = getattr(func, "__name__", "operation")
         if name == "__get__":  # x.T and the like
             name = getattr(getattr(func, "__self__", None), "__name__", "attribute")
-        changed = args[0] if name == "__setitem__" else found  # x[...] = y gives nothing, and changes x
+        changed = args[0] if name == "__setitem__" else found  # x[...] = y returns nothing and changes x
         for tensor in tensors_in(changed):
             self.note(tensor, name.strip("_"))
         return found
 
     def note(self, tensor: Tensor, operation: str) -> None:
-        """Keep a tensor, if it is of one of the sizes."""
+        """Record a tensor, if it has one of the numbers of elements."""
         weight = tensor.is_leaf and tensor.requires_grad
         if weight or not tensor.is_floating_point() or tensor.numel() not in self.sizes:
             return
@@ -64,24 +64,15 @@ class Recorder(TorchFunctionMode):
             Record(len(self.records), operation, self.within[-1], tensor.detach().to("cpu", copy=True), tensor)
         )
 
-    def enter(self, name: str) -> Callable[..., None]:
-        """A hook before a submodule runs."""
-        return lambda module, arguments: self.within.append(name)
-
-    def leave(self, name: str) -> Callable[..., None]:
-        """A hook after it."""
-
-        def hook(module: nn.Module, arguments: Any, found: Any) -> None:
-            self.within.pop()
-            for tensor in tensors_in(found):
-                if not any(record.tensor is tensor for record in self.records[-8:]):
-                    self.note(tensor, "output")
-
-        return hook
+    def note_output(self, found: Any) -> None:
+        """Record a submodule's return value, unless its last operation is recorded already."""
+        for tensor in tensors_in(found):
+            if not any(record.tensor is tensor for record in self.records[-8:]):
+                self.note(tensor, "output")
 
 
 def tensors_in(found: Any) -> Iterator[Tensor]:
-    """The tensors in what a call gave."""
+    """All tensors in a return value."""
     if isinstance(found, Tensor):
         yield found
     elif isinstance(found, tuple | list):
@@ -90,34 +81,51 @@ def tensors_in(found: Any) -> Iterator[Tensor]:
 
 
 @contextmanager
-def recorded(module: nn.Module, sizes: set[int], gradients: bool = False) -> Iterator[list[Record]]:
-    """Record what is computed inside the block.
+def submodules_named(
+    module: nn.Module, within: list[str], returned: Callable[[Any], None] = lambda found: None
+) -> Iterator[None]:
+    """Inside the block, the last of `within` is the name of the submodule that runs.
 
     Args:
-        module: whose submodules' names are told
-        sizes: numbers of elements worth keeping
-        gradients: have each tensor keep its gradient in the backward pass
+        returned: called with each submodule's return value, after its name is removed
     """
-    recorder = Recorder(sizes, gradients)
+
+    def leave(part: nn.Module, arguments: Any, found: Any) -> None:
+        within.pop()
+        returned(found)
+
     handles = []
     for name, part in module.named_modules():
         if name:
-            handles.append(part.register_forward_pre_hook(recorder.enter(name)))
-            handles.append(part.register_forward_hook(recorder.leave(name)))
+            handles.append(part.register_forward_pre_hook(lambda m, a, name=name: within.append(name)))
+            handles.append(part.register_forward_hook(leave))
     try:
-        with recorder:
-            yield recorder.records
+        yield
     finally:
         for handle in handles:
             handle.remove()
 
 
+@contextmanager
+def recorded(module: nn.Module, sizes: set[int], gradients: bool = False) -> Iterator[list[Record]]:
+    """Record the tensors that are computed inside the block.
+
+    Args:
+        module: the module whose submodules are named in the records
+        sizes: numbers of elements to record
+        gradients: keep each tensor's gradient in the backward pass
+    """
+    recorder = Recorder(sizes, gradients)
+    with submodules_named(module, recorder.within, recorder.note_output), recorder:
+        yield recorder.records
+
+
 @dataclass(frozen=True)
 class Rounding:
-    """An operation that took numbers of more bits and gave some of fewer."""
+    """An operation whose output has fewer bits than its input."""
 
     operation: str
-    dtype: torch.dtype  # of what it gave
+    dtype: torch.dtype  # of the output
     module: str
 
     def __str__(self) -> str:
@@ -125,7 +133,7 @@ class Rounding:
 
 
 class RoundingWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes where a computation goes on in fewer bits than it came with."""
+    """Records operations whose output has fewer bits than their input."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -143,24 +151,15 @@ class RoundingWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @contextmanager
 def roundings(module: nn.Module) -> Iterator[list[Rounding]]:
-    """Note what goes on in fewer bits inside the block; by the names of the module's submodules."""
+    """Record the operations inside the block whose output has fewer bits than their input."""
     watch = RoundingWatch()
-    handles = []
-    for name, part in module.named_modules():
-        if name:
-            handles.append(part.register_forward_pre_hook(lambda m, a, name=name: watch.within.append(name)))
-            handles.append(part.register_forward_hook(lambda m, a, out: (watch.within.pop(), None)[1]))
-    try:
-        with watch:
-            yield watch.found
-    finally:
-        for handle in handles:
-            handle.remove()
+    with submodules_named(module, watch.within), watch:
+        yield watch.found
 
 
 @contextmanager
 def only_python() -> Iterator[None]:
-    """Run what is compiled as Python, so that what it computes can be seen."""
+    """Run compiled code as plain Python inside the block, so that its operations are recorded."""
     torch.compiler.set_stance("force_eager")
     try:
         yield

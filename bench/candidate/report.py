@@ -160,11 +160,10 @@ def where(seen: Examination) -> list[str]:
     lines = []
     if (first := seen.where.forward) is not None:
         lines.append(f"{first.title} ({first.name})")
-        if first.last_agreed is not None:
-            lines.append(
-                f"{first.agreed} activations before it agree, to {scientific(first.agreed_error)}; the last: "
-                f"{first.last_agreed}"
-            )
+        lines.append(
+            f"{first.agreed} activations before it agree, to {scientific(first.agreed_error)}; the last: "
+            f"{first.last_agreed}"
+        )
         if first.hidden:
             lines.append(
                 f"may begin earlier, in activations that this candidate does not expose: {', '.join(first.hidden)}"

@@ -1,4 +1,4 @@
-"""The readable GPT step by step: every activation has a name, and every step can be done in another way.
+"""The reference step by step: every activation has a name, and every step can be replaced.
 
 `traced_forward` computes what `reference.GPT` computes, from its functions and a canonical state dict. A `Watch` sees
 each activation when it is computed. A `Change` replaces a step, or weights, in all blocks or in some: this is how a
@@ -21,24 +21,24 @@ from reference.config import GPTConfig
 from reference.functional import gelu, layer_norm, softmax
 
 Weights = Mapping[str, Tensor]
-Watch = Callable[[str, Tensor], Tensor]  # name, activation -> what to go on with
+Watch = Callable[[str, Tensor], Tensor]  # name, activation -> the activation to continue with
 
 
 @dataclass(frozen=True)
 class At:
-    """Where a step is done."""
+    """The place of a step."""
 
     config: GPTConfig
-    block: int  # n_layer for what comes after the last block
+    block: int  # -1 before the first block, n_layer after the last
 
 
 @dataclass(frozen=True)
 class Node:
     """One named activation of the forward pass."""
 
-    title: str  # for people
+    title: str  # in words
     form: str  # stream (B, T, C), wide (B, T, 4C), heads (B, H, T, D), square (B, H, T, T), positions, logits
-    parents: tuple[str, ...]  # what it is computed from; "x" is the stream that enters the block
+    parents: tuple[str, ...]  # its inputs; "x" is the stream that enters the block
 
 
 BEFORE = {
@@ -70,7 +70,7 @@ AFTER = {
 
 
 def nodes(config: GPTConfig) -> dict[str, Node]:
-    """Every activation in order of execution: "tokens", "h.0.ln_1" and so on, with parents by full names."""
+    """Every activation in order of execution ("tokens", "h.0.ln_1", ...), with the full names of its parents."""
     found, x = dict(BEFORE), "embedding"
     for i in range(config.n_layer):
         for name, node in BLOCK.items():
@@ -113,14 +113,14 @@ Step = Callable[[Tensor], Tensor]
 
 
 def pre_norm(x: Tensor, ln_1: Step, attention: Step, ln_2: Step, mlp: Step, watch: Watch) -> Tensor:
-    """A block: what each part gives is added to the stream."""
+    """A block: attention and MLP are each added to the stream."""
     x = watch("residual_1", x + attention(ln_1(x)))
     return watch("residual_2", x + mlp(ln_2(x)))
 
 
 @dataclass(frozen=True)
 class Change:
-    """Another way of doing some steps; each field's default is GPT-2's."""
+    """Replacements of some steps; each default is GPT-2's step."""
 
     positions: Callable[[int, At], Tensor] = lambda T, at: torch.arange(T)
     embed: Callable[[Tensor, Tensor, At], Tensor] = lambda tokens, positions, at: tokens + positions
@@ -156,9 +156,9 @@ def traced_forward(
 
     Args:
         weights: canonical
-        change: what is done in another way
-        blocks: where; None for everywhere, n_layer for what comes after the last block
-        watch: is shown each activation of `nodes`, by name; what it returns takes the activation's place
+        change: the replaced steps
+        blocks: where they are replaced; None for everywhere; n_layer for the steps after the last block
+        watch: called with each activation of `nodes`, by name; its result replaces the activation
     """
 
     def way(block: int) -> Change:
@@ -201,7 +201,7 @@ def run_block(x: Tensor, own: dict[str, Tensor], way: Change, at: At, watch: Wat
 
 @dataclass
 class Activations:
-    """A watcher that keeps every activation; with gradients once a backward pass has run, if `gradients` is set."""
+    """A `Watch` that keeps every activation, and its gradient in a backward pass if `gradients` is set."""
 
     gradients: bool = False
     kept: dict[str, Tensor] = field(default_factory=dict)

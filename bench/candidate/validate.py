@@ -1,4 +1,4 @@
-"""A first look at somebody's GPT: is it something that can be judged, and in which precision?"""
+"""Validate a candidate: can it be tested, and in which precision?"""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Weights = Mapping[str, Tensor]
 
 
 class Refused(ValueError):
-    """What a candidate did that cannot be judged, in one line."""
+    """A candidate that cannot be tested; the message says why, in one line."""
 
 
 def validate(
@@ -33,15 +33,15 @@ def validate(
     device: torch.device,
     precision: str | None,
 ) -> tuple[Candidate, str, list[str]]:
-    """The candidate with its weights, the precision to judge it in, and remarks.
+    """Build the candidate; returns it with its weights, the precision to test it in, and notes for the report.
 
     Args:
-        build, layout: the user's
+        build, layout: the user's functions
         weights: canonical
         batch: ids and targets to try it on
-        precision: float64 or float32; None for float64, or float32 where the candidate has no float64
+        precision: float64 or float32; None for float64, or float32 if the candidate does not compute in float64
 
-    Raises a ValueError, one line, for what cannot be judged.
+    Raises ValueError, one line, for a candidate that cannot be tested.
     """
     if precision is not None:
         candidate = built(build, layout, config, weights, device, precision)
@@ -52,28 +52,28 @@ def validate(
         return candidate, "float64", look_at(candidate, batch, "float64")
     candidate = built(build, layout, config, weights, device, "float32")
     remarks = look_at(candidate, batch, "float32")
-    return candidate, "float32", [f"judged in float32, because {why}", *remarks]
+    return candidate, "float32", [f"tested in float32, because {why}", *remarks]
 
 
 def no_float64(candidate: Candidate, ids: Tensor) -> str | None:
-    """Why a candidate with float64 weights is no float64 model; None if it is one."""
+    """Why a candidate with float64 weights does not compute in float64; None if it does."""
     try:
         logits = logits_at(candidate, ids)
         if logits.dtype != torch.float64:
             return f"it returns {shown(logits.dtype)} logits from float64 weights"
         if not has_shape(logits, ids, candidate.config.vocab_size):
-            return None  # which is what will be said of it
+            return None  # `look_at` refuses it with this reason
         rounded = found_roundings(candidate, ids)
     except Refused as error:
-        return f"in float64 it does not run ({str(error).removeprefix('candidate: ')})"
-    return f"it goes on in {rounded[0]}" if rounded else None
+        return f"it does not run in float64 ({str(error).removeprefix('candidate: ')})"
+    return f"it computes in {rounded[0]}" if rounded else None
 
 
 def built(
     build: Build, layout: Layout, config: GPTConfig, weights: Weights, device: torch.device, precision: str
 ) -> Candidate:
-    """A fresh candidate in a precision, with the weights, in eval mode."""
-    with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced
+    """A new candidate in a precision, with the weights, in eval mode."""
+    with torch.random.fork_rng(devices=[]):  # its initial weights are overwritten
         module = called(lambda: build(config), "build(config)")
     if not isinstance(module, nn.Module):
         raise Refused(f"candidate: build(config) returned {described(module)}: give a torch.nn.Module")
@@ -86,14 +86,14 @@ def built(
 
 
 def logits_at(candidate: Candidate, ids: Tensor) -> Tensor:
-    """What a call gives, without a gradient."""
+    """The logits of ids, without a gradient."""
     device = next(candidate.parameters()).device
     with torch.no_grad():
         return called(lambda: candidate(ids.to(device)), f"a call with ids of shape {tuple(ids.shape)}")
 
 
 def called(function: Callable[[], Any], what: str) -> Any:
-    """Run a candidate's code; what it raises becomes one line."""
+    """Run a candidate's code; an exception becomes `Refused`, with `what` raised it in one line."""
     try:
         return function()
     except Exception as error:
@@ -103,16 +103,16 @@ def called(function: Callable[[], Any], what: str) -> Any:
 
 
 def found_roundings(candidate: Candidate, ids: Tensor) -> list[Rounding]:
-    """Where a forward pass, or that of the loss, goes on in fewer bits than it was given."""
+    """Operations of the forward pass and the loss whose output has fewer bits than their input."""
     device = next(candidate.parameters()).device
     with only_python(), roundings(candidate.module) as found:
         logits_at(candidate, ids)
-        called(lambda: candidate.loss(ids.to(device), ids.to(device)), "its loss")  # some round only when they learn
+        called(lambda: candidate.loss(ids.to(device), ids.to(device)), "its loss")  # some round only with targets
     return found
 
 
 def look_at(candidate: Candidate, batch: Batch, precision: str) -> list[str]:
-    """Remarks on how a candidate is called; raises if it cannot be judged."""
+    """Call the candidate; returns notes on how it is called. Raises Refused if it cannot be tested."""
     ids, targets = batch
     logits = logits_at(candidate, ids)
     check_shape(logits, ids, candidate.config.vocab_size)
@@ -125,7 +125,7 @@ def look_at(candidate: Candidate, batch: Batch, precision: str) -> list[str]:
     if change > 0.01 * BUDGETS[precision].logits and logits.isfinite().all():
         raise Refused(
             f"candidate: changes its output between two calls with the same ids, by {change:.1e}, in eval mode: "
-            "look for dropout that ignores self.training, a cache that is kept, or random numbers"
+            "look for dropout that ignores self.training, a cache kept between calls, or random numbers"
         )
     check_gradients(candidate, ids, targets)
     return remarks(candidate, ids, logits)
@@ -137,7 +137,7 @@ def has_shape(logits: Tensor, ids: Tensor, V: int) -> bool:
 
 
 def check_shape(logits: Tensor, ids: Tensor, V: int) -> None:
-    """Raise unless the logits are (B, T, V)."""
+    """Raise Refused unless the logits are (B, T, V)."""
     B, T = ids.shape
     if has_shape(logits, ids, V):
         return
@@ -153,14 +153,14 @@ def check_shape(logits: Tensor, ids: Tensor, V: int) -> None:
 
 
 def check_gradients(candidate: Candidate, ids: Tensor, targets: Tensor) -> None:
-    """Raise unless the loss is a scalar that can be differentiated."""
+    """Raise Refused unless the loss is a differentiable scalar."""
     device = next(candidate.parameters()).device
     loss = called(lambda: candidate.loss(ids.to(device), targets.to(device)), "its loss")
     if not isinstance(loss, Tensor) or loss.dim() != 0:
         raise Refused(f"candidate: its loss is {described(loss)}: give a scalar tensor")
     if not loss.requires_grad:
         raise Refused(
-            "candidate: drops gradients: its output is cut off from all of its parameters; look for no_grad(), "
+            "candidate: drops gradients: its output does not depend on its parameters; look for no_grad(), "
             "inference_mode() or detach() around the forward pass"
         )
     called(loss.backward, "its backward pass")
@@ -168,17 +168,17 @@ def check_gradients(candidate: Candidate, ids: Tensor, targets: Tensor) -> None:
 
 
 def remarks(candidate: Candidate, ids: Tensor, logits: Tensor) -> list[str]:
-    """What a user should know of how the candidate was called."""
+    """Notes on how the candidate is called."""
     found = []
     if callable(getattr(candidate.module, "loss", None)):
-        found.append("its own loss is judged: model.loss(ids, targets)")
+        found.append("its own loss is tested: model.loss(ids, targets)")
     elif candidate.takes_targets:
-        found.append("its own loss is judged: it is called as model(ids, targets=targets)")
+        found.append("its own loss is tested: model(ids, targets=targets)")
     candidate.train()
     training = logits_at(candidate, ids)
     candidate.eval()
     if training.shape == logits.shape and distance(training.clone(), logits)[0] > 1e-6:
-        found.append("in train mode it gives something else, although config.dropout is 0; it is judged in eval mode")
+        found.append("in train mode its logits differ, although config.dropout is 0; it is tested in eval mode")
     return found
 
 
@@ -188,5 +188,5 @@ def shown(dtype: torch.dtype) -> str:
 
 
 def described(value: Any) -> str:
-    """What something is, for a message."""
+    """A value's type for a message."""
     return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

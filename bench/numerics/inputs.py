@@ -1,8 +1,10 @@
-"""Weights and batches for comparisons: nothing zero, nothing one, nothing symmetric.
+"""Random weights and batches for comparisons: no parameter is zero, one or symmetric.
 
-The usual initialisation hides bugs: with zero biases and unit gains a dropped bias or two swapped LayerNorms change
-nothing at all, and with weights of 0.02 every attention is nearly uniform. Here every parameter is random and the
-queries and keys are large enough for attention to choose.
+GPT-2's initialisation hides bugs: with zero biases and unit gains a dropped bias or two swapped LayerNorms change
+nothing, and with weights of 0.02 attention is nearly uniform. Here every parameter is random.
+
+    sharp     q and k large enough for attention to choose; float64 and float32 are judged on these
+    typical   q, k and the residual stream as in an ordinary GPT-2; bfloat16 is judged on these
 """
 
 from __future__ import annotations
@@ -17,12 +19,11 @@ from reference.config import GPTConfig
 
 
 def sharp_state_dict(config: GPTConfig, seed: int = 0, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
-    """Random weights for every tensor of the canonical layout.
+    """Sharp random weights, canonical layout.
 
     Args:
-        config: the shape
         seed: the same seed gives the same weights
-        dtype: drawn in float64, rounded to float32 (so that both precisions can hold them exactly), then cast
+        dtype: of the result; values are drawn in float64 and rounded to float32 first, so that both hold them exactly
     """
     generator = torch.Generator().manual_seed(seed)
     weights = {}
@@ -35,7 +36,7 @@ def sharp_state_dict(config: GPTConfig, seed: int = 0, dtype: torch.dtype = torc
         elif name in ("wte.weight", "wpe.weight"):
             tensor = noise * (0.6 if name == "wte.weight" else 0.3)
         else:
-            # keeps the variance of its input; q and k more than that, for attention with a choice
+            # keeps the variance of its input; q and k double its standard deviation, for sharp attention
             gain = 2.0 if "q_proj" in name or "k_proj" in name else 1.0
             tensor = noise * gain / math.sqrt(shape[1])
         weights[name] = tensor.float().to(dtype)
@@ -43,25 +44,22 @@ def sharp_state_dict(config: GPTConfig, seed: int = 0, dtype: torch.dtype = torc
 
 
 def typical_state_dict(config: GPTConfig, seed: int = 0) -> dict[str, Tensor]:
-    """Typical random weights, float32, with the attention and the residual stream of an ordinary GPT-2.
+    """Typical random weights, float32, canonical layout.
 
-    Sharp attention multiplies rounding: what bfloat16 loses is judged on these (see bench/contenders/verify.py).
+    Sharp attention multiplies rounding, so bfloat16 is judged on these (see bench/contenders/verify.py).
     """
     narrower = 1.0 / math.sqrt(2 * config.n_layer)
     weights = sharp_state_dict(config, seed, torch.float32)
     for name, tensor in weights.items():
         if name.endswith(("q_proj.weight", "k_proj.weight")):
-            tensor.mul_(0.5)  # sharp ones are drawn twice as wide as keeps the variance
+            tensor.mul_(0.5)  # undoes the gain of sharp weights
         elif name.endswith("c_proj.weight"):
             tensor.mul_(narrower)
     return weights
 
 
 def random_batch(config: GPTConfig, B: int, T: int, seed: int = 0, ignored: float = 0.2) -> tuple[Tensor, Tensor]:
-    """Random ids and targets, both (B, T) int64, of which about the share `ignored` of the targets is -1.
-
-    At least one target counts.
-    """
+    """Random ids and targets, both (B, T) int64; about the fraction `ignored` of the targets is -1, never all."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(config.vocab_size, (B, T), generator=generator)
     targets = torch.randint(config.vocab_size, (B, T), generator=generator)

@@ -1,4 +1,4 @@
-"""What a model answers, all of it: logits, loss, every gradient, and n steps of training; held against the oracle's.
+"""Collect a model's outputs (logits, loss, gradients, losses and updates of AdamW steps); compare with an oracle's.
 
 A model follows the protocol of this project: `model(ids)`, `model.loss(ids, targets)`, a canonical state dict.
 """
@@ -22,21 +22,21 @@ BuildStep = Callable[..., Callable[[Tensor, Tensor], Tensor]]
 
 @dataclass(frozen=True)
 class ModelOutputs:
-    """What a model answers, on the CPU."""
+    """The outputs of a model, on the CPU."""
 
     logits: Tensor  # (B, T, V)
     loss: Tensor
     gradients: dict[str, Tensor]  # by canonical name
     losses: list[Tensor]  # of the AdamW steps
-    update: dict[str, Tensor]  # p1 - p0 over those steps; empty unless asked for
+    update: dict[str, Tensor]  # by canonical name, p1 - p0 over those steps; empty if not collected
 
 
 def gradients(model: Any, ids: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss and canonical gradients of one batch; the model is left without gradients."""
+    """Loss and canonical gradients of one batch; clears the model's gradients."""
     model.zero_grad(set_to_none=True)
     loss = model.loss(ids, targets)
     loss.backward()
-    # a model that is not laid out by its state dict knows itself how
+    # a candidate maps its own layout to canonical names
     found = model.canonical_gradients() if hasattr(model, "canonical_gradients") else canonical_gradients(model)
     model.zero_grad(set_to_none=True)
     return loss.detach(), found
@@ -54,20 +54,20 @@ def collect_outputs(
     weights: Mapping[str, Tensor] | None = None,
     first_weights: Mapping[str, Tensor] | None = None,
 ) -> ModelOutputs:
-    """Ask a model everything, in eval mode. It is trained on the way, so it is of no more use afterwards.
+    """Collect a model's outputs in eval mode. This trains the model: its weights change.
 
     Args:
         model: on its device, in its precision
-        build: makes its training step
+        build: builds its training step
         batch: ids and targets (B, T) for logits and loss
         small: ids and targets for gradients and steps; may be the same object
         steps: AdamW steps, each on `small` rolled one further along B and T; 0 for none
         learning_rate, weight_decay: of those steps
-        weights: canonical, what the model holds now, on the CPU: to say how far each moved in those steps, which costs
-            as much memory again. None leaves that out.
-        first_weights: canonical, what the model holds now. The steps are then taken first and these weights loaded
-            again, so that an optimizer's two moments and the copies of all gradients are never in memory together: at
-            gpt2's size in float64 that is 1 GB less of 6.
+        weights: the model's current weights, canonical, on the CPU: to compute the update, which needs the same memory
+            again. None skips the update
+        first_weights: the model's current weights, canonical. If given, the steps are taken first and these weights
+            loaded again, so that AdamW's moments and the copied gradients are never in memory together: at gpt2's size
+            in float64 that saves 1 GB of 6
     """
     device = next(model.parameters()).device
     (ids, targets), (small_ids, small_targets) = ([t.to(device) for t in pair] for pair in (batch, small))
@@ -101,13 +101,13 @@ def collect_outputs(
 
 
 def compare_outputs(actual: ModelOutputs, oracle: ModelOutputs) -> Report:
-    """Measure one observation against the oracle's."""
+    """Measure a model's outputs against the oracle's."""
     agree = actual.logits.argmax(-1) == oracle.logits.argmax(-1)  # (B, T)
     report = Report(top1=float(agree.double().mean()))
     report.measurements.append(Measurement("logits", "logits", *distance(actual.logits, oracle.logits)))
     report.measurements.append(Measurement("loss", "loss", *distance(actual.loss, oracle.loss)))
     report.measurements.extend(measure_all("gradient", actual.gradients, oracle.gradients))
-    # a loss that has fallen to almost nothing is held against what the losses were, not against nothing
+    # relative to the typical loss, as a loss may fall to almost zero
     typical = math.sqrt(sum(float(y) ** 2 for y in oracle.losses) / max(1, len(oracle.losses)))
     for number, (x, y) in enumerate(zip(actual.losses, oracle.losses, strict=True)):
         report.measurements.append(Measurement("trajectory", f"step {number}", *distance(x, y, typical)))

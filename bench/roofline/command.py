@@ -1,4 +1,4 @@
-"""`python -m bench roofline`: measure a device, print what it can do and what that allows at best."""
+"""`python -m bench roofline`: measure a device; print its rates and the floor of each task."""
 
 from __future__ import annotations
 
@@ -22,14 +22,18 @@ from reference.training.devices import choose_device
 DIRECTIONS = ("forward", "input", "weight")  # of a product, in the order of their columns
 USUAL = ("mini", "gpt2-128", "gpt2")
 KIND = "roofline"
-HOME = Path("runs", "roofline")  # in the current directory: what a run that was stopped leaves, if there is no --json
+HOME = Path("runs", "roofline")  # of the journal of a run without --json, in the current folder
 
-CALLS = 5  # at least, for one measurement: one to allocate, one to get warm, three samples
-FLOPS_PER_SECOND, BYTES_PER_SECOND = 1e10, 5e9  # of some device, until the rates of this one are known
+CALLS = 5  # the fewest calls of a measurement: one allocates, one warms up, three samples
+FLOPS_PER_SECOND, BYTES_PER_SECOND = 1e10, 5e9  # assumed for the time left, until rates are measured
 
 
 def measure_roofline(options: MeasureRoofline, command: str) -> int:
-    """Run the command, by what the user typed for it. Raises ValueError, one line, for what the user cannot have."""
+    """Run the command. Raises ValueError, one line, for invalid options.
+
+    Args:
+        command: the command line that continues a stopped run, without --resume
+    """
     options.check()
     for name in options.workloads:
         if name not in WORKLOADS:
@@ -69,7 +73,7 @@ def measure_roofline(options: MeasureRoofline, command: str) -> int:
 
 
 def journal_of(options: MeasureRoofline, surroundings: dict[str, Any], command: str) -> Journal:
-    """What is measured is kept here: in a new file, or in that of a run that was stopped."""
+    """The journal: a new one, or that of a stopped run."""
     if options.resume is None:
         usual = HOME / f"{datetime.now():%Y%m%d-%H%M%S}"
         return Journal(partial_path(options.json or usual), KIND, command, surroundings, saved_arguments(options))
@@ -88,20 +92,20 @@ def journal_of(options: MeasureRoofline, surroundings: dict[str, Any], command: 
 
 
 def worded(value: Any) -> str:
-    """An option's value as the user would type it."""
+    """An option's value as typed on the command line."""
     if value is None or value == ():
         return "no such option"
     return " ".join(value) if isinstance(value, tuple) else str(value)
 
 
 def saved_arguments(options: MeasureRoofline) -> dict[str, Any]:
-    """The options as plain values, less that which tells where to go on."""
+    """The options as plain values, without --resume."""
     values = {**dataclasses.asdict(options), "json": None if options.json is None else str(options.json)}
     return {name: value for name, value in values.items() if name != "resume"}
 
 
 def planned(device: Any, names: list[str], sittings: dict[str, tuple[str, ...]]) -> list[tuple[str, Any]]:
-    """What will be measured, in its order: as `bench.journal.Keep` is told of it."""
+    """All measurements in order: kind and key, as in `bench.journal.Keep`."""
     found: list[tuple[str, Any]] = []
 
     def note(what: str, key: Any, measure: Measure) -> Any:
@@ -113,14 +117,14 @@ def planned(device: Any, names: list[str], sittings: dict[str, tuple[str, ...]])
 
 
 class TimeLeft:
-    """How long the measurements that are planned will still take.
+    """Estimates the seconds that the planned measurements still take.
 
-    A product takes as long as was asked for, or a few calls at the rate that the square, which comes first, was seen to
-    have in its precision; all is then scaled by how long the measurements so far really took.
+    A product takes the requested seconds, or a few calls at the rate of the square product in its precision, which is
+    measured first. The sum is scaled by the ratio of real to estimated time so far.
 
     Args:
-        planned: of `planned`
-        seconds: to measure each in, about
+        planned: result of `planned`
+        seconds: per measurement, about
         clock: seconds from any zero
     """
 
@@ -129,10 +133,10 @@ class TimeLeft:
     ) -> None:
         self.planned, self.each, self.clock = list(planned), seconds, clock
         self.rates: dict[str, float] = {}  # operations per second, by precision: the highest
-        self.expected = self.taken = 0.0  # of those that are done
+        self.expected = self.taken = 0.0  # of finished measurements
 
     def timed(self, what: str, key: Any, measure: Measure) -> Any:
-        """Measure, and note how long it took."""
+        """Measure, and note the time."""
         start = self.clock()
         found = measure()
         self.taken += self.clock() - start
@@ -141,23 +145,23 @@ class TimeLeft:
         return found
 
     def learn(self, what: str, key: Any, found: Any) -> None:
-        """Note what was found, now or by a run that was stopped."""
+        """Note a finished measurement, of this run or a stopped one."""
         self.learn_rate(what, key, found)
         self.planned.remove((what, key))
 
     def learn_rate(self, what: str, key: Any, found: Any) -> None:
-        """Of products in a precision, the highest counts."""
+        """Keep the highest rate of each precision."""
         if what == "rate":
             self.rates[key[0]] = max(found, self.rates.get(key[0], 0.0))
 
     def seconds(self) -> float | None:
-        """How long the rest will take; None before anything was measured."""
+        """Seconds left; None before the first measurement."""
         if self.expected == 0.0:
             return None
         return sum(self.cost(*one) for one in self.planned) * self.taken / self.expected
 
     def cost(self, what: str, key: Any) -> float:
-        """How long a measurement takes, about: at least `CALLS` calls."""
+        """Estimated seconds of a measurement: at least `CALLS` calls."""
         if what == "bandwidth":
             return 2 * max(self.each, CALLS * key / BYTES_PER_SECOND)
         precision, rows, inner, columns, _ = key
@@ -167,40 +171,42 @@ class TimeLeft:
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print the ceilings of a device, then the floors."""
+    """Print the rates of a device, then the floors."""
     console = terminal()
     where, roofline = result["environment"], result["roofline"]
     of = f" of {where['cores']['logical']} cores" if where["device_kind"] == "cpu" else ""
     console.print()
     console.print(f"{identity_in_words(where['identity'])}{of}; torch {where['packages']['torch']}", markup=False)
     console.print()
-    console.print("What can this device do at most?", style="bold")
+    console.print("Ceilings of this device", style="bold")
     console.print(Fitted(ceilings_table(roofline)))
     console.print(
-        "measured: the best of all shapes below, the large square among them; data sheet: n/a if not known.",
+        "measured: the best rate of all shapes below, including the large square; data sheet: n/a if unknown.",
         style="dim",
     )
     for precision in roofline["emulated"]:
         console.print(
-            f"{precision} is emulated on this device, which has no instructions for it: a small square, no floors.",
+            f"{precision} is emulated, as this device has no instructions for it: a small square, no floors.",
             style="dim",
         )
     console.print()
-    console.print("How fast does it multiply matrices of these models' own shapes? GFLOP/s", style="bold")
+    console.print("Matrix products in the models' shapes, GFLOP/s", style="bold")
     console.print(Fitted(rates_table(roofline["rates"]), keys=2, together=[3] * len(roofline["ceilings"])))
-    console.print("rows x inner x columns; the backward pass has one product for each factor.", style="dim")
+    console.print(
+        "rows x inner x columns; the backward pass has one product for the input and one for the weight.", style="dim"
+    )
     console.print()
-    console.print("What does each task take at least?", style="bold")
+    console.print("Floor of each task", style="bold")
     console.print(Fitted(floors_table(roofline["floors"]), keys=2, together=(2, 2)))
     console.print(
-        "at best: the longer of both, AdamW's bytes after that; what counts: the head of bench/roofline/roofline.py.",
+        "floor: the longer of FLOPs and bytes, plus AdamW's bytes; see the head of bench/roofline/roofline.py.",
         style="dim",
     )
     console.print()
 
 
 def ceilings_table(roofline: dict[str, Any]) -> Any:
-    """Operations by precision, and bytes."""
+    """Ceilings of FLOP/s by precision, and of bytes/s."""
     table = plain_table()
     table.add_column("", no_wrap=True)
     for name in ("measured", "data sheet"):
@@ -233,7 +239,7 @@ def rates_table(rates: list[dict[str, Any]]) -> Any:
     table = plain_table()
     table.add_column("\nproduct", no_wrap=True)
     table.add_column("\nshape", justify="right", no_wrap=True)
-    # measured in another order: first the square in every precision
+    # sorted, as the square is measured first in every precision
     precisions = list(dict.fromkeys(precision for precision, _ in columns))
     ordered = sorted(columns, key=lambda column: (precisions.index(column[0]), DIRECTIONS.index(column[1])))
     for precision, direction in ordered:
@@ -245,11 +251,11 @@ def rates_table(rates: list[dict[str, Any]]) -> Any:
 
 
 def floors_table(found: list[dict[str, Any]]) -> Any:
-    """What each task takes at least."""
+    """A row for each task."""
     table = plain_table()
     table.add_column("task", no_wrap=True)
     table.add_column("precision", no_wrap=True)
-    for name in ("operations", "for them", "bytes", "for them", "at best", "tokens/s"):
+    for name in ("FLOPs", "take", "bytes", "take", "floor", "tokens/s"):
         table.add_column(name, justify="right", no_wrap=True)
     for floor in found:
         work = named(floor["workload"])
@@ -268,6 +274,6 @@ def floors_table(found: list[dict[str, Any]]) -> Any:
 
 
 def beside(floor: dict[str, Any]) -> str:
-    """How many texts are generated side by side, where it is text."""
+    """The number of texts in a generation's batch."""
     work = named(floor["workload"])
     return f" x {rows_of(work, floor['sitting'], floor['task'])}" if floor["sitting"] in ("text", "texts") else ""

@@ -1,10 +1,10 @@
-"""What makers say that their devices do at most: dense matrix products, without sparsity, and memory bandwidth.
+"""Peak rates from data sheets: dense matrix products, without sparsity, and memory bandwidth.
 
-By the name that the driver gives, whole: an "NVIDIA H100 NVL" is another device than an "NVIDIA H100 PCIe". A device
-that is not here has no data-sheet ceiling (None, printed as n/a). To add one, copy its numbers and say where from.
+By the driver's full name of a device: an "NVIDIA H100 NVL" is not an "NVIDIA H100 PCIe". A device without an entry has
+no data-sheet ceiling (None, printed as n/a). To add one, copy its numbers and name the source.
 
-Sources: NVIDIA's data sheets of the A100, H100, H200 and L4 Tensor Core GPUs. What they give with sparsity is halved.
-CPUs are not here: their clock under a load of matrix products is nobody's promise.
+Sources: NVIDIA's data sheets of the A100, H100, H200 and L4 Tensor Core GPUs; numbers with sparsity are halved. CPUs
+are missing: no maker publishes their clock under matrix products.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DataSheet:
-    """Operations per second by precision, and bytes per second."""
+    """FLOP/s by precision, and bytes/s."""
 
     operations: dict[str, float]
     bandwidth: float
@@ -37,12 +37,12 @@ DATA_SHEETS: dict[str, DataSheet] = {
 
 
 def data_sheet_rate(device_name: str, precision: str) -> float | None:
-    """Operations per second at most; None where it is not known."""
+    """Peak FLOP/s; None if unknown."""
     sheet = DATA_SHEETS.get(device_name)
     return None if sheet is None else sheet.operations.get(precision)
 
 
 def data_sheet_bandwidth(device_name: str) -> float | None:
-    """Bytes per second at most; None where it is not known."""
+    """Peak bytes/s; None if unknown."""
     sheet = DATA_SHEETS.get(device_name)
     return None if sheet is None else sheet.bandwidth

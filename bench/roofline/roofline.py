@@ -1,32 +1,31 @@
-"""What this device can do, measured before anything else: how fast it multiplies matrices of a model's own shapes, and
-how fast it moves bytes. From these the floor of each workload: the least time at the rates that were seen. It is no
-law: code that multiplies a shape faster than torch's product does, or whose weights stay in a cache, comes below it,
-and its share of the floor is then above 100 %.
+"""Measure a device's FLOP/s in the models' matrix products and its bytes/s, and compute the floor of each task.
 
-Which operations. Every product of the forward pass; for training also the two of its backward pass, each at the rate
-measured for exactly that shape and layout, into memory that is already there. At the best rate of any shape instead:
-the causal half of attention and the head, because fused code does not run them as products of that size, and products
-that have a row for each text, which a library may be slow at and the device is not. One large square product is always
-among the shapes, so that the best rate, and what is reckoned from it, hardly hangs on which workloads a run has.
+The floor of a task is its least time at the measured rates. It is not a physical limit: code that multiplies a shape
+faster than torch does, or whose weights stay in a cache, is faster, and uses more than 100 % of the floor.
 
-Which bytes. A forward pass reads every weight once (in the precision of the products), but of the position table only
-the rows of positions that are there. A backward pass reads them again, positions apart, and writes a gradient (float32)
-for each that was read; that of the other positions is zero. Then AdamW reads weight, gradient and two moments, and
-writes weight and moments: 28 bytes for each parameter, of whatever position. Generating a token reads the weights, one
-position, and the cache. Activations count nothing: at best they stay in the device's caches.
+FLOPs. Every matrix product of the forward pass; for training also the two products of its backward pass. Each counts at
+the rate measured for exactly its shape and layout, into allocated memory. Counted at the best rate of any shape: the
+causal half of attention and the head, as fused code does not run them as products of that size, and products with one
+row per text, which a library may be slow at and the device is not. A large square product is always measured, so that
+the best rate hardly depends on the workloads of a run.
 
-How long. Operations and bytes of a pass at best overlap, so it takes the longer of both. AdamW cannot start before the
-clipping knows all gradients, so its bytes come after that. The bandwidth is that of a block as large as the model's
-weights: a small model is in the cache, and is read as fast as that allows.
+Bytes. A forward pass reads every weight once, in the precision of the products, but only the used rows of the position
+table. A backward pass reads them again, except positions, and writes a float32 gradient of each that was read; the
+gradient of other positions is zero. AdamW reads weight, gradient and two moments, and writes weight and moments: 28
+bytes per parameter, all positions included. Generating a token reads the weights, one position, and the cache.
+Activations count nothing: at best they stay in the device's caches.
 
-Rates are the best of some samples and not the median: a ceiling is what can be had. A sample is many calls queued one
-behind the other and one wait at the end, as a pass has them: a launch and a synchronisation take an accelerator longer
-than a small product does. Where even queueing a call takes longer than the call, its rate is that of queueing, and code
-that is launched as a graph may come below the floor.
+Time. FLOPs and bytes of a pass overlap at best, so it takes the longer of the two. AdamW needs all gradients for
+clipping, so its bytes are added. The bandwidth is that of a block as large as the model's weights: a small model is in
+the cache, and is read at the cache's rate.
 
-A precision that a device has no instructions for is emulated: products in it are computed in another one, many times as
-slow. Of it only a small square is measured, to see how slow, and there is no ceiling and no floor: nobody wants to come
-near them.
+Rates are the best of several samples, not the median: they are ceilings. A sample queues many calls and waits once, as
+a pass does, because launch and synchronisation take an accelerator longer than a small product. If queueing a call
+takes longer than the call, its rate is that of queueing, and code that runs as a CUDA graph may be faster than the
+floor.
+
+A precision without instructions on the device is emulated, many times as slow. Only a small square is measured in it,
+to show how slow it is; it has no ceiling and no floors.
 """
 
 from __future__ import annotations
@@ -54,26 +53,25 @@ from reference.config import GPTConfig
 
 DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
 WIDTHS = {"float32": 4, "tf32": 4, "bfloat16": 2}
-# bytes: smaller blocks are copied in less time than the call takes, larger ones at the same rate
+# bytes; a smaller block takes less time than its call, a larger one has the same rate
 LEAST_BLOCK, LARGEST_BLOCK = 2**22, 2**29
 
-# seconds of a sample: what it takes beside its calls, 10 us or so on an accelerator, is lost in it
+# seconds of a sample, so that its overhead, about 10 us on an accelerator, does not matter
 LEAST_SAMPLE, LEAST_SAMPLE_CPU = 5e-3, 1e-3
 MOST_CALLS = 10_000  # in one sample
 
-# Rows, inner and columns: large enough for the best rate, and with as many samples as say it no more than 0.3 s in all
-# on two CPU cores.
+# Rows, inner and columns: large enough for the best rate, with all samples in 0.3 s on two CPU cores.
 SQUARE = "square"
 SQUARES, SQUARE_ELSEWHERE = {"cpu": 1024, "cuda": 8192}, 4096
 SQUARE_SECONDS = 0.1
-SQUARE_EMULATED = 256  # some hundredths of a second where 1024 takes seconds
+SQUARE_EMULATED = 256  # takes hundredths of a second; 1024 takes seconds
 
 Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Product:
-    """A matrix product of a forward pass: (rows, inner) times (inner, columns), so often."""
+    """A matrix product of a forward pass: (rows, inner) times (inner, columns), `count` times."""
 
     name: str
     rows: int
@@ -83,23 +81,23 @@ class Product:
 
     @property
     def flops(self) -> int:
-        """Operations of one."""
+        """FLOPs of one product."""
         return 2 * self.rows * self.inner * self.columns
 
 
 @dataclass(frozen=True)
 class Rate:
-    """How fast a product runs."""
+    """The measured rate of a product."""
 
     precision: str
     product: Product
-    direction: str  # forward, or of the backward pass input or weight
+    direction: str  # forward, or in the backward pass: input or weight
     flops_per_second: float
 
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """How fast a block of memory is moved: bytes read and written, or only read, per second."""
+    """Memory bandwidth for one block size, in bytes per second: read plus written by a copy, and read only."""
 
     block: int  # bytes
     copy: float
@@ -107,23 +105,23 @@ class Bandwidth:
 
     @property
     def best(self) -> float:
-        """The larger of both."""
+        """The larger of the two."""
         return max(self.copy, self.read)
 
 
 @dataclass(frozen=True)
 class Floor:
-    """What a task takes at least."""
+    """The least time of a task at the measured rates."""
 
     operations: int
     bytes: int
     seconds_of_operations: float
     seconds_of_bytes: float
-    seconds: float  # at best; see the head of this file for what overlaps
+    seconds: float  # the least time; the head of this file says what overlaps
 
 
 def linear_products(config: GPTConfig, rows: int) -> list[Product]:
-    """The products with weights of a forward pass over so many tokens, the head last."""
+    """The products with weights of a forward pass over `rows` tokens; the head is last."""
     L, C, V = config.n_layer, config.n_embd, config.vocab_size
     return [
         Product("qkv", rows, C, 3 * C, L),
@@ -135,46 +133,46 @@ def linear_products(config: GPTConfig, rows: int) -> list[Product]:
 
 
 def attention_flops(config: GPTConfig, B: int, T: int) -> int:
-    """Operations of the causal half of all attention in a forward pass: 4 C for each pair of tokens and layer."""
+    """FLOPs of the causal half of attention in a forward pass: 4 C per layer and pair of tokens."""
     return 4 * config.n_layer * config.n_embd * B * (T * (T + 1) // 2)
 
 
 def weights_read(config: GPTConfig, positions: int) -> int:
-    """How many weights a forward pass reads: of the position table only the rows of so many positions."""
+    """Number of weights that a forward pass reads: of the position table only the used rows."""
     return config.parameter_count() - (config.block_size - positions) * config.n_embd
 
 
 def square_product(device: torch.device, precision: str) -> Product:
-    """The square product of a device that is measured in every run; large, but in a precision that is emulated."""
+    """The square product that every run measures: large, or small in an emulated precision."""
     n = SQUARE_EMULATED if precision in emulated(device) else SQUARES.get(device.type, SQUARE_ELSEWHERE)
     return Product(SQUARE, n, n, n, 1)
 
 
 def precisions_of(device: torch.device) -> list[str]:
-    """What products can be computed in."""
+    """The precisions in which a device computes products."""
     return ["float32", "tf32", "bfloat16"] if device.type == "cuda" else ["float32", "bfloat16"]
 
 
 def with_floors(device: torch.device) -> list[str]:
-    """The precisions in which there are ceilings and floors."""
+    """The precisions with ceilings and floors: not the emulated ones."""
     return [precision for precision in precisions_of(device) if precision not in emulated(device)]
 
 
 def emulated(device: torch.device) -> list[str]:
-    """Which of these precisions a device has no instructions for."""
+    """The precisions without instructions on the device."""
     return [] if hardware_of(str(device)).bfloat16 or device.type not in ("cpu", "cuda") else ["bfloat16"]
 
 
 class Roofline:
-    """The measured ceilings of a device; every shape is measured once, when it is first asked for.
+    """The measured rates of a device; every shape is measured once, at its first use.
 
     Args:
-        device: to be measured
-        seconds: to measure one shape in one precision, about
-        rate: measures a product in its place, in tests: (precision, product, direction) -> operations per second
-        bandwidth: the same for a block of memory: bytes -> Bandwidth
+        device: to measure
+        seconds: for each shape and precision, about
+        rate: replaces the measurement of a product in tests: (precision, product, direction) -> FLOP/s
+        bandwidth: replaces the measurement of a block in tests: bytes -> Bandwidth
         clock: seconds from any zero
-        keep: keeps what was measured, or knows it from a run that was stopped
+        keep: keeps measurements, also from a stopped run; see bench/journal.py
     """
 
     def __init__(
@@ -193,7 +191,7 @@ class Roofline:
         self.bandwidths: dict[int, Bandwidth] = {}
 
     def rate(self, precision: str, product: Product, direction: str = "forward") -> float:
-        """Operations per second of a product in a direction."""
+        """FLOP/s of a product in a direction."""
         key = (precision, product.rows, product.inner, product.columns, direction)
         if key not in self.rates:
             found = self.keep("rate", list(key), lambda: self.measure_rate(precision, product, direction))
@@ -201,13 +199,13 @@ class Roofline:
         return self.rates[key].flops_per_second
 
     def ceiling(self, precision: str) -> float | None:
-        """The best rate of any shape so far; None if none was measured, or where that says little: it is emulated."""
+        """The best rate of all shapes measured so far; None if there is none, or for an emulated precision."""
         if precision in emulated(self.device):
             return None
         return max((r.flops_per_second for r in self.rates.values() if r.precision == precision), default=None)
 
     def bandwidth(self, block: int) -> Bandwidth:
-        """Of a block as large as that, within the limits in which the size makes a difference."""
+        """The bandwidth for a block size, clamped to the range in which the size matters."""
         block = min(max(block, LEAST_BLOCK), LARGEST_BLOCK)
         if block not in self.bandwidths:
             found = self.keep("bandwidth", block, lambda: asdict(self.measure_bandwidth(block)))
@@ -215,25 +213,25 @@ class Roofline:
         return self.bandwidths[block]
 
     def seconds_of(self, precision: str, products: Sequence[Product], directions: Sequence[str]) -> float:
-        """How long products take at their own rates, in all of these directions."""
+        """Seconds of products at their own rates, summed over directions."""
         return sum(
             product.count * product.flops / self.rate(precision, product, direction)
             for product, direction in itertools.product(products, directions)
         )
 
     def floor(self, work: Workload, task: str, precision: str, rows: int) -> Floor:
-        """What a task takes at least.
+        """The floor of a task.
 
         Args:
             task: one of `bench.workloads.scenarios.SITTINGS`
             precision: of the products
-            rows: texts side by side, where text is generated
+            rows: number of texts that are generated in one batch
         """
         config, width = work.config, WIDTHS[precision]
         C, L, N = config.n_embd, config.n_layer, config.parameter_count()
         prompt, new = text_shape(work)
         products: list[Product] = []  # at their own rates
-        directions, after = ["forward"], 0  # bytes that have to wait
+        directions, after = ["forward"], 0  # bytes of AdamW
         if task == "forward":
             *products, head = linear_products(config, work.tokens)
             others = attention_flops(config, work.batch, work.time) + head.flops
@@ -252,12 +250,12 @@ class Roofline:
             others = 3 * (attention_flops(config, work.batch, work.time) + head.flops)
             forth, back = weights_read(config, work.time), weights_read(config, 0)
             moved = width * (forth + back) + 4 * forth
-            self.seconds_of(precision, [head], directions)  # measured, to be looked at
+            self.seconds_of(precision, [head], directions)  # measured to be shown
             after = 28 * N if task == "training_step" else 0
         own = self.seconds_of(precision, products, directions)
         best = self.ceiling(precision)
         if best is None:
-            raise ValueError(f"no product in {precision} was measured: ask for the floor of a forward pass first")
+            raise ValueError(f"no product in {precision} was measured: compute the floor of a forward pass first")
         computing = own + others / best
         moving = moved / self.bandwidth(width * N).best
         waiting = after / self.bandwidth(16 * N).best if after else 0.0
@@ -270,7 +268,7 @@ class Roofline:
         )
 
     def time_product(self, precision: str, product: Product, direction: str) -> float:
-        """Measure it, with operands laid out as a linear layer and its backward pass have them."""
+        """Measure FLOP/s, with operands laid out as in a linear layer and its backward pass."""
         M, K, N = product.rows, product.inner, product.columns
         dtype = DTYPES[precision]
 
@@ -283,14 +281,14 @@ class Roofline:
             "weight": lambda: (random(M, N).T, random(M, K)),
         }
         left, right = factors[direction]()
-        out = left @ right  # fresh memory for each call would be timed too
+        out = left @ right  # so that no allocation is timed
         context = tf32_products if precision == "tf32" else nullcontext
         seconds = max(self.seconds, SQUARE_SECONDS) if product.name == SQUARE else self.seconds
         with context():
             return product.flops / self.best(lambda: torch.mm(left, right, out=out), seconds)
 
     def time_block(self, block: int) -> Bandwidth:
-        """Measure copying a block, which counts twice, and reading it."""
+        """Measure a copy of a block, whose bytes count twice, and reading it."""
         source = torch.ones(max(1, block // 4), device=self.device)
         target = torch.empty_like(source)
         size = 4 * source.numel()
@@ -298,14 +296,14 @@ class Roofline:
         return Bandwidth(block, 2 * size / copying, size / reading)
 
     def best(self, call: Callable[[], object], seconds: float) -> float:
-        """The time of a call in the shortest sample, of as many samples as fit into `seconds` and at least three.
+        """Seconds of a call in the shortest sample; as many samples as fit into `seconds`, at least three.
 
-        A sample is as many calls as take `LEAST_SAMPLE` together: see the head of this file.
+        A sample is as many calls as take `LEAST_SAMPLE` together; see the head of this file.
         """
         least = LEAST_SAMPLE_CPU if self.device.type == "cpu" else LEAST_SAMPLE
         number, one = 1, self.sample(call, 1, 1, warmup=1)[0]
         while one < least and number < MOST_CALLS:
-            # the first time of an accelerator is mostly of its launch and its wait, so look again whether it is enough
+            # an accelerator's first time is mostly launch and wait, so measure again
             wanted = math.ceil(1.2 * number * least / max(one, 1e-9))
             number = min(max(2 * number, wanted), MOST_CALLS)
             one = self.sample(call, number, 1)[0]
@@ -313,7 +311,7 @@ class Roofline:
         return min(one, *self.sample(call, number, rounds)) / number
 
     def sample(self, call: Callable[[], object], number: int, rounds: int, warmup: int = 0) -> list[float]:
-        """The seconds of so many calls together, in each round."""
+        """Seconds of `number` calls together, in each round."""
 
         def calls() -> None:
             for _ in range(number):
@@ -322,7 +320,7 @@ class Roofline:
         return interleave({"": calls}, rounds, warmup, synchronise(self.device), self.clock)[""]
 
     def record(self) -> dict[str, Any]:
-        """Everything that was measured, as plain values; None where a data sheet is not known."""
+        """All measurements as plain values; None for an unknown data sheet."""
         name = device_name(self.device)
         return {
             "rates": [asdict(rate) for rate in self.rates.values()],
@@ -340,16 +338,16 @@ class Roofline:
 
 
 def utilisation(flops_per_second: float, ceiling: float | None) -> float | None:
-    """The share of a ceiling that is used (MFU); None where the ceiling is not known, never 0."""
+    """The used fraction of a ceiling (MFU); None if the ceiling is unknown, never 0."""
     return None if ceiling is None else flops_per_second / ceiling
 
 
 def floors(
     roofline: Roofline, names: Sequence[str], sittings: dict[str, tuple[str, ...]], tell: Tell
 ) -> Iterator[dict[str, Any]]:
-    """The floor of every task of some named workloads in every precision that the device computes in, as plain values.
+    """Yield the floor of every task of the workloads in every precision that is not emulated, as plain values.
 
-    A square product is measured before them, in every precision, also where there is no workload.
+    A square product is measured first in every precision, also without workloads.
 
     Args:
         sittings: name -> the tasks of it
@@ -366,7 +364,7 @@ def floors(
         tell(f"measuring a {'small' if small else 'large'} square product in {precision}")
         roofline.rate(precision, square)
     both = list(itertools.product(names, with_floors(roofline.device)))
-    for name, precision in both:  # attention is reckoned at the best rate of all: measure all first
+    for name, precision in both:  # attention counts at the best rate: measure all shapes first
         tell(f"measuring the shapes of {name} in {precision}")
         for sitting, task in every:
             floor(name, precision, sitting, task)

@@ -182,7 +182,7 @@ def test_the_commit_is_that_of_the_project_and_says_when_files_differ(tmp_path: 
     assert len(clean) == 40
     (tmp_path / "file").write_text("two")
     assert commit(tmp_path) == clean + "+changes"
-    assert commit(tmp_path / "inside") is None, "installed inside somebody else's repository"
+    assert commit(tmp_path / "inside") is None, "installed inside another repository"
 
 
 def test_the_driver_is_asked_for_a_device_by_its_unique_name(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -255,7 +255,7 @@ def on_a_terminal(columns: int, code: str) -> str:
     while True:
         try:
             piece = os.read(ours, 65536)
-        except OSError:  # Linux says so that nobody has the other end any more
+        except OSError:  # Linux: the other end is closed
             break
         if not piece:
             break

@@ -93,14 +93,14 @@ def test_only_folders_that_were_made_for_it_are_removed(journal: Journal) -> Non
 def test_how_to_go_on_is_said_when_it_begins(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
     journal.once("rate", 1, lambda: 1.0)
     said = capsys.readouterr().err
-    assert said == f"note: everything is kept as it is measured; if this is stopped, {journal.words}\n"
+    assert said == f"note: measurements are kept on disk; if this run is stopped, {journal.words}\n"
     later = again(journal)
     later.go_on()
-    assert capsys.readouterr().err == f"note: going on with {journal.path}: 1 measurement is there\n"
+    assert capsys.readouterr().err == f"note: going on with {journal.path}: 1 measurement\n"
     assert len(again(journal).resumed) == 1
     journal.once("rate", 2, lambda: 1.0)
     again(journal).go_on()
-    assert capsys.readouterr().err == f"note: going on with {journal.path}: 2 measurements are there\n"
+    assert capsys.readouterr().err == f"note: going on with {journal.path}: 2 measurements\n"
 
 
 def test_one_that_is_in_the_way_is_replaced_and_that_is_said(
@@ -109,7 +109,7 @@ def test_one_that_is_in_the_way_is_replaced_and_that_is_said(
     journal.path.parent.mkdir()
     journal.path.write_text("something\n")
     journal.once("rate", 1, lambda: 1.0)
-    assert f"note: {journal.path}, of a run that was stopped, is replaced\n" in capsys.readouterr().err
+    assert f"note: {journal.path}, of a stopped run, is replaced\n" in capsys.readouterr().err
     assert again(journal).once("rate", 1, never) == 1.0
 
 
@@ -119,7 +119,7 @@ def test_where_nothing_can_be_written_it_is_said_and_measuring_goes_on(
     journal.path.parent.write_text("a file")
     assert [journal.once("rate", key, lambda: 1.0) for key in (1, 2)] == [1.0, 1.0]
     said = capsys.readouterr().err
-    assert re.fullmatch(r"note: cannot write \S+ \(.*\): a run that is stopped now cannot go on\n", said)
+    assert re.fullmatch(r"note: cannot write \S+ \(.*\): if this run is stopped, it cannot continue\n", said)
     assert journal.words == ""
 
 
@@ -149,12 +149,12 @@ def test_another_machine_or_version_is_refused_in_one_line(change: dict[str, Any
     "text,says",
     [
         (None, "cannot be read"),
-        ("", "is not what a roofline that was stopped leaves"),
-        ("[1]\n", "is not what a roofline that was stopped leaves"),
-        ('{"kind": "suite"}\n', "is not what a roofline that was stopped leaves"),
-        ("\xff\n", "is not what a roofline that was stopped leaves"),
-        ("HEAD{\n", "is not what a roofline that was stopped leaves"),
-        ('HEAD{"what": 1}\n', "is not what a roofline that was stopped leaves"),
+        ("", "is no journal of a stopped roofline"),
+        ("[1]\n", "is no journal of a stopped roofline"),
+        ('{"kind": "suite"}\n', "is no journal of a stopped roofline"),
+        ("\xff\n", "is no journal of a stopped roofline"),
+        ("HEAD{\n", "is no journal of a stopped roofline"),
+        ('HEAD{"what": 1}\n', "is no journal of a stopped roofline"),
     ],
 )
 def test_what_is_no_journal_is_refused_in_one_line(text: str | None, says: str, journal: Journal) -> None:

@@ -1,4 +1,4 @@
-"""What a check is: a question about one side, answered by an error and what it may be.
+"""A check: a question about a model or training code, answered by an error and its budget.
 
 Each check is a function (side, seed) -> Outcome. Those of one kind are in one file:
 
@@ -26,25 +26,25 @@ from reference import GPTConfig
 if TYPE_CHECKING:
     from tests.bugs.sides import Side
 
-# Three heads of width 4: with one head, or as many as a head is wide, some mistakes are none.
+# Three heads of width 4: with one head, or as many heads as a head is wide, some mistakes do not show.
 CONFIG = GPTConfig(block_size=16, vocab_size=31, n_layer=2, n_head=3, n_embd=12)
 H = CONFIG.n_head
 
-# Of float64, as in bench/numerics/tolerances.py.
+# Budgets of float64, as in bench/numerics/tolerances.py.
 LOGITS, LOSS, GRADIENT, TRAJECTORY, UPDATE = 1e-12, 1e-12, 1e-11, 1e-11, 1e-9
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a check found: its worst measurement."""
+    """The result of a check: its worst measurement."""
 
     error: float
-    budget: float  # 0 where nothing may differ at all
-    what: str  # was measured
+    budget: float  # 0 if nothing may differ
+    what: str  # the measured quantity
 
     @property
     def over(self) -> float:
-        """error / budget: above 1 the check fails; infinite where nothing was allowed."""
+        """error / budget: above 1 the check fails; infinite for an error with budget 0."""
         if math.isnan(self.error):
             return math.inf
         if self.error == 0.0:
@@ -56,7 +56,7 @@ class Outcome:
 
     @property
     def fails(self) -> bool:
-        """Whether something is wrong."""
+        """Whether the check fails."""
         return not self.over <= 1.0
 
 

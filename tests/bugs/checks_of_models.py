@@ -1,4 +1,4 @@
-"""Checks of one model: what it says of a batch, and what it learns from it."""
+"""Checks of one model on a batch: logits, loss, gradients, dropout, initialisation, conversion."""
 
 from __future__ import annotations
 

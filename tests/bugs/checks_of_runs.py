@@ -1,4 +1,4 @@
-"""Checks of a run: which tokens it sees, how it is judged, how it goes on after a stop, what it leaves on the disk."""
+"""Checks of a run: its data, evaluation, resume and checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of generation: the cache, what may be drawn, what is drawn."""
+"""Checks of generation: the cache, the probabilities of tokens, the sampled tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of training: the optimizer, a step, several, a batch in pieces, two ranks, the schedule."""
+"""Checks of training: optimizer, one step, several steps, micro-batches, two ranks, schedule."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def trained(seed: int, steps: int, clip: float) -> oracle.Trained:
 
 
 def moments_of(model: nn.Module, optimizer: Any) -> dict[str, dict[str, Tensor]]:
-    """By canonical names, whatever the optimizer keeps them in."""
+    """The optimizer's moments, by canonical names."""
     state = optimizer.state_dict()
     kinds = ("exp_avg", "exp_avg_sq")
     return {
@@ -144,7 +144,7 @@ def two_ranks(side: Side, seed: int) -> Outcome:
 def step_of_a_rank(
     side: Side, seed: int, number: int, exchange: Callable[[nn.Module], Any] | None = None
 ) -> list[Outcome]:
-    """What one of two ranks makes of its share, held against what the oracle makes of the whole batch.
+    """A step of one of two ranks on its share, against the oracle's step on the whole batch.
 
     Args:
         number: of the rank

@@ -1,7 +1,8 @@
-"""What a mutant is, and how it gets into code that knows nothing of it.
+"""A mutant, and how it is planted in unchanged source files.
 
-A mutant is a few words of the source changed for others. The function is compiled anew from its changed source and its
-`__code__` exchanged, so that whoever imported it by name runs the changed one too; afterwards it is put back.
+A mutant replaces a few words of a function's source. The function is compiled from the changed source and its
+`__code__` replaced, so that modules that imported the function by name run the changed one too; afterwards it is
+restored.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class Constant:
-    """A module's constant, changed for another value."""
+    """A module's constant with another value."""
 
     target: str  # "package.module:NAME"
     value: Any
@@ -67,23 +68,23 @@ class Constant:
 class Mutant:
     """One planted bug."""
 
-    row: int  # of the list of real bugs, 1 to 43; from 44 on our own
+    row: int  # 1 to 43: real bugs; from 44 on: our own
     name: str  # what is wrong
-    source: str  # where it was met
+    source: str  # where it was reported
     part: str  # of the program: one of IN_MODEL or AROUND
-    trigger: str  # what has to be there for it to show
+    trigger: str  # what makes it show
     side: Side  # the reference, or a recipe of the optimized model
-    check: Check  # that is meant to catch it
+    check: Check  # the check that must catch it
     changes: tuple[Edit | Constant, ...]
 
     @property
     def in_model(self) -> bool:
-        """Whether whoever compares the outputs of two models might come across it."""
+        """Whether a comparison of two models' outputs can show it."""
         return self.part in IN_MODEL
 
     @contextmanager
     def injected(self) -> Iterator[None]:
-        """Inside, the packages have this bug; afterwards they are as they were."""
+        """Inside the block, the packages have this bug."""
         with pytest.MonkeyPatch.context() as patch:
             for target in dict.fromkeys(change.target for change in self.changes):
                 changes = [change for change in self.changes if change.target == target]
@@ -116,7 +117,7 @@ def function_of(target: str) -> FunctionType:
 
 
 def edited(function: FunctionType, words: list[tuple[str, str]]) -> CodeType:
-    """The code of a function with some words of its source changed; a LookupError if one is not there just once."""
+    """Compile a function with some words of its source replaced. Raises LookupError unless each occurs once."""
     source = textwrap.dedent(inspect.getsource(function))
     for old, new in words:
         if source.count(old) != 1:
@@ -127,7 +128,7 @@ def edited(function: FunctionType, words: list[tuple[str, str]]) -> CodeType:
     definition = tree.body[0]
     assert isinstance(definition, ast.FunctionDef)
     definition.decorator_list = []
-    free = function.__code__.co_freevars  # `__class__`, where a method says super()
+    free = function.__code__.co_freevars  # `__class__`, if a method calls super()
     if free:
         outer = ast.parse("def outer():\n    pass\n")
         assert isinstance(outer.body[0], ast.FunctionDef)

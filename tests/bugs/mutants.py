@@ -1,8 +1,8 @@
-"""Every planted bug, one row each. To add one: what is wrong, where it was met, which words to change, which check.
+"""Every planted bug, one row each. To add one: what is wrong, its source, which words to change, which check.
 
-Rows 1 to 43 are bugs that public implementations had, told in our own words, with the issue or commit in which they
-were found. Where this project has no such part (no loss scaler, no HellaSwag), the mutant is the nearest thing that it
-has, and its name says so. From 44 on they are our own.
+Rows 1 to 43 are bugs of public implementations, described in our words, with the issue or commit that reported them. If
+this project has no such component (no loss scaler, no HellaSwag), the mutant is the nearest equivalent, and its name
+says so. Rows from 44 on are our own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""GPT-2 once more, from torch's own parts and from nothing of this project: no mutant can reach it.
+"""A GPT-2 from torch's own modules, without code of this project, so that no mutant can change it.
 
 Weights are plain dicts of tensors under the canonical names. Everything is a function of its arguments.
 """

@@ -1,7 +1,7 @@
-"""Two processes played by two threads: the training step and the evaluation are real, the exchange is in memory.
+"""Two ranks as two threads: training step and evaluation are real, the exchange is in memory.
 
-What DistributedDataParallel promises, `InMemory` does too: gradients are averaged in the backward pass, and whether
-they are is settled in the forward pass. test_bugs_ranks.py asks the same of real processes.
+`InMemory` does what DistributedDataParallel does: it averages gradients in the backward pass, as decided in the forward
+pass. test_bugs_ranks.py runs the same checks with real processes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whose code is looked at: the reference, or the optimized model by one of its recipes; both take the same calls."""
+"""The code under test: the reference, or the optimized model with a recipe, behind the same calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""torchrun -m tests.bugs.worker FILE: a step of two real processes, right and with each bug of ranks, to FILE.RANK."""
+"""torchrun -m tests.bugs.worker FILE: a step of two real processes, correct and with each bug; writes FILE.RANK."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""What became of every mutant: `python -m tests.mutation.report` after `mutmut run` writes build/mutation.md.
+"""The result of each mutant: after `mutmut run`, `python -m tests.mutation.report` writes build/mutation.md.
 
 docs/mutation.md is a copy of that page.
 
-A mutant that no test notices is either untested code, or changes nothing that can be seen. equivalent.toml has those of
-the second kind, each with its reason. The exit status is 1 while there are others, or if fewer than 95 % of all were
-noticed.
+A mutant that no test notices is either untested code, or equivalent: it changes nothing observable. equivalent.toml
+lists the equivalent ones, each with its reason. The exit status is 1 if there are others, or if fewer than 95 % of all
+mutants were noticed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NOTICED = ("killed", "timeout", "suspicious", "segfault", "caught by type check"
 
 @dataclass(frozen=True)
 class Survivor:
-    """A mutant that no test noticed: where, and the lines before and after."""
+    """A mutant that no test noticed: its function, and its lines before and after the change."""
 
     function: str  # reference.training.adamw.AdamW.__init__
     removed: str
@@ -41,7 +41,7 @@ class Survivor:
 
 
 def mutmut(*arguments: str) -> str:
-    """What mutmut prints."""
+    """The output of a mutmut command."""
     command = [sys.executable, "-m", "mutmut", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
@@ -58,21 +58,21 @@ def function_of(mutant: str) -> str:
 
 
 def file_of(function: str) -> str:
-    """The file of a function: where the first names of its path lead to one."""
+    """The file of a function: the shortest existing path made of the first names of its dotted path."""
     names = function.split(".")
     files = ("/".join(names[:count]) + ".py" for count in range(2, len(names)))
     return next(file for file in files if (ROOT / file).is_file())
 
 
 def survivor(mutant: str, diff: str) -> Survivor:
-    """A survivor from what `mutmut show` prints."""
+    """A survivor from the output of `mutmut show`."""
     lines = [line for line in diff.splitlines() if not line.startswith(("---", "+++", "#"))]
     before, after = (" ".join(line[1:].strip() for line in lines if line.startswith(sign)) for sign in "-+")
     return Survivor(function_of(mutant), before, after)
 
 
 def known(path: Path = EQUIVALENT) -> dict[Survivor, str]:
-    """The survivors that change nothing, and why."""
+    """The equivalent mutants, with reasons."""
     rows = tomllib.loads(path.read_text())["survivor"]
     return {Survivor(row["function"], row["removed"], row["added"]): row["why"] for row in rows}
 
@@ -81,8 +81,8 @@ def page(found: dict[str, str], survivors: Iterable[Survivor], reasons: dict[Sur
     """The report.
 
     Args:
-        found: mutant -> status, of all mutants; "not checked" for those that were not run
-        survivors: those that no test noticed
+        found: mutant -> status, of all mutants; "not checked" if it was not run
+        survivors: mutants that no test noticed
         reasons: of `known`
     """
     planned = Counter(file_of(function_of(mutant)) for mutant in found)
@@ -96,10 +96,10 @@ def page(found: dict[str, str], survivors: Iterable[Survivor], reasons: dict[Sur
         "# Mutation testing",
         "",
         "[mutmut](https://mutmut.readthedocs.io) changes one thing at a time (an operator, a number, a default, an",
-        "argument, a message) and runs the tests that reach it. Made by `nox -s mutation`, which takes an hour or two.",
+        "argument, a message) and runs the tests that reach it. Made by `nox -s mutation` in an hour or two.",
         "",
         f"{len(found):,} mutants, {sum(noticed.values()):,} noticed: {sum(noticed.values()) / len(found):.1%}. "
-        f"Of the others, {sum(harmless.values())} change nothing that can be seen.",
+        f"Of the others, {sum(harmless.values())} change nothing that can be observed.",
         "",
         "| file | mutants | noticed | not noticed | of those, harmless |",
         "|---|--:|--:|--:|--:|",
@@ -113,7 +113,7 @@ def page(found: dict[str, str], survivors: Iterable[Survivor], reasons: dict[Sur
         "",
         "## Not noticed",
         "",
-        "Before, after, and why nothing can notice it; the reasons are in",
+        "Line before, line after, and why no test can notice the change; the reasons are in",
         "`tests/mutation/equivalent.toml`.",
         "",
     ]

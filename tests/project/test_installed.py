@@ -127,7 +127,7 @@ def installation(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Insta
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """Somebody's project, with a `bench` and two GPTs."""
+    """A user's project, with a `bench` and two GPTs."""
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "__init__.py").write_text(OWN_BENCH)
     (tmp_path / "bench" / "parity.py").write_text("raise RuntimeError('this is the parity of another bench')\n")

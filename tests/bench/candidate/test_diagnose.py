@@ -139,7 +139,7 @@ def test_of_two_mistakes_the_first_is_explained_and_it_is_said_that_it_is_not_al
     (cause,) = seen.causes
     assert cause.what == "scores scaled by the width of the model, not of a head"
     assert not cause.whole
-    assert "it is not all" in cause.evidence
+    assert "but not its logits" in cause.evidence
 
 
 def test_what_no_known_mistake_explains_is_located_all_the_same() -> None:
@@ -235,7 +235,7 @@ LOSSES: dict[str, Any] = {
     "the sum of the losses, not their mean": lambda x, y: flat(x, y, ignore_index=-1, reduction="sum"),
     "ignored targets counted as token 0": lambda x, y: flat(x, y.masked_fill(y == -1, 0)),
     "ignored targets counted as the last token": lambda x, y: flat(x, torch.where(y < 0, x.shape[-1] - 1, y)),
-    "targets shifted once more": lambda x, y: flat(x[:, :-1], y[:, 1:], ignore_index=-1),
+    "targets shifted twice": lambda x, y: flat(x[:, :-1], y[:, 1:], ignore_index=-1),
     "the mean of each sequence's mean": lambda x, y: (
         sum(flat(a, b, ignore_index=-1) for a, b in zip(x, y, strict=True)) / len(x)
     ),
@@ -362,7 +362,7 @@ def test_a_head_that_learns_nothing_is_named() -> None:
         return self.transformer.ln_f(x) @ self.lm_head.weight.detach().T
 
     (cause,) = causes_of(examined(mutant(Written, finish=finish)))
-    assert cause.startswith("the token table learns nothing as the head")
+    assert cause.startswith("the token table gets no gradient from the logits")
 
 
 def test_gradients_that_are_a_multiple_are_said_to_be() -> None:
@@ -372,14 +372,14 @@ def test_gradients_that_are_a_multiple_are_said_to_be() -> None:
             parameter.register_hook(lambda g: 2.0 * g)
         return model
 
-    assert causes_of(examined(doubled)) == ["every gradient is 2 times what it should be"]
+    assert causes_of(examined(doubled)) == ["every gradient is 2 times the right one"]
 
     def table_doubled(config: GPTConfig) -> nn.Module:
         model = Written(config)
         model.lm_head.weight.register_hook(lambda g: 2.0 * g)
         return model
 
-    assert causes_of(examined(table_doubled)) == ["the gradient of wte.weight is 2 times what it should be"]
+    assert causes_of(examined(table_doubled)) == ["the gradient of wte.weight is 2 times the right one"]
 
 
 def test_a_frozen_tensor_is_named() -> None:
@@ -400,7 +400,7 @@ def test_tables_that_are_not_tied_train_apart() -> None:
             self.lm_head.weight = nn.Parameter(torch.zeros_like(self.lm_head.weight))
 
     seen = examined(Untied, steps=20)
-    assert causes_of(seen) == ["wte.weight is kept as two parameters, which training drives apart"]
+    assert causes_of(seen) == ["wte.weight exists as two parameters, which differ after training"]
     assert {m.quantity for m in seen.failures} == {"trajectory", "update"}
     assert "but it trains differently" in " ".join(text(seen).split())
 
@@ -466,7 +466,7 @@ def test_nanogpt_is_called_with_targets_and_its_own_loss_is_judged() -> None:
 
     seen = examined(WithTargets, steps=3)
     assert seen.same, text(seen)
-    assert "its own loss is judged: it is called as model(ids, targets=targets)" in seen.notes
+    assert "its own loss is tested: model(ids, targets=targets)" in seen.notes
 
     class Counted(WithTargets):
         def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:

@@ -1,4 +1,4 @@
-"""Somebody's GPT: what is right passes whatever its structure, what cannot be judged is said in one line."""
+"""A correct candidate passes whatever its structure; one that cannot be tested is refused in one line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import bench.candidate.examine
 from bench.__main__ import main
 from bench.candidate.examine import SMOKE, Examination, examine
 from bench.candidate.layouts import LAYOUTS, layout_of
-from bench.candidate.load_function import find
+from bench.candidate.load_function import load_function
 from bench.candidate.report import text
 from bench.parity import assert_same
 from optimized import FULL, build
@@ -58,7 +58,7 @@ def rounding_inside(config: GPTConfig) -> nn.Module:
 
 
 class Rounded(Written):
-    """Gives float32 whatever it has."""
+    """Returns float32 from any precision."""
 
     def forward(self, ids: Tensor) -> Tensor:
         return super().forward(ids).float()
@@ -76,7 +76,7 @@ RIGHT = {
 
 
 @pytest.mark.parametrize("name", RIGHT)
-def test_what_is_right_passes_whatever_its_structure(name: str) -> None:
+def test_a_correct_candidate_passes_whatever_its_structure(name: str) -> None:
     make, layout = RIGHT[name]
     seen = examined(make, layout, steps=20)
     assert seen.same, text(seen)
@@ -88,8 +88,8 @@ def test_what_is_right_passes_whatever_its_structure(name: str) -> None:
 @pytest.mark.parametrize(
     "make,why",
     [
-        (mutant(Written, embed=float32_only), "in float64 it does not run (a call with ids of shape (3, 18) raised"),
-        (rounding_inside, "it goes on in float32 in transformer.h.0.attn"),
+        (mutant(Written, embed=float32_only), "it does not run in float64 (a call with ids of shape (3, 18) raised"),
+        (rounding_inside, "it computes in float32 in transformer.h.0.attn"),
         (lambda config: Rounded(config), "it returns float32 logits from float64 weights"),
     ],
 )
@@ -98,7 +98,7 @@ def test_a_float32_model_is_judged_in_float32_and_told_what_that_cannot_exclude(
     report = text(seen)
     assert seen.same, report
     assert seen.precision == "float32"
-    assert f"judged in float32, because {why}" in " ".join(report.split())
+    assert f"tested in float32, because {why}" in " ".join(report.split())
     assert "as far as float32 can tell" in " ".join(report.split())
     assert "What float32 cannot exclude" in report
     assert "eps 1e-12 or none" not in report, "that one moves the logits of sharp weights by more than float32 rounds"
@@ -112,7 +112,7 @@ def test_a_model_whose_loss_alone_is_in_float32_is_judged_in_float32() -> None:
     seen = examined(FloatLoss)
     assert seen.precision == "float32"
     assert seen.same, text(seen)
-    assert seen.notes[0] == "judged in float32, because it goes on in float32 in the model itself (_to_copy)"
+    assert seen.notes[0] == "tested in float32, because it computes in float32 in the model itself (_to_copy)"
 
 
 def test_what_float32_cannot_exclude_is_listed_by_how_little_it_moves_the_logits() -> None:
@@ -151,7 +151,7 @@ def test_a_compiled_model_is_watched_as_python() -> None:
 @pytest.mark.parametrize("example,same", [("my_gpt", True), ("erf_gelu", False), ("detached_keys", False)])
 def test_the_examples_on_cuda(example: str, same: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    seen = examined(find(f"examples/{example}.py", "build", "candidate"), device="cuda", steps=20)
+    seen = examined(load_function(f"examples/{example}.py", "build", "candidate"), device="cuda", steps=20)
     assert seen.same == same, text(seen)
     assert len(seen.causes) == (not same), seen.causes
 
@@ -162,7 +162,7 @@ def test_at_a_large_size_where_and_why_come_from_the_smoke_size(monkeypatch: pyt
     seen = examined(wrong, steps=0)
     assert seen.config == SMALL
     assert [cause.what for cause in seen.causes] == ["scores not scaled"]
-    assert "where and why: found at the smoke size, at which it differs too" in seen.notes
+    assert "diagnosed at the smoke size, at which it differs too" in seen.notes
     # what differs at this size only is looked for at this size
     at_this = mutant(Written, embed=lambda self, ids: Written.embed(self, ids) * (1 + 0.1 * (self.config == SMALL)))
     seen = examined(at_this, steps=0)
@@ -171,7 +171,7 @@ def test_at_a_large_size_where_and_why_come_from_the_smoke_size(monkeypatch: pyt
 
 
 def test_a_tensor_on_which_the_layout_has_no_say_stays_as_it_is() -> None:
-    """Hugging Face has biases whatever the config says: held at zero, and not trained."""
+    """Hugging Face has biases even if the config has none: constant zero, and not trained."""
     seen = examined(hugging_face("eager"), "hf", config=GPTConfig(**{**vars(SMALL), "bias": False}), steps=20)
     assert seen.same, text(seen)
 
@@ -242,7 +242,7 @@ REFUSED = {
     "neither logits nor anything that has them": (
         GOOD + "class GPT(Written):\n    def forward(self, x):\n        return 'logits'\nbuild = GPT\n",
         "nanogpt",
-        r"candidate: its call gave str: give logits, \(logits, loss\), or an object with \.logits",
+        r"candidate: its call returned str: return logits, \(logits, loss\), or an object with \.logits",
     ),
     "the last position only": (
         GOOD
@@ -273,7 +273,7 @@ REFUSED = {
         GOOD + "import torch\nclass GPT(Written):\n    @torch.no_grad()\n    def forward(self, x):\n"
         "        return super().forward(x)\nbuild = GPT\n",
         "nanogpt",
-        r"candidate: drops gradients: its output is cut off from all of its parameters; look for no_grad\(\), .*",
+        r"candidate: drops gradients: its output does not depend on its parameters; look for no_grad\(\), .*",
     ),
     "dropout that never stops": (
         GOOD + "import torch.nn.functional as F\nclass GPT(Written):\n    def embed(self, ids):\n"
@@ -323,7 +323,7 @@ REFUSED = {
         GOOD + "import torch\nbuild = Written\nfrom bench.candidate.layouts import nanogpt\ndef own(state, config):\n"
         "    return {n: t.detach() for n, t in nanogpt(state, config).items()}\n",
         "mine.py:own",
-        r"layout: autograd cannot follow it, so gradients cannot be brought back: .*",
+        r"layout: autograd cannot follow it, so gradients cannot be mapped back: .*",
     ),
 }
 
@@ -337,7 +337,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("mistake", REFUSED)
-def test_what_cannot_be_judged_is_said_in_one_line(
+def test_a_candidate_that_cannot_be_tested_is_refused_in_one_line(
     mistake: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, layout, message = REFUSED[mistake]
@@ -371,7 +371,9 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_an_option_that_cannot_be_is_one_line(option: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_option_is_refused_in_one_line(
+    option: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["compare", "--candidate", f"{WRITTEN}:Written", *option.split()]) == 2
     captured = capsys.readouterr()
     assert re.fullmatch(f"error: {OPTIONS[option]}\n", captured.err), captured.err

@@ -120,7 +120,7 @@ def test_a_product_counts_at_the_rate_of_its_own_shape_but_head_and_attention_at
     slow = made_up(1e6, 1e12, "MLP in", 4.0).floor(WORK, "training_step", "float32", 2).seconds
     wide = products["MLP in"]
     assert slow - usual == pytest.approx(3 * 3 * wide.count * wide.flops / 1e6)
-    # fused code cuts the head into chunks: how slow it is in one piece is nobody's floor
+    # fused code splits the head into chunks, so its speed as one product is no floor
     assert made_up(1e6, 1e12, "head", 4.0).floor(WORK, "training_step", "float32", 2).seconds == usual
 
 
@@ -169,7 +169,7 @@ def test_every_shape_is_measured_once() -> None:
     assert all(f["seconds"] > 0.0 for f in found)
 
 
-def test_attention_is_reckoned_at_the_best_rate_of_all_workloads_whatever_their_order() -> None:
+def test_attention_counts_at_the_best_rate_of_all_workloads_whatever_their_order() -> None:
     def rate(precision: str, p: Product, direction: str) -> float:
         return 1e9 * p.inner
 
@@ -226,7 +226,7 @@ def test_of_a_precision_that_is_emulated_only_a_small_square_is_measured(monkeyp
     ]
     record = roofline.record()
     assert record["emulated"] == ["bfloat16"]
-    assert record["ceilings"]["bfloat16"]["measured"] is None, "nobody is to be held against that"
+    assert record["ceilings"]["bfloat16"]["measured"] is None, "an emulated precision has no ceiling"
     assert record["ceilings"]["float32"]["measured"] == 1e9
 
 
@@ -238,7 +238,7 @@ def test_that_a_precision_is_emulated_is_said(
     found = {**roofline.record(), "floors": list(floors(roofline, ["smoke"], SITTINGS, lambda _: None))}
     show({"environment": environment(CPU), "roofline": {**found, **roofline.record()}})
     out = capsys.readouterr().out
-    assert "bfloat16 is emulated on this device, which has no instructions for it: a small square, no floors." in out
+    assert "bfloat16 is emulated, as this device has no instructions for it: a small square, no floors." in out
     assert re.search(r"bfloat16 products, emulated +n/a +n/a\n +square of 256 +2 GFLOP/s", out)
 
 
@@ -464,7 +464,7 @@ def test_the_command_prints_what_it_measured_and_writes_it(
     assert main(["roofline", "--device", "cpu", "--workloads", "smoke", "--seconds", "0", "--json", str(path)]) == 0
     out = capsys.readouterr().out
     assert "float32 products" in out
-    assert "n/a" in out, "nobody promises what a CPU does"
+    assert "n/a" in out, "CPUs have no data sheet"
     assert "smoke/training_step" in out
     assert "square" in out
     assert "1024 x 1024 x 1024" in out
