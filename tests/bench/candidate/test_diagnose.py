@@ -432,7 +432,7 @@ def test_dropout_that_follows_a_number_of_its_own_is_noted() -> None:
 
     seen = examined(Dropped)
     assert seen.same
-    assert any("in train mode it gives something else" in note for note in seen.notes)
+    assert any("in train mode its logits differ" in note for note in seen.notes)
 
 
 def test_a_model_that_rounds_to_half_inside_is_told() -> None:
