@@ -16,6 +16,32 @@ def shown(metavar: str, default: str) -> Any:
     return arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
+def check_at_least(options: Any, **least: int) -> None:
+    """Raise a ValueError for the first option below its least value; None is allowed."""
+    for name, number in least.items():
+        value = getattr(options, name)
+        if value is not None and value < number:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: give a whole number of at least {number}")
+
+
+def check_seed(seed: int, bits: int) -> None:
+    """Raise a ValueError for a seed of too many bits."""
+    if seed >= 2**bits:
+        raise ValueError(f"--seed {seed}: give a number below 2^{bits} = {2**bits}")
+
+
+def check_seconds(seconds: float) -> None:
+    """Raise a ValueError for negative, infinite or NaN seconds."""
+    if not 0.0 <= seconds < float("inf"):
+        raise ValueError(f"--seconds {seconds}: give a number of at least 0")
+
+
+def check_file(json: Path | None) -> None:
+    """Raise a ValueError for a result file that is a folder or in no existing folder."""
+    if json is not None and (json.is_dir() or not json.absolute().parent.is_dir()):
+        raise ValueError(f"--json {json}: give the name of a file in an existing folder")
+
+
 @dataclass(frozen=True)
 class Compare:
     """Compare models: prove that they are the same function, then time them in turn.
@@ -64,14 +90,9 @@ class Compare:
 
     def check(self) -> None:
         """Raise a ValueError, one line, for the first value that is invalid on every machine."""
-        for name, least in (("threads", 1), ("rounds", 3), ("steps", 0), ("seed", 0), ("new_tokens", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"--{name.replace('_', '-')} {value}: give a whole number of at least {least}")
-        if self.seed >= 2**63:
-            raise ValueError(f"--seed {self.seed}: give a number below 2^63 = {2**63}")
-        if not 0.0 <= self.seconds < float("inf"):
-            raise ValueError(f"--seconds {self.seconds}: give a number of at least 0")
+        check_at_least(self, threads=1, rounds=3, steps=0, seed=0, new_tokens=0)
+        check_seed(self.seed, bits=63)
+        check_seconds(self.seconds)
         if self.json is not None and self.json.is_dir():
             raise ValueError(f"--json {self.json}: is a folder: give the name of a file")
 
@@ -113,16 +134,11 @@ class CompareCandidate:
 
     def check(self) -> None:
         """Raise a ValueError, one line, for the first value that is invalid on every machine."""
-        for name, least in (("batch", 1), ("steps", 0), ("threads", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"--{name} {value}: give a whole number of at least {least}")
-        if self.seed >= 2**62:
-            raise ValueError(f"--seed {self.seed}: give a number below 2^62 = {2**62}")
+        check_at_least(self, batch=1, steps=0, threads=1, seed=0)
+        check_seed(self.seed, bits=62)
         if self.precision not in ("auto", "float64", "float32"):
             raise ValueError(f"unknown precision {self.precision!r}: give one of auto, float64, float32")
-        if self.json is not None and (self.json.is_dir() or not self.json.absolute().parent.is_dir()):
-            raise ValueError(f"--json {self.json}: give the name of a file in an existing folder")
+        check_file(self.json)
 
 
 @dataclass(frozen=True)
@@ -151,12 +167,9 @@ class MeasureRoofline:
 
     def check(self) -> None:
         """Raise a ValueError, one line, for the first value that is invalid on every machine."""
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"--threads {self.threads}: give a whole number of at least 1")
-        if not 0.0 <= self.seconds < float("inf"):
-            raise ValueError(f"--seconds {self.seconds}: give a number of at least 0")
-        if self.json is not None and (self.json.is_dir() or not self.json.absolute().parent.is_dir()):
-            raise ValueError(f"--json {self.json}: give the name of a file in an existing folder")
+        check_at_least(self, threads=1)
+        check_seconds(self.seconds)
+        check_file(self.json)
 
 
 @dataclass(frozen=True)
