@@ -1,4 +1,4 @@
-"""The seam of attention: q, k, v (B, H, T, D) -> (B, H, T, D), causal.
+"""The slot of attention: q, k, v (B, H, T, D) -> (B, H, T, D), causal.
 
 ExplicitAttention   scores, mask and softmax written out: B H T T numbers are kept for the backward pass
 FlashAttention      torch's scaled_dot_product_attention: in tiles, nothing of size T x T is kept

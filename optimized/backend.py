@@ -1,4 +1,4 @@
-"""The fast parts for the commands that both packages share: what a recipe means on the command line."""
+"""The fast model as a backend of the shared commands: what a recipe means on the command line."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from optimized.gpt import GPT
 from optimized.recipe import FULL, PLAIN, RUNGS, Recipe, left_out
 from optimized.settings import BEST, Eval, RecipeFor, Sample, Train, recipe_of
 from optimized.step import TrainingStep
-from reference.cli.backend import Parts
+from reference.cli.backend import Backend
 from reference.config import GPTConfig
 from reference.training.processes import ALONE, Processes
 
-OF_TRAINING = ("run", "memory", "optimizer", "launch")  # seams
+OF_TRAINING = ("compilation", "memory", "optimizer", "distributed")  # slots
 
 
-def optimized_parts(options: Any, processes: Processes = ALONE) -> Parts:
-    """The parts of the recipe that the options of a command name.
+def optimized_backend(options: Any, processes: Processes = ALONE) -> Backend:
+    """The backend for the recipe that a command's options name.
 
     Raises ValueError for an unknown rung, for several processes where one is enough or where the recipe has no ddp,
     and for a batch that cannot be divided.
@@ -33,10 +33,12 @@ def optimized_parts(options: Any, processes: Processes = ALONE) -> Parts:
     if processes.world > 1:
         command = type(options).__name__.lower()
         raise ValueError(f"{command} takes one process, and {processes.world} were started: run it without torchrun")
-    return for_using(options) if isinstance(options, (Sample, Eval)) else parts_of(lambda device, dtype, config: PLAIN)
+    if isinstance(options, (Sample, Eval)):
+        return for_using(options)
+    return backend_of(lambda device, dtype, config: PLAIN)
 
 
-def for_training(options: Train, processes: Processes) -> Parts:
+def for_training(options: Train, processes: Processes) -> Backend:
     """The recipe as it is asked for: what cannot be is refused."""
     options.check()
     chosen = chooser(options)
@@ -50,10 +52,10 @@ def for_training(options: Train, processes: Processes) -> Parts:
         found = chosen(device, dtype, config)
         return found.without("ddp") if processes.world == 1 else found  # which changes nothing then
 
-    return parts_of(recipe, options, options.micro_batch, processes)
+    return backend_of(recipe, options, options.micro_batch, processes)
 
 
-def for_using(options: Sample | Eval) -> Parts:
+def for_using(options: Sample | Eval) -> Backend:
     """The recipe that is asked for, as far as it has anything to do where nothing is trained."""
     chosen = chooser(options)
 
@@ -61,10 +63,10 @@ def for_using(options: Sample | Eval) -> Parts:
         found = chosen(device, dtype, config)
         # What serves training changes nothing here, with one exception: compile makes a large model generate faster in
         # bfloat16. Compiling takes longer than generating a short text, so for long texts give --with compile.
-        needless = [name for name in found.rungs if RUNGS[name].seam in OF_TRAINING]
+        needless = [name for name in found.rungs if RUNGS[name].slot in OF_TRAINING]
         return found.without(*(name for name in needless if name not in options.with_rungs))
 
-    return parts_of(recipe, options)
+    return backend_of(recipe, options)
 
 
 def chooser(options: Train | Sample | Eval) -> RecipeFor:
@@ -74,13 +76,13 @@ def chooser(options: Train | Sample | Eval) -> RecipeFor:
     return lambda device, dtype, config: options.switched(named(device, dtype, config))
 
 
-def parts_of(
+def backend_of(
     recipe: RecipeFor,
     options: Train | Sample | Eval | None = None,
     micro_batch: int | None = None,
     processes: Processes = ALONE,
-) -> Parts:
-    """The parts of a recipe, which is a function of device, precision of the weights and shape."""
+) -> Backend:
+    """The backend for a recipe, which is a function of device, dtype of the weights and shape."""
 
     def build_model(
         config: GPTConfig, state_dict: dict[str, Tensor], device: torch.device, dtype: torch.dtype
@@ -100,7 +102,7 @@ def parts_of(
         assert isinstance(model, GPT)
         return [f"recipe {described(model.recipe)}", *remarks_on(model, options)]
 
-    return Parts(
+    return Backend(
         "optimized",
         build_model,
         step,
@@ -133,7 +135,7 @@ def remarks_on(model: nn.Module, options: Train | Sample | Eval | None) -> list[
     told = [
         f"{name} ({why})"
         for name, why in found.items()
-        if name not in model.recipe and (of_training or RUNGS[name].seam not in OF_TRAINING)
+        if name not in model.recipe and (of_training or RUNGS[name].slot not in OF_TRAINING)
     ]
     return [f"left out: {', '.join(told)}"] if told else []
 

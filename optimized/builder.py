@@ -1,4 +1,4 @@
-"""The one place where a recipe becomes objects: each seam's value is looked up here and nowhere else."""
+"""The one place where a recipe becomes objects: each slot's value is looked up here and nowhere else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from optimized.distributed import Alone, DataParallel
 from optimized.embedding import ExactTable, PaddedTable
 from optimized.gemv import Compiled, RowProduct, in_parallel
 from optimized.generation import cached_stream
-from optimized.gpt import GPT, Parts
+from optimized.gpt import GPT, ModelParts
 from optimized.loss import fused_loss, plain_loss
 from optimized.memory import keep_freed_memory
 from optimized.norm_mlp import FusedLayerNorm, FusedMLP
@@ -31,14 +31,14 @@ from reference.sampling import stream
 from reference.training.cpu import computes_bfloat16
 
 
-def choose_parts(recipe: Recipe, device: torch.device) -> Parts:
-    """One value for each seam of the model."""
-    return Parts(
+def choose_parts(recipe: Recipe, device: torch.device) -> ModelParts:
+    """One value for each slot of the model."""
+    return ModelParts(
         qkv=FusedQKV if "fused_qkv" in recipe else SeparateQKV,
-        attend=choose_attention(recipe, device),
+        attention=choose_attention(recipe, device),
         norm=FusedLayerNorm if "fused_kernels" in recipe else LayerNorm,
         mlp=FusedMLP if "fused_kernels" in recipe else MLP,
-        table=PaddedTable if "padded_vocab" in recipe else ExactTable,
+        embedding=PaddedTable if "padded_vocab" in recipe else ExactTable,
         loss=fused_loss if "fused_loss" in recipe else plain_loss,
         precision=choose_precision(recipe, device),
         run=block_runner() if "compile" in recipe else eager,

@@ -1,4 +1,4 @@
-"""The seam of running a block: as Python, or compiled by torch.compile.
+"""The slot of running a block: as Python, or compiled by torch.compile.
 
 One block's code serves every layer: the blocks differ only in their weights, which are inputs of the compiled code.
 So a model of any depth compiles one block, once for each shape.

@@ -1,4 +1,4 @@
-"""The seam of the launch: one process, or several that share every batch (torch's DistributedDataParallel).
+"""The slot of the launch: one process, or several that share every batch (torch's DistributedDataParallel).
 
 torchrun starts the processes and tells each its rank by environment variables.
 """

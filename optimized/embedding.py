@@ -1,4 +1,4 @@
-"""The seam of the vocabulary: one table that reads tokens and scores them.
+"""The slot of the vocabulary: one table that reads tokens and scores them.
 
     ExactTable    V rows
     PaddedTable   V rounded up to a multiple of 128, 50257 -> 50304: products whose edges fall on tile boundaries

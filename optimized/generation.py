@@ -28,7 +28,7 @@ class CachedGPT:
 
     def __init__(self, model: GPT, padding: Tensor | int, room: int | None = None) -> None:
         self.config, self.precision, device = model.config, model.precision, model.wpe.weight.device
-        self.model = model.precision.working_copy(model)
+        self.model = model.precision.inference_copy(model)
         self.blocks: list[Any] = list(self.model.h)
         padded = not isinstance(padding, int)  # of a tensor of zeros too, which nobody looks at
         if isinstance(padding, int):

@@ -20,14 +20,14 @@ from reference.ids import check_shape
 
 
 @dataclass(frozen=True)
-class Parts:
-    """One value for each seam of the model."""
+class ModelParts:
+    """One value for each slot of the model."""
 
     qkv: Callable[[GPTConfig], nn.Module]
-    attend: Callable[[GPTConfig], nn.Module]
+    attention: Callable[[GPTConfig], nn.Module]
     norm: Callable[[GPTConfig], nn.Module]
     mlp: Callable[[GPTConfig], nn.Module]
-    table: Callable[[GPTConfig], ExactTable]
+    embedding: Callable[[GPTConfig], ExactTable]
     loss: Callable[[Tensor, ExactTable, Tensor], Tensor]
     run: Callable[[nn.Module, Tensor], Tensor]  # block, x -> block(x)
     precision: Exact
@@ -37,16 +37,16 @@ class Parts:
 class Attention(nn.Module):
     """Project, attend, project back."""
 
-    def __init__(self, config: GPTConfig, parts: Parts) -> None:
+    def __init__(self, config: GPTConfig, parts: ModelParts) -> None:
         super().__init__()
         self.qkv = parts.qkv(config)
-        self.attend = parts.attend(config)
+        self.attention = parts.attention(config)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)
         translate(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.merge(self.attend(*self.qkv(x)))
+        return self.merge(self.attention(*self.qkv(x)))
 
     def merge(self, y: Tensor) -> Tensor:
         """The heads side by side again, through the output projection: (B, H, T, D) -> (B, T, C)."""
@@ -56,7 +56,7 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each on a normalised copy of the stream."""
 
-    def __init__(self, config: GPTConfig, parts: Parts) -> None:
+    def __init__(self, config: GPTConfig, parts: ModelParts) -> None:
         super().__init__()
         self.ln_1 = parts.norm(config)
         self.attn = Attention(config, parts)
@@ -77,10 +77,10 @@ class GPT(nn.Module):
 
     recipe: Recipe  # that it was built by
 
-    def __init__(self, config: GPTConfig, parts: Parts) -> None:
+    def __init__(self, config: GPTConfig, parts: ModelParts) -> None:
         super().__init__()
         self.config = config
-        self.wte = parts.table(config)
+        self.wte = parts.embedding(config)
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
         self.dropout = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config, parts) for _ in range(config.n_layer))

@@ -15,7 +15,7 @@ from optimized.gemv import RowLinear, RowProduct
 Model = TypeVar("Model", bound=nn.Module)
 
 
-class WorkingCopies:
+class InferenceCopies:
     """A copy of each model, in eval mode, with other linear layers; what it does not change it shares.
 
     In bfloat16 the copy holds the matrices in that precision: autocast would convert them for each token. The embedding
@@ -61,5 +61,5 @@ class WorkingCopies:
             weight, bias = weight.detach().to(self.dtype), None if bias is None else bias.detach().to(self.dtype)
         return RowLinear(weight, bias, self.product)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> WorkingCopies:
-        return WorkingCopies(self.dtype, self.product)  # each copy would hold the one before
+    def __deepcopy__(self, memo: dict[int, Any]) -> InferenceCopies:
+        return InferenceCopies(self.dtype, self.product)  # each copy would hold the one before

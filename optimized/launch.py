@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-from optimized.backend import optimized_parts
+from optimized.backend import optimized_backend
 from reference.cli.main import EXPECTED, Package, described, obey, read_options, status_of
 from reference.training.devices import choose_device
 
@@ -183,8 +183,8 @@ def main(package: Package, arguments: Sequence[str]) -> NoReturn:
             try:
                 with processes.agreed():
                     options = read_options(package, list(arguments))
-                    parts = replace(optimized_parts(options, processes), program=package.program)
-                status = obey(options, parts)
+                    backend = replace(optimized_backend(options, processes), program=package.program)
+                status = obey(options, backend)
             except SystemExit as ended:  # agreed upon
                 status = int(ended.code or 0)
             processes.leave(status)

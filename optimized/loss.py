@@ -1,4 +1,4 @@
-"""The seam of the loss: hidden states (B, T, C), the table, targets (B, T) -> a scalar.
+"""The slot of the loss: hidden states (B, T, C), the table, targets (B, T) -> a scalar.
 
     plain_loss   all logits at once, then cross-entropy by hand
     fused_loss   head and cross-entropy together, some rows at a time: the B x T x V logits never exist

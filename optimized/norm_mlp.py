@@ -1,4 +1,4 @@
-"""The seam of the norms and the MLP: written out, as the reference has them, or each as one library kernel.
+"""The slot of the norms and the MLP: written out, as the reference has them, or each as one library kernel.
 
 Written out, a norm or a GELU is a chain of small operations, each of which reads and writes the whole stream.
 """

@@ -1,4 +1,4 @@
-"""The seam of the optimizer: AdamW by hand, or the library's in one kernel; both save the canonical layout.
+"""The slot of the optimizer: AdamW by hand, or the library's in one kernel; both save the canonical layout.
 
 A fused or padded model has other parameters than the readable one. The moments take the way that the weights take,
 through the hooks of the state dict, so that any package and any recipe can go on where another stopped.
@@ -67,8 +67,7 @@ class FusedAdamW:
         for parameter in self.parameters.values():
             if parameter.grad is None:  # left alone, but its next bias correction is that of all others
                 self.adamw.state[parameter]["step"].fill_(self.steps)
-        # The fused kernel writes behind autograd's back. Whoever goes by the count of writes, as the working copies of
-        # precision.py do, has to see this one.
+        # The fused kernel does not count its writes. inference_copies.py compares that count to notice new weights.
         torch.autograd.graph.increment_version(self.parameters.values())
 
     def zero_grad(self) -> None:

@@ -1,4 +1,4 @@
-"""The seams of precision: what products are computed in. Weights and optimizer moments stay in their own.
+"""The slots of precision: what products are computed in. Weights and optimizer moments stay in their own.
 
 Exact       the precision of the weights
 BFloat16    products in bfloat16; the residual stream, softmax, norms' statistics and the loss in float32
@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 
 from optimized.gemv import RowProduct, matrix_product
-from optimized.inference_copies import Model, WorkingCopies
+from optimized.inference_copies import InferenceCopies, Model
 
 
 class Exact:
@@ -24,7 +24,7 @@ class Exact:
     """
 
     def __init__(self, product: RowProduct | None = None) -> None:
-        self.copies = WorkingCopies(torch.float32, product)
+        self.copies = InferenceCopies(torch.float32, product)
 
     def forward(self) -> AbstractContextManager[object]:
         """Around a forward pass."""
@@ -34,7 +34,7 @@ class Exact:
         """Around a forward and a backward pass."""
         return nullcontext()
 
-    def working_copy(self, model: Model) -> Model:
+    def inference_copy(self, model: Model) -> Model:
         """The model to generate with: this one, or a copy that is better at it."""
         return model if self.copies.product is None else self.copies.of(model)
 
@@ -44,7 +44,7 @@ class BFloat16(Exact):
 
     def __init__(self, device: torch.device, product: RowProduct | None = None) -> None:
         self.kind = device.type
-        self.copies = WorkingCopies(torch.bfloat16, product or matrix_product)
+        self.copies = InferenceCopies(torch.bfloat16, product or matrix_product)
 
     def forward(self) -> AbstractContextManager[object]:
         return torch.autocast(self.kind, dtype=torch.bfloat16)
@@ -66,8 +66,8 @@ class TF32(Exact):
         with tf32_products(), self.inner.step():
             yield
 
-    def working_copy(self, model: Model) -> Model:
-        return self.inner.working_copy(model)
+    def inference_copy(self, model: Model) -> Model:
+        return self.inner.inference_copy(model)
 
 
 @contextmanager

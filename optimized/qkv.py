@@ -1,4 +1,4 @@
-"""The seam of the projections: a norm's output (B, T, C) -> q, k, v, each (B, H, T, D).
+"""The slot of the projections: a norm's output (B, T, C) -> q, k, v, each (B, H, T, D).
 
     SeparateQKV   three matrices, as the reference has them
     FusedQKV      one matrix of three times the height: one product that reads x once

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from optimized.hardware import Hardware, hardware_of
 from reference.config import GPTConfig
 
-# The seams inside the model, and those around it: the process, the training step, generation, the launch.
-MODEL_SEAMS = ("qkv", "attend", "norm_and_mlp", "table", "loss", "precision", "matmul", "run")
-AROUND_SEAMS = ("memory", "optimizer", "generate", "launch")
+# The slots inside the model, and those around it: the process, the training step, generation, the launch.
+MODEL_SLOTS = ("qkv", "attention", "norm_mlp", "embedding", "loss", "precision", "compilation")
+AROUND_SLOTS = ("memory", "optimizer", "generation", "distributed")
 
 VOCAB_MULTIPLE = 128  # of the rows of a padded table
 LEAST_BFLOAT16_WIDTH = 256  # of a model, on a CPU: docs/machines.md has the measurements
@@ -71,7 +71,7 @@ class Rung:
     """One optimization: what it claims, when it loses, and where it can be."""
 
     name: str
-    seam: str  # the choice in builder.py that it makes
+    slot: str  # the choice in builder.py that it makes
     claim: str
     loses: str  # where it does not pay
     devices: tuple[str, ...] = ()  # device types that have it; empty for all
@@ -82,7 +82,7 @@ class Rung:
     @property
     def in_model(self) -> bool:
         """Whether it changes what model(ids) or model.loss(ids, targets) runs."""
-        return self.seam in MODEL_SEAMS
+        return self.slot in MODEL_SLOTS
 
     def clash(self, device: str, dtype: str) -> str | None:
         """What keeps it from being on this device in this precision, in words; None if nothing does."""
@@ -105,20 +105,20 @@ RUNGS: dict[str, Rung] = {
         ),
         Rung(
             "sdpa",
-            "attend",
+            "attention",
             claim="scaled_dot_product_attention: the same numbers and gradients, no T x T matrix kept",
             loses="at a few tokens, where there is nothing to save",
         ),
         Rung(
             "fused_kernels",
-            "norm_and_mlp",
+            "norm_mlp",
             claim="layer norm and GELU as one library kernel each: the same numbers and gradients",
             loses="beside compile, which fuses the written-out forms as well; where kernels use no vector instructions",
             cost=cost_of_fused_kernels,
         ),
         Rung(
             "padded_vocab",
-            "table",
+            "embedding",
             claim="a table of a multiple of 128 rows: padding has exactly zero probability, gradient and movement",
             loses="where products do not care about alignment, and at tiny vocabularies",
             cost=cost_of_padding,
@@ -139,7 +139,7 @@ RUNGS: dict[str, Rung] = {
         ),
         Rung(
             "tf32",
-            "matmul",
+            "precision",
             claim="float32 products of 10-bit inputs: no more error than that rounding gives plain code",
             loses="beside bf16, which leaves it nothing to do",
             devices=("cuda",),
@@ -148,7 +148,7 @@ RUNGS: dict[str, Rung] = {
         ),
         Rung(
             "compile",
-            "run",
+            "compilation",
             claim="torch.compile of one block's code for all blocks, once per shape: as eager within rounding",
             loses="in short runs, which end before the compile time is won back",
             cost=cost_of_compiling,
@@ -169,13 +169,13 @@ RUNGS: dict[str, Rung] = {
         ),
         Rung(
             "kv_cache",
-            "generate",
+            "generation",
             claim="keys and values kept while generating: the same logits, whatever the chunks",
             loses="for a single token, and beyond the block size, where every position changes",
         ),
         Rung(
             "ddp",
-            "launch",
+            "distributed",
             claim="the batch shared by several processes: the gradient of the whole batch",
             loses="where exchanging gradients takes longer than the work that is saved",
         ),

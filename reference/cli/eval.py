@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import ceil
 
-from reference.cli.backend import Parts
+from reference.cli.backend import Backend
 from reference.cli.open_model import open_trained
 from reference.cli.options import Eval
 from reference.cli.progress import waiting, watched
@@ -13,7 +13,7 @@ from reference.data.datasets import load_dataset, take
 from reference.training.evaluation import Score, mean_loss, windows_at_once
 
 
-def evaluate(options: Eval, parts: Parts) -> int:
+def evaluate(options: Eval, backend: Backend) -> int:
     """Print loss, perplexity and bits for each split that was asked for."""
     options.check()
     with waiting("opening the model"):
@@ -32,7 +32,7 @@ def evaluate(options: Eval, parts: Parts) -> int:
         for name, whole in chosen.items()
     }
     with waiting("building the model"):
-        model = trained.model(parts, options.device)
+        model = trained.model(backend, options.device)
     print(trained.name, flush=True)
     for name, (tokens, batches) in passes.items():
         number = ceil(ceil((len(tokens) - 1) / block) / at_once)

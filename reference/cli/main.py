@@ -18,7 +18,7 @@ from reference.cli.progress import waiting
 from reference.cli.streams import prepare_streams
 
 if TYPE_CHECKING:
-    from reference.cli.backend import Parts
+    from reference.cli.backend import Backend
 
 LOADING = "loading PyTorch"
 EXPECTED = (ValueError, ArithmeticError, OSError, KeyboardInterrupt)  # what ends a command without a traceback
@@ -26,11 +26,11 @@ EXPECTED = (ValueError, ArithmeticError, OSError, KeyboardInterrupt)  # what end
 
 @dataclass(frozen=True)
 class Package:
-    """What a package's __main__ says about itself: which options its commands have, and which parts they mean."""
+    """What a package's __main__ says about itself: its commands' options, and the backend for them."""
 
     program: str  # what the user types to come here: "python -m reference", or "paritygpt"
     description: str
-    parts: Callable[[Any], Parts]  # from the options of a command, already read
+    backend: Callable[[Any], Backend]  # from the options of a command, already read
     train: type[Train] = Train
     sample: type[Sample] = Sample
     eval: type[Eval] = Eval
@@ -110,16 +110,16 @@ def run(package: Package, arguments: list[str]) -> int:
     """Read the options and hand them to their command."""
     options = read_options(package, arguments)
     with waiting(LOADING):
-        parts, command = replace(package.parts(options), program=package.program), command_of(options)
-    return command(options, parts)
+        backend, command = replace(package.backend(options), program=package.program), command_of(options)
+    return command(options, backend)
 
 
-def obey(options: Train | Sample | Eval | Plot, parts: Parts) -> int:
+def obey(options: Train | Sample | Eval | Plot, backend: Backend) -> int:
     """Run the command that the options are of."""
-    return command_of(options)(options, parts)
+    return command_of(options)(options, backend)
 
 
-def command_of(options: Train | Sample | Eval | Plot) -> Callable[[Any, Parts], int]:
+def command_of(options: Train | Sample | Eval | Plot) -> Callable[[Any, Backend], int]:
     """The function of a command. Imports torch and what else the command needs: --help and a typing error do not."""
     match options:
         case Train():

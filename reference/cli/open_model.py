@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from reference.checkpoints.checkpoint import is_checkpoint, open_path, step_folders
 from reference.checkpoints.pretrained import load_pretrained
 from reference.checkpoints.run_folder import newest_run
-from reference.cli.backend import Parts
+from reference.cli.backend import Backend
 from reference.config import GPTConfig
 from reference.data.tokenizers import Tokenizer, build_tokenizer, tokenizer_from_json
 from reference.training.devices import choose_device
@@ -29,12 +29,12 @@ class Trained:
     tokenizer: Tokenizer
     settings: dict[str, Any]  # of the run; empty for published weights
 
-    def model(self, parts: Parts, device: str) -> nn.Module:
+    def model(self, backend: Backend, device: str) -> nn.Module:
         """The package's model with these weights, in their precision, ready to be used and not trained."""
         dtype = self.weights["wte.weight"].dtype
         where = choose_device(device, str(dtype).removeprefix("torch."))
-        model = parts.build_model(self.config, self.weights, where, dtype).eval()
-        note(*parts.notes(model))
+        model = backend.build_model(self.config, self.weights, where, dtype).eval()
+        note(*backend.notes(model))
         return model
 
 

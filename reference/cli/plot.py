@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from reference.checkpoints.run_folder import is_run, newest_run
-from reference.cli.backend import Parts
+from reference.cli.backend import Backend
 from reference.cli.open_model import Trained, open_trained
 from reference.cli.options import Plot, PlotAttention, PlotEmbedding, PlotHistograms, PlotLoss, PlotTemperature
 from reference.cli.plot_model import plot_embedding, plot_histograms, plot_temperature
@@ -21,7 +21,7 @@ from reference.training.devices import choose_device
 UNASKED = 24  # tokens that are read when no prompt is given
 
 
-def plot(options: Plot, parts: Parts) -> int:
+def plot(options: Plot, backend: Backend) -> int:
     """Draw the picture that was asked for, and say where it is."""
     with waiting("drawing"):
         picture = drawn(options.picture)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from reference.cli.backend import Parts
+from reference.cli.backend import Backend
 from reference.cli.open_model import note, open_trained
 from reference.cli.options import Sample
 from reference.cli.progress import waiting
@@ -17,13 +17,13 @@ from reference.data.tokenizers import GPT2Tokenizer, Tokenizer
 from reference.training.loop import derived_seed
 
 
-def sample(options: Sample, parts: Parts) -> int:
+def sample(options: Sample, backend: Backend) -> int:
     """Print `options.samples` texts, each as it grows."""
     options.check()
     with waiting("opening the model"):
         trained = open_trained(options.run, options.init_from)
         prompt = first_ids(trained.tokenizer, options.prompt)
-        model = trained.model(parts, options.device)
+        model = trained.model(backend, options.device)
     if len(prompt) > trained.config.block_size:
         note(
             f"the prompt has {len(prompt)} tokens, of which the model sees the last {trained.config.block_size} "
@@ -37,7 +37,7 @@ def sample(options: Sample, parts: Parts) -> int:
             trained.tokenizer,
             prompt,
             options.prompt is not None,
-            parts.stream,
+            backend.stream,
             tokens=options.tokens,
             temperature=options.temperature,
             top_k=options.top_k,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from reference.checkpoints.checkpoint import Checkpoint, open_path, save
 from reference.checkpoints.run_folder import HOME, SETTINGS, Log, check_out, new_run_folder, write_json
 from reference.cli import interrupts
-from reference.cli.backend import Parts
+from reference.cli.backend import Backend
 from reference.cli.open_model import note, open_published, run_folder
 from reference.cli.options import Train, check_resumable, corpus_key, option
 from reference.cli.progress import clock, display, waiting
@@ -63,9 +63,9 @@ def saved_settings(run: Path, kind: type[Train]) -> Train:
     return dataclasses.replace(kind.from_json(checkpoint.run["settings"]), resume=run)
 
 
-def train(options: Train, parts: Parts) -> int:
+def train(options: Train, backend: Backend) -> int:
     """Train as the options say; returns the exit status, 130 after Ctrl-C."""
-    processes = parts.processes
+    processes = backend.processes
     with processes.agreed():
         options.check()
         if options.threads is not None:
@@ -90,20 +90,20 @@ def train(options: Train, parts: Parts) -> int:
         floor=settings.floor(),
     )
     with processes.agreed(), waiting("building the model"):
-        model = parts.build_model(config, start.weights, device, getattr(torch, settings.dtype))
+        model = backend.build_model(config, start.weights, device, getattr(torch, settings.dtype))
     with processes.agreed():
-        step = parts.build_step(model, rate, settings.weight_decay, settings.betas, settings.clip)
+        step = backend.build_step(model, rate, settings.weight_decay, settings.betas, settings.clip)
         if start.optimizer is not None:
             step.optimizer.load_state_dict(start.optimizer)
     start = dataclasses.replace(start, weights={}, optimizer=None)  # the model and the optimizer have copies
     folder, log, validated = open_run(start, options.out, processes)
-    introduce(folder, start, parts, model, describe(device))
+    introduce(folder, start, backend, model, describe(device))
 
     def save_checkpoint(done: int) -> None:
         if log is None:
             return
         run = {
-            "package": parts.package,
+            "package": backend.package,
             "settings": settings.to_json(),
             "data": data.fingerprint,
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "paritygpt": own_version()},
@@ -156,7 +156,7 @@ def train(options: Train, parts: Parts) -> int:
     except NonFiniteError as error:
         raise NonFiniteError(
             f"{error}; stopped. The last good checkpoint is in {folder}; a lower --learning-rate, a longer --warmup or "
-            f"a smaller --clip may help: {parts.program} train --resume {quoted(folder)} --learning-rate "
+            f"a smaller --clip may help: {backend.program} train --resume {quoted(folder)} --learning-rate "
             f"{settings.peak() / 3:.1g}"
         ) from None
     finally:
@@ -164,7 +164,7 @@ def train(options: Train, parts: Parts) -> int:
             log.close()
 
     if done < settings.steps:
-        print(f"stopped after step {done:,}; go on with: {parts.program} train --resume {quoted(folder)}")
+        print(f"stopped after step {done:,}; go on with: {backend.program} train --resume {quoted(folder)}")
         return 128 + struck
     if processes.rank > 0:
         return 0
@@ -176,12 +176,12 @@ def train(options: Train, parts: Parts) -> int:
         data.tokenizer,
         first_ids(data.tokenizer, None),
         False,
-        parts.stream,
+        backend.stream,
         tokens=SAMPLE_TOKENS,
         temperature=SAMPLE_TEMPERATURE,
         seed=derived_seed("sample", settings.seed),
     )
-    conclude(folder, parts.program, done, observer.validation_loss, seconds, picture, parts.remark(model))
+    conclude(folder, backend.program, done, observer.validation_loss, seconds, picture, backend.remark(model))
     return 0
 
 
@@ -325,9 +325,9 @@ def shareable(settings: Train) -> dict[str, object]:
     return {option(name): value for name, value in settings.to_json().items() if name not in own}
 
 
-def introduce(folder: Path, start: Start, parts: Parts, model: nn.Module, device: str) -> None:
+def introduce(folder: Path, start: Start, backend: Backend, model: nn.Module, device: str) -> None:
     """Say what is trained, on what, where."""
-    config, data, settings, world = start.config, start.data, start.settings, parts.processes.world
+    config, data, settings, world = start.config, start.data, start.settings, backend.processes.world
     print(
         f"model  {config.n_layer} layers, {config.n_head} heads, width {config.n_embd}, block {config.block_size}, "
         f"{config.parameter_count():,} parameters"
@@ -338,10 +338,10 @@ def introduce(folder: Path, start: Start, parts: Parts, model: nn.Module, device
     )
     print(
         f"steps  {settings.steps:,} of {settings.batch_size} x {config.block_size} = "
-        f"{settings.batch_size * config.block_size:,} tokens, on {device}, {parts.precision(model)}"
+        f"{settings.batch_size * config.block_size:,} tokens, on {device}, {backend.precision(model)}"
         + (f"; {world} processes with {settings.batch_size // world} each" if world > 1 else "")
     )
-    for line in parts.summary(model):
+    for line in backend.summary(model):
         print(line)
     print(f"run    {folder}" + ("" if start.folder is None else f", going on after step {start.done:,}"), flush=True)
 

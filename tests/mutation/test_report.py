@@ -110,7 +110,7 @@ def test_the_readme_says_what_the_page_says() -> None:
         r"^([\d,]+) mutants, [\d,]+ noticed: ([\d.]+)%\. Of the others, (\d+) change nothing", text, re.MULTILINE
     )
     readme = " ".join((ROOT / "README.md").read_text().split())
-    says = f"of {mutants} in the model and its seams, {share} % were noticed, and the other {others} stand there"
+    says = f"of {mutants} in the model and its slots, {share} % were noticed, and the other {others} stand there"
     assert says in readme
 
 

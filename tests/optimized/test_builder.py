@@ -1,4 +1,4 @@
-"""Every rung makes its choice at its seam and at no other, and what is not asked for is as the reference has it."""
+"""Every rung makes its choice at its slot and at no other, and what is not asked for is as the reference has it."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from reference.gpt import MLP, LayerNorm
 from reference.sampling import stream
 from tests.optimized.models import SMALL, hot_model
 
-CHOICES: dict[str, tuple[Any, Any]] = {  # seam -> without, with
+CHOICES: dict[str, tuple[Any, Any]] = {  # slot -> without, with
     "qkv": (SeparateQKV, FusedQKV),
-    "attend": (ExplicitAttention, HalvedAttention),
+    "attention": (ExplicitAttention, HalvedAttention),
     "norm": (LayerNorm, FusedLayerNorm),
     "mlp": (MLP, FusedMLP),
-    "table": (ExactTable, PaddedTable),
+    "embedding": (ExactTable, PaddedTable),
     "loss": (plain_loss, fused_loss),
     "precision": (Exact, BFloat16),
-    "run": (type(eager), CompiledBlocks),
+    "compilation": (type(eager), CompiledBlocks),
     "stream": (stream, cached_stream),
     "optimizer": (CanonicalAdamW, FusedAdamW),
 }
 RUNG = {
     "fused_qkv": {"qkv"},
-    "sdpa": {"attend"},
+    "sdpa": {"attention"},
     "fused_kernels": {"norm", "mlp"},
-    "padded_vocab": {"table"},
+    "padded_vocab": {"embedding"},
     "fused_loss": {"loss"},
     "bf16": {"precision"},
-    "compile": {"run"},
+    "compile": {"compilation"},
     "kv_cache": {"stream"},
     "fused_adamw": {"optimizer"},
     "kept_memory": set(),
@@ -54,18 +54,18 @@ RUNG = {
 
 
 def chosen(recipe: Recipe) -> dict[str, Any]:
-    """What stands at each seam."""
+    """What stands at each slot."""
     model = build(SMALL, recipe)
     block: Any = model.h[0]
     return {
         "qkv": type(block.attn.qkv),
-        "attend": type(block.attn.attend),
+        "attention": type(block.attn.attention),
         "norm": type(block.ln_1),
         "mlp": type(block.mlp),
-        "table": type(model.wte),
+        "embedding": type(model.wte),
         "loss": model.head_loss,
         "precision": type(model.precision),
-        "run": type(model.run),
+        "compilation": type(model.run),
         "stream": model.stream,
         "optimizer": type(build_step(model, recipe).optimizer),
     }
@@ -73,7 +73,7 @@ def chosen(recipe: Recipe) -> dict[str, Any]:
 
 @pytest.mark.parametrize("rung", RUNG)
 def test_a_rung_chooses_at_its_seam_alone(rung: str) -> None:
-    expected = {seam: choices[seam in RUNG[rung]] for seam, choices in CHOICES.items()}
+    expected = {slot: choices[slot in RUNG[rung]] for slot, choices in CHOICES.items()}
     assert chosen(only(rung)) == expected
 
 
@@ -85,8 +85,8 @@ def test_all_norms_of_a_model_are_of_one_kind() -> None:
 
 def test_every_rung_that_can_be_on_a_cpu_is_looked_at() -> None:
     assert set(RUNG) == set(FULL.rungs)
-    assert chosen(PLAIN) == {seam: choices[0] for seam, choices in CHOICES.items()}
-    assert chosen(FULL) == {seam: choices[1] for seam, choices in CHOICES.items()}
+    assert chosen(PLAIN) == {slot: choices[0] for slot, choices in CHOICES.items()}
+    assert chosen(FULL) == {slot: choices[1] for slot, choices in CHOICES.items()}
 
 
 def test_a_product_of_one_row_is_what_its_precision_does_fastest() -> None:

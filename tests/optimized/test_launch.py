@@ -402,7 +402,7 @@ class Processes:
 
 @dataclass(frozen=True)
 class Typed:
-    """A package, or its parts, as far as they know what the user typed."""
+    """A package, or its backend, as far as they know what the user typed."""
 
     program: str
 
@@ -417,17 +417,17 @@ def run_command(
         assert (package, arguments) == (Typed("paritygpt"), ["train", "--steps", "3"])
         return "options"
 
-    def parts(options: object, others: object) -> Typed:
+    def backend(options: object, others: object) -> Typed:
         assert (options, others) == ("options", processes)
         return Typed("python -m optimized")
 
-    def obey(options: object, parts: object) -> int:
-        assert (options, parts) == ("options", Typed("paritygpt")), "what the user typed is what is advised"
+    def obey(options: object, backend: object) -> int:
+        assert (options, backend) == ("options", Typed("paritygpt")), "what the user typed is what is advised"
         return command()
 
     monkeypatch.setattr(launch, "Launched", lambda: processes)
     monkeypatch.setattr(launch, "read_options", read)
-    monkeypatch.setattr(launch, "optimized_parts", parts)
+    monkeypatch.setattr(launch, "optimized_backend", backend)
     monkeypatch.setattr(launch, "obey", obey)
     package: Any = Typed("paritygpt")
     with redirect_stdout(out), redirect_stderr(err):

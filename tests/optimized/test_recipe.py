@@ -6,6 +6,7 @@ import dataclasses
 import subprocess
 import sys
 from itertools import permutations
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,6 +38,13 @@ def test_every_rung_says_what_it_claims_and_when_it_loses(name: str) -> None:
     assert rung.name == name
     assert len(rung.claim.split()) > 4
     assert len(rung.loses.split()) > 4
+
+
+@pytest.mark.parametrize("name", RUNGS)
+def test_the_code_and_the_tests_of_a_rung_are_files_named_after_its_slot(name: str) -> None:
+    slot, root = RUNGS[name].slot, Path(optimized.__file__).parents[1]
+    assert (root / "optimized" / f"{slot}.py").is_file()
+    assert (root / "tests" / "optimized" / f"test_{slot}.py").is_file()
 
 
 def test_rungs_stand_in_ladder_order_whatever_order_they_are_given_in() -> None:
