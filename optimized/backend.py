@@ -17,6 +17,7 @@ from optimized.settings import BEST, Eval, RecipeFor, Sample, Train, recipe_of
 from optimized.step import TrainingStep
 from reference.cli.backend import Backend
 from reference.config import GPTConfig
+from reference.training.defaults import BETAS, CLIP, LEARNING_RATE, WEIGHT_DECAY
 from reference.training.processes import ALONE, Processes
 
 OF_TRAINING = ("compilation", "memory", "optimizer", "distributed")  # slots
@@ -91,10 +92,10 @@ def backend_of(
 
     def step(
         model: nn.Module,
-        learning_rate: float | Callable[[int], float] = 3e-4,
-        weight_decay: float = 0.1,
-        betas: tuple[float, float] = (0.9, 0.95),
-        clip: float = 1.0,
+        learning_rate: float | Callable[[int], float] = LEARNING_RATE,
+        weight_decay: float = WEIGHT_DECAY,
+        betas: tuple[float, float] = BETAS,
+        clip: float = CLIP,
     ) -> TrainingStep:
         return build_step(model, None, learning_rate, weight_decay, betas, clip, micro_batch)
 

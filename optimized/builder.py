@@ -29,6 +29,7 @@ from reference.gpt import GPT as ReferenceGPT
 from reference.gpt import MLP, LayerNorm
 from reference.sampling import stream
 from reference.training.cpu import computes_bfloat16
+from reference.training.defaults import BETAS, CLIP, LEARNING_RATE, WEIGHT_DECAY
 
 
 def choose_parts(recipe: Recipe, device: torch.device) -> ModelParts:
@@ -116,10 +117,10 @@ def name_of(dtype: torch.dtype) -> str:
 def build_step(
     model: nn.Module,
     recipe: Recipe | None = None,
-    learning_rate: float | Callable[[int], float] = 3e-4,
-    weight_decay: float = 0.1,
-    betas: tuple[float, float] = (0.9, 0.95),
-    clip: float = 1.0,
+    learning_rate: float | Callable[[int], float] = LEARNING_RATE,
+    weight_decay: float = WEIGHT_DECAY,
+    betas: tuple[float, float] = BETAS,
+    clip: float = CLIP,
     micro_batch: int | None = None,
 ) -> TrainingStep:
     """A training step for a model that `build` made.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from reference.checkpoints.canonical import from_canonical, to_canonical
 from reference.training.adamw import AdamW, check_settings, clip_gradients, decays
+from reference.training.defaults import BETAS, EPS, WEIGHT_DECAY
 
 KINDS = ("exp_avg", "exp_avg_sq")
 
@@ -18,7 +19,9 @@ KINDS = ("exp_avg", "exp_avg_sq")
 class CanonicalAdamW(AdamW):
     """The reference's AdamW for a model whose parameters may be fused or padded."""
 
-    def __init__(self, model: nn.Module, weight_decay: float = 0.1, betas: tuple[float, float] = (0.9, 0.95)) -> None:
+    def __init__(
+        self, model: nn.Module, weight_decay: float = WEIGHT_DECAY, betas: tuple[float, float] = BETAS
+    ) -> None:
         super().__init__(model, weight_decay=weight_decay, betas=betas)
         self.model = model
 
@@ -42,15 +45,17 @@ class CanonicalAdamW(AdamW):
 class FusedAdamW:
     """`torch.optim.AdamW(fused=True)` with the groups, the settings and the state of the reference's."""
 
-    def __init__(self, model: nn.Module, weight_decay: float = 0.1, betas: tuple[float, float] = (0.9, 0.95)) -> None:
-        check_settings(weight_decay, betas, eps=1e-8)
+    def __init__(
+        self, model: nn.Module, weight_decay: float = WEIGHT_DECAY, betas: tuple[float, float] = BETAS
+    ) -> None:
+        check_settings(weight_decay, betas, eps=EPS)
         self.model, self.steps, self.learning_rate = model, 0, 0.0
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         groups = [
             {"params": [p for p in self.parameters.values() if decays(p)], "weight_decay": weight_decay},
             {"params": [p for p in self.parameters.values() if not decays(p)], "weight_decay": 0.0},
         ]
-        self.adamw = torch.optim.AdamW(groups, lr=1e-3, betas=betas, eps=1e-8, fused=True)
+        self.adamw = torch.optim.AdamW(groups, lr=1e-3, betas=betas, eps=EPS, fused=True)
         for parameter in self.parameters.values():  # what the library would make at its first step
             self.adamw.state[parameter] = {
                 "step": torch.zeros((), dtype=torch.float32, device=parameter.device),

@@ -19,40 +19,38 @@ PREFIX = "transformer."
 
 def canonical_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor in the canonical layout, in the order of `reference.GPT`."""
-    C, wide = config.n_embd, 4 * config.n_embd
-    shapes: dict[str, tuple[int, ...]] = {
-        "wte.weight": (config.vocab_size, C),
-        "wpe.weight": (config.block_size, C),
-    }
-    for i in range(config.n_layer):
-        shapes |= {f"h.{i}.ln_1.weight": (C,), f"h.{i}.ln_1.bias": (C,)}
-        for name in ("q_proj", "k_proj", "v_proj", "c_proj"):
-            shapes |= {f"h.{i}.attn.{name}.weight": (C, C), f"h.{i}.attn.{name}.bias": (C,)}
-        shapes |= {f"h.{i}.ln_2.weight": (C,), f"h.{i}.ln_2.bias": (C,)}
-        shapes |= {f"h.{i}.mlp.c_fc.weight": (wide, C), f"h.{i}.mlp.c_fc.bias": (wide,)}
-        shapes |= {f"h.{i}.mlp.c_proj.weight": (C, wide), f"h.{i}.mlp.c_proj.bias": (C,)}
-    shapes |= {"ln_f.weight": (C,), "ln_f.bias": (C,)}
-    if not config.bias:
-        shapes = {name: shape for name, shape in shapes.items() if not name.endswith(".bias")}
-    return shapes
+    C = config.n_embd
+    shapes = shapes_of(config, attention={f"{name}_proj": (C, C) for name in "qkv"}, transposed=False)
+    return {name: shape for name, shape in shapes.items() if config.bias or not name.endswith(".bias")}
 
 
 def hf_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor in a Hugging Face GPT-2 file, which has biases whatever the config says."""
-    C, wide = config.n_embd, 4 * config.n_embd
-    shapes: dict[str, tuple[int, ...]] = {
-        "wte.weight": (config.vocab_size, C),
-        "wpe.weight": (config.block_size, C),
-    }
-    for i in range(config.n_layer):
-        shapes |= {f"h.{i}.ln_1.weight": (C,), f"h.{i}.ln_1.bias": (C,)}
-        shapes |= {f"h.{i}.attn.c_attn.weight": (C, 3 * C), f"h.{i}.attn.c_attn.bias": (3 * C,)}
-        shapes |= {f"h.{i}.attn.c_proj.weight": (C, C), f"h.{i}.attn.c_proj.bias": (C,)}
-        shapes |= {f"h.{i}.ln_2.weight": (C,), f"h.{i}.ln_2.bias": (C,)}
-        shapes |= {f"h.{i}.mlp.c_fc.weight": (C, wide), f"h.{i}.mlp.c_fc.bias": (wide,)}
-        shapes |= {f"h.{i}.mlp.c_proj.weight": (wide, C), f"h.{i}.mlp.c_proj.bias": (C,)}
-    shapes |= {"ln_f.weight": (C,), "ln_f.bias": (C,)}
+    C = config.n_embd
+    shapes = shapes_of(config, attention={"c_attn": (3 * C, C)}, transposed=True)
     return {PREFIX + name: shape for name, shape in shapes.items()}
+
+
+def shapes_of(config: GPTConfig, attention: dict[str, tuple[int, int]], transposed: bool) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a GPT-2 with biases, in the order of its layers.
+
+    Args:
+        attention: the linear layers from the stream to q, k and v, as (out, in)
+        transposed: whether linear weights are kept as (in, out)
+    """
+    C = config.n_embd
+    linears = {
+        "attn": {**attention, "c_proj": (C, C)},
+        "mlp": {"c_fc": (4 * C, C), "c_proj": (C, 4 * C)},
+    }
+    shapes: dict[str, tuple[int, ...]] = {"wte.weight": (config.vocab_size, C), "wpe.weight": (config.block_size, C)}
+    for i in range(config.n_layer):
+        for norm, inner in (("ln_1", "attn"), ("ln_2", "mlp")):
+            shapes |= {f"h.{i}.{norm}.weight": (C,), f"h.{i}.{norm}.bias": (C,)}
+            for name, (rows, columns) in linears[inner].items():
+                weight = (columns, rows) if transposed else (rows, columns)
+                shapes |= {f"h.{i}.{inner}.{name}.weight": weight, f"h.{i}.{inner}.{name}.bias": (rows,)}
+    return shapes | {"ln_f.weight": (C,), "ln_f.bias": (C,)}
 
 
 def to_hf(state_dict: dict[str, Tensor], config: GPTConfig) -> dict[str, Tensor]:

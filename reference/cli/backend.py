@@ -46,7 +46,7 @@ class BuildStep(Protocol):
 
 @dataclass(frozen=True)
 class Backend:
-    """A package's implementations for one command. Made in its __main__; the commands need nothing else of a package."""
+    """A package's implementations for one command: all that the commands need of a package."""
 
     package: str  # "reference": recorded in checkpoints
     # a model of this shape with these canonical weights, on this device in this precision

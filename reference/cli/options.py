@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from tyro.conf import OmitSubcommandPrefixes, Positional, arg, subcommand
 
 from reference.config import SIZES, GPTConfig
+from reference.training.defaults import CLIP, EPS, WEIGHT_DECAY
 
 T = TypeVar("T")
 
@@ -69,11 +70,11 @@ class Train:
     """Learning rate at the last step; a cosine leads down to it"""
     warmup: Annotated[int | None, shown("INT", "a twentieth of --steps, at most 100")] = None
     """Steps over which the learning rate climbs at the start"""
-    weight_decay: float = 0.1
+    weight_decay: float = WEIGHT_DECAY
     """Fraction of a matrix or embedding lost per step and unit of learning rate"""
     betas: tuple[float, float] = (0.9, 0.99)
     """How much of AdamW's two moments survives a step"""
-    clip: float = 1.0
+    clip: float = CLIP
     """Largest norm of the gradient; inf switches clipping off"""
     seed: int = 1337
     """Decides the first weights, the order of the data and the dropout"""
@@ -125,7 +126,7 @@ class Train:
         if self.learning_rate == math.inf:
             raise ValueError("--learning-rate inf: give a number above 0 that is not infinite")
         check_schedule(peak=self.peak(), warmup=self.warmup_steps(), total=self.steps, floor=self.floor())
-        check_adamw(self.weight_decay, self.betas, eps=1e-8)
+        check_adamw(self.weight_decay, self.betas, EPS)
         if not self.clip > 0.0:
             raise ValueError(f"--clip {self.clip}: give a number above 0; inf switches clipping off")
 

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from reference.training.defaults import BETAS, EPS, LEARNING_RATE, WEIGHT_DECAY
+
 
 def decays(parameter: Tensor) -> bool:
     """Matrices and embeddings decay; gains, shifts and biases, all of one dimension, do not."""
@@ -47,10 +49,10 @@ class AdamW:
     def __init__(
         self,
         model: nn.Module,
-        learning_rate: float = 3e-4,
-        weight_decay: float = 0.1,
-        betas: tuple[float, float] = (0.9, 0.95),
-        eps: float = 1e-8,
+        learning_rate: float = LEARNING_RATE,
+        weight_decay: float = WEIGHT_DECAY,
+        betas: tuple[float, float] = BETAS,
+        eps: float = EPS,
     ) -> None:
         check_settings(weight_decay, betas, eps)
         self.learning_rate, self.weight_decay, self.betas, self.eps = learning_rate, weight_decay, betas, eps

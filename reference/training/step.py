@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from reference.training.adamw import AdamW, clip_gradients
+from reference.training.defaults import BETAS, CLIP, LEARNING_RATE, WEIGHT_DECAY
 
 
 class LanguageModel(Protocol):
@@ -45,10 +46,10 @@ class TrainingStep:
 
 def build_step(
     model: nn.Module,
-    learning_rate: float | Callable[[int], float] = 3e-4,
-    weight_decay: float = 0.1,
-    betas: tuple[float, float] = (0.9, 0.95),
-    clip: float = 1.0,
+    learning_rate: float | Callable[[int], float] = LEARNING_RATE,
+    weight_decay: float = WEIGHT_DECAY,
+    betas: tuple[float, float] = BETAS,
+    clip: float = CLIP,
 ) -> TrainingStep:
     """A training step for any model with `loss(ids, targets)`.
 

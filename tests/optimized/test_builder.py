@@ -10,6 +10,7 @@ import torch
 
 import optimized
 import reference
+from bench.contenders.torch_step import build_library_step
 from optimized import FULL, PLAIN, Recipe, build, build_step, only
 from optimized.attention import ExplicitAttention, FlashAttention, HalvedAttention
 from optimized.compilation import CompiledBlocks, eager
@@ -24,6 +25,7 @@ from optimized.precision import TF32, BFloat16, Exact
 from optimized.qkv import FusedQKV, SeparateQKV
 from reference.gpt import MLP, LayerNorm
 from reference.sampling import stream
+from reference.training import defaults
 from tests.optimized.models import SMALL, hot_model
 
 CHOICES: dict[str, tuple[Any, Any]] = {  # slot -> without, with
@@ -113,12 +115,15 @@ def test_tf32_stands_around_the_other_precision(recipe: Recipe) -> None:
     assert type(precision.inner) is (BFloat16 if "bf16" in recipe else Exact)
 
 
-def test_a_step_has_the_references_settings_unless_told() -> None:
-    ours, theirs = inspect.signature(build_step).parameters, inspect.signature(reference.build_step).parameters
-    shared = ours.keys() & theirs.keys() - {"model"}
-    assert shared == {"learning_rate", "weight_decay", "betas", "clip"}
-    assert {name: ours[name].default for name in shared} == {name: theirs[name].default for name in shared}
-    assert ours["micro_batch"].default is None
+@pytest.mark.parametrize("build", [reference.build_step, build_step, build_library_step], ids=lambda f: f.__module__)
+def test_every_step_has_one_set_of_defaults(build: Any) -> None:
+    expected = {name: getattr(defaults, name.upper()) for name in ("learning_rate", "weight_decay", "betas", "clip")}
+    parameters = inspect.signature(build).parameters
+    assert {name: parameters[name].default for name in expected} == expected
+
+
+def test_a_step_has_the_default_settings_unless_told() -> None:
+    assert inspect.signature(build_step).parameters["micro_batch"].default is None
     step: Any = build_step(hot_model(FULL))
     group = step.optimizer.adamw.param_groups[0]
     assert (step.learning_rate, group["weight_decay"], group["betas"], step.clip) == (3e-4, 0.1, (0.9, 0.95), 1.0)
