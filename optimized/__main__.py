@@ -28,7 +28,7 @@ def backend(options: Any) -> Backend:
 
 PACKAGE = Package(
     f"python -m {__package__}",
-    "A GPT-2 to run: the same function, from fast parts.",
+    "A fast GPT-2: the same function as the reference, from optimized components.",
     backend,
     train=Train,
     sample=Sample,

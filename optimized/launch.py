@@ -36,6 +36,9 @@ class Launched:
 
     def __init__(self) -> None:
         """Join the others, by the environment variables that torchrun sets."""
+        # Handlers run last in, first out: this one runs after those of the modules that a command imports.
+        atexit.register(self.skip_finalization)
+        self.left = False  # whether all processes have finished
         self.local_rank = int(os.environ["LOCAL_RANK"])  # among those of this machine
         self.here = int(os.environ["LOCAL_WORLD_SIZE"])
         self.store, self.rank, self.world = next(rendezvous("env://"))
@@ -122,16 +125,23 @@ class Launched:
             return True
 
     def leave(self, status: int) -> NoReturn:
-        """Wait for the others, so that torchrun finds none that has ended before they have, and end this process."""
+        """Wait for the others, so that torchrun sees all processes end together, and end this process."""
         if status:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all end by themselves now, each with this status
         self.largest(0)
-        if status == 0:
-            dist.destroy_process_group()
-            # What Python does at its end, but for its last step: there a thread of torch's that waits for the others'
-            # connections may still be running, which ends the process with SIGABRT.
-            atexit._run_exitfuncs()
-        end_now(status)
+        if status:
+            end_now(status)
+        dist.destroy_process_group()
+        self.left = True
+        sys.exit()
+
+    def skip_finalization(self) -> None:
+        """End a process that has left the others before Python's finalization.
+
+        During finalization a torch thread may still wait for connections of the others, which raises SIGABRT.
+        """
+        if self.left:
+            end_now(0)
 
     def fail(self, error: BaseException, to: TextIO) -> NoReturn:
         """End this process for an error that the others do not know of; they end because of it.
@@ -188,5 +198,7 @@ def main(package: Package, arguments: Sequence[str]) -> NoReturn:
             except SystemExit as ended:  # agreed upon
                 status = int(ended.code or 0)
             processes.leave(status)
+        except SystemExit:  # by `leave`
+            raise
         except BaseException as error:
             processes.fail(error, to=terminal)

@@ -22,9 +22,7 @@ def backend(options: Any) -> Backend:
     return reference_backend(options)
 
 
-PACKAGE = Package(
-    f"python -m {__package__}", "A GPT-2 to read: train it, let it write, measure it, look inside.", backend
-)
+PACKAGE = Package(f"python -m {__package__}", "A readable GPT-2: train, sample, evaluate and plot it.", backend)
 
 
 if __name__ == "__main__":

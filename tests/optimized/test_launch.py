@@ -5,6 +5,7 @@ tests/distributed has several, under torchrun.
 
 from __future__ import annotations
 
+import atexit
 import errno
 import io
 import re
@@ -290,7 +291,7 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 @pytest.mark.parametrize(
     ("status", "does"),
     [
-        (0, ["waited for the others", "left the group", "Python's farewell", "ended with 0"]),
+        (0, ["waited for the others", "left the group"]),
         (2, [(signal.SIGTERM, signal.SIG_IGN), "waited for the others", "ended with 2"]),
     ],
 )
@@ -304,11 +305,24 @@ def test_it_waits_for_the_others_before_it_ends(
     ours = SimpleNamespace(signal=lambda *what: ends.append(what), SIGTERM=signal.SIGTERM, SIG_IGN=signal.SIG_IGN)
     monkeypatch.setattr(launch, "signal", ours)
     monkeypatch.setattr(dist, "destroy_process_group", lambda: ends.append("left the group"))
-    farewell = SimpleNamespace(_run_exitfuncs=lambda: ends.append("Python's farewell"))
-    monkeypatch.setattr(launch, "atexit", farewell)
-    with pytest.raises(Ended):
+    with pytest.raises(Ended if status else SystemExit) as ended:
         a_process().leave(status)
     assert ends == does
+    assert status or ended.value.code is None  # type: ignore[attr-defined]
+
+
+def test_a_process_that_has_left_the_others_skips_the_end_of_python_and_one_that_has_not_does_not(
+    joined: Launched, ends: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joined, "left", False)  # afterwards too, or it would end the tests with status 0
+    joined.skip_finalization()
+    assert ends == []
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    with pytest.raises(SystemExit):
+        joined.leave(0)
+    with pytest.raises(Ended):
+        joined.skip_finalization()
+    assert ends == ["ended with 0"]
 
 
 FAILURES: list[tuple[BaseException, int, str]] = [
