@@ -1,8 +1,8 @@
 """Hugging Face's GPT-2 state dict <-> ours, on plain tensors.
 
-Two things differ. Hugging Face keeps q, k and v in one matrix `c_attn`, and its `Conv1D` keeps every weight as
-(in, out), the transpose of `nn.Linear`. Both maps only rename, transpose, split and join, so they are linear and
-exact: gradients and optimizer moments go through them as well as weights do.
+Two things differ. Hugging Face keeps q, k and v in one matrix `c_attn`, and its `Conv1D` keeps weights as (in, out),
+the transpose of `nn.Linear`. Both maps only rename, transpose, split and join. So they are linear and exact, and also
+convert gradients and optimizer moments.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def shapes_of(config: GPTConfig, attention: dict[str, tuple[int, int]], transpos
 
 
 def to_hf(state_dict: dict[str, Tensor], config: GPTConfig) -> dict[str, Tensor]:
-    """Our tensors in Hugging Face's names and orientation, as `save_pretrained` files them.
+    """Our tensors in Hugging Face's names and orientation, as `save_pretrained` writes them.
 
     Args:
         state_dict: canonical, complete and nothing else
@@ -88,8 +88,8 @@ def from_hf(state_dict: dict[str, Tensor], config: GPTConfig) -> dict[str, Tenso
             (`attn.bias`, `attn.masked_bias`) are constants and are left out.
         config: the shape it belongs to
 
-    Returns new tensors. A missing, unknown or misshapen tensor is a ValueError that names it, and so is a bias other
-    than zero where the config has none.
+    Returns new tensors. Raises ValueError for a missing, unknown or misshapen tensor, and for a nonzero bias if the
+    config has none.
     """
     tensors = {name if is_head(name) else PREFIX + name.removeprefix(PREFIX): t for name, t in state_dict.items()}
     head = tensors.pop("lm_head.weight", None)
@@ -127,7 +127,7 @@ def is_head(name: str) -> bool:
 
 
 def is_mask_buffer(name: str) -> bool:
-    """Whether this is the causal mask that files from before 2023 carry."""
+    """Whether this is a causal mask, which files from before 2023 contain."""
     return name.endswith((".attn.bias", ".attn.masked_bias"))
 
 
@@ -143,8 +143,7 @@ def check_tensors(tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]
             raise ValueError(f"{what}: {name!r} has shape {tuple(tensor.shape)}, the config needs {shapes[name]}")
 
 
-# What Hugging Face's config can say that would make another function of the same weights, and the one value that
-# means GPT-2. Absent means that value.
+# Settings of a Hugging Face config that change the function, each with GPT-2's value, which is the default.
 GPT2_SETTINGS: dict[str, Any] = {
     "model_type": "gpt2",
     "activation_function": "gelu_new",  # the tanh form

@@ -1,4 +1,4 @@
-"""`eval`: how well a trained model predicts a text."""
+"""`eval`: loss, perplexity and bits of a trained model on a text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reference.training.evaluation import Score, mean_loss, windows_at_once
 
 
 def evaluate(options: Eval, backend: Backend) -> int:
-    """Print loss, perplexity and bits for each split that was asked for."""
+    """Print loss, perplexity and bits of each chosen split."""
     options.check()
     with waiting("opening the model"):
         trained = open_trained(options.run, options.init_from)
@@ -27,7 +27,7 @@ def evaluate(options: Eval, backend: Backend) -> int:
     chosen = splits if options.split == "both" else {options.split: splits[options.split]}
     block, vocabulary = trained.config.block_size, trained.config.vocab_size
     at_once = options.batch_size or windows_at_once(block, vocabulary)
-    passes = {  # made before the model, because they complain about a split that is too short
+    passes = {  # before the model: a split that is too short raises an error here
         name: (tokens := take(whole, options.windows, block), windows(tokens, block, at_once, vocabulary))
         for name, whole in chosen.items()
     }

@@ -18,11 +18,11 @@ from reference.plots.attention_maps import attention_maps
 from reference.plots.charts import check_picture, draw_attention, draw_losses
 from reference.training.devices import choose_device
 
-UNASKED = 24  # tokens that are read when no prompt is given
+UNASKED = 24  # tokens to read without a prompt
 
 
 def plot(options: Plot, backend: Backend) -> int:
-    """Draw the picture that was asked for, and say where it is."""
+    """Draw a picture and print its path."""
     with waiting("drawing"):
         picture = drawn(options.picture)
     print(picture)
@@ -45,7 +45,7 @@ def drawn(options: PlotLoss | PlotAttention | PlotEmbedding | PlotHistograms | P
 
 
 def plot_loss(options: PlotLoss) -> Path:
-    """Draw the loss of runs, the newest one if none is named."""
+    """Draw the loss of runs, by default of the newest one."""
     runs = list(options.runs) or [newest_run()]
     for run in runs:
         if not is_run(run):
@@ -55,10 +55,9 @@ def plot_loss(options: PlotLoss) -> Path:
 
 
 def plot_attention(options: PlotAttention) -> Path:
-    """Draw what the heads of a model look at over a prompt.
+    """Draw the attention weights of a model over a prompt.
 
-    The weights are read into the readable model, whichever package trained them: it is the one whose attention
-    matrix exists.
+    Always uses the reference model: only it computes the attention matrix.
     """
     options.check()
     if options.out is not None:
@@ -81,7 +80,7 @@ def plot_attention(options: PlotAttention) -> Path:
 
 
 def prompt_ids(prompt: str | None, trained: Trained) -> list[int]:
-    """The tokens that look at each other: those of the prompt, else some that the run was validated on."""
+    """The ids of the prompt; without one, the first tokens of the run's validation split."""
     if prompt is not None:
         ids = trained.tokenizer.encode(prompt)
         if not ids:

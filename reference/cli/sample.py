@@ -1,4 +1,4 @@
-"""`sample`: let a trained model write."""
+"""`sample`: generate text from a trained model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from reference.training.loop import derived_seed
 
 
 def sample(options: Sample, backend: Backend) -> int:
-    """Print `options.samples` texts, each as it grows."""
+    """Generate and print `options.samples` texts, token by token."""
     options.check()
     with waiting("opening the model"):
         trained = open_trained(options.run, options.init_from)
@@ -60,14 +60,14 @@ def write(
     top_p: float | None = None,
     seed: int,
 ) -> None:
-    """Print one text, each character as soon as it is complete.
+    """Generate one text and print each character as soon as it is complete.
 
     Args:
         model: in eval mode
-        prompt: ids to go on from, at least one
-        show_prompt: whether to print the prompt in front
+        prompt: ids to continue, at least one
+        show_prompt: whether to print the prompt first
         stream: as reference.sampling.stream
-        seed: of a generator that serves this text alone
+        seed: of this text's own generator
     """
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
@@ -80,11 +80,10 @@ def write(
 
 
 def first_ids(tokenizer: Tokenizer, prompt: str | None) -> list[int]:
-    """The ids to go on from.
+    """The ids of the prompt.
 
-    Without a prompt these are what a text begins after: <|endoftext|> for GPT-2's tokenizer, else a line break,
-    else (where the vocabulary has none) its first entry. An empty prompt is as good as none for GPT-2, and a
-    ValueError for the others, which have no token that stands for the beginning.
+    Without a prompt: <|endoftext|> for GPT-2's tokenizer, else a line break, else (if the vocabulary has none) id 0. An
+    empty prompt is <|endoftext|> for GPT-2, and a ValueError for other tokenizers, which have no start token.
     """
     if not prompt and isinstance(tokenizer, GPT2Tokenizer):
         return [tokenizer.end_of_text]

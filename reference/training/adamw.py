@@ -41,8 +41,8 @@ class AdamW:
     Args:
         model: its parameters are updated in place
         learning_rate: a plain attribute, meant to be set before each step by a schedule
-        weight_decay: fraction of a matrix lost per step and unit of learning rate
-        betas: how much of the first and second moment survives a step
+        weight_decay: decoupled, on parameters for which `decays` is true
+        betas: AdamW's beta1 and beta2, the decay rates of the two moments
         eps: added to the root of the second moment after its bias correction
     """
 
@@ -63,7 +63,7 @@ class AdamW:
 
     @torch.no_grad()
     def step(self) -> None:
-        """One update from the gradients that are there; a parameter without a gradient is left alone."""
+        """Update every parameter that has a gradient."""
         self.steps += 1
         beta1, beta2 = self.betas
         for name, parameter in self.parameters.items():
@@ -80,7 +80,7 @@ class AdamW:
             parameter.sub_(self.learning_rate * m_hat / (v_hat.sqrt() + self.eps))
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Set all gradients to None."""
         for parameter in self.parameters.values():
             parameter.grad = None
 
@@ -94,7 +94,7 @@ class AdamW:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over what `state_dict` gave; a missing, unknown or misshapen entry is a ValueError."""
+        """Load what `state_dict` gave; ValueError for a missing, unknown or misshapen entry."""
         own = self.state_dict()
         for name in sorted(own.keys() ^ state.keys()):
             what = "unknown to" if name in state else "missing for"
@@ -112,7 +112,7 @@ class AdamW:
 
 
 def check_settings(weight_decay: float, betas: tuple[float, float], eps: float) -> None:
-    """Raise a ValueError for settings under which AdamW has no meaning."""
+    """Raise a ValueError for settings outside the range of AdamW."""
     if not weight_decay >= 0.0:
         raise ValueError(f"weight decay {weight_decay}: give 0 or more")
     for number, beta in enumerate(betas, start=1):

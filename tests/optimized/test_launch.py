@@ -5,7 +5,6 @@ tests/distributed has several, under torchrun.
 
 from __future__ import annotations
 
-import atexit
 import errno
 import io
 import re
