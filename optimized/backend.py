@@ -20,14 +20,14 @@ from reference.config import GPTConfig
 from reference.training.defaults import BETAS, CLIP, LEARNING_RATE, WEIGHT_DECAY
 from reference.training.processes import ALONE, Processes
 
-OF_TRAINING = ("compilation", "memory", "optimizer", "distributed")  # slots
+OF_TRAINING = ("compilation", "memory", "optimizer", "distributed")  # slots that only training needs
 
 
 def optimized_backend(options: Any, processes: Processes = ALONE) -> Backend:
     """The backend for the recipe that a command's options name.
 
-    Raises ValueError for an unknown rung, for several processes where one is enough or where the recipe has no ddp,
-    and for a batch that cannot be divided.
+    Raises ValueError for an unknown rung, for several processes without ddp or in a command that takes one, and for a
+    batch that the processes cannot divide equally.
     """
     if isinstance(options, Train):
         return for_training(options, processes)
@@ -40,7 +40,7 @@ def optimized_backend(options: Any, processes: Processes = ALONE) -> Backend:
 
 
 def for_training(options: Train, processes: Processes) -> Backend:
-    """The recipe as it is asked for: what cannot be is refused."""
+    """The backend for training, with the recipe exactly as given; ValueError if that is impossible."""
     options.check()
     chosen = chooser(options)
     if processes.world > 1 and "ddp" not in options.switched(PLAIN if options.recipe == "plain" else FULL):
@@ -51,19 +51,19 @@ def for_training(options: Train, processes: Processes) -> Backend:
 
     def recipe(device: str, dtype: str, config: GPTConfig) -> Recipe:
         found = chosen(device, dtype, config)
-        return found.without("ddp") if processes.world == 1 else found  # which changes nothing then
+        return found.without("ddp") if processes.world == 1 else found  # has no effect then
 
     return backend_of(recipe, options, options.micro_batch, processes)
 
 
 def for_using(options: Sample | Eval) -> Backend:
-    """The recipe that is asked for, as far as it has anything to do where nothing is trained."""
+    """The backend for inference, with the given recipe without the rungs that only training needs."""
     chosen = chooser(options)
 
     def recipe(device: str, dtype: str, config: GPTConfig) -> Recipe:
         found = chosen(device, dtype, config)
-        # What serves training changes nothing here, with one exception: compile makes a large model generate faster in
-        # bfloat16. Compiling takes longer than generating a short text, so for long texts give --with compile.
+        # One exception: compile makes a large model generate faster in bfloat16. Compiling takes longer than generating
+        # a short text, so it is on only if given by --with.
         needless = [name for name in found.rungs if RUNGS[name].slot in OF_TRAINING]
         return found.without(*(name for name in needless if name not in options.with_rungs))
 
@@ -71,7 +71,7 @@ def for_using(options: Sample | Eval) -> Backend:
 
 
 def chooser(options: Train | Sample | Eval) -> RecipeFor:
-    """What a command's options make of a device, a precision and a shape; complains of unknown names now."""
+    """The options' recipe as a function of device, dtype and shape; raises ValueError for unknown names now."""
     named = recipe_of(options.recipe)
     options.switched(FULL)
     return lambda device, dtype, config: options.switched(named(device, dtype, config))
@@ -117,7 +117,7 @@ def backend_of(
 
 
 def precision(model: nn.Module) -> str:
-    """What a model computes in, for people."""
+    """The precision of a model's products and weights, for people."""
     assert isinstance(model, GPT)
     weights = name_of(model.wpe.weight.dtype)
     if "bf16" in model.recipe:
@@ -126,7 +126,7 @@ def precision(model: nn.Module) -> str:
 
 
 def remarks_on(model: nn.Module, options: Train | Sample | Eval | None) -> list[str]:
-    """One line that says which rungs the best recipe leaves out here, and why; none where another was asked for."""
+    """One line with the rungs that the best recipe leaves out here, and why; empty for other recipes."""
     assert isinstance(model, GPT)
     if options is None or options.recipe != BEST:
         return []
@@ -142,17 +142,17 @@ def remarks_on(model: nn.Module, options: Train | Sample | Eval | None) -> list[
 
 
 def stream(model: GPT, *arguments: Any) -> Iterator[Tensor]:
-    """As `reference.sampling.stream`; the model's recipe says how."""
+    """As `reference.sampling.stream`, in the way of the model's recipe."""
     return model.stream(model, *arguments)
 
 
 def described(recipe: Recipe) -> str:
-    """A recipe for people: "sdpa, compile"; "plain" if no rung is on."""
+    """A recipe for people: "sdpa, compile", or "plain" without rungs."""
     return ", ".join(name for name in RUNGS if name in recipe) or "plain"
 
 
 def remark(model: nn.Module) -> str:
-    """What compiling took; nothing where nothing was compiled."""
+    """A sentence with the compile time; empty if nothing was compiled."""
     if isinstance(model, GPT) and isinstance(model.run, CompiledBlocks) and model.run.graphs:
         graphs = model.run.graphs
         return f"Compiling took {model.run.seconds:.1f} seconds of that, for {graphs} graph{'s' if graphs > 1 else ''}."
@@ -160,7 +160,7 @@ def remark(model: nn.Module) -> str:
 
 
 def check_shares(batch_size: int, world: int, micro_batch: int | None) -> None:
-    """Raise a ValueError unless the processes can share a batch equally, in equal micro-batches."""
+    """Raise a ValueError unless processes and micro-batches divide a batch equally."""
     if batch_size % world:
         raise ValueError(
             f"--batch-size {batch_size} for {world} processes: cannot be shared equally; give a multiple of {world}, "

@@ -1,4 +1,4 @@
-"""The one place where a recipe becomes objects: each slot's value is looked up here and nowhere else."""
+"""Make models and training steps of a recipe: the only file that maps rungs to implementations."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from reference.training.defaults import BETAS, CLIP, LEARNING_RATE, WEIGHT_DECAY
 
 
 def choose_parts(recipe: Recipe, device: torch.device) -> ModelParts:
-    """One value for each slot of the model."""
+    """The implementation of each slot of the model."""
     return ModelParts(
         qkv=FusedQKV if "fused_qkv" in recipe else SeparateQKV,
         attention=choose_attention(recipe, device),
@@ -48,14 +48,14 @@ def choose_parts(recipe: Recipe, device: torch.device) -> ModelParts:
 
 
 def choose_attention(recipe: Recipe, device: torch.device) -> type[nn.Module]:
-    """How a device looks at all tokens before each."""
+    """The attention of a recipe on a device."""
     if "sdpa" not in recipe:
         return ExplicitAttention
     return HalvedAttention if device.type == "cpu" else FlashAttention
 
 
 def choose_precision(recipe: Recipe, device: torch.device) -> Exact:
-    """What products are computed in; a warning where that will be slow."""
+    """The precision of products; warns if it will be slow."""
     product = choose_row_product(recipe, device)
     inner = BFloat16(device, product) if "bf16" in recipe else Exact(product)
     if "bf16" in recipe and device.type == "cpu" and not computes_bfloat16():
@@ -68,7 +68,7 @@ def choose_precision(recipe: Recipe, device: torch.device) -> Exact:
 
 
 def choose_row_product(recipe: Recipe, device: torch.device) -> RowProduct | None:
-    """How a CPU multiplies one row while it generates with a cache; None for torch's own way."""
+    """The product of one row, for cached generation on a CPU; None for torch's own."""
     if device.type != "cpu":
         return None
     if "bf16" not in recipe:
@@ -83,17 +83,17 @@ def build(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> GPT:
-    """The fast GPT of a recipe, in train mode.
+    """Build the fast GPT of a recipe, in train mode.
 
     Args:
         config: the shape
-        recipe: which rungs are on; None for those that pay on this device, in this precision, at this shape
-        state_dict: canonical weights; None draws those that `reference.GPT` would draw from torch's global generator
-        device: the CPU if None
-        dtype: of the weights; float32 if None
+        recipe: None for the best one on this device, in this dtype, at this shape
+        state_dict: canonical weights; None draws the weights of `reference.GPT` from torch's global generator
+        device: None for the CPU
+        dtype: of the weights; None for float32
 
-    Raises ValueError for a recipe that cannot be on this device or in this precision, saying which two clash, and
-    torch's RuntimeError for a state dict that does not fit.
+    Raises ValueError for a rung that the device or dtype does not have, and torch's RuntimeError for a state dict that
+    does not fit.
     """
     device, dtype = torch.device(device or "cpu"), dtype or torch.float32
     if recipe is None:
@@ -110,7 +110,7 @@ def build(
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """A precision as recipes call it: "float32"."""
+    """The name of a dtype in recipes: "float32"."""
     return str(dtype).removeprefix("torch.")
 
 
@@ -123,20 +123,20 @@ def build_step(
     clip: float = CLIP,
     micro_batch: int | None = None,
 ) -> TrainingStep:
-    """A training step for a model that `build` made.
+    """Build a training step for a model of `build`.
 
     Args:
-        model: trained in place, in whatever mode (train or eval) it is in when called
-        recipe: says which AdamW, and whether processes share the batch; None for the one that the model was built by
+        model: trained in place, in its current mode (train or eval)
+        recipe: chooses AdamW, and whether processes share the batch; None for the model's own
         learning_rate: a number, or a function of the step number counted from 0
         weight_decay, betas: see `reference.training.adamw.AdamW`
         clip: largest joint L2 norm of the gradients of the whole batch; infinity switches clipping off
-        micro_batch: rows of a batch at a time; None for all of them at once
+        micro_batch: rows per forward pass, with gradient accumulation; None for the whole batch
 
-    With the rung ddp, in a process group of several processes, each calls the step with its share of the batch.
-    Without a process group, or with one process in it, the rung changes nothing.
+    With the rung ddp, each process of the process group calls the step with its share of the batch. Without a process
+    group, or with a single process, the rung has no effect.
 
-    Raises ValueError for settings that cannot be.
+    Raises ValueError for invalid settings.
     """
     if not clip > 0.0:
         raise ValueError(f"clip = {clip}: give a number above 0; inf switches clipping off")
