@@ -30,7 +30,7 @@ def pays(hardware: Hardware, config: GPTConfig | None) -> None:
 def cost_of_bfloat16(hardware: Hardware, config: GPTConfig | None) -> str | None:
     """bfloat16 pays with instructions for it, and if products are large enough to outweigh the conversions."""
     if not hardware.tried:
-        return f"nobody has tried it on {hardware.kind} yet"
+        return f"not measured on {hardware.kind} yet"
     if not hardware.bfloat16:
         return f"this {hardware.kind.upper()} has no bfloat16 instructions and would emulate them"
     if hardware.kind == "cpu" and config is not None and config.n_embd < LEAST_BFLOAT16_WIDTH:
@@ -46,7 +46,7 @@ def cost_of_fused_kernels(hardware: Hardware, config: GPTConfig | None) -> str |
 def cost_of_compiling(hardware: Hardware, config: GPTConfig | None) -> str | None:
     """torch.compile needs a C++ compiler for a CPU, and Triton for a GPU."""
     if not hardware.tried:
-        return f"nobody has tried it on {hardware.kind} yet"
+        return f"not measured on {hardware.kind} yet"
     if hardware.compiler:
         return None
     return (

@@ -62,8 +62,7 @@ def check_targets(targets: Tensor, ids: Tensor, vocab_size: int) -> None:
     bad = outside(targets, IGNORED, vocab_size)
     if bad is not None:
         raise ValueError(
-            f"target {bad}: this model's vocabulary has the ids 0 to {vocab_size - 1}, and {IGNORED} is for what does "
-            "not count"
+            f"target {bad}: this model's vocabulary has the ids 0 to {vocab_size - 1}, and {IGNORED} means ignored"
         )
 
 

@@ -57,7 +57,7 @@ def check_out(out: Path | None) -> None:
     if not out.is_dir():
         raise ValueError(f"--out {out}: is a file; give a folder that is new or empty")
     if any(out.iterdir()):
-        hint = f"go on with it by --resume {out}" if is_run(out) else "nothing in it is overwritten"
+        hint = f"resume it by --resume {out}" if is_run(out) else "nothing in it is overwritten"
         raise ValueError(f"--out {out}: is not empty; give a folder that is new or empty ({hint})")
 
 

@@ -20,7 +20,7 @@ def evaluate(options: Eval, backend: Backend) -> int:
         trained = open_trained(options.run, options.init_from)
     corpus = options.corpus or trained.settings.get("corpus")
     if corpus is None:
-        raise ValueError(f"{trained.name} has no text of its own: say what to measure on by --corpus")
+        raise ValueError(f"{trained.name} has no corpus of its own: give one by --corpus")
     with waiting(f"reading the text {corpus}"):
         data = load_dataset(corpus, trained.tokenizer)
     splits = {"validation": data.validation, "train": data.train}

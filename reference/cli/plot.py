@@ -87,7 +87,7 @@ def prompt_ids(prompt: str | None, trained: Trained) -> list[int]:
             raise ValueError(f"empty prompt {prompt!r}: give some text whose tokens look at each other")
         return ids
     if "corpus" not in trained.settings:
-        raise ValueError(f"{trained.name} has no text of its own: say what it is to read by --prompt")
+        raise ValueError(f"{trained.name} has no corpus of its own: give a text by --prompt")
     validation = load_dataset(trained.settings["corpus"], trained.tokenizer).validation
     ids = validation[: min(UNASKED, trained.config.block_size)].numpy().tolist()
     return [int(one) for one in ids]

@@ -54,7 +54,7 @@ def plot_histograms(options: PlotHistograms) -> Path:
     trained = checked_and_opened(options)
     corpus = options.corpus or trained.settings.get("corpus")
     if corpus is None:
-        raise ValueError(f"{trained.name} has no text of its own: say what it is to read by --corpus")
+        raise ValueError(f"{trained.name} has no corpus of its own: give one by --corpus")
     tokens = load_dataset(corpus, trained.tokenizer).validation
     T = min(trained.config.block_size, len(tokens) - 1)
     if T < 1:

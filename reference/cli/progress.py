@@ -206,7 +206,7 @@ class Bar:
 
     def __enter__(self) -> Self:
         self.progress.start()
-        measured = "the first step, with all that is compiled"
+        measured = "the first step, compiling included"
         self.task = self.progress.add_task("", total=self.steps, completed=self.done, measured=measured)
         return self
 
@@ -258,7 +258,7 @@ class Lines:
                 self.opening.close()
             print(validation_line(record, self.steps), flush=True)
             if first and self.done < self.steps:
-                self.opening.enter_context(waiting("the first step, with all that is compiled"))
+                self.opening.enter_context(waiting("the first step, compiling included"))
             return
         taken = self.done - self.before
         left = (time.monotonic() - self.start) / taken * (self.steps - self.done)

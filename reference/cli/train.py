@@ -39,7 +39,7 @@ from reference.training.processes import Processes
 from reference.training.schedule import learning_rate
 
 SAMPLE_TOKENS, SAMPLE_TEMPERATURE = 300, 0.8  # of the text at the end
-STOPPING = "stopping after this step, with a checkpoint; once more to stop without"
+STOPPING = "stopping after this step, with a checkpoint; press Ctrl-C again to stop without"
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def train(options: Train, backend: Backend) -> int:
             log.close()
 
     if done < settings.steps:
-        print(f"stopped after step {done:,}; go on with: {backend.program} train --resume {quoted(folder)}")
+        print(f"stopped after step {done:,}; resume with: {backend.program} train --resume {quoted(folder)}")
         return 128 + stop.signal
     if processes.rank == 0:
         seconds = time.monotonic() - began
@@ -259,7 +259,7 @@ def go_on(options: Train, run: Path) -> Start:
         )
     if checkpoint.step >= settings.steps:
         raise ValueError(
-            f"{str(run)!r} has its {checkpoint.step} steps behind it: give more than that by --steps to go on"
+            f"{str(run)!r} has its {checkpoint.step} steps done: give a larger number by --steps to resume it"
         )
     data = load_dataset(settings.corpus, tokenizer_from_json(checkpoint.tokenizer))
     if data.fingerprint != checkpoint.run.get("data"):

