@@ -1,4 +1,4 @@
-"""Causal attention, however it is cut: the same numbers as written out."""
+"""Every attention gives the numbers of the written-out one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every rung makes its choice at its slot and at no other, and what is not asked for is as the reference has it."""
+"""Every rung fills its own slot and no other; every other slot has the reference's implementation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model generates from a copy that follows its weights, shares what it can, and goes when its model goes."""
+"""The copy for inference follows its model's weights, shares unchanged ones, and is freed with the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The library's fused AdamW and the one by hand: the same updates, the same state, in the same layout."""
+"""The fused AdamW and the one by hand: equal updates, equal state, in the same layout."""
 
 from __future__ import annotations
 

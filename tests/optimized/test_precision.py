@@ -1,4 +1,4 @@
-"""bfloat16 for products and nothing else, and TF32 for as long as it is asked for."""
+"""bf16 affects products only, and TF32 is on only inside its context."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recipes: rungs in ladder order, by name, refused when they cannot be."""
+"""Recipes: rungs in ladder order, by name; ValueError for a device or dtype that a rung excludes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the proofs of the recipes measured, kept for a table: build/parity.md, written when the tests end."""
+"""Keep the measurements of the recipes' proofs, and write build/parity.md at the end of the tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The harness itself: whatever it should notice turns it red, and what is right stays green."""
+"""The comparison itself: every difference that it should notice fails it, and equal models pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every recipe is the same function: each rung alone, each pair, FULL, FULL without each, all against the oracle."""
+"""Every recipe is the same function: each rung alone, each pair, FULL, FULL without each rung."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ids that a model can read, those that it cannot, and the line that says so."""
+"""Valid ids pass; invalid ones raise one line with the id."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user gets wrong is one line that names the value and what is allowed, status 2, and nothing is written."""
+"""A user's mistake is one line with the value and what is allowed, status 2, and no file is written."""
 
 import shutil
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Whoever waits sees how far it is: a bar on a terminal, a line now and then elsewhere; nothing on standard output."""
+"""Progress: a bar on a terminal, lines at intervals elsewhere, nothing on standard output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`sample` and `eval`: what a trained model writes and how well it predicts."""
+"""`sample` and `eval`: generated texts, and losses of a trained model."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""`train`: what it writes, what it says, and that a run goes on exactly where it stopped."""
+"""`train`: its files, its output, and exact resuming."""
 
 import json
 import math

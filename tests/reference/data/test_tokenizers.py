@@ -1,4 +1,4 @@
-"""Text to ids and back: every tokenizer over one list of awkward strings, GPT-2's against Hugging Face's."""
+"""Every tokenizer on one list of awkward strings; GPT-2's against Hugging Face's."""
 
 import hashlib
 import importlib.metadata
