@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -14,10 +14,8 @@ from optimized.compilation import CompiledBlocks
 from optimized.gpt import GPT
 from optimized.recipe import FULL, PLAIN, RUNGS, Recipe, left_out
 from optimized.settings import BEST, Eval, RecipeFor, Sample, Train, recipe_of
-from optimized.step import TrainingStep
 from reference.cli.backend import Backend
 from reference.config import GPTConfig
-from reference.training.defaults import BETAS, CLIP, LEARNING_RATE, WEIGHT_DECAY
 from reference.training.processes import ALONE, Processes
 
 OF_TRAINING = ("compilation", "memory", "optimizer", "distributed")  # slots that only training needs
@@ -90,15 +88,6 @@ def backend_of(
     ) -> nn.Module:
         return build(config, recipe(str(device), name_of(dtype), config), state_dict, device, dtype)
 
-    def step(
-        model: nn.Module,
-        learning_rate: float | Callable[[int], float] = LEARNING_RATE,
-        weight_decay: float = WEIGHT_DECAY,
-        betas: tuple[float, float] = BETAS,
-        clip: float = CLIP,
-    ) -> TrainingStep:
-        return build_step(model, None, learning_rate, weight_decay, betas, clip, micro_batch)
-
     def summary(model: nn.Module) -> list[str]:
         assert isinstance(model, GPT)
         return [f"recipe {described(model.recipe)}", *remarks_on(model, options)]
@@ -106,7 +95,7 @@ def backend_of(
     return Backend(
         "optimized",
         build_model,
-        step,
+        partial(build_step, micro_batch=micro_batch),
         stream,
         processes,
         precision,

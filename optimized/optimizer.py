@@ -6,6 +6,8 @@ hooks, so that every package and recipe can resume a run of any other.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +18,26 @@ from reference.training.defaults import BETAS, EPS, WEIGHT_DECAY
 KINDS = ("exp_avg", "exp_avg_sq")
 
 
-class CanonicalAdamW(AdamW):
+class CanonicalState(ABC):
+    """Saves and loads an optimizer in the canonical layout."""
+
+    model: nn.Module
+    steps: int
+
+    @abstractmethod
+    def moments(self, kind: str) -> dict[str, Tensor]:
+        """One kind of moment (exp_avg or exp_avg_sq) by the model's own parameter names; not copies."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """`step` and two moments for each canonical weight, as `reference.training.adamw.AdamW.state_dict`."""
+        return save(self.model, self.steps, {kind: self.moments(kind) for kind in KINDS})
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Load the state dict of any recipe; ValueError for a missing, unknown or misshapen entry."""
+        self.steps = load(self.model, state, {kind: self.moments(kind) for kind in KINDS})
+
+
+class CanonicalAdamW(CanonicalState, AdamW):
     """The reference's AdamW for a model whose parameters may be fused or padded."""
 
     def __init__(
@@ -30,19 +51,10 @@ class CanonicalAdamW(AdamW):
         return clip_gradients([p.grad for p in self.parameters.values() if p.grad is not None], limit)
 
     def moments(self, kind: str) -> dict[str, Tensor]:
-        """One kind of moment (exp_avg or exp_avg_sq) by the model's own parameter names; not copies."""
         return self.exp_avg if kind == "exp_avg" else self.exp_avg_sq
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """`step` and two moments for each canonical weight, as `reference.training.adamw.AdamW.state_dict`."""
-        return save(self.model, self.steps, {kind: self.moments(kind) for kind in KINDS})
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Load the state dict of any recipe; ValueError for a missing, unknown or misshapen entry."""
-        self.steps = load(self.model, state, {kind: self.moments(kind) for kind in KINDS})
-
-
-class FusedAdamW:
+class FusedAdamW(CanonicalState):
     """`torch.optim.AdamW(fused=True)` with the groups, the settings and the state of the reference's."""
 
     def __init__(
@@ -84,16 +96,10 @@ class FusedAdamW:
         return nn.utils.clip_grad_norm_(self.parameters.values(), limit)
 
     def moments(self, kind: str) -> dict[str, Tensor]:
-        """One kind of moment (exp_avg or exp_avg_sq) by the model's own parameter names; not copies."""
         return {name: self.adamw.state[p][kind] for name, p in self.parameters.items()}
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """`step` and two moments for each canonical weight, as `reference.training.adamw.AdamW.state_dict`."""
-        return save(self.model, self.steps, {kind: self.moments(kind) for kind in KINDS})
-
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Load the state dict of any recipe; ValueError for a missing, unknown or misshapen entry."""
-        self.steps = load(self.model, state, {kind: self.moments(kind) for kind in KINDS})
+        super().load_state_dict(state)
         for parameter in self.parameters.values():
             self.adamw.state[parameter]["step"].fill_(self.steps)
 

@@ -37,6 +37,7 @@ class BuildStep(Protocol):
     def __call__(
         self,
         model: nn.Module,
+        *,
         learning_rate: float | Callable[[int], float] = ...,
         weight_decay: float = ...,
         betas: tuple[float, float] = ...,

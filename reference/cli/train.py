@@ -170,7 +170,13 @@ def build(
     with agreed(), waiting("building the model"):
         model = backend.build_model(start.config, start.weights, device, getattr(torch, settings.dtype))
     with agreed():
-        step = backend.build_step(model, rate, settings.weight_decay, settings.betas, settings.clip)
+        step = backend.build_step(
+            model,
+            learning_rate=rate,
+            weight_decay=settings.weight_decay,
+            betas=settings.betas,
+            clip=settings.clip,
+        )
         if start.optimizer is not None:
             step.optimizer.load_state_dict(start.optimizer)
     return model, step
