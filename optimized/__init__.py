@@ -1,4 +1,4 @@
-"""GPT-2 to run: the function of `reference`, from faster parts. A recipe says which; gpt.py is the file to read."""
+"""The fast GPT-2: the function of `reference`, with the optimizations of a recipe. Begin with gpt.py."""
 
 from __future__ import annotations
 

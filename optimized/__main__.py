@@ -16,20 +16,20 @@ from optimized.settings import Eval, Sample, Train
 from reference.cli.main import Package, main, notes_of_warnings, wait_briefly
 
 if TYPE_CHECKING:
-    from reference.cli.backend import Parts
+    from reference.cli.backend import Backend
 
 
-def parts(options: Any) -> Parts:
-    """The parts of the recipe, imported when they are needed."""
-    from optimized.backend import optimized_parts
+def backend(options: Any) -> Backend:
+    """The recipe's backend, imported only when a command runs."""
+    from optimized.backend import optimized_backend
 
-    return optimized_parts(options)
+    return optimized_backend(options)
 
 
 PACKAGE = Package(
     f"python -m {__package__}",
-    "A GPT-2 to run: the same function, from fast parts.",
-    parts,
+    "A fast GPT-2: the same function as the reference, from optimized components.",
+    backend,
     train=Train,
     sample=Sample,
     eval=Eval,

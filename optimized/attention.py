@@ -1,8 +1,8 @@
-"""The seam of attention: q, k, v (B, H, T, D) -> (B, H, T, D), causal.
+"""The attention slot: q, k, v (B, H, T, D) -> (B, H, T, D), causal.
 
-ExplicitAttention   scores, mask and softmax written out: B H T T numbers are kept for the backward pass
-FlashAttention      torch's scaled_dot_product_attention: in tiles, nothing of size T x T is kept
-HalvedAttention     the same for a CPU, in two calls where one would compute the future only to throw it away
+ExplicitAttention   scores, mask and softmax written out; keeps B H T T numbers for the backward pass
+FlashAttention      torch's scaled_dot_product_attention, in tiles; keeps nothing of size T x T
+HalvedAttention     the same on a CPU in two calls, which skip a quarter of the masked scores
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch.nn import functional as F
 from reference.config import GPTConfig
 from reference.functional import softmax
 
-HALF = 256  # of the keys in a tile of the CPU's kernel
+HALF = 256  # half of the 512 keys in a tile of the CPU kernel
 
 
 class ExplicitAttention(nn.Module):
-    """The reference's attention; under autocast its softmax runs in float32 all the same."""
+    """The reference's attention, with the softmax in float32 at least, under autocast too."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -36,9 +36,9 @@ class ExplicitAttention(nn.Module):
 
 
 class FlashAttention(nn.Module):
-    """One library call (Dao et al. 2022, https://arxiv.org/abs/2205.14135), whichever kernel fits the device.
+    """One library call, with the device's own kernel (Dao et al. 2022, https://arxiv.org/abs/2205.14135).
 
-    It loses at a few tokens, where there is nothing to save and a call to set up.
+    Slower for a few tokens, where the call's overhead dominates.
     """
 
     def __init__(self, config: GPTConfig) -> None:
@@ -50,16 +50,16 @@ class FlashAttention(nn.Module):
 
 
 class HalvedAttention(FlashAttention):
-    """For torch's kernel for CPUs, which takes 512 keys at a time: the queries of half a tile have no use for the rest.
+    """For torch's CPU kernel, which takes tiles of 512 keys: the first 256 queries need only the first 256 keys.
 
-    Two calls compute three quarters of what one would. Above 512 tokens the kernel itself leaves tiles out.
+    Two calls compute three quarters of the scores of one. Above 512 tokens the kernel itself skips masked tiles.
     """
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         T = q.shape[2]
-        if not HALF < T <= 2 * HALF or (self.dropout and self.training):  # dropout has no such kernel
+        if not HALF < T <= 2 * HALF or (self.dropout and self.training):  # with dropout torch uses another kernel
             return super().forward(q, k, v)
-        seen = torch.ones(T, T, dtype=torch.bool, device=q.device).tril()[HALF:]  # by the later queries
+        seen = torch.ones(T, T, dtype=torch.bool, device=q.device).tril()[HALF:]  # (T - 256, T), of the later queries
         early = F.scaled_dot_product_attention(q[:, :, :HALF], k[:, :, :HALF], v[:, :, :HALF], is_causal=True)
         late = F.scaled_dot_product_attention(q[:, :, HALF:], k, v, attn_mask=seen)
         return torch.cat([early, late], dim=2)

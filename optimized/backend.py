@@ -1,8 +1,8 @@
-"""The fast parts for the commands that both packages share: what a recipe means on the command line."""
+"""The fast model as a backend of the shared commands: what a recipe means on the command line."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -14,30 +14,31 @@ from optimized.compilation import CompiledBlocks
 from optimized.gpt import GPT
 from optimized.recipe import FULL, PLAIN, RUNGS, Recipe, left_out
 from optimized.settings import BEST, Eval, RecipeFor, Sample, Train, recipe_of
-from optimized.step import TrainingStep
-from reference.cli.backend import Parts
+from reference.cli.backend import Backend
 from reference.config import GPTConfig
 from reference.training.processes import ALONE, Processes
 
-OF_TRAINING = ("run", "memory", "optimizer", "launch")  # seams
+OF_TRAINING = ("compilation", "memory", "optimizer", "distributed")  # slots that only training needs
 
 
-def optimized_parts(options: Any, processes: Processes = ALONE) -> Parts:
-    """The parts of the recipe that the options of a command name.
+def optimized_backend(options: Any, processes: Processes = ALONE) -> Backend:
+    """The backend for the recipe that a command's options name.
 
-    Raises ValueError for an unknown rung, for several processes where one is enough or where the recipe has no ddp,
-    and for a batch that cannot be divided.
+    Raises ValueError for an unknown rung, for several processes without ddp or in a command that takes one, and for a
+    batch that the processes cannot divide equally.
     """
     if isinstance(options, Train):
         return for_training(options, processes)
     if processes.world > 1:
         command = type(options).__name__.lower()
         raise ValueError(f"{command} takes one process, and {processes.world} were started: run it without torchrun")
-    return for_using(options) if isinstance(options, (Sample, Eval)) else parts_of(lambda device, dtype, config: PLAIN)
+    if isinstance(options, (Sample, Eval)):
+        return for_using(options)
+    return backend_of(lambda device, dtype, config: PLAIN)
 
 
-def for_training(options: Train, processes: Processes) -> Parts:
-    """The recipe as it is asked for: what cannot be is refused."""
+def for_training(options: Train, processes: Processes) -> Backend:
+    """The backend for training, with the recipe exactly as given; ValueError if that is impossible."""
     options.check()
     chosen = chooser(options)
     if processes.world > 1 and "ddp" not in options.switched(PLAIN if options.recipe == "plain" else FULL):
@@ -48,62 +49,53 @@ def for_training(options: Train, processes: Processes) -> Parts:
 
     def recipe(device: str, dtype: str, config: GPTConfig) -> Recipe:
         found = chosen(device, dtype, config)
-        return found.without("ddp") if processes.world == 1 else found  # which changes nothing then
+        return found.without("ddp") if processes.world == 1 else found  # has no effect then
 
-    return parts_of(recipe, options, options.micro_batch, processes)
+    return backend_of(recipe, options, options.micro_batch, processes)
 
 
-def for_using(options: Sample | Eval) -> Parts:
-    """The recipe that is asked for, as far as it has anything to do where nothing is trained."""
+def for_using(options: Sample | Eval) -> Backend:
+    """The backend for inference, with the given recipe without the rungs that only training needs."""
     chosen = chooser(options)
 
     def recipe(device: str, dtype: str, config: GPTConfig) -> Recipe:
         found = chosen(device, dtype, config)
-        # What serves training changes nothing here, with one exception: compile makes a large model generate faster in
-        # bfloat16. Compiling takes longer than generating a short text, so for long texts give --with compile.
-        needless = [name for name in found.rungs if RUNGS[name].seam in OF_TRAINING]
+        # One exception: compile makes a large model generate faster in bfloat16. Compiling takes longer than generating
+        # a short text, so it is on only if given by --with.
+        needless = [name for name in found.rungs if RUNGS[name].slot in OF_TRAINING]
         return found.without(*(name for name in needless if name not in options.with_rungs))
 
-    return parts_of(recipe, options)
+    return backend_of(recipe, options)
 
 
 def chooser(options: Train | Sample | Eval) -> RecipeFor:
-    """What a command's options make of a device, a precision and a shape; complains of unknown names now."""
+    """The options' recipe as a function of device, dtype and shape; raises ValueError for unknown names now."""
     named = recipe_of(options.recipe)
     options.switched(FULL)
     return lambda device, dtype, config: options.switched(named(device, dtype, config))
 
 
-def parts_of(
+def backend_of(
     recipe: RecipeFor,
     options: Train | Sample | Eval | None = None,
     micro_batch: int | None = None,
     processes: Processes = ALONE,
-) -> Parts:
-    """The parts of a recipe, which is a function of device, precision of the weights and shape."""
+) -> Backend:
+    """The backend for a recipe, which is a function of device, dtype of the weights and shape."""
 
     def build_model(
         config: GPTConfig, state_dict: dict[str, Tensor], device: torch.device, dtype: torch.dtype
     ) -> nn.Module:
         return build(config, recipe(str(device), name_of(dtype), config), state_dict, device, dtype)
 
-    def step(
-        model: nn.Module,
-        learning_rate: float | Callable[[int], float] = 3e-4,
-        weight_decay: float = 0.1,
-        betas: tuple[float, float] = (0.9, 0.95),
-        clip: float = 1.0,
-    ) -> TrainingStep:
-        return build_step(model, None, learning_rate, weight_decay, betas, clip, micro_batch)
-
     def summary(model: nn.Module) -> list[str]:
         assert isinstance(model, GPT)
         return [f"recipe {described(model.recipe)}", *remarks_on(model, options)]
 
-    return Parts(
+    return Backend(
         "optimized",
         build_model,
-        step,
+        partial(build_step, micro_batch=micro_batch),
         stream,
         processes,
         precision,
@@ -114,7 +106,7 @@ def parts_of(
 
 
 def precision(model: nn.Module) -> str:
-    """What a model computes in, for people."""
+    """The precision of a model's products and weights, for people."""
     assert isinstance(model, GPT)
     weights = name_of(model.wpe.weight.dtype)
     if "bf16" in model.recipe:
@@ -123,7 +115,7 @@ def precision(model: nn.Module) -> str:
 
 
 def remarks_on(model: nn.Module, options: Train | Sample | Eval | None) -> list[str]:
-    """One line that says which rungs the best recipe leaves out here, and why; none where another was asked for."""
+    """One line with the rungs that the best recipe leaves out here, and why; empty for other recipes."""
     assert isinstance(model, GPT)
     if options is None or options.recipe != BEST:
         return []
@@ -133,23 +125,23 @@ def remarks_on(model: nn.Module, options: Train | Sample | Eval | None) -> list[
     told = [
         f"{name} ({why})"
         for name, why in found.items()
-        if name not in model.recipe and (of_training or RUNGS[name].seam not in OF_TRAINING)
+        if name not in model.recipe and (of_training or RUNGS[name].slot not in OF_TRAINING)
     ]
     return [f"left out: {', '.join(told)}"] if told else []
 
 
 def stream(model: GPT, *arguments: Any) -> Iterator[Tensor]:
-    """As `reference.sampling.stream`; the model's recipe says how."""
+    """As `reference.sampling.stream`, in the way of the model's recipe."""
     return model.stream(model, *arguments)
 
 
 def described(recipe: Recipe) -> str:
-    """A recipe for people: "sdpa, compile"; "plain" if no rung is on."""
+    """A recipe for people: "sdpa, compile", or "plain" without rungs."""
     return ", ".join(name for name in RUNGS if name in recipe) or "plain"
 
 
 def remark(model: nn.Module) -> str:
-    """What compiling took; nothing where nothing was compiled."""
+    """A sentence with the compile time; empty if nothing was compiled."""
     if isinstance(model, GPT) and isinstance(model.run, CompiledBlocks) and model.run.graphs:
         graphs = model.run.graphs
         return f"Compiling took {model.run.seconds:.1f} seconds of that, for {graphs} graph{'s' if graphs > 1 else ''}."
@@ -157,7 +149,7 @@ def remark(model: nn.Module) -> str:
 
 
 def check_shares(batch_size: int, world: int, micro_batch: int | None) -> None:
-    """Raise a ValueError unless the processes can share a batch equally, in equal micro-batches."""
+    """Raise a ValueError unless processes and micro-batches divide a batch equally."""
     if batch_size % world:
         raise ValueError(
             f"--batch-size {batch_size} for {world} processes: cannot be shared equally; give a multiple of {world}, "

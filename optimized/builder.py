@@ -1,4 +1,4 @@
-"""The one place where a recipe becomes objects: each seam's value is looked up here and nowhere else."""
+"""Make models and training steps of a recipe: the only file that maps rungs to implementations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from optimized.distributed import Alone, DataParallel
 from optimized.embedding import ExactTable, PaddedTable
 from optimized.gemv import Compiled, RowProduct, in_parallel
 from optimized.generation import cached_stream
-from optimized.gpt import GPT, Parts
+from optimized.gpt import GPT, ModelParts
 from optimized.loss import fused_loss, plain_loss
 from optimized.memory import keep_freed_memory
 from optimized.norm_mlp import FusedLayerNorm, FusedMLP
@@ -29,16 +29,17 @@ from reference.gpt import GPT as ReferenceGPT
 from reference.gpt import MLP, LayerNorm
 from reference.sampling import stream
 from reference.training.cpu import computes_bfloat16
+from reference.training.defaults import BETAS, CLIP, LEARNING_RATE, WEIGHT_DECAY
 
 
-def choose_parts(recipe: Recipe, device: torch.device) -> Parts:
-    """One value for each seam of the model."""
-    return Parts(
+def choose_parts(recipe: Recipe, device: torch.device) -> ModelParts:
+    """The implementation of each slot of the model."""
+    return ModelParts(
         qkv=FusedQKV if "fused_qkv" in recipe else SeparateQKV,
-        attend=choose_attention(recipe, device),
+        attention=choose_attention(recipe, device),
         norm=FusedLayerNorm if "fused_kernels" in recipe else LayerNorm,
         mlp=FusedMLP if "fused_kernels" in recipe else MLP,
-        table=PaddedTable if "padded_vocab" in recipe else ExactTable,
+        embedding=PaddedTable if "padded_vocab" in recipe else ExactTable,
         loss=fused_loss if "fused_loss" in recipe else plain_loss,
         precision=choose_precision(recipe, device),
         run=block_runner() if "compile" in recipe else eager,
@@ -47,14 +48,14 @@ def choose_parts(recipe: Recipe, device: torch.device) -> Parts:
 
 
 def choose_attention(recipe: Recipe, device: torch.device) -> type[nn.Module]:
-    """How a device looks at all tokens before each."""
+    """The attention of a recipe on a device."""
     if "sdpa" not in recipe:
         return ExplicitAttention
     return HalvedAttention if device.type == "cpu" else FlashAttention
 
 
 def choose_precision(recipe: Recipe, device: torch.device) -> Exact:
-    """What products are computed in; a warning where that will be slow."""
+    """The precision of products; warns if it will be slow."""
     product = choose_row_product(recipe, device)
     inner = BFloat16(device, product) if "bf16" in recipe else Exact(product)
     if "bf16" in recipe and device.type == "cpu" and not computes_bfloat16():
@@ -67,7 +68,7 @@ def choose_precision(recipe: Recipe, device: torch.device) -> Exact:
 
 
 def choose_row_product(recipe: Recipe, device: torch.device) -> RowProduct | None:
-    """How a CPU multiplies one row while it generates with a cache; None for torch's own way."""
+    """The product of one row, for cached generation on a CPU; None for torch's own."""
     if device.type != "cpu":
         return None
     if "bf16" not in recipe:
@@ -82,17 +83,17 @@ def build(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> GPT:
-    """The fast GPT of a recipe, in train mode.
+    """Build the fast GPT of a recipe, in train mode.
 
     Args:
         config: the shape
-        recipe: which rungs are on; None for those that pay on this device, in this precision, at this shape
-        state_dict: canonical weights; None draws those that `reference.GPT` would draw from torch's global generator
-        device: the CPU if None
-        dtype: of the weights; float32 if None
+        recipe: None for the best one on this device, in this dtype, at this shape
+        state_dict: canonical weights; None draws the weights of `reference.GPT` from torch's global generator
+        device: None for the CPU
+        dtype: of the weights; None for float32
 
-    Raises ValueError for a recipe that cannot be on this device or in this precision, saying which two clash, and
-    torch's RuntimeError for a state dict that does not fit.
+    Raises ValueError for a rung that the device or dtype does not have, and torch's RuntimeError for a state dict that
+    does not fit.
     """
     device, dtype = torch.device(device or "cpu"), dtype or torch.float32
     if recipe is None:
@@ -109,33 +110,33 @@ def build(
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """A precision as recipes call it: "float32"."""
+    """The name of a dtype in recipes: "float32"."""
     return str(dtype).removeprefix("torch.")
 
 
 def build_step(
     model: nn.Module,
     recipe: Recipe | None = None,
-    learning_rate: float | Callable[[int], float] = 3e-4,
-    weight_decay: float = 0.1,
-    betas: tuple[float, float] = (0.9, 0.95),
-    clip: float = 1.0,
+    learning_rate: float | Callable[[int], float] = LEARNING_RATE,
+    weight_decay: float = WEIGHT_DECAY,
+    betas: tuple[float, float] = BETAS,
+    clip: float = CLIP,
     micro_batch: int | None = None,
 ) -> TrainingStep:
-    """A training step for a model that `build` made.
+    """Build a training step for a model of `build`.
 
     Args:
-        model: trained in place, in whatever mode (train or eval) it is in when called
-        recipe: says which AdamW, and whether processes share the batch; None for the one that the model was built by
+        model: trained in place, in its current mode (train or eval)
+        recipe: chooses AdamW, and whether processes share the batch; None for the model's own
         learning_rate: a number, or a function of the step number counted from 0
         weight_decay, betas: see `reference.training.adamw.AdamW`
         clip: largest joint L2 norm of the gradients of the whole batch; infinity switches clipping off
-        micro_batch: rows of a batch at a time; None for all of them at once
+        micro_batch: rows per forward pass, with gradient accumulation; None for the whole batch
 
-    With the rung ddp, in a process group of several processes, each calls the step with its share of the batch.
-    Without a process group, or with one process in it, the rung changes nothing.
+    With the rung ddp, each process of the process group calls the step with its share of the batch. Without a process
+    group, or with a single process, the rung has no effect.
 
-    Raises ValueError for settings that cannot be.
+    Raises ValueError for invalid settings.
     """
     if not clip > 0.0:
         raise ValueError(f"clip = {clip}: give a number above 0; inf switches clipping off")

@@ -1,9 +1,9 @@
-"""The keys and values of the tokens so far, so that a new token costs one row and not the whole text again.
+"""The KV cache: keys and values of earlier tokens, so that a new token computes one row and not the whole text.
 
-A static cache: room for every token from the start, so that nothing is moved when a text grows. Rows of a batch may
-begin with padding on the left; each row counts its positions from its first real token.
+A static cache, allocated once for all tokens, so that nothing is copied when a text grows. Rows of a batch may have
+left padding; each row counts positions from its first real token.
 
-B batch, T new tokens, S tokens so far and new ones, H heads, D head width, as everywhere.
+B batch, T new tokens, S earlier and new tokens together, H heads, D head width.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from reference.config import GPTConfig
 
 
 class Cache:
-    """Keys and values of every layer for a batch, and how much of it is filled.
+    """Keys and values of every layer for a batch, and the number of tokens in it.
 
     Args:
-        config: of the model whose keys and values they are
-        padding: (B,) int64, how many tokens at the left of each row are none
-        room: tokens that fit, at most the model's block size
+        config: of the model
+        padding: (B,) int64, number of padding tokens at the left of each row
+        room: capacity in tokens, at most the model's block size
         dtype: of the keys and values
-        padded: whether some row may have padding; False spares the mask. It is said and not looked up in `padding`,
-            whose values are on the device.
+        padded: whether any row may have padding; False saves the mask. An argument, because reading `padding` would
+            wait for the device.
     """
 
     def __init__(self, config: GPTConfig, padding: Tensor, room: int, dtype: torch.dtype, padded: bool = True) -> None:
@@ -41,9 +41,9 @@ class Cache:
         return (columns - self.padding[:, None]).clamp(min=0)
 
     def mask(self, T: int) -> Tensor | None:
-        """What each of the next T tokens sees, (B or 1, 1, T, S) bool: no later token and no padding, but itself.
+        """Attention mask of the next T tokens, (B or 1, 1, T, S) bool: no later token and no padding, except itself.
 
-        None where all of them see everything.
+        None if every token may attend to all.
         """
         if T == 1 and not self.padded:
             return None
@@ -52,13 +52,13 @@ class Cache:
         if not self.padded:
             return (columns <= rows)[None, None]
         real = columns >= self.padding[:, None, None]  # (B, 1, S)
-        # Padding sees itself. Nothing looks at what comes of it, but a row without any key would be not a number.
+        # Padding attends to itself: its result is not used, but a row without keys would be NaN.
         return ((columns <= rows) & real | (columns == rows))[:, None]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Add a layer's k and v and look at all that is there: (B, H, T, D) each -> (B, H, T, D).
+        """Store a layer's k and v, and attend to all tokens so far: (B, H, T, D) each -> (B, H, T, D).
 
-        `advance` follows when all layers have done so.
+        Call `advance` after all layers.
         """
         end = self.length + q.shape[2]
         keys, values = self.keys[layer], self.values[layer]
@@ -67,5 +67,5 @@ class Cache:
         return F.scaled_dot_product_attention(q, keys[:, :, :end], values[:, :, :end], attn_mask=mask)
 
     def advance(self, T: int) -> None:
-        """T tokens more are in every layer."""
+        """Count T more tokens, which every layer has stored."""
         self.length += T

@@ -1,7 +1,7 @@
-"""The seam of running a block: as Python, or compiled by torch.compile.
+"""The compilation slot: run a block eagerly, or compiled by torch.compile.
 
-One block's code serves every layer: the blocks differ only in their weights, which are inputs of the compiled code.
-So a model of any depth compiles one block, once for each shape.
+Blocks differ only in their weights, which are inputs of the compiled code. So a model of any depth compiles one block,
+once per input shape.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from torch import Tensor, nn
 
 RunBlock = Callable[[nn.Module, Tensor], Tensor]
 
-MOST_SHAPES = 8  # to compile; a run that goes on meeting new ones would do nothing else
+MOST_SHAPES = 8  # to compile; with ever new shapes a run would do nothing else
 
 
 def eager(block: nn.Module, x: Tensor) -> Tensor:
-    """The block as Python runs it."""
+    """Run a block eagerly."""
     out: Tensor = block(x)
     return out
 
 
 class CompiledBlocks:
-    """Runs blocks through torch.compile where gradients are wanted, and as Python where they are not.
+    """Runs blocks compiled if gradients are enabled, else eagerly.
 
-    Training sees one shape, or a few, again and again. Generation and evaluation see many lengths, few times each:
-    compiling one takes longer than running it.
+    Training repeats one or a few shapes. Generation and evaluation have many lengths, each only a few times, and
+    compiling takes longer than running them.
     """
 
     def __init__(self) -> None:
-        self.compiled: dict[object, RunBlock] = {}  # by what a graph is made for
+        self.compiled: dict[object, RunBlock] = {}  # by shape, dtype, device, mode and autocast dtype
         self.graphs = 0  # compiled so far
-        self.seconds = 0.0  # that they took: tracing and compiling, forward and backward
+        self.seconds = 0.0  # for tracing and compiling, forward and backward
 
     def __call__(self, block: nn.Module, x: Tensor) -> Tensor:
         if not torch.is_grad_enabled() or torch.compiler.is_compiling():  # or a user compiles the whole model
@@ -58,7 +58,7 @@ class CompiledBlocks:
             return self.compiled[key](block, x)
 
     def compile(self, key: object) -> RunBlock:
-        """Code for one kind of input."""
+        """Compiled code for one kind of input; eager once `MOST_SHAPES` are compiled."""
         if len(self.compiled) == MOST_SHAPES:
             warnings.warn(
                 f"compile: {MOST_SHAPES} shapes are compiled, further ones run as Python; train on batches of one "
@@ -67,15 +67,15 @@ class CompiledBlocks:
             )
         if len(self.compiled) >= MOST_SHAPES:
             return eager
-        # A code object of its own: torch keeps compiled code by code object, and gives up on one that was compiled
-        # for too many shapes, counted over all models that share it.
+        # A separate code object: torch caches compiled code by code object, and stops compiling one with too many
+        # shapes, counted over all models that share it.
         code = eager.__code__.replace(co_name="compiled_block")
         run = types.FunctionType(code, eager.__globals__, "compiled_block")
         compiled: RunBlock = torch.compile(run, backend=self.backend, fullgraph=True, dynamic=False)
         return compiled
 
     def backend(self, graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
-        """torch's own backend, counted and timed."""
+        """torch's inductor backend, counted and timed."""
         from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 
         def compile_inner(*args: Any, **kwargs: Any) -> Any:  # for the backward pass it is called when that first runs
@@ -89,7 +89,7 @@ class CompiledBlocks:
 
     @contextmanager
     def timing(self) -> Iterator[None]:
-        """Add what happens inside to the seconds, once even if nested."""
+        """Add the time inside to `seconds`; once if nested."""
         before, start = self.seconds, time.perf_counter()
         yield
         self.seconds = before + time.perf_counter() - start
@@ -99,12 +99,11 @@ class CompiledBlocks:
 
 
 def vector_width() -> dict[str, Any]:
-    """torch's setting for how wide its compiler's vectors are on this CPU, which it would choose by itself.
+    """The vector width of this CPU as an explicit inductor option, which makes it part of the key of compiled code.
 
-    Stated, it is part of what torch looks up earlier compilations by. Left out, code that was compiled on the same disk
-    with wider vectors (ATEN_CPU_CAPABILITY, or a cache that machines share) is taken for that of narrower ones, and
-    computes NaN: seen in torch 2.13. So 0 is stated too, for none: code of wider vectors, which any torch.compile that
-    states nothing leaves there, does then not even compile.
+    Without it, torch 2.13 reuses cached code with wider vectors (from another ATEN_CPU_CAPABILITY, or from another
+    machine that shares the cache), which computes NaN. 0, for no vectors, is set as well: otherwise such cached code
+    does not even compile.
     """
     if not compilers():
         return {}  # nothing will be compiled, and torch would raise an error when it looks
@@ -114,7 +113,7 @@ def vector_width() -> dict[str, Any]:
 
 
 def block_runner() -> RunBlock:
-    """Compiled blocks, or eager ones and one line that says so where there is no C++ compiler that works."""
+    """A runner of compiled blocks; without a working C++ compiler, an eager one and a warning."""
     if not compilers():
         there = [name for name in wanted_compilers() if shutil.which(name)]
         lacks = f"{there[0]} does not take C++20 and Python.h" if there else "no C++ compiler"
@@ -129,15 +128,15 @@ def block_runner() -> RunBlock:
 
 
 def compilers() -> list[str]:
-    """The C++ compilers that torch.compile may use here: they are there, and take what it writes."""
+    """The C++ compilers that exist here and compile torch.compile's code."""
     return [name for name in wanted_compilers() if shutil.which(name) and takes_cpp20(name)]
 
 
 @cache
 def takes_cpp20(compiler: str) -> bool:
-    """Whether a compiler takes C++20 and finds Python's header, as all that torch.compile writes needs.
+    """Whether a compiler accepts C++20 and finds Python.h, which torch.compile's code needs.
 
-    One that does not (g++ before 10, a Python without its headers) would end the first training step in a traceback.
+    Otherwise (g++ before 10, Python without headers) the first training step would end in a traceback.
     """
     if sys.platform == "win32":
         return True  # cl has options of its own
@@ -152,6 +151,6 @@ def takes_cpp20(compiler: str) -> bool:
 
 
 def wanted_compilers() -> tuple[str, ...]:
-    """The one that it would use: that of the environment, or the system's usual one."""
+    """The compiler that torch.compile uses: $CXX, or the system's default."""
     usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
     return (os.environ.get("CXX", usual),)

@@ -1,6 +1,6 @@
-"""The seam of the launch: one process, or several that share every batch (torch's DistributedDataParallel).
+"""The distributed slot: one process, or several that share every batch (torch's DistributedDataParallel).
 
-torchrun starts the processes and tells each its rank by environment variables.
+torchrun starts the processes, each with its rank in environment variables.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 class Alone:
-    """One process has the whole batch."""
+    """A single process with the whole batch."""
 
     world = 1
 
@@ -31,12 +31,12 @@ class Alone:
         return tensor
 
     def accumulating(self) -> AbstractContextManager[object]:
-        """Nothing to hold back."""
+        """Nothing: no gradient is exchanged."""
         return nullcontext()
 
 
 class Loss(nn.Module):
-    """A model's loss as a forward pass, which is what DistributedDataParallel prepares its exchange in."""
+    """A model's loss as a forward pass: DistributedDataParallel only wraps `forward`."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -48,20 +48,20 @@ class Loss(nn.Module):
 
 
 class DataParallel:
-    """Each process has the same model and its share of the batch; gradients are averaged in the backward pass.
+    """Each process has the same model and its share of the batch; the backward pass averages gradients.
 
-    The process group is there already. All processes begin with the weights of rank 0.
+    Needs an initialised process group. All processes start with the weights of rank 0.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.world = dist.get_world_size()
         self.replica = DistributedDataParallel(Loss(model), gradient_as_bucket_view=True)
-        self.compiler = import_module("torch._dynamo.config")  # late: it takes seconds, which one process can save
+        self.compiler = import_module("torch._dynamo.config")  # slow to import, and not needed by a single process
 
     def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """The loss of this process's share; its backward pass waits for the others."""
-        # Left to itself, torch would cut what is compiled in here where a bucket of gradients ends. Blocks are compiled
-        # one by one, and the exchange of one's gradients overlaps with the next one's backward pass as it is.
+        """The loss of this process's share; its backward pass exchanges gradients."""
+        # By default torch splits compiled code at gradient buckets. Blocks are compiled one by one, so the exchange of
+        # one block's gradients overlaps with the next block's backward pass anyway.
         with self.compiler.patch(optimize_ddp=False):
             out: Tensor = self.replica(ids, targets)
         return out
@@ -73,5 +73,5 @@ class DataParallel:
         return out
 
     def accumulating(self) -> AbstractContextManager[object]:
-        """DistributedDataParallel's no_sync, to be entered before the forward pass."""
+        """DistributedDataParallel's no_sync; enter before the forward pass."""
         return self.replica.no_sync()

@@ -1,10 +1,10 @@
-"""The seam of the vocabulary: one table that reads tokens and scores them.
+"""The embedding slot: the tied token table, as embedding and as output head.
 
     ExactTable    V rows
-    PaddedTable   V rounded up to a multiple of 128, 50257 -> 50304: products whose edges fall on tile boundaries
+    PaddedTable   V rounded up to a multiple of 128, 50257 -> 50304, so that products end on tile boundaries
 
-Rows beyond V are zero and stay zero: no id selects them, and no logit of theirs leaves the model or takes part in
-a softmax, so their gradient is exactly zero; without a gradient, AdamW has nothing to move and nothing to decay.
+Rows beyond V are zero and stay zero: no id selects them, and their logits neither leave the model nor enter a softmax.
+So their gradient is exactly zero, and AdamW moves and decays nothing.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from reference.config import GPTConfig
 
 
 class ExactTable(nn.Module):
-    """The tied table as it is."""
+    """The tied table with V rows."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.vocab_size = config.vocab_size
         self.weight = nn.Parameter(torch.zeros(self.rows(config.vocab_size), config.n_embd))
-        self.head: nn.Module | None = None  # what scores instead of `weight`, in a copy of inference_copies.py
+        self.head: nn.Module | None = None  # replaces `weight` as head in a copy of inference_copies.py
 
     def rows(self, vocab_size: int) -> int:
-        """Rows in memory for so many tokens."""
+        """The number of rows for a vocabulary."""
         return vocab_size
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -43,10 +43,9 @@ class ExactTable(nn.Module):
 
 
 class PaddedTable(ExactTable):
-    """The table with zero rows below it.
+    """The table with zero rows below.
 
-    It loses where the kernels do not care about alignment: then it is 0.1 % more work at GPT-2's vocabulary, and a
-    noticeable share at a tiny one.
+    Slower if kernels do not benefit from alignment: 0.1 % more work at GPT-2's vocabulary, much more at a tiny one.
     """
 
     def __init__(self, config: GPTConfig) -> None:
@@ -58,8 +57,7 @@ class PaddedTable(ExactTable):
         return -(-vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
 
     def forward(self, ids: Tensor) -> Tensor:
-        # The rows beyond V can be read, but stand for no token: their ids become one that torch refuses as it does any
-        # that is out of range. No value comes to the host for that.
+        # An id of a padding row becomes -1, which torch rejects like any id out of range, without reading a value.
         return super().forward(ids.masked_fill(ids >= self.vocab_size, -1))
 
     def logits(self, x: Tensor) -> Tensor:
@@ -67,12 +65,12 @@ class PaddedTable(ExactTable):
 
 
 def cut(module: PaddedTable, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
-    """Leave the padding out of the state dict, in place."""
+    """Remove the padding from the state dict, in place."""
     state[f"{prefix}weight"] = state[f"{prefix}weight"][: module.vocab_size]
 
 
 def pad(module: PaddedTable, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-    """Add it when loading, in place; a table of another shape, with padding of its own say, is an error."""
+    """Add the padding when loading, in place; a table of another shape is an error."""
     weight, own = state.get(f"{prefix}weight"), module.weight.detach()
     if weight is not None and weight.shape != own[: module.vocab_size].shape:
         *_, errors = rest

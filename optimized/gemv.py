@@ -1,12 +1,12 @@
-"""Products with one row, on a CPU: what generating one text is made of.
+"""Matrix-vector products (GEMV) on a CPU, for generating one text.
 
-A new token is one row, and its product with a matrix costs as much as reading the matrix. torch's own product of one
-row reads with one thread. These read with all of them:
+A new token is one row, and its product with a matrix takes as long as reading the matrix. torch's product of one row
+reads with one thread; these read with all threads:
 
-    in_parallel   bands of the matrix side by side, as one batched product; for float32 and float64
-    Compiled      a multiply and sum by torch.compile, for bfloat16, of which batched products are slow
+    in_parallel   bands of the matrix as one batched product; for float32 and float64
+    Compiled      multiply and sum by torch.compile; for bfloat16, whose batched products are slow
 
-`RowLinear` is a linear layer that takes one of them for one row, and the usual way for more.
+`RowLinear` is a linear layer that uses one of them for one row, and torch's product for more.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from optimized.compilation import vector_width
 RowProduct = Callable[[Tensor, Tensor], Tensor]  # x (K,), weight (N, K) -> (N,), in the precision of the weight
 
 BANDS = 64  # at most; more than the threads of most machines
-WORTH_COMPILING = 2**19  # numbers in a matrix: below that it comes from a cache, and the call costs more
+WORTH_COMPILING = 2**19  # entries of a matrix; a smaller one fits a cache, and the call costs more
 
 
 class RowLinear(nn.Module):
@@ -51,7 +51,7 @@ class RowLinear(nn.Module):
 
 
 def in_parallel(x: Tensor, weight: Tensor) -> Tensor:
-    """One row times a matrix in bands of equal height, one for each thread or more; see `RowProduct`."""
+    """One row times a matrix, in bands of equal height; see `RowProduct`."""
     N, K = weight.shape
     bands = math.gcd(N, BANDS)
     column = x.view(1, K).T.expand(bands, K, 1)  # with these strides torch takes the fast of its two ways
@@ -59,7 +59,7 @@ def in_parallel(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class Compiled:
-    """One row times a large matrix by code that is compiled once for all shapes; a small one as usual."""
+    """One row times a large matrix by code compiled once for all shapes; times a small one by torch."""
 
     @cached_property
     def multiply_and_sum(self) -> RowProduct:
@@ -74,10 +74,10 @@ class Compiled:
 
 
 def multiply_and_sum(x: Tensor, weight: Tensor) -> Tensor:
-    """In float32; only for torch.compile, without which the products of all numbers would stand in memory."""
+    """In float32; only for torch.compile, which keeps the N x K products out of memory."""
     return (weight.float() * x.float()).sum(dim=-1).to(weight.dtype)
 
 
 def matrix_product(x: Tensor, weight: Tensor) -> Tensor:
-    """torch's own."""
+    """torch's own product."""
     return F.linear(x, weight)

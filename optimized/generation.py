@@ -1,8 +1,9 @@
-"""Text from a model, one token after another, with the keys and values of earlier tokens kept."""
+"""The generation slot: sampling with a KV cache."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,22 +16,22 @@ from reference.sampling import check_prompt, next_token
 
 
 class CachedGPT:
-    """A model that is shown a text piece by piece, and answers each with the logits of its tokens.
+    """A model with a KV cache, which reads a text in pieces and returns the logits of each.
 
     Args:
-        model: of `optimized.build`, in eval mode: with dropout a text would have no meaning
-        padding: (B,) int64, how many tokens at the left of each row are none; or the number of rows, without padding,
-            which spares the mask
-        room: tokens that fit; the model's block size if None
+        model: of `optimized.build`, in eval mode
+        padding: (B,) int64, number of padding tokens at the left of each row; or the number of rows, without padding,
+            which saves the mask
+        room: capacity in tokens; None for the model's block size
 
-    Between two pieces the weights must not change: the keys and values of the first would be those of other weights.
+    The weights must not change between pieces: cached keys and values would be those of the old weights.
     """
 
     def __init__(self, model: GPT, padding: Tensor | int, room: int | None = None) -> None:
         self.config, self.precision, device = model.config, model.precision, model.wpe.weight.device
-        self.model = model.precision.working_copy(model)
+        self.model = model.precision.inference_copy(model)
         self.blocks: list[Any] = list(self.model.h)
-        padded = not isinstance(padding, int)  # of a tensor of zeros too, which nobody looks at
+        padded = not isinstance(padding, int)  # for a tensor of zeros too: its values are not read
         if isinstance(padding, int):
             padding = torch.zeros(padding, dtype=torch.int64, device=device)
         with self.precision.forward():
@@ -41,13 +42,13 @@ class CachedGPT:
 
     @torch.no_grad()
     def extend(self, ids: Tensor, last: int | None = None) -> Tensor:
-        """Show the model the next tokens of each row.
+        """Read the next tokens of each row.
 
         Args:
-            ids: (B, T) int64, each in [0, V), as for `GPT.forward`; of a padded token any of them will do
-            last: for how many of them, at the end, logits are wanted; all if None
+            ids: (B, T) int64, each in [0, V), as for `GPT.forward`; any id for padding
+            last: number of positions at the end to return logits for; None for all
 
-        Returns (B, last, V). More tokens than fit, or than there are, are a ValueError.
+        Returns (B, last, V). Raises ValueError for more tokens than fit, and for `last` outside 1 to T.
         """
         check_shape(ids, self.config)  # not the values: that would wait for the device at each token
         cache, T = self.cache, ids.shape[1]
@@ -63,9 +64,7 @@ class CachedGPT:
             x = model.wte(ids) + model.wpe(cache.positions(T))  # (B, T, C)
             mask = cache.mask(T)
             for layer, block in enumerate(blocks):
-                q, k, v = block.attn.qkv(block.ln_1(x))
-                x = x + block.attn.merge(cache.attend(layer, q, k, v, mask))
-                x = x + block.mlp(block.ln_2(x))
+                x = block(x, partial(cache.attend, layer, mask=mask))
             cache.advance(T)
             return model.wte.logits(model.ln_f(x[:, -last:]))
 
@@ -83,10 +82,10 @@ def cached_stream(
 ) -> Iterator[Tensor]:
     """Yield one (B, 1) tensor of new ids at a time; arguments as for `generate`.
 
-    Beyond the block size the model sees the last block_size tokens, numbered from position 0 again, as the reference
-    does it. Then every token has another position than before, and nothing that was kept is of use.
+    Beyond the block size the model sees the last block_size tokens, numbered from position 0 again, as in the
+    reference. Then every token has a new position, so the cache is computed anew.
 
-    The values of `ids` and `padding` are looked at before the first token; from there on nothing waits for the device.
+    The values of `ids` and `padding` are checked before the first token; after that nothing waits for the device.
     """
     check_prompt(ids, model.config.vocab_size, max_new_tokens, temperature, top_k, top_p)
     most = 0 if padding is None else check_padding(padding, ids)
@@ -119,8 +118,8 @@ def generate(
     """Extend each row of `ids` by sampled tokens; arguments and result as those of `reference.generate`.
 
     Args:
-        model: of `optimized.build`; its recipe says whether keys and values are kept
-        padding: (B,) int64, how many tokens at the left of each row are none, as `left_pad` gives it; needs kv_cache
+        model: of `optimized.build`; its recipe decides about the KV cache
+        padding: (B,) int64, number of padding tokens at the left of each row, from `left_pad`; needs kv_cache
 
     The same generator state gives the same tokens as `reference.generate` on the same weights.
     """
@@ -133,7 +132,7 @@ def generate(
 
 
 def left_pad(prompts: Sequence[Sequence[int]], device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
-    """Prompts of unequal length as one batch: ids (B, longest) and how much padding each row begins with (B,)."""
+    """Prompts of unequal length as one batch: ids (B, longest) and the padding of each row (B,)."""
     if not prompts or not all(len(prompt) for prompt in prompts):
         raise ValueError(f"{len(prompts)} prompts, some without a token: give at least one, none of them empty")
     longest = max(map(len, prompts))
@@ -142,9 +141,9 @@ def left_pad(prompts: Sequence[Sequence[int]], device: torch.device | str | None
 
 
 def check_padding(padding: Tensor, ids: Tensor) -> int:
-    """Raise a ValueError unless every row has a token of its own after its padding; returns the longest padding.
+    """Raise a ValueError unless every row has a token after its padding; returns the longest padding.
 
-    Looks at the values of `padding`, and so waits for the device that it is on.
+    Reads the values of `padding`, so waits for their device.
     """
     if padding.shape != (len(ids),) or padding.dtype != torch.int64:
         raise ValueError(

@@ -1,6 +1,6 @@
-"""What a device has that decides which rungs pay on it: plain values, so that a test can describe any machine.
+"""The properties of a device that decide which rungs pay on it: plain values, so that tests can describe any machine.
 
-No torch at import, so that the command line can ask about rungs before it is there.
+No torch at import: the command line lists rungs without it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ class Hardware:
 
     kind: str  # the device's type: cpu, cuda, mps, ...
     bfloat16: bool  # multiplies bfloat16 matrices by instructions of its own
-    compiler: bool  # torch.compile has what it needs: a C++ compiler for a CPU, Triton for CUDA
-    keeps_memory: bool  # the CPU's malloc can be told to keep what is freed
+    compiler: bool  # torch.compile has a C++ compiler (CPU) or Triton (CUDA)
+    keeps_memory: bool  # malloc can keep freed memory (CPU)
     vectors: bool = True  # torch's own kernels use vector instructions
-    tried: bool = True  # there is something to judge by: not where this project has never run, as on mps
+    tried: bool = True  # this project has run on this kind of device
 
 
 def hardware_of(device: str) -> Hardware:

@@ -1,4 +1,4 @@
-"""Copies of a model to generate with, kept until its weights change."""
+"""Copies of a model for inference, kept until its weights change."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from optimized.gemv import RowLinear, RowProduct
 Model = TypeVar("Model", bound=nn.Module)
 
 
-class WorkingCopies:
-    """A copy of each model, in eval mode, with other linear layers; what it does not change it shares.
+class InferenceCopies:
+    """One copy per model, in eval mode, with other linear layers; all other weights are shared.
 
-    In bfloat16 the copy holds the matrices in that precision: autocast would convert them for each token. The embedding
-    of tokens stays as it is, since it starts the residual stream.
+    In bfloat16 the copy holds its matrices in bfloat16: autocast would convert them for each token. The token embedding
+    keeps its precision, because it starts the residual stream.
 
     Args:
-        dtype: bfloat16, or anything else to leave the matrices in their own precision
+        dtype: bfloat16; any other keeps the precision of the matrices
         product: of one row; see gemv.py
     """
 
@@ -31,10 +31,9 @@ class WorkingCopies:
         self.known: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], Any]] = weakref.WeakKeyDictionary()
 
     def of(self, model: Model) -> Model:
-        """The copy of a model with the weights that it has now.
+        """The copy of a model with its current weights.
 
-        It notices what is changed in place or by load_state_dict. Of what is written through `.data` torch keeps no
-        count.
+        Notices changes in place and by load_state_dict, but not writes through `.data`, which torch does not count.
         """
         versions = tuple(number for p in model.parameters() for number in (p._version, p.data_ptr()))
         kept = self.known.get(model)
@@ -61,5 +60,5 @@ class WorkingCopies:
             weight, bias = weight.detach().to(self.dtype), None if bias is None else bias.detach().to(self.dtype)
         return RowLinear(weight, bias, self.product)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> WorkingCopies:
-        return WorkingCopies(self.dtype, self.product)  # each copy would hold the one before
+    def __deepcopy__(self, memo: dict[int, Any]) -> InferenceCopies:
+        return InferenceCopies(self.dtype, self.product)  # without the known copies

@@ -1,7 +1,6 @@
-"""A command as one of several processes that torchrun started: how they agree, who speaks, how they end.
+"""A command as one of several processes of torchrun: agreement, output and exit.
 
-The first process alone writes, to the disk and to the terminal. What goes wrong is told once, by the process in which
-it went wrong, and ends all of them.
+Only the first process writes to disk and terminal. An error is printed once, by the process that had it, and ends all.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-from optimized.backend import optimized_parts
+from optimized.backend import optimized_backend
 from reference.cli.main import EXPECTED, Package, described, obey, read_options, status_of
 from reference.training.devices import choose_device
 
@@ -35,7 +34,10 @@ class Launched:
     """
 
     def __init__(self) -> None:
-        """Join the others, by the environment variables that torchrun sets."""
+        """Join the process group, by the environment variables of torchrun."""
+        # Handlers run last in, first out: this one runs after those of the modules that a command imports.
+        atexit.register(self.skip_finalization)
+        self.left = False  # whether all processes have finished
         self.local_rank = int(os.environ["LOCAL_RANK"])  # among those of this machine
         self.here = int(os.environ["LOCAL_WORLD_SIZE"])
         self.store, self.rank, self.world = next(rendezvous("env://"))
@@ -47,7 +49,7 @@ class Launched:
         )
 
     def device(self, name: str, dtype: str) -> torch.device:
-        """Of GPUs, each process of a machine takes its own."""
+        """This process's device; each process of a machine takes its own GPU."""
         chosen = choose_device(name, dtype)
         if chosen.type != "cuda":
             return chosen
@@ -63,13 +65,13 @@ class Launched:
 
     @contextmanager
     def agreed(self) -> Iterator[None]:
-        """Inside, what goes wrong in one process ends all of them, with that one's message and status."""
+        """Inside, an error in one process ends all of them, with its message and exit status."""
         mine: tuple[int, str] | None = None  # status and message
         try:
             yield
         except EXPECTED as error:
             mine = status_of(error), described(error)
-        except SystemExit as ended:  # options that cannot be read, or --help: the first process has said it
+        except SystemExit as ended:  # unreadable options, or --help: the first process has printed it
             told = f"error: the options of process {self.rank} cannot be read: give every launcher the same"
             mine = int(ended.code or 0), "" if self.rank == 0 else told
         every = [one for one in self.gather(mine) if one is not None]
@@ -98,16 +100,16 @@ class Launched:
         return values
 
     def of_first(self, value: T) -> T:
-        """The value that the first process has."""
+        """The first process's value."""
         values: list[Any] = [value]
         dist.broadcast_object_list(values, src=0)
         first: T = values[0]
         return first
 
-    # On the CPU even if the model is on a GPU: the answer is wanted there, and no GPU waits for it.
+    # On the CPU even if the model is on a GPU: the result is needed there, and no GPU waits for it.
 
     def largest(self, number: int) -> int:
-        """The largest number that a process has."""
+        """The maximum over all processes."""
         return int(reduced([number], torch.int64, dist.ReduceOp.MAX)[0])
 
     def sums(self, *numbers: float) -> list[float]:
@@ -115,31 +117,38 @@ class Launched:
         return [float(one) for one in reduced(list(numbers), torch.float64, dist.ReduceOp.SUM)]
 
     def fails_first(self) -> bool:
-        """Whether no other process has failed before this one; only the first to ask is told so."""
+        """Whether this process is the first to fail; True for the first caller only."""
         try:
             return int(self.store.add("failed", 1)) == 1
-        except RuntimeError:  # whoever kept the store is gone
+        except RuntimeError:  # the process with the store is gone
             return True
 
     def leave(self, status: int) -> NoReturn:
-        """Wait for the others, so that torchrun finds none that has ended before they have, and end this process."""
+        """Wait for the others, so that torchrun sees all processes end together, and end this process."""
         if status:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all end by themselves now, each with this status
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all processes end by themselves, each with this status
         self.largest(0)
-        if status == 0:
-            dist.destroy_process_group()
-            # What Python does at its end, but for its last step: there a thread of torch's that waits for the others'
-            # connections may still be running, which ends the process with SIGABRT.
-            atexit._run_exitfuncs()
-        end_now(status)
+        if status:
+            end_now(status)
+        dist.destroy_process_group()
+        self.left = True
+        sys.exit()
+
+    def skip_finalization(self) -> None:
+        """End a process that has left the others before Python's finalization.
+
+        During finalization a torch thread may still wait for connections of the others, which raises SIGABRT.
+        """
+        if self.left:
+            end_now(0)
 
     def fail(self, error: BaseException, to: TextIO) -> NoReturn:
-        """End this process for an error that the others do not know of; they end because of it.
+        """End this process for an error of its own; the others then end because they lose it.
 
-        Theirs is only that this one is gone, and so the first to fail is the only one to speak.
+        Only the first process to fail prints its error: errors of the others are consequences.
         """
         known = isinstance(error, EXPECTED)
-        if self.fails_first() and not isinstance(error, BrokenPipeError):  # nobody reads any more
+        if self.fails_first() and not isinstance(error, BrokenPipeError):  # the reader of the output is gone
             if known:
                 print(described(error), file=to)
             elif is_lost_connection(error):
@@ -151,28 +160,28 @@ class Launched:
 
 
 def reduced(numbers: Sequence[float], dtype: torch.dtype, how: Any) -> Tensor:
-    """Numbers put together over the processes, one by one."""
+    """Numbers reduced over the processes, elementwise."""
     tensor = torch.tensor(numbers, dtype=dtype)
     dist.all_reduce(tensor, how)
     return tensor
 
 
 def is_lost_connection(error: BaseException) -> bool:
-    """Whether an error says that another process could not be reached."""
+    """Whether an error means that another process could not be reached."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def end_now(status: int) -> NoReturn:
-    """End the process without the usual farewells, some of which wait for processes that are gone."""
+    """End the process without exit handlers, some of which wait for dead processes."""
     for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
-        with suppress(OSError, ValueError):  # whoever read it is gone, or it is closed
+        with suppress(OSError, ValueError):  # closed, or its reader is gone
             if stream is not None:
                 stream.flush()
     os._exit(status)
 
 
 def main(package: Package, arguments: Sequence[str]) -> NoReturn:
-    """`reference.cli.main.main` as one of several processes, which it ends."""
+    """`reference.cli.main.main` for one of several processes; ends the process."""
     processes, terminal = Launched(), sys.stderr
     with ExitStack() as silence:
         if processes.rank > 0:
@@ -183,10 +192,12 @@ def main(package: Package, arguments: Sequence[str]) -> NoReturn:
             try:
                 with processes.agreed():
                     options = read_options(package, list(arguments))
-                    parts = replace(optimized_parts(options, processes), program=package.program)
-                status = obey(options, parts)
-            except SystemExit as ended:  # agreed upon
+                    backend = replace(optimized_backend(options, processes), program=package.program)
+                status = obey(options, backend)
+            except SystemExit as ended:  # agreed by all processes
                 status = int(ended.code or 0)
             processes.leave(status)
+        except SystemExit:  # by `leave`
+            raise
         except BaseException as error:
             processes.fail(error, to=terminal)

@@ -1,9 +1,9 @@
-"""The seam of the loss: hidden states (B, T, C), the table, targets (B, T) -> a scalar.
+"""The loss slot: hidden states (B, T, C), the table, targets (B, T) -> a scalar.
 
     plain_loss   all logits at once, then cross-entropy by hand
-    fused_loss   head and cross-entropy together, some rows at a time: the B x T x V logits never exist
+    fused_loss   head and cross-entropy in chunks of rows: the B x T x V logits never exist
 
-The fused one computes the gradient in the forward pass, while a chunk's logits are there: the gradient of the mean loss
+The fused loss computes its gradient in the forward pass, while a chunk's logits exist: the gradient of the mean loss
 with respect to a row of logits is (softmax - onehot) / N, and N, the number of counted targets, is known before the
 first chunk. The backward pass only scales it. Hsu et al. 2024, https://arxiv.org/abs/2410.10989, section 3.2.
 """
@@ -30,7 +30,7 @@ def plain_loss(x: Tensor, table: ExactTable, targets: Tensor) -> Tensor:
 
 
 def fused_loss(x: Tensor, table: ExactTable, targets: Tensor) -> Tensor:
-    """The same in chunks of rows; products in the precision of autocast, if it is on, else in that of x."""
+    """The same in chunks of rows, with products in the autocast dtype if it is on, else in that of x."""
     return chunked_loss(x.flatten(0, -2), table.weight, targets.flatten(), table.vocab_size)
 
 
@@ -42,19 +42,19 @@ def chunked_loss(x: Tensor, weight: Tensor, targets: Tensor, vocab_size: int, ro
         weight: (V or more, C); rows from V on take no part
         targets: (N,) int64, below V; -1 does not count
         vocab_size: V
-        rows: at least 1; the last chunk has what is left. None for as few chunks of equal height as have at most
-            `CHUNK_BYTES` each.
+        rows: of a chunk, at least 1; the last one may have fewer. None for the fewest chunks of equal height with at
+            most `CHUNK_BYTES` of logits each.
 
-    Returns a scalar, in float32 at least; not a number if nothing counts.
+    Returns a scalar, in float32 at least; NaN if no target counts.
     """
     if not torch.is_grad_enabled():
-        x, weight = x.detach(), weight.detach()  # or their gradients would be computed all the same
+        x, weight = x.detach(), weight.detach()  # or their gradients would be computed in the forward pass
     kind = x.device.type
     compute = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
     if rows is None:
         most = max(1, CHUNK_BYTES // (len(weight) * compute.itemsize))
         chunks = math.ceil(len(x) / most)
-        # not `most` and a small rest: a product of few rows is a slow one
+        # of equal height: a small last chunk would be a slow product
         rows = math.ceil(len(x) / chunks) if chunks else 1
     loss: Tensor = HeadAndLoss.apply(x, weight, targets, vocab_size, rows, compute)  # type: ignore[no-untyped-call]
     return loss
@@ -105,12 +105,12 @@ class HeadAndLoss(torch.autograd.Function):
 
 
 def to_gradient(logits: Tensor, index: Tensor, share: Tensor, vocab_size: int) -> Tensor:
-    """Turn logits into the loss's gradient with respect to them, in place; returns their share of the loss.
+    """Replace logits by the loss's gradient with respect to them, in place; returns their share of the loss.
 
     Args:
         logits: (rows, V or more), in the precision of the products
         index: (rows, 1), the target
-        share: (rows, 1), what a row weighs, in the precision of the softmax
+        share: (rows, 1), weight of each row, in the precision of the softmax
         vocab_size: V
     """
     log_p = logits[:, :vocab_size].to(share.dtype).log_softmax(dim=-1)

@@ -1,6 +1,6 @@
-"""The seam of the norms and the MLP: written out, as the reference has them, or each as one library kernel.
+"""The norm_mlp slot: LayerNorm and GELU written out as in the reference, or each as one library kernel.
 
-Written out, a norm or a GELU is a chain of small operations, each of which reads and writes the whole stream.
+Written out, each is a chain of small operations that all read and write the whole residual stream.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The seams of precision: what products are computed in. Weights and optimizer moments stay in their own.
+"""The precision slot: the precision of matrix products. Weights and optimizer moments keep theirs.
 
 Exact       the precision of the weights
-BFloat16    products in bfloat16; the residual stream, softmax, norms' statistics and the loss in float32
-TF32        CUDA's float32 products with 10 bits of each input; any of the others inside
+BFloat16    products in bfloat16; residual stream, softmax, norm statistics and loss in float32
+TF32        float32 products on CUDA with inputs rounded to 10 bits; wraps one of the others
 """
 
 from __future__ import annotations
@@ -13,45 +13,45 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 
 from optimized.gemv import RowProduct, matrix_product
-from optimized.inference_copies import Model, WorkingCopies
+from optimized.inference_copies import InferenceCopies, Model
 
 
 class Exact:
-    """Nothing is changed.
+    """Products in the precision of the weights.
 
     Args:
-        product: of one row, for generation; None for the usual one
+        product: of one row, for generation; None for torch's
     """
 
     def __init__(self, product: RowProduct | None = None) -> None:
-        self.copies = WorkingCopies(torch.float32, product)
+        self.copies = InferenceCopies(torch.float32, product)
 
     def forward(self) -> AbstractContextManager[object]:
-        """Around a forward pass."""
+        """A context for a forward pass."""
         return nullcontext()
 
     def step(self) -> AbstractContextManager[object]:
-        """Around a forward and a backward pass."""
+        """A context for a forward and a backward pass."""
         return nullcontext()
 
-    def working_copy(self, model: Model) -> Model:
-        """The model to generate with: this one, or a copy that is better at it."""
+    def inference_copy(self, model: Model) -> Model:
+        """The model to generate with: this one, or a faster copy."""
         return model if self.copies.product is None else self.copies.of(model)
 
 
 class BFloat16(Exact):
-    """torch.autocast, for forward passes alone: the backward pass takes the precision of each operation from it."""
+    """torch.autocast around forward passes; backward operations use the precision of their forward ones."""
 
     def __init__(self, device: torch.device, product: RowProduct | None = None) -> None:
         self.kind = device.type
-        self.copies = WorkingCopies(torch.bfloat16, product or matrix_product)
+        self.copies = InferenceCopies(torch.bfloat16, product or matrix_product)
 
     def forward(self) -> AbstractContextManager[object]:
         return torch.autocast(self.kind, dtype=torch.bfloat16)
 
 
 class TF32(Exact):
-    """float32 products by tensor cores, in the backward pass too if it runs inside `step`."""
+    """float32 products by tensor cores; for the backward pass too inside `step`."""
 
     def __init__(self, inner: Exact) -> None:
         self.inner = inner
@@ -66,13 +66,13 @@ class TF32(Exact):
         with tf32_products(), self.inner.step():
             yield
 
-    def working_copy(self, model: Model) -> Model:
-        return self.inner.working_copy(model)
+    def inference_copy(self, model: Model) -> Model:
+        return self.inner.inference_copy(model)
 
 
 @contextmanager
 def tf32_products() -> Iterator[None]:
-    """torch's setting is one for the whole process; outside it is as it was."""
+    """Inside, torch's process-wide setting is TF32; afterwards it is restored."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:

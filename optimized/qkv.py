@@ -1,10 +1,9 @@
-"""The seam of the projections: a norm's output (B, T, C) -> q, k, v, each (B, H, T, D).
+"""The qkv slot: a norm's output (B, T, C) -> q, k, v, each (B, H, T, D).
 
-    SeparateQKV   three matrices, as the reference has them
+    SeparateQKV   three matrices, as in the reference
     FusedQKV      one matrix of three times the height: one product that reads x once
 
-Whatever they hold themselves, the attention that has one as `qkv` shows the canonical `q_proj`, `k_proj` and `v_proj`
-in its state dict: `translate` sees to that.
+Both save and load the canonical `q_proj`, `k_proj` and `v_proj`, by the state-dict hooks of `translate`.
 """
 
 from __future__ import annotations
@@ -35,18 +34,18 @@ class SeparateQKV(nn.Module):
         return q, k, v
 
     def to_canonical(self, own: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Own tensors by own names -> canonical ones."""
+        """Own tensors by own names -> canonical tensors by canonical names."""
         return own
 
     def from_canonical(self, canonical: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The other way."""
+        """The inverse of `to_canonical`."""
         return canonical
 
 
 class FusedQKV(nn.Module):
-    """One projection to 3C, its thirds being q, k and v.
+    """One projection to 3C, whose thirds are q, k and v.
 
-    It loses where the product is so small that splitting its output costs more than two more calls.
+    Slower if the product is so small that splitting its output costs more than two more calls.
     """
 
     def __init__(self, config: GPTConfig) -> None:
@@ -69,7 +68,7 @@ class FusedQKV(nn.Module):
         }
 
     def from_canonical(self, canonical: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The other way."""
+        """The inverse of `to_canonical`."""
         kinds = [name for name, _ in self.c_attn.named_parameters()]
         return {f"c_attn.{kind}": torch.cat([canonical[f"{part}.{kind}"] for part in NAMES]) for kind in kinds}
 
@@ -82,11 +81,11 @@ def translate(attention: nn.Module) -> None:
         entries = {name: state.pop(name) for name in list(state) if name.startswith(prefix)}
         own = {name.removeprefix(inner): entries.pop(name) for name in list(entries) if name.startswith(inner)}
         state.update({prefix + name: tensor for name, tensor in module.qkv.to_canonical(own).items()})
-        state.update(entries)  # after them, as the reference has them
+        state.update(entries)  # after them, in the reference's order
 
     def load(module: Any, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-        # Joined, a tensor that is missing or misshapen could no longer be named, or even noticed: q of twice the height
-        # beside k and v of half. What is wrong is told to strict loading here, and the present weights take its place.
+        # After joining, a missing or misshapen tensor would have no name, and may even fit: q of twice the height with
+        # k and v of half. So errors go to strict loading here, and the present weights stand in for faulty tensors.
         *_, missing, unexpected, errors = rest
         present = module.qkv.to_canonical({name: p.detach() for name, p in module.qkv.named_parameters()})
         outer = tuple(f"{prefix}{name}." for name in (*NAMES, "qkv"))

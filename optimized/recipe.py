@@ -1,6 +1,6 @@
-"""Which optimizations are on: one table of rungs, and recipes made from it.
+"""Recipes: sets of rungs, and the table of all rungs.
 
-No torch here, so that the command line can list the rungs before it is imported; devices and precisions go by name.
+No torch here, so that the command line can list rungs without it; devices and dtypes are given by name.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from dataclasses import dataclass
 from optimized.hardware import Hardware, hardware_of
 from reference.config import GPTConfig
 
-# The seams inside the model, and those around it: the process, the training step, generation, the launch.
-MODEL_SEAMS = ("qkv", "attend", "norm_and_mlp", "table", "loss", "precision", "matmul", "run")
-AROUND_SEAMS = ("memory", "optimizer", "generate", "launch")
+# The slots inside the model, and those around it: the process, the training step, generation, the launch.
+MODEL_SLOTS = ("qkv", "attention", "norm_mlp", "embedding", "loss", "precision", "compilation")
+AROUND_SLOTS = ("memory", "optimizer", "generation", "distributed")
 
 VOCAB_MULTIPLE = 128  # of the rows of a padded table
 LEAST_BFLOAT16_WIDTH = 256  # of a model, on a CPU: docs/machines.md has the measurements
 
 
-# Why a rung does not pay on a device, for models of a shape (None for any), in words; None where it pays.
+# The reason, in words, why a rung does not pay on a device at a shape (None for any shape); None if it pays.
 Cost = Callable[[Hardware, GPTConfig | None], str | None]
 
 
 def pays(hardware: Hardware, config: GPTConfig | None) -> None:
-    """No device and no shape is known on which a rung loses."""
+    """The cost of a rung without a known device or shape on which it loses."""
 
 
 def cost_of_bfloat16(hardware: Hardware, config: GPTConfig | None) -> str | None:
-    """Products in bfloat16 pay by instructions, and where they are large enough to win back the conversions."""
+    """bfloat16 pays with instructions for it, and if products are large enough to outweigh the conversions."""
     if not hardware.tried:
-        return f"nobody has tried it on {hardware.kind} yet"
+        return f"not measured on {hardware.kind} yet"
     if not hardware.bfloat16:
         return f"this {hardware.kind.upper()} has no bfloat16 instructions and would emulate them"
     if hardware.kind == "cpu" and config is not None and config.n_embd < LEAST_BFLOAT16_WIDTH:
@@ -39,14 +39,14 @@ def cost_of_bfloat16(hardware: Hardware, config: GPTConfig | None) -> str | None
 
 
 def cost_of_fused_kernels(hardware: Hardware, config: GPTConfig | None) -> str | None:
-    """Without vector instructions the library's kernels are slower than a chain of simple operations."""
+    """Without vector instructions the fused kernels are slower than chains of simple operations."""
     return None if hardware.vectors else "torch's own kernels use no vector instructions here"
 
 
 def cost_of_compiling(hardware: Hardware, config: GPTConfig | None) -> str | None:
-    """torch.compile writes C++ for a CPU, and Triton for a GPU."""
+    """torch.compile needs a C++ compiler for a CPU, and Triton for a GPU."""
     if not hardware.tried:
-        return f"nobody has tried it on {hardware.kind} yet"
+        return f"not measured on {hardware.kind} yet"
     if hardware.compiler:
         return None
     return (
@@ -55,12 +55,12 @@ def cost_of_compiling(hardware: Hardware, config: GPTConfig | None) -> str | Non
 
 
 def cost_of_keeping(hardware: Hardware, config: GPTConfig | None) -> str | None:
-    """A GPU's memory is kept by torch itself."""
+    """On a GPU torch keeps freed memory itself, so the rung costs nothing there."""
     return None if hardware.keeps_memory or hardware.kind != "cpu" else "this C library cannot be told to keep memory"
 
 
 def cost_of_padding(hardware: Hardware, config: GPTConfig | None) -> str | None:
-    """The rows that are added are computed like all others."""
+    """Padding rows take as long to compute as others."""
     if config is None or -(-config.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE <= 1.05 * config.vocab_size:
         return None
     return f"padding would make a vocabulary of {config.vocab_size} more than 5 % larger"
@@ -68,24 +68,24 @@ def cost_of_padding(hardware: Hardware, config: GPTConfig | None) -> str | None:
 
 @dataclass(frozen=True)
 class Rung:
-    """One optimization: what it claims, when it loses, and where it can be."""
+    """One optimization: its claim, when it loses, and its devices and dtypes."""
 
     name: str
-    seam: str  # the choice in builder.py that it makes
+    slot: str  # that it fills: also the name of its file and of its test
     claim: str
-    loses: str  # where it does not pay
-    devices: tuple[str, ...] = ()  # device types that have it; empty for all
-    dtypes: tuple[str, ...] = ()  # weights that it works on; empty for all
+    loses: str  # when it does not pay
+    devices: tuple[str, ...] = ()  # supported device types; empty for all
+    dtypes: tuple[str, ...] = ()  # supported dtypes of the weights; empty for all
     in_full: bool = True
     cost: Cost = pays
 
     @property
     def in_model(self) -> bool:
-        """Whether it changes what model(ids) or model.loss(ids, targets) runs."""
-        return self.seam in MODEL_SEAMS
+        """Whether it changes model(ids) or model.loss(ids, targets)."""
+        return self.slot in MODEL_SLOTS
 
     def clash(self, device: str, dtype: str) -> str | None:
-        """What keeps it from being on this device in this precision, in words; None if nothing does."""
+        """The device or dtype that excludes it, in words; None if it is supported."""
         if self.devices and device not in self.devices:
             return f"the device {device}"
         if self.dtypes and dtype not in self.dtypes:
@@ -93,7 +93,7 @@ class Rung:
         return None
 
 
-# In ladder order. Tests and benchmarks read this table too: a new row is proven and measured everywhere.
+# In ladder order. Tests and benchmarks read this table: a new row is proven and measured everywhere.
 RUNGS: dict[str, Rung] = {
     rung.name: rung
     for rung in (
@@ -105,20 +105,20 @@ RUNGS: dict[str, Rung] = {
         ),
         Rung(
             "sdpa",
-            "attend",
+            "attention",
             claim="scaled_dot_product_attention: the same numbers and gradients, no T x T matrix kept",
             loses="at a few tokens, where there is nothing to save",
         ),
         Rung(
             "fused_kernels",
-            "norm_and_mlp",
+            "norm_mlp",
             claim="layer norm and GELU as one library kernel each: the same numbers and gradients",
             loses="beside compile, which fuses the written-out forms as well; where kernels use no vector instructions",
             cost=cost_of_fused_kernels,
         ),
         Rung(
             "padded_vocab",
-            "table",
+            "embedding",
             claim="a table of a multiple of 128 rows: padding has exactly zero probability, gradient and movement",
             loses="where products do not care about alignment, and at tiny vocabularies",
             cost=cost_of_padding,
@@ -139,7 +139,7 @@ RUNGS: dict[str, Rung] = {
         ),
         Rung(
             "tf32",
-            "matmul",
+            "precision",
             claim="float32 products of 10-bit inputs: no more error than that rounding gives plain code",
             loses="beside bf16, which leaves it nothing to do",
             devices=("cuda",),
@@ -148,7 +148,7 @@ RUNGS: dict[str, Rung] = {
         ),
         Rung(
             "compile",
-            "run",
+            "compilation",
             claim="torch.compile of one block's code for all blocks, once per shape: as eager within rounding",
             loses="in short runs, which end before the compile time is won back",
             cost=cost_of_compiling,
@@ -169,13 +169,13 @@ RUNGS: dict[str, Rung] = {
         ),
         Rung(
             "kv_cache",
-            "generate",
+            "generation",
             claim="keys and values kept while generating: the same logits, whatever the chunks",
             loses="for a single token, and beyond the block size, where every position changes",
         ),
         Rung(
             "ddp",
-            "launch",
+            "distributed",
             claim="the batch shared by several processes: the gradient of the whole batch",
             loses="where exchanging gradients takes longer than the work that is saved",
         ),
@@ -185,7 +185,7 @@ RUNGS: dict[str, Rung] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """A set of rungs, in ladder order whatever order they are given in. An unknown one is a ValueError."""
+    """A set of rungs, always in ladder order. ValueError for an unknown rung."""
 
     rungs: tuple[str, ...] = ()
 
@@ -201,20 +201,20 @@ class Recipe:
         return {PLAIN: "plain", FULL: "full"}.get(self) or "+".join(self.rungs)
 
     def plus(self, *names: str) -> Recipe:
-        """This recipe and some rungs more."""
+        """This recipe with more rungs."""
         return Recipe((*self.rungs, *names))
 
     def without(self, *names: str) -> Recipe:
-        """This recipe less some rungs."""
+        """This recipe without some rungs."""
         check_names(names)
         return Recipe(tuple(name for name in self.rungs if name not in names))
 
     def possible(self, device: str, dtype: str) -> Recipe:
-        """This recipe less the rungs that cannot be on a device ("cuda") in a precision ("float32")."""
+        """This recipe without the rungs that a device ("cuda") or dtype ("float32") excludes."""
         return Recipe(tuple(name for name in self.rungs if RUNGS[name].clash(device, dtype) is None))
 
     def check(self, device: str, dtype: str) -> None:
-        """Raise a ValueError, for the first rung that cannot be, that names the two that clash and what to choose."""
+        """Raise a ValueError for the first rung that the device or dtype excludes, with the choices."""
         for name in self.rungs:
             rung = RUNGS[name]
             clash = rung.clash(device, dtype)
@@ -227,7 +227,7 @@ class Recipe:
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Raise a ValueError for the first name that is no rung."""
+    """Raise a ValueError for the first unknown rung."""
     for name in names:
         if name not in RUNGS:
             raise ValueError(f"unknown rung {name!r}: give some of {', '.join(RUNGS)}")
@@ -243,12 +243,12 @@ def only(*names: str) -> Recipe:
 
 
 def without(*names: str) -> Recipe:
-    """FULL less these rungs."""
+    """FULL without these rungs."""
     return FULL.without(*names)
 
 
 def upto(name: str) -> Recipe:
-    """The rungs of FULL from the first up to this one, which is in it even if FULL does without."""
+    """The rungs of FULL up to this one, which is included even if it is not in FULL."""
     check_names([name])
     ladder = list(RUNGS)
     before = ladder[: ladder.index(name)]
@@ -259,9 +259,9 @@ def best(device: str = "cpu", dtype: str = "float32", config: GPTConfig | None =
     """The rungs of FULL that pay on a device of this machine: the default everywhere.
 
     Args:
-        device: its name or type: "cpu", "cuda:1"
+        device: name or type: "cpu", "cuda:1"
         dtype: of the weights
-        config: the shape of the model; None for what pays at any size
+        config: the shape of the model; None to ignore costs of single shapes
     """
     return best_on(hardware_of(device), dtype, config)
 
@@ -272,7 +272,7 @@ def best_on(hardware: Hardware, dtype: str = "float32", config: GPTConfig | None
 
 
 def left_out(device: str = "cpu", dtype: str = "float32", config: GPTConfig | None = None) -> dict[str, str]:
-    """The rungs of FULL that `best` leaves out, and why, in words."""
+    """The rungs of FULL that `best` leaves out, each with the reason."""
     return left_out_on(hardware_of(device), dtype, config)
 
 

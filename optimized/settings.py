@@ -1,4 +1,4 @@
-"""What `python -m optimized` has to choose beside the options of `python -m reference`: the recipe. No torch here."""
+"""Options of `python -m optimized` beyond those of `python -m reference`: the recipe. No torch here."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ NAMES = ", ".join(RUNGS)
 
 @dataclass(frozen=True)
 class Rungs:
-    """Rungs that are switched one by one."""
+    """Options that switch single rungs."""
 
     with_rungs: Annotated[
         tuple[str, ...],
         arg(
             name="with",
             metavar="[RUNG ...]",
-            help=f"Rungs to switch on besides: some of {NAMES}",
+            help=f"Rungs to add to the recipe: {NAMES}",
             help_behavior_hint="(default: none)",
         ),
     ] = ()
@@ -44,13 +44,13 @@ class Rungs:
         arg(
             name="without",
             metavar="[RUNG ...]",
-            help="Rungs to switch off, by the same names",
+            help="Rungs to remove from the recipe, by the same names",
             help_behavior_hint="(default: none)",
         ),
     ] = ()
 
     def switched(self, recipe: Recipe) -> Recipe:
-        """A recipe with these rungs switched; a ValueError for an unknown rung, or one that is switched both ways."""
+        """The recipe with these rungs added and removed. ValueError for an unknown rung, or one in both options."""
         for name in self.with_rungs:
             if name in self.without_rungs:
                 raise ValueError(
@@ -61,7 +61,7 @@ class Rungs:
 
 
 def recipe_of(name: str) -> RecipeFor:
-    """What a recipe's name on the command line means."""
+    """The recipe of a name, as a function of device, dtype and shape. ValueError for an unknown name."""
     if name not in RECIPES:
         raise ValueError(f"--recipe {name}: give one of {', '.join(RECIPES)}; rungs are switched by --with, --without")
     return RECIPES[name]
@@ -69,19 +69,19 @@ def recipe_of(name: str) -> RecipeFor:
 
 @dataclass(frozen=True)
 class Train(Rungs, ReferenceTrain):
-    """Train a GPT on a text: from fresh weights, from published ones, or on from where a run stopped.
+    """Train a GPT on a text: from scratch, from pretrained weights, or resume a run.
 
-    Several processes share a run under torchrun: torchrun --standalone --nproc-per-node N -m paritygpt train ...
+    Data parallel: torchrun --standalone --nproc-per-node N -m paritygpt train ...
     """
 
     recipe: Annotated[str, arg(metavar="NAME")] = BEST
-    """Which optimizations are on: best (those that pay on this device at this size), full (all), plain (none); the next
-    two options switch single ones"""
+    """Optimizations: best (all that pay on this device at this size), full (all), plain (none); the next two options
+    switch single rungs"""
     micro_batch: Annotated[int | None, shown("INT", "all of a process's share")] = None
-    """Sequences that a process computes at a time: fewer need less memory, and change no gradient"""
+    """Sequences per forward pass of a process: fewer save memory; gradients accumulate over the batch"""
 
     def check(self) -> None:
-        """Raise a ValueError, one line, for the first value that cannot be whatever the text and the weights are."""
+        """Raise a ValueError for the first invalid value, as far as text and weights do not matter."""
         super().check()
         if self.micro_batch is not None:
             at_least(1, "micro_batch", self.micro_batch)
@@ -89,18 +89,18 @@ class Train(Rungs, ReferenceTrain):
 
 @dataclass(frozen=True)
 class Sample(Rungs, ReferenceSample):
-    """Let a trained model write: print a prompt and what the model makes of it, token by token.
+    """Generate text from a trained model, printed token by token.
 
-    --with compile pays for thousands of tokens of a large model in bf16: compiling takes some seconds.
+    --with compile pays only for thousands of tokens of a large model in bf16: compiling takes seconds.
     """
 
     recipe: Annotated[str, arg(metavar="NAME")] = BEST
-    """Which optimizations are on: best (those that pay on this device at this size, less compile), full, or plain"""
+    """Optimizations: best (all that pay on this device at this size, but compile), full, or plain"""
 
 
 @dataclass(frozen=True)
 class Eval(Rungs, ReferenceEval):
-    """Measure a trained model: loss, perplexity and bits on a text's validation split, every token counted once."""
+    """Evaluate a trained model: loss, perplexity and bits on a text's validation split, each token counted once."""
 
     recipe: Annotated[str, arg(metavar="NAME")] = BEST
-    """Which optimizations are on: best (those that pay on this device at this size, less compile), full, or plain"""
+    """Optimizations: best (all that pay on this device at this size, but compile), full, or plain"""

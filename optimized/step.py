@@ -1,7 +1,7 @@
-"""One whole training step: forward, backward, clip, AdamW, on one process or as one of several.
+"""One training step: forward, backward, clip, AdamW, in one or several processes.
 
-The batch may come in pieces: micro-batches one after the other, and as many processes side by side. Every piece weighs
-as its targets count, so that the gradient is that of the whole batch, however it is cut.
+A batch may be split into micro-batches and over processes. Each piece is weighted by its number of targets, so that the
+gradient is always that of the whole batch.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from reference.functional import IGNORED
 
 
 class Exchange(Protocol):
-    """How the processes that share a batch work together; see distributed.py."""
+    """Communication of the processes that share a batch; see distributed.py."""
 
     world: int
 
     def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """The model's loss; a backward pass from it leaves the mean of all processes' gradients."""
+        """The model's loss, whose backward pass averages gradients over all processes."""
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum of all processes' tensors."""
 
     def accumulating(self) -> AbstractContextManager[object]:
-        """Inside, gradients add up on each process and are not exchanged."""
+        """Inside, gradients accumulate in each process and are not exchanged."""
 
 
 class TrainingStep:
@@ -65,7 +65,7 @@ class TrainingStep:
         return loss
 
     def gradients(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """Leave the gradient of the whole batch's mean loss in the parameters; returns that loss."""
+        """Compute the gradient of the whole batch's mean loss into the parameters; returns that loss."""
         rows = self.micro_batch or len(ids)
         pieces = list(zip(torch.split(ids, rows), torch.split(targets, rows), strict=True))
         if len(pieces) == 1 and self.exchange.world == 1:
@@ -85,15 +85,15 @@ class TrainingStep:
 
     def piece(self, ids: Tensor, targets: Tensor, counted: Tensor, whole: Tensor) -> Tensor:
         """Add one piece's share of the gradient; returns its share of the loss."""
-        # The mean over no targets is not a number, even times zero: such a piece gets one target, and weighs nothing.
+        # The mean over no targets is NaN, even times zero: such a piece gets a target, and weight zero.
         targets = torch.where(counted == 0, targets.clamp(min=0), targets)
         loss = self.exchange.loss(ids, targets)
         share = loss * (counted.to(loss.dtype) / whole)
-        backward(share * self.exchange.world)  # which the mean over processes divides by again
+        backward(share * self.exchange.world)  # undoes the mean over processes
         return share.detach()
 
 
 def backward(loss: Tensor) -> None:
-    """torch's, which has no annotation."""
+    """Tensor.backward, which has no annotation."""
     run: Any = loss.backward
     run()

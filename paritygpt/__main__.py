@@ -1,6 +1,6 @@
-"""The program `paritygpt`, also as `python -m paritygpt` and under `torchrun -m paritygpt`: every command there is.
+"""The program `paritygpt`, also as `python -m paritygpt` and under `torchrun -m paritygpt`: all commands.
 
-Nothing is imported here but what its command needs, so that --help and --version are there at once.
+Each command imports only what it needs, so that --help and --version are instant.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import NoReturn
 HELP = """\
 usage: {program} COMMAND [OPTION ...]
 
-A GPT-2 to read, a GPT-2 to run, and the proof that they are the same model.
+A readable GPT-2, a fast GPT-2, and the proof that they are the same model.
 
 train      train a GPT on a text
-sample     let a trained model write
-eval       measure a trained model: loss, perplexity and bits
-plot       pictures of runs and of what is inside a model
-compare    put models side by side: prove them equal, then time them;
-           with --candidate FILE.py:build, examine a GPT of your own
-roofline   measure what this device can do at best
-report     make a page, pictures and tables of result files
-diff       tell what changed between two result files
-reference  train, sample, eval or plot by the readable GPT-2
-optimized  the same by the fast one, as without this word
+sample     generate text from a trained model
+eval       evaluate a trained model: loss, perplexity and bits
+plot       plot the loss of runs, or the inside of a model
+compare    prove models equal, then time them;
+           with --candidate FILE.py:build, test your own GPT
+roofline   measure the peak FLOP/s and bandwidth of this device
+report     make a page, pictures and tables from result files
+diff       show what changed between two result files
+reference  train, sample, eval or plot with the readable GPT-2
+optimized  the same with the fast GPT-2, which is the default
 
 {program} COMMAND --help lists the options of a command.
 -h, --help: show this; --version: show the version.
@@ -65,9 +65,9 @@ SIDES: dict[str, Callable[[str, Sequence[str]], int]] = {"reference": readable, 
 
 
 def main(arguments: Sequence[str], program: str) -> int:
-    """Run one command of the program that the user typed; returns the exit status.
+    """Run one command; returns the exit status.
 
-    0 done; 1 a proof failed, or something that is nobody's mistake; 2 the user asked for what cannot be; 130 Ctrl-C.
+    0 done; 1 a proof or an operation failed; 2 invalid request; 130 Ctrl-C.
     """
     first = arguments[0] if arguments else ""
     if first in ("-h", "--help"):

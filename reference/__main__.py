@@ -12,19 +12,17 @@ from typing import TYPE_CHECKING, Any
 from reference.cli.main import Package, main, wait_briefly
 
 if TYPE_CHECKING:
-    from reference.cli.backend import Parts
+    from reference.cli.backend import Backend
 
 
-def parts(options: Any) -> Parts:
-    """The readable parts, imported when they are needed."""
-    from reference.cli.backend import reference_parts
+def backend(options: Any) -> Backend:
+    """The readable backend, imported only when a command runs."""
+    from reference.cli.backend import reference_backend
 
-    return reference_parts(options)
+    return reference_backend(options)
 
 
-PACKAGE = Package(
-    f"python -m {__package__}", "A GPT-2 to read: train it, let it write, measure it, look inside.", parts
-)
+PACKAGE = Package(f"python -m {__package__}", "A readable GPT-2: train, sample, evaluate and plot it.", backend)
 
 
 if __name__ == "__main__":

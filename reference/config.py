@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """Everything that fixes the shape of a GPT-2. Immutable; wrong values raise ValueError."""
+    """The shape of a GPT-2. Immutable; wrong values raise ValueError."""
 
     block_size: int = 1024  # T at most: one row of the position table for each position
     vocab_size: int = 50257  # V: 50,000 BPE merges + 256 bytes + <|endoftext|>
@@ -50,7 +50,7 @@ class GPTConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, object]) -> GPTConfig:
-        """The config that `dataclasses.asdict` wrote; an unknown or missing field is a ValueError."""
+        """The config from what `dataclasses.asdict` gave; ValueError for an unknown or missing field."""
         known = {field.name for field in fields(cls)}
         if set(values) != known:
             unknown, missing = sorted(set(values) - known), sorted(known - set(values))

@@ -1,4 +1,4 @@
-"""The five functions that GPT-2 is made of, by hand: only + - * / exp log, sums, maxima and matrix products.
+"""The five functions of GPT-2 by hand, from + - * / exp log, sums, maxima and matrix products.
 
     softmax            stable for any finite logits
     layer_norm         Ba, Kiros and Hinton 2016
@@ -76,7 +76,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     log_sum = logits.exp().sum(dim=-1).log()  # log of the softmax's denominator
     index = targets.masked_fill(~counted, 0)  # any valid column: its value is dropped below
     chosen = logits.gather(-1, index.unsqueeze(-1)).squeeze(-1)
-    losses = (log_sum - chosen).masked_fill(~counted, 0.0)  # not selected: how many are left, only the device knows
+    losses = (log_sum - chosen).masked_fill(~counted, 0.0)  # not indexed: only the device knows how many count
     return losses.sum() / counted.sum()
 
 

@@ -34,7 +34,7 @@ class LayerNorm(nn.Module):
 
 
 class CausalSelfAttention(nn.Module):
-    """Each position gathers values from itself and the positions before it, once for each head."""
+    """Multi-head causal self-attention: each position averages values of itself and earlier positions, per head."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class CausalSelfAttention(nn.Module):
         return x.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
 
     def weights(self, x: Tensor) -> Tensor:
-        """How much each position takes from each other one: (B, T, C) -> (B, H, T, T), lower triangular."""
+        """Attention weights: (B, T, C) -> (B, H, T, T), lower triangular, each row summing to 1."""
         return causal_attention_weights(self.heads(self.q_proj(x)), self.heads(self.k_proj(x)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class CausalSelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Four times as wide in the middle, each position by itself."""
+    """Two linear layers with a GELU between them, hidden width 4C; each position by itself."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Talk to each other, then think alone; the stream x itself is never normalised, only added to."""
+    """Attention, then MLP, each on a normalised copy of the residual stream x, and added to it."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -97,8 +97,8 @@ class GPT(nn.Module):
     Args:
         config: the shape.
 
-    The state dict of this class is the canonical layout of the whole project: q, k and v apart, weights as
-    `nn.Linear` keeps them (out, in), the token table once although it serves both ends.
+    The state dict of this class is the project's canonical layout: q, k and v apart, weights (out, in) as in
+    `nn.Linear`, and the token table once, although it is both embedding and head.
     """
 
     def __init__(self, config: GPTConfig) -> None:
@@ -113,10 +113,10 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Normal weights of deviation 0.02, zero biases, unit gains; from torch's global generator.
+        """Normal weights with standard deviation 0.02, zero biases, unit gains; from torch's global generator.
 
-        The two projections back into the residual stream are drawn narrower by 1 / sqrt(2 n_layer), so that
-        its variance does not grow with the 2 n_layer additions (Radford et al. 2019, section 2.3).
+        The standard deviation of both projections into the residual stream is divided by sqrt(2 n_layer), so that its
+        variance does not grow with the 2 n_layer additions (Radford et al. 2019, section 2.3).
         """
         residual = 0.02 / math.sqrt(2 * self.config.n_layer)
         for name, parameter in self.named_parameters():
@@ -128,7 +128,7 @@ class GPT(nn.Module):
                 parameter.normal_(std=residual if name.endswith("c_proj.weight") else 0.02)
 
     def hidden(self, ids: Tensor) -> Tensor:
-        """The stream after the final norm: ids (B, T) -> (B, T, C)."""
+        """The residual stream after the final norm: ids (B, T) -> (B, T, C)."""
         check_shape(ids, self.config)  # not the values: that would wait for the device
         positions = torch.arange(ids.shape[1], device=ids.device)
         x = self.dropout(self.wte(ids) + self.wpe(positions))  # (B, T, C)
@@ -142,17 +142,17 @@ class GPT(nn.Module):
         Args:
             ids: (B, T) int64, T at most block_size, or it is a ValueError; each in [0, V).
 
-        Returns (B, T, V). Values are not looked at, since the host would have to wait for the device: an id that is
-        not in [0, V) is torch's IndexError on the CPU and a failed assertion of the device elsewhere. Ids that come
-        from outside are checked there, once, by `reference.ids.check_ids`.
+        Returns (B, T, V). Reads no id's value, because the host would have to wait for the device: an id outside
+        [0, V) raises torch's IndexError on the CPU and fails a device assertion elsewhere. Check ids from outside once,
+        by `reference.ids.check_ids`.
         """
         return self.hidden(ids) @ self.wte.weight.T  # the table that read the tokens also scores them
 
     def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy in nats, a scalar, over the targets (B, T) that are not -1.
 
-        No more than `forward` does it look at values: a target that is not in [0, V) or -1 is torch's RuntimeError on
-        the CPU. `reference.ids.check_targets` is for targets that come from outside.
+        Reads no values either: a target outside [0, V) other than -1 raises torch's RuntimeError on the CPU. Check
+        targets from outside by `reference.ids.check_targets`.
         """
         logits = self(ids)
         # under bf16 autocast the logits have 8 bits: the exponentials and their sum need more

@@ -1,8 +1,7 @@
-"""Which ids a model can read: shapes and types are checked where ids are used, values where they enter.
+"""Checks of token ids: shape and type in every forward pass, values only where ids enter.
 
-The host knows a tensor's shape. Its values are on the device, and to look at one the host waits until the device has
-done everything that was asked of it before: were it once in each forward pass, that would be once per generated token.
-So a forward pass looks at no value. What takes ids from outside looks once:
+Reading a value makes the host wait until the device has finished all queued work. In a forward pass that would cost one
+wait per generated token, so a forward pass reads no value. Code that takes ids from outside checks them once:
 
     data/batches.py    the tokens of a text: on the CPU as they are fetched, a tensor when its batches are made
     sampling.py        a prompt (and optimized/generation.py, with its padding)
@@ -19,16 +18,16 @@ from reference.functional import IGNORED
 
 
 def check_ids(ids: Tensor, config: GPTConfig) -> None:
-    """Raise a ValueError unless `ids` is a batch that a model of this config can read, values included.
+    """Raise a ValueError unless a model of this config can read the batch `ids`, values included.
 
-    Waits for the device that the ids are on.
+    Waits for the ids' device.
     """
     check_shape(ids, config)
     check_values(ids, config.vocab_size)
 
 
 def check_shape(ids: Tensor, config: GPTConfig) -> None:
-    """Raise a ValueError unless `ids` is int64 of shape (B, T), T from 1 to the block size. Looks at no value."""
+    """Raise a ValueError unless `ids` is int64 of shape (B, T), T from 1 to the block size. Reads no values."""
     check_type(ids)
     if not 1 <= ids.shape[1] <= config.block_size:
         raise ValueError(
@@ -37,13 +36,13 @@ def check_shape(ids: Tensor, config: GPTConfig) -> None:
 
 
 def check_type(ids: Tensor) -> None:
-    """Raise a ValueError unless `ids` is int64 of shape (B, T), whatever T. Looks at no value."""
+    """Raise a ValueError unless `ids` is int64 of shape (B, T). Reads no values."""
     if ids.dim() != 2 or ids.dtype != torch.int64:
         raise ValueError(f"ids of shape {tuple(ids.shape)} and type {ids.dtype}: give int64 ids of shape (batch, time)")
 
 
 def check_values(ids: Tensor, vocab_size: int) -> None:
-    """Raise a ValueError unless every id is from 0 to vocab_size - 1. Waits for the device that the ids are on.
+    """Raise a ValueError unless every id is from 0 to vocab_size - 1. Waits for the ids' device.
 
     Args:
         ids: integers of any shape
@@ -63,13 +62,12 @@ def check_targets(targets: Tensor, ids: Tensor, vocab_size: int) -> None:
     bad = outside(targets, IGNORED, vocab_size)
     if bad is not None:
         raise ValueError(
-            f"target {bad}: this model's vocabulary has the ids 0 to {vocab_size - 1}, and {IGNORED} is for what does "
-            "not count"
+            f"target {bad}: this model's vocabulary has the ids 0 to {vocab_size - 1}, and {IGNORED} means ignored"
         )
 
 
 def outside(values: Tensor, start: int, stop: int) -> int | None:
-    """A value below `start`, else one that is not below `stop`; None if there is neither."""
+    """A value outside [start, stop), the smallest or the largest; None if all are inside."""
     if values.numel() == 0:
         return None
     low, high = torch.stack(values.aminmax()).tolist()  # both at once: one wait

@@ -14,7 +14,7 @@ from reference.ids import check_type, check_values
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Everything below the k-th largest logit of a row becomes -inf; ties with the k-th stay.
+    """Set logits below the k-th largest of their row to -inf; ties with the k-th stay.
 
     Args:
         logits: (..., V)
@@ -25,7 +25,7 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """The most probable tokens whose probabilities first reach p stay, at least one; the rest becomes -inf.
+    """Keep the most probable tokens up to a total probability of p, at least one; set other logits to -inf.
 
     Holtzman et al. 2020, https://arxiv.org/abs/1904.09751, section 3.1. Sorted from the smallest upwards and cut
     at 1 - p, so that equal probabilities fall on the same side as in transformers.
@@ -45,10 +45,10 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
 def next_token_probabilities(
     logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
 ) -> Tensor:
-    """What the next token is drawn from: logits (B, V) -> probabilities (B, V).
+    """Sampling distribution of the next token: logits (B, V) -> probabilities (B, V).
 
-    Temperature first, then top-k, then top-p on what is left, the order of transformers. A temperature of 0 puts
-    all probability on the largest logit (the first of equals).
+    Applies temperature, then top-k, then top-p, in the order of transformers. Temperature 0 puts all probability on the
+    largest logit (the first of equals).
     """
     check_sampling(temperature, top_k, top_p)
     if temperature == 0.0:
@@ -84,7 +84,7 @@ def stream(
     """Yield one (B, 1) tensor of new ids at a time; arguments as for `generate`.
 
     Beyond the block size the model sees the last block_size tokens, numbered from position 0 again. The values of `ids`
-    are looked at before the first token; from there on nothing waits for the device.
+    are checked before the first token; after that nothing waits for the device.
     """
     check_prompt(ids, model.config.vocab_size, max_new_tokens, temperature, top_k, top_p)
     for _ in range(max_new_tokens):
@@ -109,14 +109,14 @@ def generate(
         model: `model(ids) -> logits`, with `model.config.block_size` and `.vocab_size`; in eval mode, or its dropout
             takes part
         ids: (B, T) int64, each in [0, V), T at least 1
-        max_new_tokens: how many to append
+        max_new_tokens: number of tokens to append
         temperature: divides the logits; 0 takes the most probable token, without randomness
         top_k: draw only from the k largest logits (and ties with the k-th); None for all
         top_p: draw only from the most probable tokens that together reach p; None for all
         generator: source of randomness, on the model's device; None for torch's global one
 
     Returns (B, T + max_new_tokens): the prompt and what follows. The same generator state gives the same tokens as
-    `generate` of transformers with the same settings. Raises ValueError for ids and settings that cannot be.
+    `generate` of transformers with the same settings. Raises ValueError for invalid ids and settings.
     """
     return torch.cat([ids, *stream(model, ids, max_new_tokens, temperature, top_k, top_p, generator)], dim=1)
 
@@ -124,10 +124,7 @@ def generate(
 def check_prompt(
     ids: Tensor, vocab_size: int, max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None
 ) -> None:
-    """Raise a ValueError, one line, for a prompt or settings from which nothing can be generated.
-
-    Looks at the values of `ids`, and so waits for the device that they are on.
-    """
+    """Raise a ValueError for an invalid prompt or settings. Reads the values of `ids`, so waits for their device."""
     check_sampling(temperature, top_k, top_p)
     if max_new_tokens < 0:
         raise ValueError(f"{max_new_tokens} new tokens: give 0 or more")
@@ -138,7 +135,7 @@ def check_prompt(
 
 
 def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
-    """Raise a ValueError, one line, for sampling settings that cannot be."""
+    """Raise a ValueError for invalid sampling settings."""
     if not 0.0 <= temperature < math.inf:
         raise ValueError(f"temperature {temperature}: give 0 (greedy) or more")
     if top_k is not None and top_k < 1:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from reference.training.defaults import BETAS, CLIP, EPS, LEARNING_RATE, WEIGHT_DECAY
+
 
 class LibraryStep:
     """A training step by torch's own parts; made by `build_library_step`."""
@@ -45,10 +47,10 @@ def decays_by_name(name: str) -> bool:
 
 def build_library_step(
     model: nn.Module,
-    learning_rate: float | Callable[[int], float] = 3e-4,
-    weight_decay: float = 0.1,
-    betas: tuple[float, float] = (0.9, 0.95),
-    clip: float = 1.0,
+    learning_rate: float | Callable[[int], float] = LEARNING_RATE,
+    weight_decay: float = WEIGHT_DECAY,
+    betas: tuple[float, float] = BETAS,
+    clip: float = CLIP,
     fused: bool = False,
     decays: Callable[[str], bool] = decays_by_name,
 ) -> LibraryStep:
@@ -63,5 +65,5 @@ def build_library_step(
     decayed = [p for name, p in trained if decays(name)]
     others = [p for name, p in trained if not decays(name)]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=3e-4, betas=betas, eps=1e-8, fused=fused)
+    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=betas, eps=EPS, fused=fused)
     return LibraryStep(model, optimizer, learning_rate, clip)

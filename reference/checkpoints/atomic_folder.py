@@ -1,9 +1,8 @@
-"""Folders that are on disk whole or not at all, whatever moment the process is killed or the power goes.
+"""Write folders atomically: a kill or a power failure leaves the whole folder on disk, or none of it.
 
-A folder is written under a name that no reader looks at, every file and the folder itself are forced to the
-disk, and only then does a rename give it its name: one step that happens or does not. POSIX renames no folder
-over one that has something in it, so replacing takes two renames: the old one steps aside to `NAME.replaced`,
-the new one takes its place. A reader that finds no NAME takes `NAME.replaced`; there is always one of them.
+A folder is written under a name that readers ignore, synced to disk with its files, and renamed atomically to NAME.
+POSIX cannot rename a folder over one that is not empty, so replacing takes two renames: NAME to `NAME.replaced`, then
+the new folder to NAME. One of the two names always exists, and a reader without NAME takes `NAME.replaced`.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-UNFINISHED = ".unfinished@"  # then the writer's pid, its host and something random, with @ between
+UNFINISHED = ".unfinished@"  # then the writer's pid, its host and a random part, separated by @
 REPLACED = ".replaced"
 DAY = 24 * 3600.0
 
@@ -30,11 +29,10 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def whole_folder(final: Path) -> Iterator[Path]:
-    """Yield an empty folder to fill; when the block ends, it is `final`, and that is on the disk.
+    """Yield an empty folder to fill; after the block it is on disk as `final`.
 
-    A folder that already has this name stays until the new one is complete on the disk. If the block raises,
-    what it wrote is removed and `final` is as it was. The parent is created if need be; if it is there, call
-    `settle` for it first.
+    An existing `final` stays until the new folder is complete on disk. If the block raises, its files are removed and
+    `final` is unchanged. Creates the parent if necessary; for an existing parent, call `settle` first.
     """
     make_folder(final.parent)
     unfinished, replaced = hidden_name(final), final.with_name(final.name + REPLACED)
@@ -58,7 +56,7 @@ def whole_folder(final: Path) -> Iterator[Path]:
 
 
 def settle(parent: Path, is_whole: Callable[[Path], bool]) -> None:
-    """Finish or undo the replacements that a writer died in: of two folders one stays, under its name."""
+    """Finish or undo replacements that a dead writer left half done: one folder remains, under its own name."""
     for replaced in sorted(parent.glob(f"*{REPLACED}")):
         final = replaced.with_name(replaced.name.removesuffix(REPLACED))
         if is_whole(final):
@@ -71,9 +69,9 @@ def settle(parent: Path, is_whole: Callable[[Path], bool]) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder, which loses its name first: nobody ever finds half of it there.
+    """Remove a folder, after renaming it, so that no reader finds half of it.
 
-    What the system will not remove is left under a name that readers ignore, and logged.
+    If removing fails, logs that, and leaves the folder under a name that readers ignore.
     """
     doomed = hidden_name(folder)
     try:
@@ -84,16 +82,16 @@ def remove_folder(folder: Path) -> None:
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Remove what writers that are gone had begun or were removing; what a living one works on stays."""
+    """Remove unfinished folders of dead writers; keep those of living ones."""
     for folder in sorted(parent.glob(f"{UNFINISHED}*")):
         if is_abandoned(folder):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_abandoned(folder: Path) -> bool:
-    """Whether the process that named this unfinished folder is gone.
+    """Whether the writer of this unfinished folder is dead.
 
-    From another machine that cannot be seen: there, untouched for a day counts as gone.
+    A writer on another machine counts as dead if the folder is unchanged for a day.
     """
     try:
         _, pid, host, _ = folder.name.split("@")
@@ -101,7 +99,7 @@ def is_abandoned(folder: Path) -> bool:
         if host != host_name():
             return time.time() - touched > DAY
         process = psutil.Process(int(pid))
-        # after a reboot the number may be somebody else's: they came later than the folder
+        # after a reboot another process may have this pid: it started later than the folder was written
         return process.status() == psutil.STATUS_ZOMBIE or process.create_time() > touched + 2.0
     except (psutil.NoSuchProcess, ValueError):
         return True
@@ -110,7 +108,7 @@ def is_abandoned(folder: Path) -> bool:
 
 
 def hidden_name(folder: Path) -> Path:
-    """A new name beside `folder` that no reader looks at, and that says who uses it."""
+    """A new name beside `folder` that readers ignore, with the pid and host of its writer."""
     return folder.with_name(f"{UNFINISHED}{os.getpid()}@{host_name()}@{uuid.uuid4().hex[:8]}")
 
 
@@ -120,7 +118,7 @@ def host_name() -> str:
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder and its parents, each name forced to the disk."""
+    """Create a folder and its parents, each synced to disk."""
     if not folder.is_dir():
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)  # another process may have been faster
@@ -128,12 +126,12 @@ def make_folder(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Force a file, or the names in a folder, from the system's memory to the disk."""
+    """Sync a file, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # some network file systems cannot do this for a folder, and say that it makes no sense
+        # some network file systems cannot sync a folder, and answer that the call is invalid
         if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():
             raise
     finally:

@@ -1,9 +1,8 @@
 """One tensor for each parameter, in the canonical layout.
 
-A model's state dict already says how its parameters are laid out canonically: the readable model by its own names,
-a fused or padded one through its state-dict hooks, a wrapper through its `state_dict`. All of these only rename,
-split, join, transpose and slice, so whatever belongs to the parameters elementwise (gradients, updates, optimizer
-moments) can take the same way.
+A model's state dict defines the map from its parameters to the canonical layout: by the reference's own names, by
+state-dict hooks of a fused or padded model, or by a wrapper's `state_dict`. All of these only rename, split, join,
+transpose and slice. So the same map serves every elementwise companion of the parameters: gradients, updates, moments.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def to_canonical(model: nn.Module, tensors: dict[str, Tensor | None]) -> dict[str, Tensor]:
-    """Send tensors that belong to a model's parameters through the map of its state dict.
+    """Map tensors that belong to a model's parameters to the canonical layout.
 
     Args:
-        model: left as it was
-        tensors: by the names of `model.named_parameters()`; each of its parameter's shape and device, None for zeros
+        model: unchanged
+        tensors: by the names of `model.named_parameters()`, each with its parameter's shape and device; None for zeros
 
     Returns copies under the canonical names. A name that is missing or unknown is a ValueError.
     """
@@ -38,12 +37,12 @@ def to_canonical(model: nn.Module, tensors: dict[str, Tensor | None]) -> dict[st
 
 @torch.no_grad()
 def from_canonical(model: nn.Module, tensors: dict[str, Tensor], what: str = "") -> dict[str, Tensor]:
-    """The way back: canonical tensors -> copies by the names of `model.named_parameters()`.
+    """The inverse of `to_canonical`: canonical tensors -> copies by the names of `model.named_parameters()`.
 
     Args:
-        model: left as it was
+        model: unchanged
         tensors: one for each entry of the model's state dict
-        what: put before a name in messages
+        what: prefix of names in messages
 
     A name that is missing or unknown, or a shape that does not fit, is a ValueError.
     """
@@ -68,5 +67,5 @@ def from_canonical(model: nn.Module, tensors: dict[str, Tensor], what: str = "")
 
 
 def canonical_gradients(model: nn.Module) -> dict[str, Tensor]:
-    """The gradients that the last backward left, under the canonical names; a missing one counts as zero."""
+    """The gradients of a model's parameters under canonical names; zeros where there is none."""
     return to_canonical(model, {name: parameter.grad for name, parameter in model.named_parameters()})

@@ -1,13 +1,13 @@
-"""A training run on disk: folders `step-NNNNNN` that transformers opens as they are.
+"""A training run on disk: folders `step-NNNNNN`, which transformers can open.
 
     model.safetensors          weights in Hugging Face's names and orientation
     config.json                their shape, as `GPT2LMHeadModel.from_pretrained` reads it
     optimizer.safetensors      AdamW's moments, in the canonical layout
-    paritygpt-tokenizer.json   the tokenizer; as `tokenizer.json`, transformers would take it for one of its own
-    run.json                   the step, and what is needed to go on: seed, data, settings, versions
-    manifest.json              size and SHA-256 of each of these, compared before one of them is parsed
+    paritygpt-tokenizer.json   the tokenizer; transformers would read a `tokenizer.json` as one of its own
+    run.json                   the step, and all else to resume: seed, data, settings, versions
+    manifest.json              size and SHA-256 of each file, checked before any is parsed
 
-Nothing is pickled, so opening a checkpoint runs no code of it.
+Nothing is pickled, so opening a checkpoint runs no code from it.
 """
 
 from __future__ import annotations
@@ -50,21 +50,21 @@ STEP_FOLDER = re.compile(rf"step-([0-9]{{6,}})({re.escape(REPLACED)})?")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be read or written: one line with the folder, the file and the reason."""
+    """A checkpoint cannot be read or written: one line with folder, file and reason."""
 
 
 class Gone(Exception):
-    """A folder that was there and is not any more: a writer removed it, or is replacing it. Look again."""
+    """A folder disappeared: a writer removed it or is replacing it. Try again."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything that a run needs to go on as if it had never stopped."""
+    """Everything that a run needs to resume exactly."""
 
     step: int  # optimizer steps done
     config: GPTConfig
     model: dict[str, Tensor]  # canonical layout, any floating type
-    optimizer: dict[str, Tensor]  # `AdamW.state_dict()`; empty if there is nothing to go on with
+    optimizer: dict[str, Tensor]  # `AdamW.state_dict()`; empty if there is none
     tokenizer: dict[str, Any]  # `Tokenizer.to_json()`
     run: dict[str, Any]  # plain JSON: seed, data, settings, versions
 
@@ -72,17 +72,17 @@ class Checkpoint:
 def save(run_folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
     """Write a checkpoint to `run_folder/step-NNNNNN`, then remove old ones.
 
-    The folder appears when all of it is on the disk, and never half. If one is already there for this step,
-    it stays until then and is replaced. Afterwards the new one and the `keep - 1` newest before it remain.
-    Those of later steps, which are there when a run goes on from an earlier one, are left alone.
+    The folder appears only when all of it is on disk; an existing one for this step stays until then. Afterwards the
+    new one and the `keep - 1` newest before it remain. Checkpoints of later steps, which exist when a run resumed from
+    an earlier one, are kept.
 
     Args:
-        run_folder: created if need be
+        run_folder: created if necessary
         checkpoint: what to write
-        keep: how many complete checkpoints up to this step remain, at least 1
+        keep: number of complete checkpoints up to this step to keep, at least 1
 
-    Returns the folder. Tensors that do not fit the config, or a `run` or `tokenizer` that is no JSON, are a
-    ValueError before anything is written. A failing disk is a CheckpointError, and leaves what was there.
+    Returns the folder. Raises ValueError, before writing anything, for tensors that do not fit the config and for a
+    `run` or `tokenizer` that JSON cannot hold. Raises CheckpointError for a failing disk; existing checkpoints stay.
     """
     if keep < 1:
         raise ValueError(f"keep = {keep}: give how many checkpoints to keep, at least 1")
@@ -121,8 +121,7 @@ def save(run_folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
 def load(folder: Path) -> Checkpoint:
     """Read the checkpoint in a folder, after comparing every file with the manifest.
 
-    Raises CheckpointError that names the file and what is wrong with it, and, where a complete checkpoint of
-    an earlier step lies beside it, offers that.
+    Raises CheckpointError with the file and the reason, and with the newest complete checkpoint before it, if any.
     """
     folder = folder if folder.name else folder.resolve()  # "." says no name
     replaced = folder.with_name(folder.name + REPLACED)
@@ -136,15 +135,15 @@ def load(folder: Path) -> Checkpoint:
                 raise CheckpointError(f"{candidate}: {error}{offer(candidate)}") from error
             except Gone:
                 continue
-        if not folder.exists():  # neither under its name nor aside, and so nobody is replacing it either
+        if not folder.exists():  # under neither name, so it is not being replaced
             raise CheckpointError(no_checkpoint(folder))
 
 
 def load_newest(run_folder: Path) -> tuple[Checkpoint, list[str]]:
     """Read the newest complete checkpoint of a run.
 
-    Returns it, and a line for each newer one that is damaged: its name, the file, the reason, what is used
-    instead. Raises CheckpointError if the folder is no run, or if none of its checkpoints is complete.
+    Returns it, and one line for each newer damaged one: its name, the file, the reason, the checkpoint used instead.
+    Raises CheckpointError if the folder is no run, or has no complete checkpoint.
     """
     while True:
         folders = step_folders(run_folder)
@@ -155,7 +154,7 @@ def load_newest(run_folder: Path) -> tuple[Checkpoint, list[str]]:
             try:
                 checkpoint = read(folder)
             except Gone:
-                break  # a writer took it away in the meantime, and so there is a newer one: look again
+                break  # a writer removed it meanwhile, so there is a newer one: look again
             except Damaged as error:
                 damaged.append(f"{folder.name}: {error}")
             else:
@@ -165,12 +164,12 @@ def load_newest(run_folder: Path) -> tuple[Checkpoint, list[str]]:
 
 
 def open_path(path: Path) -> tuple[Checkpoint, list[str]]:
-    """Read what a user points at: one checkpoint (`load`), or a run with several (`load_newest`)."""
+    """Read a checkpoint (`load`), or the newest one of a run (`load_newest`)."""
     return (load(path), []) if is_checkpoint(path) else load_newest(path)
 
 
 def read(folder: Path) -> Checkpoint:
-    """Compare a folder with its manifest, then parse it. Damaged if it is not whole and sound, Gone if it is gone."""
+    """Verify a folder by its manifest, then parse it. Raises Damaged, or Gone if the folder disappeared."""
     while True:
         before = identity(folder)
         try:
@@ -181,11 +180,11 @@ def read(folder: Path) -> Checkpoint:
         else:
             if identity(folder) == before:
                 return checkpoint
-        # a writer put another folder in this place while its files were being read: begin again
+        # a writer replaced the folder while its files were being read: start again
 
 
 def parse(folder: Path) -> Checkpoint:
-    """Verify all files of a folder and make a checkpoint of them."""
+    """Verify all files of a folder and read them into a checkpoint."""
     verify(folder, FILES)
     with blaming(CONFIG):
         config = config_from_hf(from_json(folder / CONFIG))
@@ -209,7 +208,7 @@ def parse(folder: Path) -> Checkpoint:
 
 @contextmanager
 def blaming(name: str) -> Iterator[None]:
-    """Turn what goes wrong while the file `name` is parsed into Damaged, so that the file is named."""
+    """Turn an error while parsing the file `name` into Damaged, with the file's name."""
     try:
         yield
     except (ValueError, TypeError, KeyError, RecursionError, SafetensorError, OSError) as error:
@@ -234,9 +233,9 @@ def check_floating(tensors: dict[str, Tensor]) -> None:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a safetensors file that whoever may read its neighbour may read."""
-    save_file(tensors, path, metadata={"format": "pt"})  # transformers wants to hear that it was torch
-    shutil.copymode(path.with_name(CONFIG), path)  # safetensors 0.8 leaves its files to their owner alone
+    """Write a safetensors file with config.json's permissions."""
+    save_file(tensors, path, metadata={"format": "pt"})  # required by transformers
+    shutil.copymode(path.with_name(CONFIG), path)  # safetensors 0.8 makes files readable by their owner alone
 
 
 def prune(run_folder: Path, step: int, keep: int) -> None:
@@ -252,12 +251,12 @@ def prune(run_folder: Path, step: int, keep: int) -> None:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether this looks like one checkpoint, sound or not, rather than a run or something else."""
+    """Whether this looks like a checkpoint, damaged or not, and not like a run."""
     return STEP_FOLDER.fullmatch(path.name) is not None or (path / MANIFEST).exists()
 
 
 def is_complete(folder: Path, hashes: bool = True) -> bool:
-    """Whether every file is there and as the manifest says; without hashes, whether it has the right size."""
+    """Whether every file matches the manifest; without hashes, only by size."""
     try:
         verify(folder, FILES, hashes)
     except Damaged:
@@ -268,7 +267,7 @@ def is_complete(folder: Path, hashes: bool = True) -> bool:
 def step_folders(run_folder: Path) -> list[Path]:
     """The checkpoints of a run, newest first, complete or not; of one step, the one being replaced last.
 
-    One that a writer moves away meanwhile is among them: left out, it would make the one before it the newest.
+    Includes one that a writer is moving away: without it, the one before would seem to be the newest.
     """
     try:
         paths = [p for p in run_folder.iterdir() if STEP_FOLDER.fullmatch(p.name) and is_folder_or_gone(p)]
@@ -285,7 +284,7 @@ def step_of(folder: Path) -> int:
 
 
 def offer(folder: Path) -> str:
-    """What to use instead of a damaged checkpoint: the newest complete one before it, if there is one."""
+    """The end of a message that offers the newest complete checkpoint before a damaged one, if there is one."""
     if STEP_FOLDER.fullmatch(folder.name):
         for other in step_folders(folder.parent):
             if step_of(other) < step_of(folder) and is_complete(other):
@@ -294,7 +293,7 @@ def offer(folder: Path) -> str:
 
 
 def no_checkpoint(path: Path) -> str:
-    """The message for a path at which there is no checkpoint."""
+    """The message for a path without a checkpoint."""
     if not path.is_dir():
         what = "is a file, not a folder" if path.exists() else "no such folder"
     elif list(path.glob(f"{UNFINISHED}*")):
@@ -308,7 +307,7 @@ def no_checkpoint(path: Path) -> str:
 
 
 def identity(folder: Path) -> tuple[int, int]:
-    """Tells a folder from another one of the same name. Gone if there is none."""
+    """Device and inode of a folder, which differ from another one of the same name. Gone if there is none."""
     try:
         status = folder.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -319,8 +318,10 @@ def identity(folder: Path) -> tuple[int, int]:
 
 
 def is_folder_or_gone(path: Path) -> bool:
-    """False for a file or a link to nowhere. True for what a writer has moved away since it was seen: by one look,
-    since of two looks the first may come before and the second after the moment in which the name is not there."""
+    """Whether this is a folder, or was one until a writer moved it away; False for a file or a broken link.
+
+    One `stat` decides: between two of them the name may disappear and come back.
+    """
     try:
         return stat.S_ISDIR(path.stat().st_mode)
     except FileNotFoundError:
@@ -328,7 +329,7 @@ def is_folder_or_gone(path: Path) -> bool:
 
 
 def to_json(what: str, values: dict[str, Any]) -> bytes:
-    """The content of a JSON file; ValueError for what JSON cannot say, such as nan and infinity."""
+    """The bytes of a JSON file; ValueError for values that JSON cannot hold, such as nan and infinity."""
     try:
         return (json.dumps(values, indent=2, allow_nan=False) + "\n").encode()
     except (ValueError, TypeError, RecursionError) as e:
@@ -336,7 +337,7 @@ def to_json(what: str, values: dict[str, Any]) -> bytes:
 
 
 def from_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; ValueError if it holds anything else."""
+    """The object in a JSON file; ValueError for any other content."""
     values = json.loads(path.read_bytes())
     if not isinstance(values, dict):
         raise ValueError("is JSON, but no object")
@@ -344,7 +345,7 @@ def from_json(path: Path) -> dict[str, Any]:
 
 
 def one_line(error: Exception) -> str:
-    """What an exception says, on one line."""
+    """An exception's message on one line."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, KeyError):

@@ -1,8 +1,8 @@
 """Hugging Face's GPT-2 state dict <-> ours, on plain tensors.
 
-Two things differ. Hugging Face keeps q, k and v in one matrix `c_attn`, and its `Conv1D` keeps every weight as
-(in, out), the transpose of `nn.Linear`. Both maps only rename, transpose, split and join, so they are linear and
-exact: gradients and optimizer moments go through them as well as weights do.
+Two things differ. Hugging Face keeps q, k and v in one matrix `c_attn`, and its `Conv1D` keeps weights as (in, out),
+the transpose of `nn.Linear`. Both maps only rename, transpose, split and join. So they are linear and exact, and also
+convert gradients and optimizer moments.
 """
 
 from __future__ import annotations
@@ -19,44 +19,42 @@ PREFIX = "transformer."
 
 def canonical_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor in the canonical layout, in the order of `reference.GPT`."""
-    C, wide = config.n_embd, 4 * config.n_embd
-    shapes: dict[str, tuple[int, ...]] = {
-        "wte.weight": (config.vocab_size, C),
-        "wpe.weight": (config.block_size, C),
-    }
-    for i in range(config.n_layer):
-        shapes |= {f"h.{i}.ln_1.weight": (C,), f"h.{i}.ln_1.bias": (C,)}
-        for name in ("q_proj", "k_proj", "v_proj", "c_proj"):
-            shapes |= {f"h.{i}.attn.{name}.weight": (C, C), f"h.{i}.attn.{name}.bias": (C,)}
-        shapes |= {f"h.{i}.ln_2.weight": (C,), f"h.{i}.ln_2.bias": (C,)}
-        shapes |= {f"h.{i}.mlp.c_fc.weight": (wide, C), f"h.{i}.mlp.c_fc.bias": (wide,)}
-        shapes |= {f"h.{i}.mlp.c_proj.weight": (C, wide), f"h.{i}.mlp.c_proj.bias": (C,)}
-    shapes |= {"ln_f.weight": (C,), "ln_f.bias": (C,)}
-    if not config.bias:
-        shapes = {name: shape for name, shape in shapes.items() if not name.endswith(".bias")}
-    return shapes
+    C = config.n_embd
+    shapes = shapes_of(config, attention={f"{name}_proj": (C, C) for name in "qkv"}, transposed=False)
+    return {name: shape for name, shape in shapes.items() if config.bias or not name.endswith(".bias")}
 
 
 def hf_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor in a Hugging Face GPT-2 file, which has biases whatever the config says."""
-    C, wide = config.n_embd, 4 * config.n_embd
-    shapes: dict[str, tuple[int, ...]] = {
-        "wte.weight": (config.vocab_size, C),
-        "wpe.weight": (config.block_size, C),
-    }
-    for i in range(config.n_layer):
-        shapes |= {f"h.{i}.ln_1.weight": (C,), f"h.{i}.ln_1.bias": (C,)}
-        shapes |= {f"h.{i}.attn.c_attn.weight": (C, 3 * C), f"h.{i}.attn.c_attn.bias": (3 * C,)}
-        shapes |= {f"h.{i}.attn.c_proj.weight": (C, C), f"h.{i}.attn.c_proj.bias": (C,)}
-        shapes |= {f"h.{i}.ln_2.weight": (C,), f"h.{i}.ln_2.bias": (C,)}
-        shapes |= {f"h.{i}.mlp.c_fc.weight": (C, wide), f"h.{i}.mlp.c_fc.bias": (wide,)}
-        shapes |= {f"h.{i}.mlp.c_proj.weight": (wide, C), f"h.{i}.mlp.c_proj.bias": (C,)}
-    shapes |= {"ln_f.weight": (C,), "ln_f.bias": (C,)}
+    C = config.n_embd
+    shapes = shapes_of(config, attention={"c_attn": (3 * C, C)}, transposed=True)
     return {PREFIX + name: shape for name, shape in shapes.items()}
 
 
+def shapes_of(config: GPTConfig, attention: dict[str, tuple[int, int]], transposed: bool) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a GPT-2 with biases, in the order of its layers.
+
+    Args:
+        attention: the linear layers from the stream to q, k and v, as (out, in)
+        transposed: whether linear weights are kept as (in, out)
+    """
+    C = config.n_embd
+    linears = {
+        "attn": {**attention, "c_proj": (C, C)},
+        "mlp": {"c_fc": (4 * C, C), "c_proj": (C, 4 * C)},
+    }
+    shapes: dict[str, tuple[int, ...]] = {"wte.weight": (config.vocab_size, C), "wpe.weight": (config.block_size, C)}
+    for i in range(config.n_layer):
+        for norm, inner in (("ln_1", "attn"), ("ln_2", "mlp")):
+            shapes |= {f"h.{i}.{norm}.weight": (C,), f"h.{i}.{norm}.bias": (C,)}
+            for name, (rows, columns) in linears[inner].items():
+                weight = (columns, rows) if transposed else (rows, columns)
+                shapes |= {f"h.{i}.{inner}.{name}.weight": weight, f"h.{i}.{inner}.{name}.bias": (rows,)}
+    return shapes | {"ln_f.weight": (C,), "ln_f.bias": (C,)}
+
+
 def to_hf(state_dict: dict[str, Tensor], config: GPTConfig) -> dict[str, Tensor]:
-    """Our tensors in Hugging Face's names and orientation, as `save_pretrained` files them.
+    """Our tensors in Hugging Face's names and orientation, as `save_pretrained` writes them.
 
     Args:
         state_dict: canonical, complete and nothing else
@@ -90,8 +88,8 @@ def from_hf(state_dict: dict[str, Tensor], config: GPTConfig) -> dict[str, Tenso
             (`attn.bias`, `attn.masked_bias`) are constants and are left out.
         config: the shape it belongs to
 
-    Returns new tensors. A missing, unknown or misshapen tensor is a ValueError that names it, and so is a bias other
-    than zero where the config has none.
+    Returns new tensors. Raises ValueError for a missing, unknown or misshapen tensor, and for a nonzero bias if the
+    config has none.
     """
     tensors = {name if is_head(name) else PREFIX + name.removeprefix(PREFIX): t for name, t in state_dict.items()}
     head = tensors.pop("lm_head.weight", None)
@@ -129,7 +127,7 @@ def is_head(name: str) -> bool:
 
 
 def is_mask_buffer(name: str) -> bool:
-    """Whether this is the causal mask that files from before 2023 carry."""
+    """Whether this is a causal mask, which files from before 2023 contain."""
     return name.endswith((".attn.bias", ".attn.masked_bias"))
 
 
@@ -145,8 +143,7 @@ def check_tensors(tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]
             raise ValueError(f"{what}: {name!r} has shape {tuple(tensor.shape)}, the config needs {shapes[name]}")
 
 
-# What Hugging Face's config can say that would make another function of the same weights, and the one value that
-# means GPT-2. Absent means that value.
+# Settings of a Hugging Face config that change the function, each with GPT-2's value, which is the default.
 GPT2_SETTINGS: dict[str, Any] = {
     "model_type": "gpt2",
     "activation_function": "gelu_new",  # the tanh form

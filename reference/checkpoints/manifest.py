@@ -1,6 +1,6 @@
-"""A list of a folder's files with their sizes and SHA-256, and the check of the folder against it.
+"""A manifest lists a folder's files with size and SHA-256; `verify` checks a folder against it.
 
-The manifest ends with a SHA-256 of itself, so that a byte lost there is not blamed on the file it speaks of.
+The manifest ends with its own SHA-256, so that damage to the manifest is not reported as damage to a file.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ VERSION = 1
 
 
 class Damaged(ValueError):
-    """A folder is not what its manifest says. The message begins with the file, then the reason."""
+    """A folder differs from its manifest. The message has the file, then the reason."""
 
 
 def write_manifest(folder: Path, names: Collection[str]) -> None:
-    """List these files of a folder as they are now."""
+    """Write the manifest of these files of a folder."""
     files = {name: {"size": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in sorted(names)}
     (folder / NAME).write_bytes(render(files))
 
@@ -32,8 +32,8 @@ def verify(folder: Path, names: Collection[str], hashes: bool = True) -> None:
     Args:
         folder: a folder with a manifest. Names that begin with a dot are passed over: nobody reads those, and
             file systems and file managers leave some.
-        names: what such a folder has to hold, the manifest not counted
-        hashes: False compares sizes only, which costs nothing and finds what is half written or half deleted
+        names: the required files, without the manifest
+        hashes: False compares sizes only: fast, and enough to find half written or half deleted folders
     """
     files = read_manifest(folder)
     if files.keys() != set(names):
@@ -96,5 +96,5 @@ def sha256(path: Path) -> str:
 
 
 def listed(names: Collection[str]) -> str:
-    """Names in a row, sorted."""
+    """Sorted names, separated by commas."""
     return ", ".join(sorted(names))

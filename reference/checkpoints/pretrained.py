@@ -1,4 +1,4 @@
-"""Weights to begin with: the four published GPT-2s, or a folder that holds a GPT-2."""
+"""Pretrained weights: the four published GPT-2s, or a folder with a GPT-2."""
 
 from __future__ import annotations
 
@@ -23,23 +23,22 @@ from reference.checkpoints.huggingface import config_from_hf
 from reference.config import GPTConfig
 
 PUBLISHED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
-OWNER = "openai-community"  # whose copies on the Hugging Face hub these are
-PATIENCE = 10.0  # seconds until a hub that does not answer counts as unreachable
+OWNER = "openai-community"  # on the Hugging Face hub
+PATIENCE = 10.0  # seconds to wait for the hub's answer
 
 logger = logging.getLogger(__name__)
 
 
 def load_pretrained(name_or_path: str | Path) -> tuple[dict[str, Tensor], GPTConfig]:
-    """The weights of a trained GPT-2, with their shape.
+    """Load the weights of a trained GPT-2 and their shape.
 
     Args:
         name_or_path: `gpt2`, `gpt2-medium`, `gpt2-large` or `gpt2-xl`, downloaded once and then kept in
             Hugging Face's cache; or a folder: a checkpoint or a run of ours, or what `save_pretrained` of
             `GPT2LMHeadModel` wrote. A folder that is named like a published model is given as `./gpt2`.
 
-    Returns new tensors in the canonical layout, of the type they are filed in, and the config of the file,
-    dropout included. What cannot be had or is no GPT-2 is a ValueError of one line. Damaged newer checkpoints
-    of a run are passed over and logged.
+    Returns new tensors in the canonical layout, in the file's dtype, and the file's config, dropout included. Raises
+    ValueError if the weights cannot be loaded or are no GPT-2. Skips and logs damaged newer checkpoints of a run.
     """
     if str(name_or_path) in PUBLISHED:
         name = str(name_or_path)
@@ -60,7 +59,7 @@ def load_pretrained(name_or_path: str | Path) -> tuple[dict[str, Tensor], GPTCon
 
 
 def read_pair(config_file: Path, model_file: Path, source: str) -> tuple[dict[str, Tensor], GPTConfig]:
-    """Read a config and the weights that belong to it; a ValueError says which file is wrong and why."""
+    """Read a config and its weights; ValueError with the faulty file and the reason."""
     file = config_file
     try:
         config = config_from_hf(from_json(config_file))
@@ -71,7 +70,7 @@ def read_pair(config_file: Path, model_file: Path, source: str) -> tuple[dict[st
 
 
 def check_folder(folder: Path) -> None:
-    """Raise a ValueError unless config and weights are there; it names what is missing and how to get it."""
+    """Raise a ValueError unless config and weights exist, with the missing files and how to get them."""
     missing = [name for name in (CONFIG, MODEL) if not (folder / name).is_file()]
     if not missing:
         return
@@ -90,15 +89,15 @@ def check_folder(folder: Path) -> None:
 
 
 def download(name: str, endpoint: str | None = None, cache: Path | None = None) -> tuple[Path, Path]:
-    """Fetch a published GPT-2 from the Hugging Face hub, unless it is in the cache and unchanged.
+    """Download a published GPT-2 from the Hugging Face hub, unless the cache has it unchanged.
 
     Args:
         name: one of PUBLISHED
         endpoint: another hub's address; None is $HF_ENDPOINT or huggingface.co
         cache: folder to keep files in; None is Hugging Face's own, under $HF_HOME
 
-    Returns config file and weights file. Without a connection, what is in the cache is used; if nothing is,
-    that is a ValueError, after PATIENCE at the latest.
+    Returns config file and weights file. Without a connection, uses the cache; ValueError after at most PATIENCE
+    seconds if the cache is empty.
     """
     try:
         from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
@@ -109,11 +108,11 @@ def download(name: str, endpoint: str | None = None, cache: Path | None = None) 
         ) from error
     repository = f"{OWNER}/{name}"
     url = hf_hub_url(repository, CONFIG, endpoint=endpoint)
-    # The library raises what the HTTP client beneath it raises, and that has been requests, httpx and httpx2:
-    # hence `except Exception` twice, over calls of the library alone.
+    # The library raises its HTTP client's errors, and the client has been requests, httpx and httpx2: hence
+    # `except Exception` twice, around calls of the library alone.
     unreachable: Exception | None = None
     try:
-        # asked once, here: hf_hub_download asks a silent hub again and again, for half a minute and longer
+        # one request first: hf_hub_download retries a silent hub for half a minute and longer
         get_hf_file_metadata(url, token=False, timeout=PATIENCE, endpoint=endpoint)
     except Exception as error:
         unreachable = error

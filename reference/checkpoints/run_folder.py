@@ -1,4 +1,4 @@
-"""A run's folder: its name, its settings, its log, and which one is the newest.
+"""Run folders: name, settings, log, and the newest run.
 
 runs/pydocs-20250131-120000/
   settings.json    every option, complete
@@ -20,11 +20,11 @@ HOME = Path("runs")  # in the current directory
 
 
 def new_run_folder(corpus: str, out: Path | None) -> Path:
-    """Make the folder for a new run and return it.
+    """Create the folder of a new run and return it.
 
     Args:
-        corpus: the start of the name when `out` is None; of a file, its name without the ending
-        out: where the user wants it; must not exist, or be empty
+        corpus: the name starts with it if `out` is None; a file without its suffix
+        out: the user's folder; must be new or empty
     """
     check_out(out)
     if out is not None:
@@ -43,7 +43,7 @@ def new_run_folder(corpus: str, out: Path | None) -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it; a ValueError that says why it cannot be made."""
+    """Create a folder and its parents; ValueError with the reason if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -57,17 +57,17 @@ def check_out(out: Path | None) -> None:
     if not out.is_dir():
         raise ValueError(f"--out {out}: is a file; give a folder that is new or empty")
     if any(out.iterdir()):
-        hint = f"go on with it by --resume {out}" if is_run(out) else "nothing in it is overwritten"
+        hint = f"resume it by --resume {out}" if is_run(out) else "nothing in it is overwritten"
         raise ValueError(f"--out {out}: is not empty; give a folder that is new or empty ({hint})")
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is one that a training run wrote."""
+    """Whether a folder is a training run."""
     return (folder / SETTINGS).is_file()
 
 
 def newest_run() -> Path:
-    """The run in `runs/` that logged last; a ValueError if there is none."""
+    """The run in `runs/` with the latest log entry; ValueError if there is none."""
     runs = [folder for folder in HOME.glob("*") if is_run(folder)]
     if not runs:
         raise ValueError(f"no run in {str(HOME)!r} of the current directory: name a run's folder, or train one first")
@@ -75,20 +75,20 @@ def newest_run() -> Path:
 
 
 def last_written(run: Path) -> float:
-    """When a run logged last, or began if it has not logged yet."""
+    """The time of a run's last log entry, or of its start if it has none."""
     file = run / LOG
     return (file if file.exists() else run / SETTINGS).stat().st_mtime
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a JSON file so that a reader finds the old one or the new one, never half of it."""
+    """Write a JSON file atomically."""
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(part, path)
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """The records of a run's log, in order; a last line that a crash cut short is left out."""
+    """The records of a run's log, in order, without a last line that a crash cut short."""
     path = run / LOG
     if not path.is_file():
         raise ValueError(f"{str(run)!r} has no {LOG}: give the folder of a training run")
@@ -108,10 +108,10 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 
 
 class Log:
-    """Appends records to a run's log, each on disk before the next step begins."""
+    """Appends records to a run's log, each flushed at once."""
 
     def __init__(self, run: Path, step: int) -> None:
-        """Open the log of a run that is at `step`; what an interrupted continuation logged later is dropped."""
+        """Open the log of a run at `step`, and drop later records of an interrupted run."""
         path = run / LOG
         kept = [record for record in read_log(run) if record["step"] <= step] if path.exists() else []
         part = path.with_name(LOG + ".part")
@@ -126,7 +126,7 @@ class Log:
         self._file.flush()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
 

@@ -1,1 +1,1 @@
-"""The commands, each a function of its options and of a package's parts."""
+"""The commands, each a function of its options and a package's backend."""

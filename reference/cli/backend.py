@@ -1,4 +1,4 @@
-"""What a package brings to the commands that both packages share."""
+"""Backend: what a package supplies to the commands that both packages share."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ class BuildStep(Protocol):
     def __call__(
         self,
         model: nn.Module,
+        *,
         learning_rate: float | Callable[[int], float] = ...,
         weight_decay: float = ...,
         betas: tuple[float, float] = ...,
@@ -45,8 +46,8 @@ class BuildStep(Protocol):
 
 
 @dataclass(frozen=True)
-class Parts:
-    """The choices of one package for one command, made in its __main__; the commands ask for nothing else."""
+class Backend:
+    """A package's implementations for one command: all that the commands need of a package."""
 
     package: str  # "reference": recorded in checkpoints
     # a model of this shape with these canonical weights, on this device in this precision
@@ -77,6 +78,6 @@ def precision_of_weights(model: nn.Module) -> str:
     return str(next(model.parameters()).dtype).removeprefix("torch.")
 
 
-def reference_parts(options: Any) -> Parts:
-    """The readable parts; they do not depend on any option."""
-    return Parts("reference", build_model, build_step, stream)
+def reference_backend(options: Any) -> Backend:
+    """The readable model as a backend; the same for all options."""
+    return Backend("reference", build_model, build_step, stream)

@@ -1,11 +1,9 @@
-"""Ctrl-C ends a command at once, in the middle of a long operation too.
+"""Ctrl-C and SIGTERM end a command within a second, even inside a long torch operation.
 
-Python calls the handler of a signal between two steps of its own. One operation of torch can take minutes: the backward
-pass of a large model, or a product in a precision that the processor emulates. So the system also writes each signal's
-number into a socket (signal.set_wakeup_fd), and a thread reads it: if the command has not ended `GRACE` seconds after a
-signal, the thread ends the process. torch lets other threads run while it computes.
-
-A polite kill (SIGTERM) is treated in the same way. Nothing here imports torch: see `end_at_once`.
+Python runs signal handlers between bytecodes, but one torch operation can take minutes: the backward pass of a large
+model, or a product in an emulated precision. So each signal's number also goes to a socket (signal.set_wakeup_fd). A
+thread reads it, and ends the process if the command has not ended `GRACE` seconds after the signal. torch releases the
+GIL while it computes. Nothing here imports torch: see `end_at_once`.
 """
 
 from __future__ import annotations
@@ -22,34 +20,34 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
-GRACE = 1.0  # seconds; KeyboardInterrupt comes within milliseconds where no operation takes long
-ENDING, TAKEN = 0, 255  # in place of a signal's number: the command is over, or ends by itself
+GRACE = 1.0  # seconds; without a long operation, KeyboardInterrupt arrives within milliseconds
+ENDING, TAKEN = 0, 255  # sent instead of a signal's number: the command is over, or is ending by itself
 
-_watch: Watch | None = None  # of the command that runs
+_watch: Watch | None = None  # of the current command
 
 
 class Terminated(KeyboardInterrupt):
-    """A polite kill: it ends a command as Ctrl-C does, with another exit status."""
+    """SIGTERM: ends a command like Ctrl-C, with another exit status."""
 
 
 def status_of(error: KeyboardInterrupt) -> int:
-    """The exit status after a signal, as shells count it."""
+    """The exit status after a signal: 128 + its number, as in shells."""
     return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
 
 
 def farewell(words: str) -> str:
-    """What a stopped command says, after the ^C that the terminal shows."""
+    """The last line of a stopped command, after the terminal's ^C."""
     return f"\nstopped; {words}" if words else "\nstopped"
 
 
 @contextmanager
 def heeded(standard_error: int = 2) -> Iterator[None]:
-    """Inside, Ctrl-C and SIGTERM raise KeyboardInterrupt; where that cannot come up soon, they end the process.
+    """Inside, Ctrl-C and SIGTERM raise KeyboardInterrupt, or end the process after `GRACE` seconds.
 
-    Outside the main thread, which alone gets signals, nothing is done; a signal that is ignored stays ignored.
+    Does nothing outside the main thread, the only one that gets signals. An ignored signal stays ignored.
 
     Args:
-        standard_error: file descriptor for the last line, where 2 leads elsewhere for a time
+        standard_error: file descriptor for the last line, if 2 is redirected
     """
     global _watch
     if threading.current_thread() is not threading.main_thread():
@@ -75,7 +73,7 @@ def heeded(standard_error: int = 2) -> Iterator[None]:
 
 @contextmanager
 def last_words(words: Callable[[], str]) -> Iterator[None]:
-    """Inside, a command that is stopped says this, too; it is asked when that happens."""
+    """Inside, a stopped command also prints `words()`, called when it is stopped."""
     watch = _watch
     if watch is not None:
         watch.words = words
@@ -90,12 +88,12 @@ def last_words(words: Callable[[], str]) -> Iterator[None]:
 
 @contextmanager
 def expected(tell: Callable[[], object]) -> Iterator[bool]:
-    """Inside, the first signal is for the command's own handler, however late that runs; the second ends the process.
+    """Inside, leave the first signal to the command's own handler, without a time limit; the second ends the process.
 
     Args:
-        tell: called from another thread as soon as the first signal comes
+        tell: called from another thread as soon as the first signal arrives
 
-    Yields whether it will be: without `heeded` nothing is done.
+    Yields whether `tell` will be called: not outside `heeded`.
     """
     watch = _watch
     if watch is None:
@@ -109,13 +107,13 @@ def expected(tell: Callable[[], object]) -> Iterator[bool]:
 
 
 def taken() -> None:
-    """Say that the command has come to a signal, and ends by itself however long that takes; the next one counts."""
+    """Report that the command is handling a signal and will end by itself; the next signal ends the process."""
     if _watch is not None:
         _watch.numbers.send(bytes([TAKEN]))
 
 
 class Watch(threading.Thread):
-    """Ends the process `GRACE` seconds after a signal, unless it is stopped before."""
+    """Ends the process `GRACE` seconds after a signal, unless stopped before."""
 
     def __init__(self, standard_error: int) -> None:
         super().__init__(name="interrupts", daemon=True)
@@ -127,7 +125,7 @@ class Watch(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        number, end = 0, None  # of the signal that counts, and when its grace is over
+        number, end = 0, None  # the signal, and the time at which to end the process
         while True:
             left = None if end is None else max(0.0, end - time.monotonic())
             ready, _, _ = select.select([self.ours], [], [], left)
@@ -147,35 +145,35 @@ class Watch(threading.Thread):
                     number, end = number_read, time.monotonic() + GRACE
 
     def stop(self) -> None:
-        """End the thread; it has then told all that there was to tell."""
+        """End the thread, after it has handled all signals so far."""
         self.numbers.send(bytes([ENDING]))
         self.join()
         self.ours.close()
         self.numbers.close()
 
     def end(self, number: int) -> NoReturn:
-        """End the process: whatever the main thread is doing, it will not come back from it soon."""
+        """End the process without the main thread, which is inside a long operation."""
         _say(farewell(self.words()), self.standard_error)
         os._exit(128 + number)
 
 
 def end_at_once() -> None:
-    """From now on, and until `heeded`, Ctrl-C ends the process in one line: for the time in which modules are imported.
+    """Until `heeded`, make Ctrl-C end the process with one line: for the time of slow imports.
 
-    For programs, not for importing: it changes what a signal does to the process.
+    Only for programs: it changes the process's signal handler.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _at_once)
 
 
 def raise_again() -> None:
-    """Take `end_at_once` back: KeyboardInterrupt again."""
+    """Undo `end_at_once`: Ctrl-C raises KeyboardInterrupt again."""
     if signal.getsignal(signal.SIGINT) is _at_once:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def leave(status: int) -> NoReturn:
-    """End the program. After a signal at once: libraries may wait, when Python exits, for processes of theirs."""
+    """End the program; after a signal without Python's exit handlers, which may wait for child processes."""
     if status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
@@ -185,7 +183,7 @@ def leave(status: int) -> NoReturn:
 
 
 def _forget() -> None:
-    """In a process that was forked: its signals are not the parent's."""
+    """After a fork, in the child: stop writing its signals into the parent's socket."""
     if _watch is not None:
         with suppress(ValueError):
             signal.set_wakeup_fd(-1)
@@ -205,7 +203,7 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 
 def _say(line: str, standard_error: int = 2) -> None:
-    """Write to standard error past Python's own stream, which the main thread may hold; the cursor is shown again."""
+    """Write to standard error without Python's stream, whose lock the main thread may hold; show the cursor again."""
     with suppress(OSError):
         cursor = "\x1b[?25h" if os.isatty(standard_error) else ""
         os.write(standard_error, f"{cursor}{line}\n".encode())

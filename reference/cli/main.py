@@ -1,4 +1,4 @@
-"""The command line of a package: read the options, run the command, turn a user's mistake into one line."""
+"""The command line of a package: parse options, run the command, print a user's mistake as one line."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from reference.cli.progress import waiting
 from reference.cli.streams import prepare_streams
 
 if TYPE_CHECKING:
-    from reference.cli.backend import Parts
+    from reference.cli.backend import Backend
 
 LOADING = "loading PyTorch"
-EXPECTED = (ValueError, ArithmeticError, OSError, KeyboardInterrupt)  # what ends a command without a traceback
+EXPECTED = (ValueError, ArithmeticError, OSError, KeyboardInterrupt)  # end a command without a traceback
 
 
 @dataclass(frozen=True)
 class Package:
-    """What a package's __main__ says about itself: which options its commands have, and which parts they mean."""
+    """A package's command line: its commands' options, and its backend."""
 
-    program: str  # what the user types to come here: "python -m reference", or "paritygpt"
+    program: str  # as typed by the user: "python -m reference", or "paritygpt"
     description: str
-    parts: Callable[[Any], Parts]  # from the options of a command, already read
+    backend: Callable[[Any], Backend]  # from a command's parsed options
     train: type[Train] = Train
     sample: type[Sample] = Sample
     eval: type[Eval] = Eval
@@ -40,14 +40,14 @@ class Package:
 def main(package: Package, arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status.
 
-    0 done; 1 something failed that is nobody's mistake; 2 the user asked for what cannot be; 130 Ctrl-C, 143 SIGTERM.
-    Options that cannot even be read end the process with 2, as tyro does it.
+    0 success; 1 failure; 2 a user's mistake; 130 Ctrl-C; 143 SIGTERM. On options that cannot be parsed, tyro ends the
+    process with 2.
     """
     return finished(lambda: run(package, sys.argv[1:] if arguments is None else list(arguments)))
 
 
 def finished(command: Callable[[], int]) -> int:
-    """The exit status of a command. What is expected to go wrong is one line on standard error, and no traceback."""
+    """Run a command and return its exit status. An expected error is one line on standard error, without traceback."""
     prepare_streams()
     try:
         with interrupts.heeded():
@@ -60,10 +60,10 @@ def finished(command: Callable[[], int]) -> int:
 
 
 def wait_briefly() -> None:
-    """Have torch's threads sleep soon when they wait for each other, instead of keeping the processor busy.
+    """Make torch's waiting threads sleep soon instead of spinning, unless the user has set OMP_WAIT_POLICY.
 
-    On a machine that has other work to do, a waiting thread burns the time that the one it waits for needs. Read once,
-    when torch is first imported; what the user has set stays.
+    On a busy machine, a spinning thread takes CPU time from the thread that it waits for. Read once, when torch is
+    imported.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
@@ -71,7 +71,7 @@ def wait_briefly() -> None:
 
 @contextmanager
 def notes_of_warnings() -> Iterator[None]:
-    """Inside, a warning that is meant for the user is one line, without the place in the code that it comes from."""
+    """Inside, print a UserWarning as one line, without its place in the code."""
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
         others = warnings.showwarning
@@ -100,27 +100,27 @@ def described(error: BaseException) -> str:
 
 
 def status_of(error: BaseException) -> int:
-    """The exit status that an expected error means."""
+    """The exit status of an error."""
     if isinstance(error, KeyboardInterrupt):
         return interrupts.status_of(error)
     return 2 if isinstance(error, ValueError) else 1
 
 
 def run(package: Package, arguments: list[str]) -> int:
-    """Read the options and hand them to their command."""
+    """Parse the options and run their command."""
     options = read_options(package, arguments)
     with waiting(LOADING):
-        parts, command = replace(package.parts(options), program=package.program), command_of(options)
-    return command(options, parts)
+        backend, command = replace(package.backend(options), program=package.program), command_of(options)
+    return command(options, backend)
 
 
-def obey(options: Train | Sample | Eval | Plot, parts: Parts) -> int:
-    """Run the command that the options are of."""
-    return command_of(options)(options, parts)
+def obey(options: Train | Sample | Eval | Plot, backend: Backend) -> int:
+    """Run the command of these options."""
+    return command_of(options)(options, backend)
 
 
-def command_of(options: Train | Sample | Eval | Plot) -> Callable[[Any, Parts], int]:
-    """The function of a command. Imports torch and what else the command needs: --help and a typing error do not."""
+def command_of(options: Train | Sample | Eval | Plot) -> Callable[[Any, Backend], int]:
+    """The function of a command. Imports torch, which --help and mistyped options do not need."""
     match options:
         case Train():
             from reference.cli.train import train
@@ -141,7 +141,7 @@ def command_of(options: Train | Sample | Eval | Plot) -> Callable[[Any, Parts], 
 
 
 def read_options(package: Package, arguments: list[str]) -> Train | Sample | Eval | Plot:
-    """The options of the command that was asked for; for a resumed run, its own settings are the defaults."""
+    """Parse the options of a command. For a resumed run, its saved settings are the defaults."""
     commands = {"train": package.train, "sample": package.sample, "eval": package.eval, "plot": package.plot}
     kinds: list[Any] = [Annotated[kind, tyro.conf.subcommand(name)] for name, kind in commands.items()]
     any_command: Any = Union[*kinds]

@@ -1,4 +1,4 @@
-"""A trained model as the user points at it: the newest run, a run, one of its checkpoints, or published weights."""
+"""Open a trained model: the newest run, a given run or checkpoint, or pretrained weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from reference.checkpoints.checkpoint import is_checkpoint, open_path, step_folders
 from reference.checkpoints.pretrained import load_pretrained
 from reference.checkpoints.run_folder import newest_run
-from reference.cli.backend import Parts
+from reference.cli.backend import Backend
 from reference.config import GPTConfig
 from reference.data.tokenizers import Tokenizer, build_tokenizer, tokenizer_from_json
 from reference.training.devices import choose_device
@@ -29,19 +29,19 @@ class Trained:
     tokenizer: Tokenizer
     settings: dict[str, Any]  # of the run; empty for published weights
 
-    def model(self, parts: Parts, device: str) -> nn.Module:
-        """The package's model with these weights, in their precision, ready to be used and not trained."""
+    def model(self, backend: Backend, device: str) -> nn.Module:
+        """The backend's model with these weights, in their precision, in eval mode."""
         dtype = self.weights["wte.weight"].dtype
         where = choose_device(device, str(dtype).removeprefix("torch."))
-        model = parts.build_model(self.config, self.weights, where, dtype).eval()
-        note(*parts.notes(model))
+        model = backend.build_model(self.config, self.weights, where, dtype).eval()
+        note(*backend.notes(model))
         return model
 
 
 def open_trained(run: Path | None, init_from: str | None) -> Trained:
-    """Read what the user points at; with neither, the newest run of the current directory.
+    """Open a run or checkpoint, or pretrained weights; with neither, the newest run in the current directory.
 
-    Newer checkpoints that are damaged are named on standard error. Raises ValueError for what is no model.
+    Names damaged newer checkpoints on standard error. Raises ValueError if there is no model.
     """
     if init_from is not None:
         return open_published(init_from)
@@ -59,10 +59,10 @@ def open_trained(run: Path | None, init_from: str | None) -> Trained:
 
 
 def open_published(name: str, tokenizer: str | None = None) -> Trained:
-    """Weights to start from: a name of the Hugging Face hub, a folder in its format, or a run of this project.
+    """Open pretrained weights: a name of the Hugging Face hub, a folder in its format, or a run of this project.
 
     Args:
-        tokenizer: name of the one that the weights were trained with, if it is known
+        tokenizer: name of the weights' tokenizer, if known
     """
     path = Path(name)
     if is_checkpoint(path) or step_folders(path):
@@ -86,11 +86,11 @@ def open_published(name: str, tokenizer: str | None = None) -> Trained:
 
 
 def run_folder(path: Path) -> Path:
-    """The folder of the run, given it or a checkpoint in it."""
+    """The run folder of a run or of one of its checkpoints."""
     return path.parent if is_checkpoint(path) else path
 
 
 def note(*lines: str) -> None:
-    """Tell the user something that is not an error."""
+    """Print notes on standard error."""
     for line in lines:
         print(f"note: {line}", file=sys.stderr)

@@ -1,7 +1,7 @@
-"""What can be said on the command line: every option with its help and default, and how a run's settings are saved.
+"""Command-line options with their help and defaults, and how a run saves its settings.
 
-The classes here are what tyro reads (an attribute's docstring is its help) and nothing else: no torch, so that
-`--help` is quick. A package with more to choose subclasses them and adds its options.
+tyro reads these classes; an attribute's docstring is its help text. No torch here: `--help` must be quick. A package
+adds options in subclasses.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from tyro.conf import OmitSubcommandPrefixes, Positional, arg, subcommand
 
 from reference.config import SIZES, GPTConfig
+from reference.training.defaults import CLIP, EPS, WEIGHT_DECAY
 
 T = TypeVar("T")
 
@@ -24,87 +25,87 @@ DTYPES = ("float32", "float64")
 
 
 def shown(metavar: str, default: str) -> Any:
-    """How --help shows an option whose default is worked out later: as METAVAR, with the rule in words."""
+    """Show an option in --help as METAVAR, with its default in words, because the default is computed later."""
     return arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train a GPT on a text: from fresh weights, from published ones, or on from where a run stopped.
+    """Train a GPT on a text: from scratch, from pretrained weights, or resume a run.
 
-    With no options: a small character model on a text that every Python carries, in about two minutes.
+    Without options: a small character-level model on the text that comes with Python, in about two minutes.
     """
 
     corpus: Annotated[str, arg(metavar="NAME")] = "pydocs"
-    """What to learn: pydocs, nursery, counting, stories, code, shakespeare, or the path of a text file; also of token
-    files (.bin, .npy, or a folder of them)"""
+    """Training text: pydocs, nursery, counting, stories, code, shakespeare, or the path of a text file, a token file
+    (.bin, .npy) or a folder of token files"""
     tokenizer: Annotated[str | None, shown("NAME", "char; gpt2 with --init-from")] = None
-    """How text becomes tokens: char, char-unk, word, byte or gpt2"""
+    """Tokenizer: char, char-unk, word, byte or gpt2"""
 
     size: Annotated[str | None, shown("NAME", DEFAULT_SIZE)] = None
-    """Shape of the model: tiny, small, counting, characters, mini, gpt2, gpt2-medium, gpt2-large or gpt2-xl; the next
-    six options change single values of it"""
+    """Model size: tiny, small, counting, characters, mini, gpt2, gpt2-medium, gpt2-large or gpt2-xl; the next six
+    options override single values"""
     layers: Annotated[int | None, shown("INT", "the size's")] = None
-    """Blocks, one after another"""
+    """Number of transformer blocks (n_layer)"""
     heads: Annotated[int | None, shown("INT", "the size's")] = None
-    """Attention heads of a block; must divide the width"""
+    """Attention heads per block (n_head); must divide the width"""
     width: Annotated[int | None, shown("INT", "the size's")] = None
-    """Numbers that stand for one token inside the model"""
+    """Embedding width (n_embd)"""
     block: Annotated[int | None, shown("INT", "the size's")] = None
-    """Tokens that the model sees at once; with --init-from, may cut the published one short"""
+    """Context length in tokens (block_size); with --init-from, at most that of the pretrained weights"""
     dropout: Annotated[float | None, shown("FLOAT", "the size's")] = None
-    """Fraction of activations that training switches off at random, 0 up to 1"""
+    """Dropout probability during training, at least 0 and below 1"""
     bias: Annotated[bool | None, shown("{True,False}", "the size's")] = None
-    """Whether linear layers and norms have biases"""
+    """Biases in linear layers and LayerNorms"""
 
     steps: int = 1750
-    """Optimizer steps in all"""
+    """Optimizer steps in total"""
     batch_size: int = 12
-    """Sequences in a step, each of --block tokens"""
+    """Sequences per step, each of --block tokens"""
     order: Literal["random", "sequential"] = "random"
-    """Where sequences begin: anywhere, or one after another through the text"""
+    """Order of sequences: from random positions, or one after another through the text"""
     learning_rate: Annotated[float | None, shown("FLOAT", "0.5 / width, at most 4e-3; 3e-5 with --init-from")] = None
-    """Highest learning rate"""
+    """Peak learning rate"""
     lowest_learning_rate: Annotated[float | None, shown("FLOAT", "a tenth of --learning-rate")] = None
-    """Learning rate at the last step; a cosine leads down to it"""
+    """Final learning rate, at the end of a cosine schedule"""
     warmup: Annotated[int | None, shown("INT", "a twentieth of --steps, at most 100")] = None
-    """Steps over which the learning rate climbs at the start"""
-    weight_decay: float = 0.1
-    """Fraction of a matrix or embedding lost per step and unit of learning rate"""
+    """Steps of linear learning-rate warmup"""
+    weight_decay: float = WEIGHT_DECAY
+    """Decoupled weight decay, on matrices and embeddings"""
     betas: tuple[float, float] = (0.9, 0.99)
-    """How much of AdamW's two moments survives a step"""
-    clip: float = 1.0
-    """Largest norm of the gradient; inf switches clipping off"""
+    """AdamW beta1 and beta2"""
+    clip: float = CLIP
+    """Maximum gradient norm (L2, over all parameters); inf disables clipping"""
     seed: int = 1337
-    """Decides the first weights, the order of the data and the dropout"""
+    """Random seed of initial weights, data order and dropout"""
 
     device: Annotated[str, arg(metavar="NAME")] = "auto"
-    """Where to compute: auto, cpu, cuda, cuda:1, mps; auto takes an accelerator if there is one"""
+    """Device: auto, cpu, cuda, cuda:1, mps; auto prefers an accelerator"""
     dtype: Annotated[str, arg(metavar="NAME")] = "float32"
     """Precision of the weights: float32 or float64"""
     threads: Annotated[int | None, shown("INT", "torch's choice, one per core")] = None
-    """CPU threads; another number rounds differently in the last bits"""
+    """CPU threads; the number affects rounding in the last bits"""
 
     eval_interval: int = 250
-    """Steps between two validations"""
+    """Steps between validations"""
     eval_windows: Annotated[int | None, shown("INT", "the whole split")] = None
-    """Windows of --block tokens in a validation during training, from the start of the validation split"""
+    """Windows of --block tokens per validation, from the start of the validation split"""
     log_interval: int = 10
-    """Steps between two lines of the log"""
+    """Steps between log lines"""
     checkpoint_interval: int = 500
-    """Steps between two checkpoints"""
+    """Steps between checkpoints"""
     keep: int = 2
-    """Newest checkpoints to keep"""
+    """Number of newest checkpoints to keep"""
 
     init_from: Annotated[str | None, shown("NAME", "fresh weights")] = None
-    """Start from published weights: gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder in their format"""
+    """Pretrained weights to start from: gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder in Hugging Face's format"""
     resume: Annotated[Path | None, shown("RUN", "a new run")] = None
-    """Go on with a run exactly where it stopped, with its own settings; other options change them"""
+    """Run to resume exactly where it stopped, with its own settings; other options override them"""
     out: Annotated[Path | None, shown("FOLDER", "runs/CORPUS-DATE-TIME")] = None
     """Folder for the run; must be new or empty"""
 
     def check(self) -> None:
-        """Raise a ValueError, one line, for the first value that cannot be whatever the text and the weights are."""
+        """Raise a ValueError for the first invalid value, as far as text and weights do not matter."""
         from reference.training.adamw import check_settings as check_adamw
         from reference.training.schedule import check_schedule
 
@@ -125,16 +126,16 @@ class Train:
         if self.learning_rate == math.inf:
             raise ValueError("--learning-rate inf: give a number above 0 that is not infinite")
         check_schedule(peak=self.peak(), warmup=self.warmup_steps(), total=self.steps, floor=self.floor())
-        check_adamw(self.weight_decay, self.betas, eps=1e-8)
+        check_adamw(self.weight_decay, self.betas, EPS)
         if not self.clip > 0.0:
             raise ValueError(f"--clip {self.clip}: give a number above 0; inf switches clipping off")
 
     def shape(self, vocab_size: int) -> GPTConfig:
-        """The model's shape: that of --size with the single values given; a ValueError if they do not go together."""
+        """The model's shape: --size with the given values changed. ValueError if they do not fit together."""
         return dataclasses.replace(SIZES[self.size or DEFAULT_SIZE], vocab_size=vocab_size, **self.shape_changes())
 
     def shape_changes(self) -> dict[str, Any]:
-        """The single values of the shape that were given, by their names in GPTConfig."""
+        """The values of the shape given by their own options, by their names in GPTConfig."""
         given = {
             "block_size": self.block,
             "n_layer": self.layers,
@@ -146,7 +147,7 @@ class Train:
         return {name: value for name, value in given.items() if value is not None}
 
     def completed(self, config: GPTConfig, tokenizer: str) -> Self:
-        """These settings with nothing left to be worked out: what is saved with the run."""
+        """These settings with every default filled in: what is saved with the run."""
         return dataclasses.replace(
             self,
             corpus=corpus_key(self.corpus),
@@ -168,9 +169,9 @@ class Train:
     def peak(self) -> float:
         """The highest learning rate.
 
-        What suits a model from scratch falls about as one over its width (Yang and Hu 2021,
-        https://arxiv.org/abs/2011.14522); 0.5 / width is 4e-3 for the small size and 6.5e-4 for gpt2. Published weights
-        are to be kept, and moved gently.
+        The best rate for training from scratch falls roughly as 1 / width (Yang and Hu 2021,
+        https://arxiv.org/abs/2011.14522); 0.5 / width is 4e-3 for the small size and 6.5e-4 for gpt2. Fine-tuning
+        pretrained weights needs a lower rate.
         """
         if self.learning_rate is not None:
             return self.learning_rate
@@ -187,7 +188,7 @@ class Train:
         return min(100, self.steps // 20) if self.warmup is None else self.warmup
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values by name, for `from_json`. What belongs to one command and not to the run is left out."""
+        """Plain values by name, for `from_json`; without the options of a single command, --resume and --out."""
         values = {name: v for name, v in dataclasses.asdict(self).items() if name not in ("resume", "out")}
         return {name: "inf" if v == math.inf else v for name, v in values.items()}  # JSON has no infinity
 
@@ -195,8 +196,8 @@ class Train:
     def from_json(cls, values: dict[str, Any]) -> Self:
         """The settings that `to_json` gave.
 
-        Names that this class does not have are passed over and ones that are not there take their default, because a
-        run of one package may be resumed by the other, which has more or fewer options.
+        Ignores unknown names, and uses defaults for missing ones: the other package, which may resume a run, has more
+        or fewer options.
         """
         names = {field.name for field in dataclasses.fields(cls)}
         known: dict[str, Any] = {name: math.inf if v == "inf" else v for name, v in values.items() if name in names}
@@ -204,7 +205,7 @@ class Train:
         return cls(**known)
 
 
-# A resumed run with another value of one of these would be another run: other batches, other weights.
+# A resumed run must keep these: another value means other batches or other weights.
 FIXED = (
     *("corpus", "tokenizer", "size", "layers", "heads", "width", "block", "bias"),
     *("batch_size", "order", "seed", "dtype", "init_from"),
@@ -212,7 +213,7 @@ FIXED = (
 
 
 def check_resumable(saved: Train, asked: Train) -> None:
-    """Raise a ValueError naming the first option that would make another run of a resumed one."""
+    """Raise a ValueError for the first option that a resumed run may not change."""
     if asked.out is not None:
         raise ValueError(f"--out {asked.out} with --resume: a resumed run goes on in its own folder; leave one out")
     asked = dataclasses.replace(asked, corpus=corpus_key(asked.corpus))
@@ -226,164 +227,144 @@ def check_resumable(saved: Train, asked: Train) -> None:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Let a trained model write: print a prompt and what the model makes of it, token by token."""
+class ModelSource:
+    """Options that name a trained model."""
 
     run: Annotated[Positional[Path | None], shown("[RUN]", "the newest in runs/")] = None
-    """Folder of a run, or one step-NNNNNN folder of it"""
-    prompt: Annotated[str | None, shown("TEXT", "a line break, or <|endoftext|> for gpt2")] = None
-    """Text to go on from; of one longer than the model's block, the model sees only the end"""
-    tokens: int = 500
-    """Tokens to write"""
-    samples: int = 1
-    """How many texts to write, each with randomness of its own"""
-    temperature: float = 1.0
-    """Below 1 plays safe, above 1 dares; 0 always takes the most probable token"""
-    top_k: Annotated[int | None, shown("INT", "all tokens")] = None
-    """Draw only from the k most probable tokens"""
-    top_p: Annotated[float | None, shown("FLOAT", "all tokens")] = None
-    """Draw only from the most probable tokens that together have probability p"""
-    seed: int = 1337
-    """Decides what is drawn: the same seed writes the same texts"""
-    device: Annotated[str, arg(metavar="NAME")] = "auto"
-    """Where to compute: auto, cpu, cuda, cuda:1, mps"""
+    """Run folder, or one of its step-NNNNNN folders"""
     init_from: Annotated[str | None, shown("NAME", "a run")] = None
-    """Instead of a run: gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder in their format"""
+    """Pretrained weights to use: gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder in Hugging Face's format"""
 
     def check(self) -> None:
-        """Raise a ValueError, one line, for values that cannot be whatever the model is."""
+        """Raise a ValueError for the first invalid value, as far as the model does not matter."""
+        if self.run is not None and self.init_from is not None:
+            raise ValueError(f"both the run {self.run} and --init-from {self.init_from}: give one of them")
+
+
+@dataclass(frozen=True)
+class Device:
+    """The option that names a device."""
+
+    device: Annotated[str, arg(metavar="NAME")] = "auto"
+    """Device: auto, cpu, cuda, cuda:1, mps"""
+
+
+@dataclass(frozen=True)
+class ModelPicture(ModelSource):
+    """Options of a picture of a trained model."""
+
+    out: Annotated[Path | None, shown("FILE", "PICTURE.png in the run's folder")] = None
+    """Picture to write: .png, .svg or .html"""
+
+
+@dataclass(frozen=True)
+class Sample(Device, ModelSource):
+    """Generate text from a trained model, printed token by token."""
+
+    prompt: Annotated[str | None, shown("TEXT", "a line break, or <|endoftext|> for gpt2")] = None
+    """Text to continue; the model sees its last block_size tokens"""
+    tokens: int = 500
+    """Tokens to generate"""
+    samples: int = 1
+    """Number of texts to generate, each with its own random numbers"""
+    temperature: float = 1.0
+    """Sampling temperature; 0 always takes the most probable token"""
+    top_k: Annotated[int | None, shown("INT", "all tokens")] = None
+    """Sample from the k most probable tokens only"""
+    top_p: Annotated[float | None, shown("FLOAT", "all tokens")] = None
+    """Sample from the smallest set of most probable tokens with total probability p (nucleus sampling)"""
+    seed: int = 1337
+    """Random seed; the same seed gives the same texts"""
+
+    def check(self) -> None:
+        """Raise a ValueError for the first invalid value, as far as the model does not matter."""
         from reference.sampling import check_sampling
 
         at_least(1, "tokens", self.tokens)
         at_least(1, "samples", self.samples)
         at_least(0, "seed", self.seed)
         check_sampling(self.temperature, self.top_k, self.top_p)
-        check_one_source(self.run, self.init_from)
+        super().check()
 
 
 @dataclass(frozen=True)
-class Eval:
-    """Measure a trained model: loss, perplexity and bits on a text's validation split, every token counted once."""
+class Eval(Device, ModelSource):
+    """Evaluate a trained model: loss, perplexity and bits on a text's validation split, each token counted once."""
 
-    run: Annotated[Positional[Path | None], shown("[RUN]", "the newest in runs/")] = None
-    """Folder of a run, or one step-NNNNNN folder of it"""
     corpus: Annotated[str | None, shown("NAME", "the run's own")] = None
-    """Another text to measure on: a corpus by name, or the path of a text file"""
+    """Text to evaluate on: the name of a corpus, or the path of a text file"""
     split: Literal["validation", "train", "both"] = "validation"
-    """The last tenth of the text, the rest of it, or one after the other"""
+    """Split to evaluate: validation (the last tenth of the text), train (the rest), or both"""
     windows: Annotated[int | None, shown("INT", "the whole split")] = None
-    """Read only so many windows of the model's block, from the start of the split"""
+    """Number of windows of block_size tokens to read, from the start of the split"""
     batch_size: Annotated[int | None, shown("INT", "what fits well")] = None
-    """Windows at once; changes the speed, not the result"""
-    device: Annotated[str, arg(metavar="NAME")] = "auto"
-    """Where to compute: auto, cpu, cuda, cuda:1, mps"""
-    init_from: Annotated[str | None, shown("NAME", "a run")] = None
-    """Instead of a run: gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder in their format"""
+    """Windows per batch; changes the speed, not the result"""
 
     def check(self) -> None:
-        """Raise a ValueError, one line, for values that cannot be whatever the model is."""
+        """Raise a ValueError for the first invalid value, as far as the model does not matter."""
         for name in ("windows", "batch_size"):
             if getattr(self, name) is not None:
                 at_least(1, name, getattr(self, name))
-        check_one_source(self.run, self.init_from)
+        super().check()
 
 
 @dataclass(frozen=True)
 class PlotLoss:
-    """Draw the loss of one or more runs over their steps, in training and in validation."""
+    """Plot training and validation loss of one or more runs."""
 
     runs: Annotated[Positional[tuple[Path, ...]], shown("[RUN ...]", "the newest in runs/")] = ()
-    """Folders of runs; several share one picture"""
+    """Run folders; several share one picture"""
     out: Annotated[Path | None, shown("FILE", "loss.png, in the run's folder if it is one run")] = None
     """Picture to write: .png, .svg or .html"""
 
 
 @dataclass(frozen=True)
-class PlotAttention:
-    """Draw what each head of each layer looks at, for every token of a prompt."""
+class PlotAttention(Device, ModelPicture):
+    """Plot attention weights of each layer and head, for every token of a prompt."""
 
-    run: Annotated[Positional[Path | None], shown("[RUN]", "the newest in runs/")] = None
-    """Folder of a run, or one step-NNNNNN folder of it"""
     prompt: Annotated[str | None, shown("TEXT", "the first 24 tokens of the run's validation text")] = None
-    """Text to read; at most as long as the model's block"""
+    """Text to read; at most block_size tokens"""
     layer: Annotated[int | None, shown("INT", "all")] = None
-    """Draw only this layer, counted from 0"""
+    """Only this layer, counted from 0"""
     head: Annotated[int | None, shown("INT", "all")] = None
-    """Draw only this head, counted from 0"""
-    device: Annotated[str, arg(metavar="NAME")] = "auto"
-    """Where to compute: auto, cpu, cuda, cuda:1, mps"""
-    init_from: Annotated[str | None, shown("NAME", "a run")] = None
-    """Instead of a run: gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder in their format"""
-    out: Annotated[Path | None, shown("FILE", "attention.png in the run's folder")] = None
-    """Picture to write: .png, .svg or .html"""
-
-    def check(self) -> None:
-        """Raise a ValueError, one line, for values that cannot be whatever the model is."""
-        check_one_source(self.run, self.init_from)
+    """Only this head, counted from 0"""
 
 
 @dataclass(frozen=True)
-class PlotEmbedding:
-    """Draw the token embedding as a map: tokens that the model treats alike lie together."""
-
-    run: Annotated[Positional[Path | None], shown("[RUN]", "the newest in runs/")] = None
-    """Folder of a run, or one step-NNNNNN folder of it"""
-    init_from: Annotated[str | None, shown("NAME", "a run")] = None
-    """Instead of a run: gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder in their format"""
-    out: Annotated[Path | None, shown("FILE", "embedding.png in the run's folder")] = None
-    """Picture to write: .png, .svg or .html"""
-
-    def check(self) -> None:
-        """Raise a ValueError, one line, for values that cannot be whatever the model is."""
-        check_one_source(self.run, self.init_from)
+class PlotEmbedding(ModelPicture):
+    """Plot the token embeddings in two dimensions: similar tokens lie close together."""
 
 
 @dataclass(frozen=True)
-class PlotHistograms:
-    """Draw how activations and gradients are distributed, before the first block and after each."""
+class PlotHistograms(Device, ModelPicture):
+    """Plot histograms of activations and gradients, before the first block and after each block."""
 
-    run: Annotated[Positional[Path | None], shown("[RUN]", "the newest in runs/")] = None
-    """Folder of a run, or one step-NNNNNN folder of it"""
     corpus: Annotated[str | None, shown("NAME", "the run's own")] = None
-    """Another text to read: a corpus by name, or the path of a text file"""
+    """Text to read: the name of a corpus, or the path of a text file"""
     windows: int = 8
-    """Read so many windows of the model's block, from the start of the validation split"""
-    device: Annotated[str, arg(metavar="NAME")] = "auto"
-    """Where to compute: auto, cpu, cuda, cuda:1, mps"""
-    init_from: Annotated[str | None, shown("NAME", "a run")] = None
-    """Instead of a run: gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder in their format"""
-    out: Annotated[Path | None, shown("FILE", "histograms.png in the run's folder")] = None
-    """Picture to write: .png, .svg or .html"""
+    """Number of windows of block_size tokens to read, from the start of the validation split"""
 
     def check(self) -> None:
-        """Raise a ValueError, one line, for values that cannot be whatever the model is."""
+        """Raise a ValueError for the first invalid value, as far as the model does not matter."""
         at_least(1, "windows", self.windows)
-        check_one_source(self.run, self.init_from)
+        super().check()
 
 
 @dataclass(frozen=True)
-class PlotTemperature:
-    """Draw what a model says at several temperatures, each token as dark as it was probable."""
+class PlotTemperature(Device, ModelPicture):
+    """Plot texts generated at several temperatures, each token shaded by its probability."""
 
-    run: Annotated[Positional[Path | None], shown("[RUN]", "the newest in runs/")] = None
-    """Folder of a run, or one step-NNNNNN folder of it"""
     prompt: Annotated[str | None, shown("TEXT", "a line break, or <|endoftext|> for gpt2")] = None
-    """Text to go on from; of one longer than the model's block, the model sees only the end"""
+    """Text to continue; the model sees its last block_size tokens"""
     tokens: int = 48
-    """Tokens to write at each temperature, at most 200"""
+    """Tokens to generate at each temperature, at most 200"""
     temperatures: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5)
-    """One line of the picture for each; 0 always takes the most probable token"""
+    """Sampling temperatures, one line each; 0 always takes the most probable token"""
     seed: int = 1337
-    """Decides what is drawn, by the same dice at each temperature"""
-    device: Annotated[str, arg(metavar="NAME")] = "auto"
-    """Where to compute: auto, cpu, cuda, cuda:1, mps"""
-    init_from: Annotated[str | None, shown("NAME", "a run")] = None
-    """Instead of a run: gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder in their format"""
-    out: Annotated[Path | None, shown("FILE", "temperature.png in the run's folder")] = None
-    """Picture to write: .png, .svg or .html"""
+    """Random seed, the same for every temperature"""
 
     def check(self) -> None:
-        """Raise a ValueError, one line, for values that cannot be whatever the model is."""
+        """Raise a ValueError for the first invalid value, as far as the model does not matter."""
         from reference.sampling import check_sampling
 
         at_least(1, "tokens", self.tokens)
@@ -394,12 +375,12 @@ class PlotTemperature:
             raise ValueError(f"--temperatures {self.temperatures}: give 1 to 12, each once")
         for temperature in self.temperatures:
             check_sampling(temperature, None, None)
-        check_one_source(self.run, self.init_from)
+        super().check()
 
 
 @dataclass(frozen=True)
 class Plot:
-    """Draw a picture: the loss of runs, or what is inside a trained model."""
+    """Plot the loss of runs, or the inside of a trained model."""
 
     picture: OmitSubcommandPrefixes[
         Annotated[PlotLoss, subcommand("loss")]
@@ -411,24 +392,18 @@ class Plot:
 
 
 def option(name: str) -> str:
-    """An attribute as the user types it: batch_size -> --batch-size."""
+    """The option of an attribute: batch_size -> --batch-size."""
     return "--" + name.replace("_", "-")
 
 
 def at_least(low: int, name: str, value: int) -> None:
-    """Raise a ValueError if a whole number is too small."""
+    """Raise a ValueError if `value` is below `low`."""
     if value < low:
         raise ValueError(f"{option(name)} {value}: give a whole number of at least {low}")
 
 
-def check_one_source(run: Path | None, init_from: str | None) -> None:
-    """Raise a ValueError if a model is named twice."""
-    if run is not None and init_from is not None:
-        raise ValueError(f"both the run {run} and --init-from {init_from}: give one of them")
-
-
 def corpus_key(corpus: str) -> str:
-    """A corpus as it is saved: its name, or the full path of a file, so that a run resumes from any directory."""
+    """A corpus as saved with a run: its name, or the absolute path of a file, so that it resumes from any directory."""
     from reference.data.corpora import CORPORA
 
     return corpus if corpus in CORPORA else str(Path(corpus).resolve())

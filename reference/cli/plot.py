@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from reference.checkpoints.run_folder import is_run, newest_run
-from reference.cli.backend import Parts
+from reference.cli.backend import Backend
 from reference.cli.open_model import Trained, open_trained
 from reference.cli.options import Plot, PlotAttention, PlotEmbedding, PlotHistograms, PlotLoss, PlotTemperature
 from reference.cli.plot_model import plot_embedding, plot_histograms, plot_temperature
@@ -18,11 +18,11 @@ from reference.plots.attention_maps import attention_maps
 from reference.plots.charts import check_picture, draw_attention, draw_losses
 from reference.training.devices import choose_device
 
-UNASKED = 24  # tokens that are read when no prompt is given
+UNASKED = 24  # tokens to read without a prompt
 
 
-def plot(options: Plot, parts: Parts) -> int:
-    """Draw the picture that was asked for, and say where it is."""
+def plot(options: Plot, backend: Backend) -> int:
+    """Draw a picture and print its path."""
     with waiting("drawing"):
         picture = drawn(options.picture)
     print(picture)
@@ -45,7 +45,7 @@ def drawn(options: PlotLoss | PlotAttention | PlotEmbedding | PlotHistograms | P
 
 
 def plot_loss(options: PlotLoss) -> Path:
-    """Draw the loss of runs, the newest one if none is named."""
+    """Draw the loss of runs, by default of the newest one."""
     runs = list(options.runs) or [newest_run()]
     for run in runs:
         if not is_run(run):
@@ -55,10 +55,9 @@ def plot_loss(options: PlotLoss) -> Path:
 
 
 def plot_attention(options: PlotAttention) -> Path:
-    """Draw what the heads of a model look at over a prompt.
+    """Draw the attention weights of a model over a prompt.
 
-    The weights are read into the readable model, whichever package trained them: it is the one whose attention
-    matrix exists.
+    Always uses the reference model: only it computes the attention matrix.
     """
     options.check()
     if options.out is not None:
@@ -81,14 +80,14 @@ def plot_attention(options: PlotAttention) -> Path:
 
 
 def prompt_ids(prompt: str | None, trained: Trained) -> list[int]:
-    """The tokens that look at each other: those of the prompt, else some that the run was validated on."""
+    """The ids of the prompt; without one, the first tokens of the run's validation split."""
     if prompt is not None:
         ids = trained.tokenizer.encode(prompt)
         if not ids:
             raise ValueError(f"empty prompt {prompt!r}: give some text whose tokens look at each other")
         return ids
     if "corpus" not in trained.settings:
-        raise ValueError(f"{trained.name} has no text of its own: say what it is to read by --prompt")
+        raise ValueError(f"{trained.name} has no corpus of its own: give a text by --prompt")
     validation = load_dataset(trained.settings["corpus"], trained.tokenizer).validation
     ids = validation[: min(UNASKED, trained.config.block_size)].numpy().tolist()
     return [int(one) for one in ids]

@@ -1,4 +1,4 @@
-"""`plot embedding`, `plot histograms`, `plot temperature`: pictures of what is inside a trained model."""
+"""`plot embedding`, `plot histograms`, `plot temperature`: pictures of the inside of a trained model."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from reference.plots.introspection import choices, flattened, streams_and_gradie
 from reference.plots.model_charts import embedding_chart, histograms_chart, temperature_chart
 from reference.training.devices import choose_device
 
-MOST_TOKENS = 400  # in a map: more cannot be read
+MOST_TOKENS = 400  # in a map: more labels are unreadable
 
 
 def checked_and_opened(options: PlotEmbedding | PlotHistograms | PlotTemperature) -> Trained:
-    """The model that the options name, after everything that can be wrong with them was looked at."""
+    """Check the options, then open their model."""
     options.check()
     if options.out is not None:
         check_picture(options.out)
@@ -28,19 +28,19 @@ def checked_and_opened(options: PlotEmbedding | PlotHistograms | PlotTemperature
 
 
 def readable_model(trained: Trained, device: str) -> GPT:
-    """The readable model with these weights, whichever package trained them."""
+    """The reference model with these weights."""
     model = GPT(trained.config).to(choose_device(device), trained.weights["wte.weight"].dtype)
     model.load_state_dict(trained.weights)
     return model.eval()
 
 
 def picture_of(trained: Trained, out: Path | None, name: str) -> Path:
-    """Where the picture goes: into the run's folder, unless it is said."""
+    """The path of the picture: `out`, or `name` in the run's folder."""
     return out or (trained.folder or Path()) / name
 
 
 def plot_embedding(options: PlotEmbedding) -> Path:
-    """Draw the token embedding as a map."""
+    """Draw the token embeddings in two dimensions."""
     trained = checked_and_opened(options)
     count = min(trained.tokenizer.vocab_size, trained.config.vocab_size, MOST_TOKENS)
     places, share = flattened(trained.weights["wte.weight"][:count])
@@ -54,7 +54,7 @@ def plot_histograms(options: PlotHistograms) -> Path:
     trained = checked_and_opened(options)
     corpus = options.corpus or trained.settings.get("corpus")
     if corpus is None:
-        raise ValueError(f"{trained.name} has no text of its own: say what it is to read by --corpus")
+        raise ValueError(f"{trained.name} has no corpus of its own: give one by --corpus")
     tokens = load_dataset(corpus, trained.tokenizer).validation
     T = min(trained.config.block_size, len(tokens) - 1)
     if T < 1:
@@ -68,7 +68,7 @@ def plot_histograms(options: PlotHistograms) -> Path:
 
 
 def plot_temperature(options: PlotTemperature) -> Path:
-    """Draw what a model says at several temperatures."""
+    """Draw texts generated at several temperatures."""
     trained = checked_and_opened(options)
     ids = first_ids(trained.tokenizer, options.prompt)
     model = readable_model(trained, options.device)

@@ -1,7 +1,7 @@
-"""What somebody who waits is shown: how far a command is, and how long it still takes.
+"""Progress of long commands, with the time left.
 
-On a terminal one line that moves, elsewhere plain lines now and then, without control codes. All of it goes to standard
-error, but for what a training run reports, which is its result. Nothing here imports torch, or rich before it draws.
+On a terminal one live line, elsewhere plain lines at intervals, without control codes. Progress goes to standard error,
+except that of a training run, which is its result. Never imports torch, and rich only to draw.
 
     with waiting("loading PyTorch"): ...        # one thing that may take long
     for batch in watched(batches, 20, "eval"): ...     # many of a kind
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
-SOON = 1.0  # seconds until a word is said
+SOON = 1.0  # seconds until the first line
 EVERY = 10.0  # seconds between lines
 
 
 def draws(stream: TextIO) -> bool:
-    """Whether a stream is a terminal on which a line can be written over."""
+    """Whether a stream is a terminal that can redraw a line."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
@@ -48,7 +48,7 @@ def clock(seconds: float) -> str:
 
 
 def line_that_moves() -> Progress:
-    """For standard error: what is being done and for how long, wiped away in the end; notes go above it."""
+    """A live line on standard error with task and elapsed time; notes go above it, and it is erased at the end."""
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -58,7 +58,7 @@ def line_that_moves() -> Progress:
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """Inside, say what is being done, if that takes longer than `SOON`; on a terminal at once."""
+    """Inside, show `what` and the elapsed time: on a terminal at once, elsewhere after `SOON` seconds."""
     if draws(sys.stderr):
         with line_that_moves() as line:
             line.add_task(what)
@@ -83,7 +83,7 @@ def waiting(what: str) -> Iterator[None]:
 
 
 def watched(items: Iterable[Item], total: int, what: str = "Learning") -> Iterator[Item]:
-    """The same items, `total` of them; meanwhile standard error shows how far it is and how long it will take."""
+    """Yield the `total` items, showing progress and time left on standard error."""
     if draws(sys.stderr):
         from rich.console import Console
         from rich.progress import track
@@ -101,11 +101,11 @@ def watched(items: Iterable[Item], total: int, what: str = "Learning") -> Iterat
 
 
 class Stages:
-    """Tells, on standard error, which stage is under way, for how long, and how long the rest will take if it is known.
+    """Shows the current stage, the elapsed time and, if known, the time left, on standard error.
 
     Args:
-        stages: how many there will be
-        even: whether one takes about as long as another: how long the rest takes is then known after the first
+        stages: number of stages
+        even: whether all take about equally long, so that the first one tells the time left
     """
 
     def __init__(self, stages: int, even: bool = False) -> None:
@@ -129,10 +129,10 @@ class Stages:
             self.bar.stop()
 
     def stage(self, what: str, left: float | None = None) -> None:
-        """The next stage begins.
+        """Start the next stage.
 
         Args:
-            left: seconds until all of them are done, as far as that is known
+            left: seconds until all stages are done; None if unknown
         """
         if self.even and self.done:
             left = (time.monotonic() - self.start) / self.done * (self.stages - self.done)
@@ -140,7 +140,7 @@ class Stages:
         self.show(what, left)
 
     def within(self, what: str, left: float | None = None) -> None:
-        """The stage goes on. Elsewhere than on a terminal that is worth a line now and then, with the time left."""
+        """Update the stage; without a terminal, print a line only every `EVERY` seconds, and only with a time left."""
         if self.bar is not None or (left is not None and time.monotonic() - self.told >= EVERY):
             self.show(what, left)
 
@@ -156,7 +156,7 @@ class Stages:
 
 
 def fitted(line: str, room: int) -> str:
-    """A line in so many columns: what is left out is in the middle, as it ends with the number that moves.
+    """Shorten a line to `room` columns by cutting out its middle; its end has the number that changes.
 
     >>> fitted("timing text of reference, huggingface, optimized, round 3", 40)
     'timing text of re..., optimized, round 3'
@@ -168,7 +168,7 @@ def fitted(line: str, room: int) -> str:
 
 
 class Display(Protocol):
-    """A context in which a training run reports: an `Observer` of reference/training/loop.py."""
+    """The display of a training run: a context, and an `Observer` of reference/training/loop.py."""
 
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -179,7 +179,7 @@ class Display(Protocol):
 
 
 def display(done: int, steps: int) -> Display:
-    """A bar if standard output is a terminal that can draw one, else lines."""
+    """A progress bar on a terminal, else lines."""
     if draws(sys.stdout):
         return Bar(done, steps)
     return Lines(done, steps)
@@ -197,7 +197,7 @@ class Bar:
             TextColumn("{task.fields[measured]}"),
             TimeRemainingColumn(compact=True),
             TextColumn("left"),
-            # the time left is judged by this much of the past: validations are part of it
+            # long enough to include validations in the estimate of the time left
             speed_estimate_period=60.0,
         )
         self.done, self.steps = done, steps
@@ -206,7 +206,7 @@ class Bar:
 
     def __enter__(self) -> Self:
         self.progress.start()
-        measured = "the first step, with all that is compiled"
+        measured = "the first step, compiling included"
         self.task = self.progress.add_task("", total=self.steps, completed=self.done, measured=measured)
         return self
 
@@ -236,7 +236,7 @@ class Lines:
     def __init__(self, done: int, steps: int) -> None:
         self.before, self.done, self.steps = done, done, steps
         self.start = time.monotonic()
-        self.opening = ExitStack()  # what is said until the first step is done, which compiles and may take a minute
+        self.opening = ExitStack()  # shown during the first step, which compiles and may take a minute
 
     def __enter__(self) -> Self:
         self.opening.enter_context(waiting("validating"))
@@ -258,7 +258,7 @@ class Lines:
                 self.opening.close()
             print(validation_line(record, self.steps), flush=True)
             if first and self.done < self.steps:
-                self.opening.enter_context(waiting("the first step, with all that is compiled"))
+                self.opening.enter_context(waiting("the first step, compiling included"))
             return
         taken = self.done - self.before
         left = (time.monotonic() - self.start) / taken * (self.steps - self.done)

@@ -1,4 +1,4 @@
-"""`sample`: let a trained model write."""
+"""`sample`: generate text from a trained model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from reference.cli.backend import Parts
+from reference.cli.backend import Backend
 from reference.cli.open_model import note, open_trained
 from reference.cli.options import Sample
 from reference.cli.progress import waiting
@@ -17,13 +17,13 @@ from reference.data.tokenizers import GPT2Tokenizer, Tokenizer
 from reference.training.loop import derived_seed
 
 
-def sample(options: Sample, parts: Parts) -> int:
-    """Print `options.samples` texts, each as it grows."""
+def sample(options: Sample, backend: Backend) -> int:
+    """Generate and print `options.samples` texts, token by token."""
     options.check()
     with waiting("opening the model"):
         trained = open_trained(options.run, options.init_from)
         prompt = first_ids(trained.tokenizer, options.prompt)
-        model = trained.model(parts, options.device)
+        model = trained.model(backend, options.device)
     if len(prompt) > trained.config.block_size:
         note(
             f"the prompt has {len(prompt)} tokens, of which the model sees the last {trained.config.block_size} "
@@ -37,7 +37,7 @@ def sample(options: Sample, parts: Parts) -> int:
             trained.tokenizer,
             prompt,
             options.prompt is not None,
-            parts.stream,
+            backend.stream,
             tokens=options.tokens,
             temperature=options.temperature,
             top_k=options.top_k,
@@ -60,14 +60,14 @@ def write(
     top_p: float | None = None,
     seed: int,
 ) -> None:
-    """Print one text, each character as soon as it is complete.
+    """Generate one text and print each character as soon as it is complete.
 
     Args:
         model: in eval mode
-        prompt: ids to go on from, at least one
-        show_prompt: whether to print the prompt in front
+        prompt: ids to continue, at least one
+        show_prompt: whether to print the prompt first
         stream: as reference.sampling.stream
-        seed: of a generator that serves this text alone
+        seed: of this text's own generator
     """
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
@@ -80,11 +80,10 @@ def write(
 
 
 def first_ids(tokenizer: Tokenizer, prompt: str | None) -> list[int]:
-    """The ids to go on from.
+    """The ids of the prompt.
 
-    Without a prompt these are what a text begins after: <|endoftext|> for GPT-2's tokenizer, else a line break,
-    else (where the vocabulary has none) its first entry. An empty prompt is as good as none for GPT-2, and a
-    ValueError for the others, which have no token that stands for the beginning.
+    Without a prompt: <|endoftext|> for GPT-2's tokenizer, else a line break, else (if the vocabulary has none) id 0. An
+    empty prompt is <|endoftext|> for GPT-2, and a ValueError for other tokenizers, which have no start token.
     """
     if not prompt and isinstance(tokenizer, GPT2Tokenizer):
         return [tokenizer.end_of_text]

@@ -1,4 +1,4 @@
-"""Standard streams that exist and take every character, whatever the process was started with."""
+"""Make standard streams exist and accept every character."""
 
 from __future__ import annotations
 
@@ -7,24 +7,23 @@ import sys
 
 
 def prepare_streams() -> None:
-    """Put the null device in the place of a standard stream that is closed, and let outputs replace what they lack.
+    """Replace closed standard streams by the null device, and unencodable characters in outputs by "?".
 
-    A closed one would be None in Python, and its descriptor would be given to the next file that is opened: what a
-    library or a compiler prints would go into a checkpoint. An output whose encoding lacks a character (cp1252, ASCII)
-    prints "?" for it instead of ending the command.
+    Python sets a closed stream to None, and the next opened file gets its descriptor: a library or compiler would print
+    into a checkpoint. In an encoding such as cp1252 or ASCII, an unencodable character would end the command.
     """
     for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if getattr(sys, name) is None:
             occupy(descriptor)
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # for the rest of the process
     for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)  # what a test puts there may have none
+        reconfigure = getattr(stream, "reconfigure", None)  # a test's stream may have none
         if reconfigure is not None and stream.encoding.lower() != "utf-8":
             reconfigure(errors="replace")
 
 
 def occupy(descriptor: int) -> None:
-    """Open the null device as this descriptor, unless it is open."""
+    """Open the null device at this descriptor, unless it is open."""
     try:
         os.fstat(descriptor)
     except OSError:

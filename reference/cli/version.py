@@ -1,4 +1,4 @@
-"""The release of this project, which pyproject.toml alone says: read from there, or from what was installed from it."""
+"""The version of this project: from pyproject.toml, or from the metadata of the installation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ NAME = "paritygpt"
 
 
 def own_version() -> str:
-    """The version in pyproject.toml of a checkout; else of the installation; "unknown" for a folder without either."""
+    """The version of a checkout by its pyproject.toml, else of the installation, else "unknown"."""
     pyproject = Path(__file__).parents[2] / "pyproject.toml"
     if pyproject.is_file():
         import tomllib

@@ -1,9 +1,9 @@
-"""Which tokens training step s sees: a pure function of (seed, step, rank, world), with no state to lose.
+"""Training batches: a pure function of (seed, step, rank, world), without state.
 
     B    batch size: rows in a step, over all ranks together
     T    block size: tokens in a row
 
-A row is T + 1 tokens in a run: the first T are the input, the last T, one further, the targets.
+A row is T + 1 consecutive tokens: the first T are the input, the last T the targets.
 """
 
 from __future__ import annotations
@@ -23,18 +23,17 @@ from reference.ids import check_values
 Tokens = Tensor | NDArray[np.integer[Any]] | TokenSequence | Sequence[int]
 Order = Literal["random", "sequential"]
 
-IGNORED = -1  # the target that a loss leaves out
+IGNORED = -1  # a target that the loss ignores
 
 
 class Batches:
     """The batches of a training run.
 
-    `order="random"` starts each row anywhere. `order="sequential"` cuts the tokens into blocks end to end and
-    takes them in order; after the last full block comes the first again, in the middle of a batch if need be,
-    so that between two visits to a block every other one is visited once. The seed has no say in it.
+    `order="random"` starts each row at a random position. `order="sequential"` takes consecutive blocks in order, and
+    after the last full block starts again, also within a batch; it ignores the seed.
 
-    With a vocab_size every token is checked to be an id below it: those of a tensor now, others on the CPU as they are
-    fetched, since there may be more of them than anybody would wait for.
+    With a vocab_size, checks that every token is an id below it: a tensor's tokens now, others when they are fetched,
+    since there may be billions.
 
     Raises:
         ValueError: sizes below 1, an unknown order, too few tokens for one row, or a token that is no id.
@@ -66,14 +65,14 @@ class Batches:
         self.order = order
 
     def at(self, step: int, rank: int = 0, world: int = 1) -> tuple[Tensor, Tensor]:
-        """Return the ids and targets of a step, each (B / world, T) int64, that fall to one of `world` ranks.
+        """Return one rank's ids and targets of a step, each (B / world, T) int64.
 
-        The ranks' batches laid one after the other are the batch of a single rank, so the number of ranks
-        changes nothing about what is learned from.
+        The ranks' batches concatenated are the batch of a single rank, so the number of ranks does not change the
+        training data.
 
         Raises:
-            ValueError: a step below 0, a world that does not divide the batch, a rank that the world has not, or a
-                token that is no id.
+            ValueError: a step below 0, a world that does not divide the batch, a rank outside the world, or a token
+                that is no id.
         """
         if step < 0:
             raise ValueError(f"step {step} is below 0: the first step is 0")
@@ -102,15 +101,15 @@ class Batches:
 def windows(
     tokens: Tokens, block_size: int, batch_size: int, vocab_size: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Go through all tokens once, in order, for validation: every token but the first is a target just once.
+    """Validation batches over all tokens in order: every token but the first is a target exactly once.
 
-    Yields ids and targets of shape (B, T), the last batch with as many rows as are left. Where the tokens end
-    inside the last row, its ids are filled up with 0 and its targets with -1, which the loss ignores.
-    No randomness is used, so nothing about training changes. With a vocab_size tokens are checked as by `Batches`.
+    Yields ids and targets of shape (B, T); the last batch may have fewer rows. If the tokens end inside the last row,
+    its ids are padded with 0 and its targets with -1, which the loss ignores. Uses no random numbers, so it does not
+    affect training. With a vocab_size, checks tokens like `Batches`.
 
     Raises:
-        ValueError: sizes below 1, fewer than two tokens, or one in a tensor that is no id (at once, not when the first
-            batch is asked for).
+        ValueError: sizes below 1, fewer than two tokens, or a tensor with a token that is no id; at once, not at the
+            first batch.
     """
     _check_sizes(block_size, batch_size)
     if len(tokens) < 2:
@@ -148,7 +147,7 @@ def _hashed(seed: int, step: int, row: int, below: int) -> int:
 
 
 def _fetch(tokens: Tokens, start: int, stop: int, vocab_size: int | None) -> Tensor:
-    """Return tokens[start:stop] as int64, whatever they are kept in, checked unless they are a tensor's."""
+    """Return tokens[start:stop] as int64, checked unless `tokens` is a tensor."""
     part = tokens[start:stop]
     if isinstance(part, Tensor):
         return part.to(torch.int64)
@@ -161,7 +160,7 @@ def _fetch(tokens: Tokens, start: int, stop: int, vocab_size: int | None) -> Ten
 
 
 def _check_tensor(tokens: Tokens, vocab_size: int | None) -> None:
-    """Check the ids of a tensor, once: it may be on a device, where each look at it is a wait."""
+    """Check the ids of a tensor, once: on a device, every read waits."""
     if isinstance(tokens, Tensor) and vocab_size is not None:
         check_values(tokens.to(torch.int64), vocab_size)
 

@@ -1,7 +1,4 @@
-"""Texts to train on, by name or by path, and their division into training and validation.
-
-Text that is already tokens lives in shards.py.
-"""
+"""Training texts by name or path, and their split into training and validation. Token files: shards.py."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from reference.data.shakespeare import shakespeare
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text that has a name."""
+    """A named text."""
 
     about: str  # one line for a help text
     read: Callable[[], str]
@@ -37,8 +34,7 @@ DEFAULT = "pydocs"
 def load_text(name_or_path: str | Path) -> str:
     """Return a corpus of CORPORA by name, else the text of the file at that path.
 
-    A name wins over a file called the same: write `./code` for the file. A file is read as UTF-8 and taken as
-    it is, line ends included.
+    A name wins over a file of the same name: write `./code` for the file. A file is read as UTF-8, with its line ends.
 
     Raises:
         ValueError: neither a name nor a file; or the file cannot be read, is empty or is not UTF-8.
@@ -48,7 +44,7 @@ def load_text(name_or_path: str | Path) -> str:
 
 
 def read_text_file(path: Path) -> str:
-    """Return the text of a UTF-8 file that is not empty; ValueError, naming the file and what is wrong."""
+    """Return the text of a UTF-8 file; ValueError with file and reason if it is unreadable, empty or not UTF-8."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -77,9 +73,9 @@ Tokens = TypeVar("Tokens", bound=_Sliceable)
 
 
 def split(tokens: Tokens, fraction: float = 0.9) -> tuple[Tokens, Tokens]:
-    """Divide anything that can be sliced into its first `fraction` (training) and the rest (validation).
+    """Split a sequence into its first `fraction` (training) and the rest (validation).
 
-    Whether the parts are long enough is for `Batches` to say, which knows the block size.
+    `Batches` checks that both are long enough for the block size.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"the training fraction {fraction} is not between 0 and 1: 0.9 leaves a tenth to validate on")

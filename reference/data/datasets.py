@@ -1,4 +1,4 @@
-"""A text as a run uses it: tokens, divided into training and validation, with a fingerprint."""
+"""Datasets: the tokens of a text, split into training and validation, with a fingerprint."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from reference.data.shards import SUFFIXES, TokenSequence, open_tokens
 from reference.data.tokenizers import Tokenizer, build_tokenizer
 
 DEFAULT_TOKENIZER = "char"
-SHARD_TOKENIZER = "gpt2"  # token files do not say how they came about; nearly all are GPT-2's
-EDGE = 1_000_000  # tokens at each end that a fingerprint and a check look at
+SHARD_TOKENIZER = "gpt2"  # token files do not name their tokenizer; nearly all use GPT-2's
+EDGE = 1_000_000  # tokens at each end that fingerprint and vocabulary check read
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Tokens to learn from and tokens to judge by."""
+    """Training and validation tokens."""
 
     name: str
     tokenizer: Tokenizer
     train: Tensor | TokenSequence
     validation: Tensor | TokenSequence
-    fingerprint: str  # the same only for the same tokens
+    fingerprint: str  # equal for equal tokens
 
 
 def load_dataset(corpus: str, tokenizer: Tokenizer | str | None = None) -> Dataset:
-    """Read a corpus, make tokens of it and hold back its last tenth.
+    """Read and tokenize a corpus, and hold out its last tenth for validation.
 
     Args:
         corpus: a name in CORPORA, a text file, or token shards (a .bin or .npy file, or a folder of them)
-        tokenizer: one that exists already, the name of one to build, or None for the usual one
+        tokenizer: a tokenizer, the name of one to build, or None for the default
 
-    Raises ValueError for a corpus or tokenizer that is not there, and for a text that the tokenizer cannot express.
+    Raises ValueError for an unknown corpus or tokenizer, and for a text that the tokenizer cannot encode.
     """
     tokens: Tensor | TokenSequence
     if is_shards(corpus):
@@ -55,13 +55,13 @@ def load_dataset(corpus: str, tokenizer: Tokenizer | str | None = None) -> Datas
 
 
 def is_shards(corpus: str) -> bool:
-    """Whether a corpus is token files and not text."""
+    """Whether a corpus is token files, not text."""
     path = Path(corpus)
     return corpus not in CORPORA and (path.suffix in SUFFIXES or path.is_dir())
 
 
 def check_vocabulary(tokens: TokenSequence, tokenizer: Tokenizer, corpus: str) -> None:
-    """Raise a ValueError if the token files have ids that the tokenizer has not, as far as their ends show."""
+    """Raise a ValueError if the first or last million tokens have ids that the tokenizer lacks."""
     for part in (tokens[:EDGE], tokens[-EDGE:]):
         largest = int(part.numpy().max())
         if largest >= tokenizer.vocab_size:
@@ -72,7 +72,7 @@ def check_vocabulary(tokens: TokenSequence, tokenizer: Tokenizer, corpus: str) -
 
 
 def fingerprint(tokens: Tensor | TokenSequence) -> str:
-    """Count and SHA-256 of the tokens; of many, the first and the last million."""
+    """The number of tokens and their SHA-256; of more than two million, of the first and last million."""
     digest = hashlib.sha256(str(len(tokens)).encode())
     for part in (tokens[:EDGE], tokens[max(EDGE, len(tokens) - EDGE) :]):
         digest.update(part.numpy().astype(np.int32).tobytes())
@@ -80,5 +80,5 @@ def fingerprint(tokens: Tensor | TokenSequence) -> str:
 
 
 def take(tokens: Tensor | TokenSequence, windows: int | None, block_size: int) -> Tensor | TokenSequence:
-    """The tokens that the first `windows` windows of `block_size` need; all if it is None."""
+    """The tokens of the first `windows` windows of `block_size`; None for all."""
     return tokens if windows is None else tokens[: windows * block_size + 1]

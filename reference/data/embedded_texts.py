@@ -1,7 +1,4 @@
-"""The texts that need no download: written out or generated here, or part of every Python.
-
-Each is a function that returns the same text each time.
-"""
+"""Texts without a download: written or generated here, or part of Python. Each function is deterministic."""
 
 from __future__ import annotations
 
@@ -30,8 +27,7 @@ END_OF_LINE = "<END>"
 def pydocs() -> str:
     """The language reference that `help()` shows: the topics of the running Python in alphabetical order.
 
-    About 465,000 characters in Python 3.11. The text differs a little between versions of Python, and is the
-    same for everybody who has the same one.
+    About 465,000 characters in Python 3.11. The text differs a little between Python versions.
     """
     try:
         from pydoc_data.topics import topics

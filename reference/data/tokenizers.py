@@ -1,7 +1,7 @@
-"""Text to ids and back: characters, words, bytes and GPT-2's byte-pair encoding, behind one protocol.
+"""Tokenizers: characters, words, bytes and GPT-2's byte-pair encoding, with one protocol.
 
-Every tokenizer is a fixed table, and `decode(encode(text)) == text`, with two exceptions: "char-unk" forgets
-what an unknown character was, "word" forgets how wide the white space was.
+`decode(encode(text)) == text`, with two exceptions: "char-unk" loses unknown characters, "word" loses the width of
+white space.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ UNKNOWN = "<UNK>"
 
 
 class Tokenizer(Protocol):
-    """What the rest of the code knows about a tokenizer."""
+    """The interface of all tokenizers."""
 
     @property
     def name(self) -> str:
@@ -31,7 +31,7 @@ class Tokenizer(Protocol):
 
     @property
     def vocab_size(self) -> int:
-        """How many ids there are; they run from 0 to vocab_size - 1."""
+        """The number of ids, which run from 0 to vocab_size - 1."""
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text. Raises ValueError for text that the vocabulary cannot express."""
@@ -42,8 +42,8 @@ class Tokenizer(Protocol):
     def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
         """Yield the text of ids as they come, each character as soon as it is complete.
 
-        The pieces joined are `decode(ids)`: a character whose bytes are spread over several ids is held back
-        until the last of them. To continue a prompt, put the prompt's ids in front.
+        The pieces joined are `decode(ids)`: a character whose bytes span several ids is yielded at the last of them. To
+        continue a prompt, put its ids first.
         """
 
     def to_json(self) -> dict[str, object]:
@@ -184,8 +184,8 @@ class GPT2Tokenizer:
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
         """Return the ids of a text.
 
-        "<|endoftext|>" inside a text is text like any other, seven ids, so that nobody's text can end a
-        document by mistake. With `allow_special` it is the one id 50256, which is Hugging Face's default.
+        "<|endoftext|>" inside a text is ordinary text, seven ids, so that a text cannot end a document by mistake. With
+        `allow_special` it is the single id 50256, which is Hugging Face's default.
         """
         _utf8(text)  # tiktoken would quietly turn a lone surrogate into U+FFFD
         if allow_special:

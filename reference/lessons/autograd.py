@@ -27,7 +27,7 @@ from pathlib import Path
 from reference.cli.progress import watched
 from reference.lessons import drawing
 
-STATED_LOSS = 0.01  # what the network of two half moons is trained to
+STATED_LOSS = 0.01  # at which training on two half moons stops
 
 
 class Value:
@@ -190,7 +190,7 @@ def random_network(sizes: Sequence[int], dice: random.Random) -> Network:
 
 
 def squared_error(network: Network, examples: Sequence[tuple[Sequence[float], float]]) -> Value:
-    """Mean of (answer - wanted)^2 over examples of inputs and what is wanted."""
+    """Mean squared error, (answer - wanted)^2, over examples of inputs and targets."""
     errors = ((network(inputs) - wanted) ** 2 for inputs, wanted in examples)
     return sum(errors, start=Value(0.0)) * (1.0 / len(examples))
 

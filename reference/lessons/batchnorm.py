@@ -96,7 +96,7 @@ class BatchNorm:
         return normal * self.gain + self.shift
 
     def alone(self, x: Tensor) -> Tensor:
-        """By what is remembered: an example gives the same in any company."""
+        """By the running statistics: an example gives the same output in any batch."""
         return (x - self.running_mean) * (self.running_var + EPS).rsqrt() * self.gain + self.shift
 
 
@@ -133,7 +133,7 @@ class DeepMLP:
         self.output = torch.randn(100, len(ALPHABET), generator=generator) * 0.01
 
     def parameters(self) -> list[Tensor]:
-        """What is learned."""
+        """The trained parameters."""
         norms = [norm for norm in self.norms if isinstance(norm, BatchNorm | LayerNorm)]
         learned = [parameter for norm in norms for parameter in (norm.gain, norm.shift)]
         return [self.embedding, *self.weights, self.output, *learned]

@@ -122,7 +122,7 @@ class Bigram(nn.Module):
         return cross_entropy(self(ids), targets)
 
     def probabilities(self) -> Tensor:
-        """What the table says as P(b | a), (V, V) float64, to be laid beside the counted one."""
+        """The table as probabilities P(b | a), (V, V) float64, to compare with the counts."""
         return self.table.detach().double().softmax(dim=1)
 
 

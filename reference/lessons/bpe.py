@@ -93,7 +93,7 @@ def gpt2_pattern() -> re.Pattern[str]:
 
 
 def split(text: str) -> list[str]:
-    """The pieces of a text, no one of which is merged with another.
+    """The pieces of a text; tokens never cross their borders.
 
     >>> split("Hello  world, it's 2019")
     ['Hello', ' ', ' world', ',', ' it', "'s", ' 2019']
@@ -137,7 +137,7 @@ def learn(text: str, merges: int) -> list[tuple[int, int]]:
 
 
 def tokens_of(learned: Iterable[tuple[int, int]]) -> list[bytes]:
-    """What each number stands for: the 256 bytes, and what the pairs make of them."""
+    """The bytes of each id: the 256 single bytes, then the merged pairs."""
     tokens = [bytes([i]) for i in range(256)]
     for a, b in learned:
         tokens.append(tokens[a] + tokens[b])

@@ -1,6 +1,6 @@
-"""The pictures of the lessons: each a few rows of numbers and how they are laid out, in Vega-Lite.
+"""The pictures of the lessons, in Vega-Lite.
 
-A PNG carries its description inside (`description`), so that a test can compare what it shows and not its pixels.
+A PNG contains its Vega-Lite description (`description`), so that tests compare content and not pixels.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ Rows = Sequence[dict[str, Any]]
 
 
 def told(chart: alt.TopLevelMixin, path: Path, what: str) -> str:
-    """Write a picture, with its description inside, and say where it is."""
+    """Write a picture with its description inside; returns a line with its path.
+
+    No dependency writes text chunks into a PNG, so its chunks are packed here.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}")
     chart.save(str(part), format="png", scale_factor=SHARPNESS)
@@ -37,12 +40,12 @@ def told(chart: alt.TopLevelMixin, path: Path, what: str) -> str:
     text = KEYWORD + b"\0\0" + zlib.compress(json.dumps(chart.to_dict()).encode(), 9)
     written = [found[0], (b"zTXt", text), (b"IDAT", pixels), (b"IEND", b"")]
     part.write_bytes(SIGNATURE + b"".join(packed(kind, body) for kind, body in written))
-    os.replace(part, path)  # so that nobody finds half a picture
+    os.replace(part, path)  # atomically: no reader finds half a picture
     return f"\n{what}: {path.as_posix()}"
 
 
 def description(path: Path) -> Any:
-    """What `told` drew, as Vega-Lite. ValueError for a PNG that does not say."""
+    """The Vega-Lite description of a picture that `told` wrote; ValueError for other PNGs."""
     for kind, body in chunks(path.read_bytes()):
         if kind == b"zTXt" and body.startswith(KEYWORD + b"\0"):
             return json.loads(zlib.decompress(body[len(KEYWORD) + 2 :]))
@@ -50,7 +53,7 @@ def description(path: Path) -> Any:
 
 
 def chunks(png: bytes) -> list[tuple[bytes, bytes]]:
-    """The parts of a PNG, each its kind and its content: https://www.w3.org/TR/png-3/, section 5."""
+    """The chunks of a PNG, each its type and data: https://www.w3.org/TR/png-3/, section 5."""
     found, place = [], len(SIGNATURE)
     while place < len(png):
         (length,) = struct.unpack(">I", png[place : place + 4])
@@ -60,17 +63,17 @@ def chunks(png: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def packed(kind: bytes, body: bytes) -> bytes:
-    """One part of a PNG: length, kind, content, check sum."""
+    """A PNG chunk: length, type, data, CRC."""
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def rounded(rows: Rows) -> alt.Data:
-    """Rows with three digits after the point: more cannot be seen, and is another machine's."""
+    """Rows rounded to three digits: more are invisible, and differ between machines."""
     return inline([{k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()} for row in rows])
 
 
 def titled(chart: Any, title: str, subtitle: str = "") -> alt.TopLevelMixin:
-    """A finished picture with a heading."""
+    """A styled picture with a title."""
     return styled(chart.properties(title=alt.TitleParams(title, subtitle=subtitle or alt.Undefined)))
 
 

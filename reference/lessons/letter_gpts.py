@@ -268,7 +268,7 @@ def means(losses: list[float], points: int) -> list[tuple[int, float]]:
 
 
 def run() -> None:
-    """The command. ValueError, one line, for what cannot be."""
+    """The command. Raises ValueError for invalid options."""
     parser = argparse.ArgumentParser(prog=f"python -m {__package__}.letter_gpts")
     parser.add_argument("--stated", action="store_true", help="the full size: many minutes for each text")
     parser.add_argument("--text", help=f"one of the texts alone: {', '.join(COURSES)}")

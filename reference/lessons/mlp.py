@@ -68,11 +68,11 @@ class MLP:
             parameter.requires_grad_()
 
     def parameters(self) -> list[Tensor]:
-        """What is learned."""
+        """The trained parameters."""
         return [self.embedding, self.w1, self.b1, self.w2, self.b2]
 
     def hidden(self, contexts: Tensor) -> Tensor:
-        """What the hidden neurons say, between -1 and 1: (B, T) -> (B, H)."""
+        """Activations of the hidden neurons, between -1 and 1: (B, T) -> (B, H)."""
         side_by_side = self.embedding[contexts].flatten(1)  # (B, T, E) -> (B, T * E)
         return (side_by_side @ self.w1 + self.b1).tanh()
 

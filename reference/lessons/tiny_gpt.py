@@ -186,7 +186,7 @@ def least_loss(ids: Tensor) -> float:
 
 @torch.no_grad()
 def go_on(model: TinyGPT, ids: list[int], words: int, generator: torch.Generator) -> list[int]:
-    """Append `words` more, each drawn from what the model expects after the last BLOCK words."""
+    """Append `words` more, each sampled from the model's probabilities after the last BLOCK words."""
     for _ in range(words):
         scores = model(torch.tensor([ids[-BLOCK:]]))[0, -1]  # (V,)
         ids = [*ids, int(torch.multinomial(softmax(scores), num_samples=1, generator=generator))]

@@ -64,7 +64,7 @@ class WaveNet:
         self.bias = torch.zeros(V)
 
     def parameters(self) -> list[Tensor]:
-        """What is learned."""
+        """The trained parameters."""
         levels = [p for level in self.levels for p in (level.weight, level.gain, level.shift)]
         return [self.embedding, *levels, self.output, self.bias]
 
@@ -109,7 +109,7 @@ class Flat:
         self.bias = torch.zeros(V)
 
     def parameters(self) -> list[Tensor]:
-        """What is learned."""
+        """The trained parameters."""
         return [self.embedding, self.level.weight, self.level.gain, self.level.shift, self.output, self.bias]
 
     def tree(self, contexts: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from reference.training.defaults import BETAS, EPS, LEARNING_RATE, WEIGHT_DECAY
+
 
 def decays(parameter: Tensor) -> bool:
     """Matrices and embeddings decay; gains, shifts and biases, all of one dimension, do not."""
@@ -39,18 +41,18 @@ class AdamW:
     Args:
         model: its parameters are updated in place
         learning_rate: a plain attribute, meant to be set before each step by a schedule
-        weight_decay: fraction of a matrix lost per step and unit of learning rate
-        betas: how much of the first and second moment survives a step
+        weight_decay: decoupled, on parameters for which `decays` is true
+        betas: AdamW's beta1 and beta2, the decay rates of the two moments
         eps: added to the root of the second moment after its bias correction
     """
 
     def __init__(
         self,
         model: nn.Module,
-        learning_rate: float = 3e-4,
-        weight_decay: float = 0.1,
-        betas: tuple[float, float] = (0.9, 0.95),
-        eps: float = 1e-8,
+        learning_rate: float = LEARNING_RATE,
+        weight_decay: float = WEIGHT_DECAY,
+        betas: tuple[float, float] = BETAS,
+        eps: float = EPS,
     ) -> None:
         check_settings(weight_decay, betas, eps)
         self.learning_rate, self.weight_decay, self.betas, self.eps = learning_rate, weight_decay, betas, eps
@@ -61,7 +63,7 @@ class AdamW:
 
     @torch.no_grad()
     def step(self) -> None:
-        """One update from the gradients that are there; a parameter without a gradient is left alone."""
+        """Update every parameter that has a gradient."""
         self.steps += 1
         beta1, beta2 = self.betas
         for name, parameter in self.parameters.items():
@@ -78,7 +80,7 @@ class AdamW:
             parameter.sub_(self.learning_rate * m_hat / (v_hat.sqrt() + self.eps))
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Set all gradients to None."""
         for parameter in self.parameters.values():
             parameter.grad = None
 
@@ -92,7 +94,7 @@ class AdamW:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over what `state_dict` gave; a missing, unknown or misshapen entry is a ValueError."""
+        """Load what `state_dict` gave; ValueError for a missing, unknown or misshapen entry."""
         own = self.state_dict()
         for name in sorted(own.keys() ^ state.keys()):
             what = "unknown to" if name in state else "missing for"
@@ -110,7 +112,7 @@ class AdamW:
 
 
 def check_settings(weight_decay: float, betas: tuple[float, float], eps: float) -> None:
-    """Raise a ValueError for settings under which AdamW has no meaning."""
+    """Raise a ValueError for settings outside the range of AdamW."""
     if not weight_decay >= 0.0:
         raise ValueError(f"weight decay {weight_decay}: give 0 or more")
     for number, beta in enumerate(betas, start=1):

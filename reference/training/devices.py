@@ -1,4 +1,4 @@
-"""Which device to compute on, by the name that the user gives."""
+"""Devices by the names that the user gives."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def choose_device(name: str, dtype: str = "float32") -> torch.device:
     """The device called `name`: auto, cpu, cuda, cuda:1, ...
 
     Args:
-        name: auto takes the first accelerator that there is, else the CPU
-        dtype: what is to be computed there; not every device has float64
+        name: auto is the first accelerator, or the CPU if there is none
+        dtype: the precision of the weights; not every device has float64
 
-    Raises ValueError, listing what this machine has, for a device that is not there.
+    Raises ValueError for an unknown device, with the devices of this machine.
     """
     there = available_devices()
     if name == "auto":
@@ -36,16 +36,16 @@ def choose_device(name: str, dtype: str = "float32") -> torch.device:
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on a device, where it is read after everything that was asked of the device before.
+    """Copy a tensor to a device; on CUDA without waiting for the work queued there.
 
-    To a CUDA device torch copies in its stream but waits for that stream, unless it is told not to. What it copies from
-    is ordinary memory, which CUDA has read when the call returns. The other devices do not promise that.
+    CUDA has read pageable memory when the call returns, so the source may change then. Other devices do not guarantee
+    that, so there the copy blocks.
     """
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def describe(device: torch.device) -> str:
-    """A device for people: its name, and how many threads if it is the CPU."""
+    """A device for people: its name, and the number of threads of a CPU."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     if device.type == "cpu":

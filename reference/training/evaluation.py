@@ -20,16 +20,16 @@ Batch = tuple[Tensor, Tensor]  # ids and targets, both (B, T) int64; a target of
 
 @torch.no_grad()
 def mean_loss(model: nn.Module, batches: Iterable[Batch], processes: Processes = ALONE) -> tuple[float, int]:
-    """Mean loss over every counted target of all batches, in nats, and how many targets that were.
+    """Mean loss in nats over all targets that are not ignored, and their number.
 
     Args:
         model: `model.loss(ids, targets)` gives the mean over one batch; evaluated without dropout and left in the
             mode (train or eval) in which it was
         batches: on any device; each is sent to the model's
-        processes: that share the evaluation; each has batches of its own (see `shared`), the result is that of all
+        processes: share the evaluation; each has its own batches (see `shared`), and all get the same result
 
-    A batch weighs as many times as it has counted targets: the mean of the batches' means would let a short last
-    batch count as much as a full one. No targets at all is a ValueError.
+    Each batch is weighted by its number of targets: a plain mean of batch means would overweight a short last batch.
+    No targets at all is a ValueError.
     """
     device = next(model.parameters()).device
     total, count = 0.0, 0
@@ -48,9 +48,9 @@ def mean_loss(model: nn.Module, batches: Iterable[Batch], processes: Processes =
 
 
 def shared(batches: Iterable[Batch], processes: Processes) -> Iterator[Batch]:
-    """This process's part of the batches: every world-th one.
+    """This process's share of the batches: every world-th one.
 
-    Every process gets as many: where the batches end, the last ones get one more in which nothing counts.
+    Every process gets equally many: where batches run out, a process gets one whose targets are all ignored.
     """
     remaining = iter(batches)
     while turn := list(islice(remaining, processes.world)):
@@ -60,7 +60,7 @@ def shared(batches: Iterable[Batch], processes: Processes) -> Iterator[Batch]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Dropout off inside, and afterwards as it was."""
+    """Inside, the model is in eval mode; afterwards in its mode before."""
     was_training = model.training
     model.eval()
     try:
@@ -75,12 +75,12 @@ class Score:
 
     loss: float  # nats per token
     tokens: int  # predicted ones
-    characters: int  # that those tokens stand for
-    bytes: int  # of those characters in UTF-8
+    characters: int  # of the predicted text
+    bytes: int  # of the predicted text in UTF-8
 
     @property
     def perplexity(self) -> float:
-        """Between how many equally likely tokens the model might as well have guessed."""
+        """exp(loss): the size of an equally hard uniform choice."""
         return math.exp(min(self.loss, 700.0))  # exp(710) overflows
 
     @property
@@ -95,5 +95,5 @@ class Score:
 
 
 def windows_at_once(block_size: int, vocab_size: int) -> int:
-    """How many windows to evaluate together: 4 million logits (16 MB), between 1 and 64 windows."""
+    """Windows per evaluation batch: 1 to 64, for about 4 million logits (16 MB)."""
     return max(1, min(64, 2**22 // (block_size * vocab_size)))

@@ -1,9 +1,8 @@
 """The training loop: steps, with a log line, a validation and a checkpoint at their intervals.
 
-The loop keeps no state between steps but the model, the optimizer and their step number. The batch of step s is a
-function of (seed, s), and so is its dropout, where several processes share a step of (seed, s, rank): a run that stops
-and goes on from a checkpoint takes the same steps as one that never stopped, and validation, sampling or anything else
-in between cannot change them.
+The loop's only state is the model, the optimizer and the step number. The batch of step s is a function of (seed, s),
+and its dropout of (seed, s, rank). So a resumed run takes the same steps as one that never stopped, and validation or
+sampling in between changes nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from reference.training.devices import send
 from reference.training.evaluation import Batch, mean_loss, shared
 from reference.training.processes import ALONE, Processes
 
-Record = dict[str, Any]  # what the log keeps: "step", and what was measured there
+Record = dict[str, Any]  # a line of the log: "step" and measurements
 
 
 class Step(Protocol):
@@ -37,24 +36,24 @@ class Step(Protocol):
 
 
 class Source(Protocol):
-    """Where batches come from: a pure function of the step, counted from 0, and of the rank among a world."""
+    """Training batches: a pure function of the step, counted from 0, the rank and the world size."""
 
     def at(self, step: int, rank: int, world: int) -> Batch: ...
 
 
 class Observer(Protocol):
-    """Who is told what happens."""
+    """Receives the loop's reports."""
 
     def stepped(self, done: int) -> None:
-        """After each step; `done` steps are behind."""
+        """Called after each step; `done` steps have been taken."""
 
     def recorded(self, record: Record) -> None:
-        """After each log interval and each validation."""
+        """Called after each log interval and each validation."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long to train and what to do when. All counts are in steps."""
+    """The length of a run and its intervals, in steps."""
 
     steps: int
     seed: int
@@ -65,7 +64,7 @@ class Plan:
 
 
 class NonFiniteError(ArithmeticError):
-    """A loss or a gradient was infinite or not a number: from here on there is nothing to learn."""
+    """A loss or a gradient is infinite or NaN."""
 
 
 class _Stopped(Exception):
@@ -86,20 +85,20 @@ def train(
     stopping: Callable[[], bool] = lambda: False,
     processes: Processes = ALONE,
 ) -> int:
-    """Take the steps from `done` to `plan.steps`; returns how many are behind at the end.
+    """Take the steps from `done` to `plan.steps`; returns the number of steps taken in total.
 
     Args:
         model: trained in place
-        step: made for this model, its optimizer having taken `done` steps
+        step: training step of this model, whose optimizer has taken `done` steps
         batches: `at(s, rank, world)` for this process's share of step s, on any device
         validation: makes a new pass over the validation batches
-        save: writes a checkpoint; called with the number of steps behind at each checkpoint interval and at the end
-        validated: numbers of steps after which the validation loss is known already
+        save: writes a checkpoint; called with the number of steps taken, at each checkpoint interval and at the end
+        validated: steps whose validation loss is known already
         stopping: asked after each step; True ends the run there, with a checkpoint
-        processes: that share the steps and the validations; `step` and `stopping` give the same answer in each
+        processes: share the steps and the validations; `step` and `stopping` give the same answer in each
 
-    Raises NonFiniteError before anything is saved that came after a loss or gradient that is not finite: every one is
-    looked at when a line is logged. That, a validation and a checkpoint read from the device; a step does not.
+    Raises NonFiniteError before saving anything computed after a loss or gradient that is not finite: all are checked
+    at each log interval. Logging, validation and checkpoints read from the device; a step does not.
     """
     device = next(model.parameters()).device
     known = set(validated)
@@ -151,8 +150,8 @@ def train(
 class Interval:
     """The steps since the last line of the log.
 
-    Losses stay on the device until the line is written, so that no step waits for a number to arrive. The clock
-    runs from the interval's making to its line: validations and checkpoints lie between two intervals.
+    Losses stay on the device until the line is written, so that no step waits for them. The time excludes validations
+    and checkpoints, which lie between two intervals.
     """
 
     def __init__(self, done: int) -> None:
@@ -163,13 +162,13 @@ class Interval:
         self.start = time.perf_counter()
 
     def add(self, loss: Tensor, gradient_norm: Tensor, tokens: int) -> None:
-        """Take note of one step."""
+        """Add one step."""
         self.losses.append(loss)
         self.norms.append(gradient_norm)
         self.tokens += tokens
 
     def record(self, learning_rate: float) -> Record:
-        """The line for the log; NonFiniteError if a step went wrong."""
+        """The record of the interval; NonFiniteError for a loss or norm that is not finite."""
         losses, norms = torch.stack(self.losses).tolist(), torch.stack(self.norms).tolist()
         seconds = time.perf_counter() - self.start  # after the numbers have arrived from the device
         for number, (loss, norm) in enumerate(zip(losses, norms, strict=True), start=self.done + 1):
@@ -197,7 +196,7 @@ def unless(stopping: Callable[[], bool], batches: Iterable[Batch]) -> Iterator[B
 def initial_weights(config: GPTConfig, seed: int) -> dict[str, Tensor]:
     """Fresh weights in the canonical layout, float32 on the CPU: a function of the shape and the seed alone.
 
-    Whatever device, precision or package a run uses, it begins from these.
+    Independent of the run's device, precision and package.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed("weights", seed))
@@ -206,10 +205,9 @@ def initial_weights(config: GPTConfig, seed: int) -> dict[str, Tensor]:
 
 @contextmanager
 def step_randomness(seed: int, step: int, device: torch.device, rank: int = 0) -> Iterator[None]:
-    """Inside, torch's global generators are in a state that is a function of the arguments; afterwards as before.
+    """Inside, seed torch's global generators by the arguments; afterwards restore them.
 
-    Processes that share a step draw different numbers: with the same ones, every process would switch off the same
-    places of its rows.
+    Ranks draw different numbers, or all of them would drop the same places of their rows.
     """
     forked = []  # beside the CPU; of mps, torch cannot fork the generator
     if device.type in ("cuda", "xpu"):
@@ -223,8 +221,8 @@ def step_randomness(seed: int, step: int, device: torch.device, rank: int = 0) -
 def derived_seed(purpose: str, seed: int, number: int = 0) -> int:
     """A seed below 2^32 for one use of the user's seed: different for each of 2^32 numbers, unrelated between uses.
 
-    torch's CPU generator looks at no more than 32 bits of its seed. Were all of them hashed, two steps of a long run
-    would soon share theirs; so only the start is, and the number is added.
+    torch's CPU generator uses only 32 bits of its seed. Hashes of that size would soon collide in a long run, so only
+    the start is hashed, and the number is added.
     """
     start = int.from_bytes(hashlib.sha256(f"{purpose} {seed}".encode()).digest()[:4], "little")
     return (start + number) % 2**32

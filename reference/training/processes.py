@@ -14,32 +14,32 @@ T = TypeVar("T")
 
 
 class Processes(Protocol):
-    """What a run asks of the processes that share it. Every one of them makes the same calls in the same order."""
+    """Communication between the processes of a run. All of them make the same calls in the same order."""
 
     rank: int  # of this process, from 0; the first one alone writes
-    world: int  # how many there are
+    world: int  # number of processes
 
     def device(self, name: str, dtype: str) -> torch.device:
-        """The device of this process, by the name that the user gives; a ValueError as of `choose_device`."""
+        """This process's device, by the name that the user gives; raises what `choose_device` raises."""
 
     def agreed(self) -> AbstractContextManager[object]:
-        """Inside, what goes wrong in one process ends all of them, with that one's message and status."""
+        """Inside, an error in one process ends all of them, with its message and exit status."""
 
     def check_same(self, values: Mapping[str, Any]) -> None:
         """Raise a ValueError in every process, naming the first value that is not the same in all of them."""
 
     def of_first(self, value: T) -> T:
-        """The value that the first process has."""
+        """The first process's value."""
 
     def largest(self, number: int) -> int:
-        """The largest number that a process has."""
+        """The maximum over all processes."""
 
     def sums(self, *numbers: float) -> list[float]:
         """Each number summed over the processes, in double precision."""
 
 
 class OneProcess:
-    """A run that is nobody else's."""
+    """A run of a single process."""
 
     rank, world = 0, 1
 
@@ -48,11 +48,11 @@ class OneProcess:
         return choose_device(name, dtype)
 
     def agreed(self) -> AbstractContextManager[object]:
-        """Nobody to agree with."""
+        """Nothing: there is no other process."""
         return nullcontext()
 
     def check_same(self, values: Mapping[str, Any]) -> None:
-        """Nobody to compare with."""
+        """Nothing: there is no other process."""
 
     def of_first(self, value: T) -> T:
         """The value itself."""

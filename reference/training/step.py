@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from reference.training.adamw import AdamW, clip_gradients
+from reference.training.defaults import BETAS, CLIP, LEARNING_RATE, WEIGHT_DECAY
 
 
 class LanguageModel(Protocol):
-    """What a training step needs of a model: parameters, and a loss that has gradients."""
+    """A model that a training step can train: it has a loss with gradients."""
 
     def loss(self, ids: Tensor, targets: Tensor) -> Tensor: ...
 
@@ -45,20 +46,20 @@ class TrainingStep:
 
 def build_step(
     model: nn.Module,
-    learning_rate: float | Callable[[int], float] = 3e-4,
-    weight_decay: float = 0.1,
-    betas: tuple[float, float] = (0.9, 0.95),
-    clip: float = 1.0,
+    learning_rate: float | Callable[[int], float] = LEARNING_RATE,
+    weight_decay: float = WEIGHT_DECAY,
+    betas: tuple[float, float] = BETAS,
+    clip: float = CLIP,
 ) -> TrainingStep:
     """A training step for any model with `loss(ids, targets)`.
 
     Args:
-        model: trained in place, in whatever mode (train or eval) it is in when called
+        model: trained in place, in its current mode (train or eval)
         learning_rate: a number, or a function of the step number counted from 0
         weight_decay, betas: see `AdamW`
         clip: largest joint L2 norm of the gradients; infinity switches clipping off
 
-    Raises ValueError for settings that cannot be.
+    Raises ValueError for invalid settings.
     """
     if not clip > 0.0:
         raise ValueError(f"clip = {clip}: give a number above 0; inf switches clipping off")

@@ -152,7 +152,7 @@ def in_bfloat16(side: Side, weights: dict[str, Tensor]) -> tuple[Any, AbstractCo
 def precision(side: Side, seed: int) -> Outcome:
     """Numbers of which each fits into bfloat16 have been rounded to it. The softmax of the fast attention is inside."""
     model, context = in_bfloat16(side, sharp(seed))
-    wanted = re.compile(r"h\.\d+|.*\bln_\w+" + ("" if side.recipe is None else r"|.*\.attend\.dropout"))
+    wanted = re.compile(r"h\.\d+|.*\bln_\w+" + ("" if side.recipe is None else r"|.*\.attention\.dropout"))
     found: dict[str, Tensor] = {}
     for name, module in model.named_modules():
         if wanted.fullmatch(name):
@@ -248,8 +248,8 @@ def dropped_at(model: Any, site: str, ids: Tensor) -> Tensor:
             elif hasattr(block.attn, "attention_dropout"):
                 found.append((block.attn.attention_dropout, "p"))
             else:
-                kept = block.attn.attend.dropout
-                found.append((kept, "p") if isinstance(kept, nn.Dropout) else (block.attn.attend, "dropout"))
+                kept = block.attn.attention.dropout
+                found.append((kept, "p") if isinstance(kept, nn.Dropout) else (block.attn.attention, "dropout"))
         return found
 
     with pytest.MonkeyPatch.context() as patch:

@@ -482,7 +482,7 @@ OWN = [
     own(
         57, "the copy that generates is kept though the weights have changed",
         "cache", "bfloat16, and a step between two texts", rungs("kv_cache"), text.text_after_a_step,
-        Edit("optimized.inference_copies:WorkingCopies.of", "kept is None or kept[0] != versions", "kept is None"),
+        Edit("optimized.inference_copies:InferenceCopies.of", "kept is None or kept[0] != versions", "kept is None"),
     ),
     own(
         58, "the fused AdamW writes unseen by whoever counts writes",

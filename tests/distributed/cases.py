@@ -1,4 +1,4 @@
-"""What is computed by one process and by several, to be compared: run alone, or by worker.py under torchrun."""
+"""Computations to compare between one process and several: run alone, or by worker.py under torchrun."""
 
 from __future__ import annotations
 

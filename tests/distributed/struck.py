@@ -1,4 +1,4 @@
-"""torchrun -m tests.distributed.struck HOW RANK STEP train ...: something happens to one process of a training run."""
+"""torchrun -m tests.distributed.struck HOW RANK STEP train ...: make one process of a training run fail."""
 
 import os
 import signal

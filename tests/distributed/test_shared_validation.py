@@ -1,4 +1,4 @@
-"""Validation, randomness and device of processes that share a run: without starting any."""
+"""Validation, random numbers and device of processes that share a run, without starting processes."""
 
 import pytest
 import torch

@@ -83,7 +83,7 @@ def test_a_signal_to_one_process_stops_all_and_two_one_and_two_processes_take_th
 ) -> None:
     train = [*EXACT, *PLAIN, "--out", "run"]
     ended = torchrun("-m", "tests.distributed.struck", "ctrl-c", 1, 3, *train, processes=2, cwd=Path())
-    assert "stopped after step 3; go on with: python -m optimized train --resume run" in ended.out
+    assert "stopped after step 3; resume with: python -m optimized train --resume run" in ended.out
     assert ended.exit_codes == [130, 130], ended.err
     assert sorted(path.name for path in Path("run").glob("step-*")) == ["step-000000", "step-000003"]
 
@@ -125,12 +125,12 @@ def test_a_signal_to_torchrun_stops_every_process_at_the_same_step_with_one_chec
     process.send_signal(kind)
     ended = finish(process)
     (stopped,) = re.findall(
-        r"stopped after step ([\d,]+); go on with: python -m optimized train --resume run", ended.out
+        r"stopped after step ([\d,]+); resume with: python -m optimized train --resume run", ended.out
     )
     step = int(stopped.replace(",", ""))
     assert sorted(path.name for path in Path("run").glob("step-*")) == ["step-000000", f"step-{step:06d}"]
     assert load_newest(Path("run"))[1] == []
-    assert ended.said == ["note: stopping after this step, with a checkpoint; once more to stop without"]
+    assert ended.said == ["note: stopping after this step, with a checkpoint; press Ctrl-C again to stop without"]
 
 
 MISTAKES = [

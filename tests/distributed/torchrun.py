@@ -1,4 +1,4 @@
-"""Starts torchrun, with a limit on how long it may take, and talks to nobody but this machine."""
+"""Run torchrun with a time limit, on this machine only."""
 
 from __future__ import annotations
 

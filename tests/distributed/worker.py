@@ -1,4 +1,4 @@
-"""torchrun -m tests.distributed.worker FILE [cuda]: what cases.py computes, by each process to FILE.RANK."""
+"""torchrun -m tests.distributed.worker FILE [cuda]: each process writes the results of cases.py to FILE.RANK."""
 
 import os
 import sys

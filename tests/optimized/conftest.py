@@ -1,4 +1,4 @@
-"""Threads pinned for every test of the fast parts."""
+"""One thread for every test of the fast model."""
 
 from __future__ import annotations
 

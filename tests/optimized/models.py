@@ -1,4 +1,4 @@
-"""Small models with weights of which none is zero, one or like another."""
+"""Small models with distinct weights, none of them zero or one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Causal attention, however it is cut: the same numbers as written out."""
+"""Every attention gives the numbers of the written-out one."""
 
 from __future__ import annotations
 
@@ -98,4 +98,4 @@ def test_a_cpu_gets_halves_and_other_devices_the_whole() -> None:
     assert attention(only("sdpa"), "cpu") is HalvedAttention
     assert attention(without("sdpa"), "cpu") is ExplicitAttention
     assert attention(only("sdpa"), "cuda") is FlashAttention
-    assert type(optimized.build(CONFIG, only("sdpa")).h[0].attn.attend) is HalvedAttention
+    assert type(optimized.build(CONFIG, only("sdpa")).h[0].attn.attention) is HalvedAttention

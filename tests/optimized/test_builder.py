@@ -1,4 +1,4 @@
-"""Every rung makes its choice at its seam and at no other, and what is not asked for is as the reference has it."""
+"""Every rung fills its own slot and no other; every other slot has the reference's implementation."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 import optimized
 import reference
+from bench.contenders.torch_step import build_library_step
 from optimized import FULL, PLAIN, Recipe, build, build_step, only
 from optimized.attention import ExplicitAttention, FlashAttention, HalvedAttention
 from optimized.compilation import CompiledBlocks, eager
@@ -24,28 +25,29 @@ from optimized.precision import TF32, BFloat16, Exact
 from optimized.qkv import FusedQKV, SeparateQKV
 from reference.gpt import MLP, LayerNorm
 from reference.sampling import stream
+from reference.training import defaults
 from tests.optimized.models import SMALL, sharp_model
 
-CHOICES: dict[str, tuple[Any, Any]] = {  # seam -> without, with
+CHOICES: dict[str, tuple[Any, Any]] = {  # slot -> without, with
     "qkv": (SeparateQKV, FusedQKV),
-    "attend": (ExplicitAttention, HalvedAttention),
+    "attention": (ExplicitAttention, HalvedAttention),
     "norm": (LayerNorm, FusedLayerNorm),
     "mlp": (MLP, FusedMLP),
-    "table": (ExactTable, PaddedTable),
+    "embedding": (ExactTable, PaddedTable),
     "loss": (plain_loss, fused_loss),
     "precision": (Exact, BFloat16),
-    "run": (type(eager), CompiledBlocks),
+    "compilation": (type(eager), CompiledBlocks),
     "stream": (stream, cached_stream),
     "optimizer": (CanonicalAdamW, FusedAdamW),
 }
 RUNG = {
     "fused_qkv": {"qkv"},
-    "sdpa": {"attend"},
+    "sdpa": {"attention"},
     "fused_kernels": {"norm", "mlp"},
-    "padded_vocab": {"table"},
+    "padded_vocab": {"embedding"},
     "fused_loss": {"loss"},
     "bf16": {"precision"},
-    "compile": {"run"},
+    "compile": {"compilation"},
     "kv_cache": {"stream"},
     "fused_adamw": {"optimizer"},
     "kept_memory": set(),
@@ -54,18 +56,18 @@ RUNG = {
 
 
 def chosen(recipe: Recipe) -> dict[str, Any]:
-    """What stands at each seam."""
+    """What stands at each slot."""
     model = build(SMALL, recipe)
     block: Any = model.h[0]
     return {
         "qkv": type(block.attn.qkv),
-        "attend": type(block.attn.attend),
+        "attention": type(block.attn.attention),
         "norm": type(block.ln_1),
         "mlp": type(block.mlp),
-        "table": type(model.wte),
+        "embedding": type(model.wte),
         "loss": model.head_loss,
         "precision": type(model.precision),
-        "run": type(model.run),
+        "compilation": type(model.run),
         "stream": model.stream,
         "optimizer": type(build_step(model, recipe).optimizer),
     }
@@ -73,7 +75,7 @@ def chosen(recipe: Recipe) -> dict[str, Any]:
 
 @pytest.mark.parametrize("rung", RUNG)
 def test_a_rung_chooses_at_its_seam_alone(rung: str) -> None:
-    expected = {seam: choices[seam in RUNG[rung]] for seam, choices in CHOICES.items()}
+    expected = {slot: choices[slot in RUNG[rung]] for slot, choices in CHOICES.items()}
     assert chosen(only(rung)) == expected
 
 
@@ -85,8 +87,8 @@ def test_all_norms_of_a_model_are_of_one_kind() -> None:
 
 def test_every_rung_that_can_be_on_a_cpu_is_looked_at() -> None:
     assert set(RUNG) == set(FULL.rungs)
-    assert chosen(PLAIN) == {seam: choices[0] for seam, choices in CHOICES.items()}
-    assert chosen(FULL) == {seam: choices[1] for seam, choices in CHOICES.items()}
+    assert chosen(PLAIN) == {slot: choices[0] for slot, choices in CHOICES.items()}
+    assert chosen(FULL) == {slot: choices[1] for slot, choices in CHOICES.items()}
 
 
 def test_a_product_of_one_row_is_what_its_precision_does_fastest() -> None:
@@ -113,12 +115,15 @@ def test_tf32_stands_around_the_other_precision(recipe: Recipe) -> None:
     assert type(precision.inner) is (BFloat16 if "bf16" in recipe else Exact)
 
 
-def test_a_step_has_the_references_settings_unless_told() -> None:
-    ours, theirs = inspect.signature(build_step).parameters, inspect.signature(reference.build_step).parameters
-    shared = ours.keys() & theirs.keys() - {"model"}
-    assert shared == {"learning_rate", "weight_decay", "betas", "clip"}
-    assert {name: ours[name].default for name in shared} == {name: theirs[name].default for name in shared}
-    assert ours["micro_batch"].default is None
+@pytest.mark.parametrize("build", [reference.build_step, build_step, build_library_step], ids=lambda f: f.__module__)
+def test_every_step_has_one_set_of_defaults(build: Any) -> None:
+    expected = {name: getattr(defaults, name.upper()) for name in ("learning_rate", "weight_decay", "betas", "clip")}
+    parameters = inspect.signature(build).parameters
+    assert {name: parameters[name].default for name in expected} == expected
+
+
+def test_a_step_has_the_default_settings_unless_told() -> None:
+    assert inspect.signature(build_step).parameters["micro_batch"].default is None
     step: Any = build_step(sharp_model(FULL))
     group = step.optimizer.adamw.param_groups[0]
     assert (step.learning_rate, group["weight_decay"], group["betas"], step.clip) == (3e-4, 0.1, (0.9, 0.95), 1.0)

@@ -1,4 +1,4 @@
-"""Keys and values that are kept: the logits of the whole text, however it was cut and padded."""
+"""With a KV cache the logits are those of the whole text, for every split and padding."""
 
 from __future__ import annotations
 

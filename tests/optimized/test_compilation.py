@@ -1,4 +1,4 @@
-"""One block's code, once for each shape, for models of any depth; and right answers wherever nothing is compiled."""
+"""One block is compiled once per shape, for models of any depth; without compiling, answers stay right."""
 
 from __future__ import annotations
 

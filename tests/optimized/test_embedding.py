@@ -1,4 +1,4 @@
-"""Padding of the table: it has no probability, no gradient, no movement, and nothing depends on what is in it."""
+"""Padding rows have no probability, no gradient and no update, and no result depends on their content."""
 
 from __future__ import annotations
 

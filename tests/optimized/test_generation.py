@@ -1,4 +1,4 @@
-"""Generated tokens are the reference's: greedy or drawn, alone or in a batch, within the block and beyond it."""
+"""Generated tokens are the reference's: greedy or sampled, alone or in a batch, within and beyond the block size."""
 
 from __future__ import annotations
 

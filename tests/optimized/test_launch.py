@@ -290,7 +290,7 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 @pytest.mark.parametrize(
     ("status", "does"),
     [
-        (0, ["waited for the others", "left the group", "Python's farewell", "ended with 0"]),
+        (0, ["waited for the others", "left the group"]),
         (2, [(signal.SIGTERM, signal.SIG_IGN), "waited for the others", "ended with 2"]),
     ],
 )
@@ -304,11 +304,24 @@ def test_it_waits_for_the_others_before_it_ends(
     ours = SimpleNamespace(signal=lambda *what: ends.append(what), SIGTERM=signal.SIGTERM, SIG_IGN=signal.SIG_IGN)
     monkeypatch.setattr(launch, "signal", ours)
     monkeypatch.setattr(dist, "destroy_process_group", lambda: ends.append("left the group"))
-    farewell = SimpleNamespace(_run_exitfuncs=lambda: ends.append("Python's farewell"))
-    monkeypatch.setattr(launch, "atexit", farewell)
-    with pytest.raises(Ended):
+    with pytest.raises(Ended if status else SystemExit) as ended:
         a_process().leave(status)
     assert ends == does
+    assert status or ended.value.code is None  # type: ignore[attr-defined]
+
+
+def test_a_process_that_has_left_the_others_skips_the_end_of_python_and_one_that_has_not_does_not(
+    joined: Launched, ends: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joined, "left", False)  # afterwards too, or it would end the tests with status 0
+    joined.skip_finalization()
+    assert ends == []
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    with pytest.raises(SystemExit):
+        joined.leave(0)
+    with pytest.raises(Ended):
+        joined.skip_finalization()
+    assert ends == ["ended with 0"]
 
 
 FAILURES: list[tuple[BaseException, int, str]] = [
@@ -402,7 +415,7 @@ class Processes:
 
 @dataclass(frozen=True)
 class Typed:
-    """A package, or its parts, as far as they know what the user typed."""
+    """A package, or its backend, as far as they know what the user typed."""
 
     program: str
 
@@ -417,17 +430,17 @@ def run_command(
         assert (package, arguments) == (Typed("paritygpt"), ["train", "--steps", "3"])
         return "options"
 
-    def parts(options: object, others: object) -> Typed:
+    def backend(options: object, others: object) -> Typed:
         assert (options, others) == ("options", processes)
         return Typed("python -m optimized")
 
-    def obey(options: object, parts: object) -> int:
-        assert (options, parts) == ("options", Typed("paritygpt")), "what the user typed is what is advised"
+    def obey(options: object, backend: object) -> int:
+        assert (options, backend) == ("options", Typed("paritygpt")), "what the user typed is what is advised"
         return command()
 
     monkeypatch.setattr(launch, "Launched", lambda: processes)
     monkeypatch.setattr(launch, "read_options", read)
-    monkeypatch.setattr(launch, "optimized_parts", parts)
+    monkeypatch.setattr(launch, "optimized_backend", backend)
     monkeypatch.setattr(launch, "obey", obey)
     package: Any = Typed("paritygpt")
     with redirect_stdout(out), redirect_stderr(err):

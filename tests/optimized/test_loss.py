@@ -1,4 +1,4 @@
-"""Head and cross-entropy in chunks: the plain loss and its gradients, and never all the logits."""
+"""Chunked head and cross-entropy: the plain loss and its gradients, without all logits at once."""
 
 from __future__ import annotations
 

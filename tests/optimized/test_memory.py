@@ -1,4 +1,4 @@
-"""Memory that is freed stays with the process, where its malloc can be told so."""
+"""Freed memory stays with the process, if its malloc has the setting."""
 
 from __future__ import annotations
 

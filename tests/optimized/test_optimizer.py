@@ -1,4 +1,4 @@
-"""The library's fused AdamW and the one by hand: the same updates, the same state, in the same layout."""
+"""The fused AdamW and the one by hand: equal updates, equal state, in the same layout."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_gradients_that_are_not_numbers_show_in_the_norm(kind: type[Optimizer]) 
 
 
 def test_a_fused_step_counts_as_a_write() -> None:
-    """What goes by torch's count of writes, a kept working copy say, has to notice that the weights are others."""
+    """What goes by torch's count of writes, a kept inference copy say, has to notice that the weights are others."""
     model = sharp_model(PLAIN)
     optimizer = FusedAdamW(model)
     optimizer.learning_rate = 1e-3

@@ -1,4 +1,4 @@
-"""What an attention is given to load that it does not have is named, whatever its projections look like inside."""
+"""Loading names every missing, unknown or misshapen tensor of an attention, fused or not."""
 
 from __future__ import annotations
 

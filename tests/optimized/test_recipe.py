@@ -1,4 +1,4 @@
-"""Recipes: rungs in ladder order, by name, refused when they cannot be."""
+"""Recipes: rungs in ladder order, by name; ValueError for a device or dtype that a rung excludes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import subprocess
 import sys
 from itertools import permutations
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,6 +38,13 @@ def test_every_rung_says_what_it_claims_and_when_it_loses(name: str) -> None:
     assert rung.name == name
     assert len(rung.claim.split()) > 4
     assert len(rung.loses.split()) > 4
+
+
+@pytest.mark.parametrize("name", RUNGS)
+def test_the_code_and_the_tests_of_a_rung_are_files_named_after_its_slot(name: str) -> None:
+    slot, root = RUNGS[name].slot, Path(optimized.__file__).parents[1]
+    assert (root / "optimized" / f"{slot}.py").is_file()
+    assert (root / "tests" / "optimized" / f"test_{slot}.py").is_file()
 
 
 def test_rungs_stand_in_ladder_order_whatever_order_they_are_given_in() -> None:
@@ -202,7 +210,7 @@ def test_the_best_recipe_leaves_out_what_does_not_pay_on_a_device_and_says_why(
 
 
 def test_on_a_kind_that_was_never_run_the_best_recipe_has_neither_bfloat16_nor_compile() -> None:
-    why = "nobody has tried it on mps yet"
+    why = "not measured on mps yet"
     for device in ("mps", "xpu"):
         here = hardware_of(device)
         assert (here.bfloat16, here.compiler, here.tried) == (False, False, False)

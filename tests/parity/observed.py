@@ -1,4 +1,4 @@
-"""What the proofs of the recipes measured, kept for a table: build/parity.md, written when the tests end."""
+"""Keep the measurements of the recipes' proofs, and write build/parity.md at the end of the tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from optimized import FULL, PLAIN, RUNGS, Recipe, only
 
 QUANTITIES = {"logits": "logits", "loss": "loss", "gradient": "gradient", "trajectory": "20 steps", "update": "update"}
 # What changes nothing of a forward pass and a training step in one process is proven by tests of its own.
-ELSEWHERE = {"generate": "see test_parity_cached_generation.py", "launch": "see tests/distributed/"}
+ELSEWHERE = {"generation": "see test_parity_cached_generation.py", "distributed": "see tests/distributed/"}
 TABLE = Path(__file__).parents[2] / "build" / "parity.md"
 HEAD = """\
 # Error over budget, for every rung in every precision
@@ -74,8 +74,8 @@ def table(rows: list[Row]) -> str:
     full = FULL.plus(*coarse).without(*({"bf16", "tf32"} - coarse))
     named = {"plain": PLAIN, **{name: only(name) for name in RUNGS}, "full": FULL}
     for name, recipe in named.items():
-        if name in RUNGS and RUNGS[name].seam in ELSEWHERE:
-            lines.append(f"| {name} | {' | '.join([''] * len(QUANTITIES))} | {ELSEWHERE[RUNGS[name].seam]} | |")
+        if name in RUNGS and RUNGS[name].slot in ELSEWHERE:
+            lines.append(f"| {name} | {' | '.join([''] * len(QUANTITIES))} | {ELSEWHERE[RUNGS[name].slot]} | |")
             continue
         wanted = full if name == "full" else recipe.plus(*coarse)
         alone = next((row for row in rows if row.recipe == wanted), None)

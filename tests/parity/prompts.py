@@ -1,4 +1,4 @@
-"""The prompts after which every generation is held against another, greedily: 1,000 of mixed lengths."""
+"""1,000 prompts of mixed lengths for comparing greedy generation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which recipes are proven, made from the table of rungs: a row more in that table is a recipe more everywhere."""
+"""The recipes to prove, made from the table of rungs: a new row is proven everywhere."""
 
 from __future__ import annotations
 

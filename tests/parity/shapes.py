@@ -1,4 +1,4 @@
-"""Awkward little GPT-2s: what hides with one head, an even width or T = block size does not hide in all of these."""
+"""Small awkward shapes that show bugs which one head, an even width or T = block_size would hide."""
 
 from reference import GPTConfig
 

@@ -1,4 +1,4 @@
-"""With keys and values kept, generated tokens are those of the reference and of transformers' `generate`."""
+"""With a KV cache, generated tokens are those of the reference and of transformers' `generate`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hand-written functions are the library's: values and gradients in float64, awkward shapes, extreme inputs."""
+"""The functions by hand equal torch's: values and gradients in float64, awkward shapes, extreme inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The harness itself: whatever it should notice turns it red, and what is right stays green."""
+"""The comparison itself: every difference that it should notice fails it, and equal models pass."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_different_shapes_and_names_are_refused_rather_than_broadcast() -> None:
     [
         ([[3, 29]], [[0, 0]], "token id 29: this model's vocabulary has the ids 0 to 28"),
         ([[3, -1]], [[0, 0]], "token id -1: this model's vocabulary has the ids 0 to 28"),
-        ([[3, 4]], [[0, 29]], "target 29: this model's vocabulary has the ids 0 to 28, and -1 is for what does not"),
+        ([[3, 4]], [[0, 29]], "target 29: this model's vocabulary has the ids 0 to 28, and -1 means ignored"),
         ([[3, 4]], [[0]], "targets of shape (1, 1) and type torch.int64: give int64, one for each of the ids (1, 2)"),
         ([[3.0, 4.0]], [[0, 0]], "ids of shape (1, 2) and type torch.float32: give int64 ids"),
     ],

@@ -1,4 +1,4 @@
-"""Weights and moments go from any side to any other: reference, every recipe, Hugging Face, a folder on disk."""
+"""Weights and moments convert between all layouts: reference, every recipe, Hugging Face, a folder on disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every recipe is the same function: each rung alone, each pair, FULL, FULL without each, all against the oracle."""
+"""Every recipe is the same function: each rung alone, each pair, FULL, FULL without each rung."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.numerics.tolerances import BUDGETS, rounding_allowance
 from bench.parity import compare
 from optimized import FULL, PLAIN, RUNGS, Recipe, build_step, only
 from optimized.precision import tf32_products
-from optimized.recipe import AROUND_SEAMS, MODEL_SEAMS
+from optimized.recipe import AROUND_SLOTS, MODEL_SLOTS
 from reference import GPT
 from reference.checkpoints.canonical import canonical_gradients
 from tests.parity.observed import keep
@@ -242,4 +242,4 @@ def test_the_grid_has_every_rung_alone_and_every_pair() -> None:
 
 
 def test_every_seam_is_known_to_be_in_the_model_or_around_it() -> None:
-    assert {rung.seam for rung in RUNGS.values()} == {*MODEL_SEAMS, *AROUND_SEAMS}
+    assert {rung.slot for rung in RUNGS.values()} == {*MODEL_SLOTS, *AROUND_SLOTS}

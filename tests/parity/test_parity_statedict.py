@@ -1,4 +1,4 @@
-"""Hugging Face's names and orientation and ours: strict, exact, both ways."""
+"""Conversion between Hugging Face's state dict and ours: strict, exact, both ways."""
 
 from __future__ import annotations
 

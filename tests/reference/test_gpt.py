@@ -1,4 +1,4 @@
-"""What the readable model promises beyond being GPT-2: sizes, initialisation, dropout, causality, clear errors."""
+"""The reference model's sizes, initialisation, dropout, causality and error messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ids that a model can read, those that it cannot, and the line that says so."""
+"""Valid ids pass; invalid ones raise one line with the id."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def test_targets_may_be_minus_1_too() -> None:
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
-        ([[0, 0, 0, 50]], "target 50: this model's vocabulary has the ids 0 to 49, and -1 is for what does not count"),
-        ([[0, -100, 0, 0]], "target -100: this model's vocabulary has the ids 0 to 49, and -1 is for what does not"),
+        ([[0, 0, 0, 50]], "target 50: this model's vocabulary has the ids 0 to 49, and -1 means ignored"),
+        ([[0, -100, 0, 0]], "target -100: this model's vocabulary has the ids 0 to 49, and -1 means ignored"),
         ([[0, 0, 0]], "targets of shape (1, 3) and type torch.int64: give int64, one for each of the ids (1, 4)"),
         ([[0.0] * 4], "targets of shape (1, 4) and type torch.float32: give int64, one for each of the ids (1, 4)"),
     ],

@@ -1,4 +1,4 @@
-"""Which tokens can be drawn, and how often."""
+"""Sampling: the tokens that can be drawn, and their frequencies."""
 
 from __future__ import annotations
 

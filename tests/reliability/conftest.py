@@ -1,4 +1,4 @@
-"""These tests save hundreds of times: none of them waits for a disk."""
+"""No fsync in these tests, which save hundreds of times."""
 
 from __future__ import annotations
 

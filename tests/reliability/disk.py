@@ -1,4 +1,4 @@
-"""A disk that stops at a chosen operation, as it does when the process is killed or the power goes."""
+"""A simulated disk that stops at a chosen operation, as after a kill or a power failure."""
 
 from __future__ import annotations
 

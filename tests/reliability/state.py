@@ -1,4 +1,4 @@
-"""A checkpoint that is a pure function of its step: whoever reads one back knows what it must hold."""
+"""Checkpoints that are pure functions of their step, so that a reader can check their content."""
 
 from __future__ import annotations
 

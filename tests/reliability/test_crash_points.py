@@ -1,4 +1,4 @@
-"""A save that stops at any operation leaves the newest complete one loadable; the next save tidies up."""
+"""A save that stops at any operation leaves the newest complete checkpoint loadable; the next save cleans up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checkpoint that is not what was written, to the last bit, is refused by file and reason, unparsed."""
+"""A checkpoint with any changed bit is refused by file and reason, unparsed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A disk that fails in the middle of a save costs that save and nothing else."""
+"""A disk that fails during a save costs only that save."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that saves is killed at random, and read while it saves: what is found is complete and the newest."""
+"""A saving process is killed at random, and read while it saves: readers find the newest complete checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A reader that is overtaken by a writer begins again, and never mixes two checkpoints."""
+"""A reader that a writer overtakes starts again, and never mixes two checkpoints."""
 
 from __future__ import annotations
 

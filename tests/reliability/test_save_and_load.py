@@ -1,4 +1,4 @@
-"""What is written comes back, what is old goes, what is pointed at is found."""
+"""Save and load: content, removal of old checkpoints, and paths."""
 
 from __future__ import annotations
 

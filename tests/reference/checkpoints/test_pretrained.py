@@ -1,4 +1,4 @@
-"""Published weights through the library that downloads them, against a hub on this machine; and local folders."""
+"""Pretrained weights: downloads from a local hub through huggingface_hub, and local folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user gets wrong is one line that names the value and what is allowed, status 2, and nothing is written."""
+"""A user's mistake is one line with the value and what is allowed, status 2, and no file is written."""
 
 import shutil
 from collections.abc import Callable
@@ -152,7 +152,7 @@ USING = [
     (["plot", "embedding", "nothing"], "nothing: no checkpoint and no run"),
     (["plot", "embedding", "RUN", "--out", "a.gif"], "picture 'a.gif': give a name that ends in"),
     (["plot", "histograms", "RUN", "--windows", "0"], "--windows 0: give a whole number of at least 1"),
-    (["plot", "histograms", "--init-from", "RUN"], "RUN has no text of its own: say what it is to read by --corpus"),
+    (["plot", "histograms", "--init-from", "RUN"], "RUN has no corpus of its own: give one by --corpus"),
     (["plot", "histograms", "RUN", "--corpus", "pydocs"], "the text has characters outside the vocabulary"),
     (["plot", "temperature", "RUN", "--tokens", "201"], "--tokens 201: a picture takes at most 200"),
     (["plot", "temperature", "RUN", "--temperatures", "-1"], "temperature -1.0: give 0 (greedy) or more"),
@@ -188,8 +188,8 @@ OTHER_RUN = [
     ("--dtype float64", "--dtype float64 with --resume: the run has float32"),
     ("--init-from gpt2", "--init-from gpt2 with --resume: the run has None"),
     ("--out elsewhere", "--out elsewhere with --resume: a resumed run goes on in its own folder"),
-    ("", "has its 12 steps behind it: give more than that by --steps"),
-    ("--steps 5", "has its 12 steps behind it: give more than that by --steps"),
+    ("", "has its 12 steps done: give a larger number by --steps"),
+    ("--steps 5", "has its 12 steps done: give a larger number by --steps"),
 ]
 
 
@@ -249,7 +249,7 @@ def test_a_run_is_never_overwritten(cli: Cli, trained: Path) -> None:
     before = tree(trained)
     result = cli(*TRAIN, "--out", trained)
     assert f"--out {trained}: is not empty" in result.message
-    assert f"go on with it by --resume {trained}" in result.message
+    assert f"resume it by --resume {trained}" in result.message
     assert result.status == 2
     assert tree(trained) == before
 

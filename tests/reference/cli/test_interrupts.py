@@ -1,4 +1,4 @@
-"""Ctrl-C ends a command at once: real signals to real process groups, in the middle of operations that take minutes."""
+"""Ctrl-C ends a command at once: real signals to real process groups, inside operations of minutes."""
 
 from __future__ import annotations
 

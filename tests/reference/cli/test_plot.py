@@ -172,7 +172,7 @@ def test_without_a_prompt_the_model_reads_the_beginning_of_its_validation_text(c
     own, given = (re.sub(r"gradient_\d+", "gradient", Path(f"{name}.svg").read_text()) for name in ("own", "given"))
     assert own == given
     result = cli("plot", "attention", "--init-from", trained)
-    assert f"{trained} has no text of its own: say what it is to read by --prompt" in result.message
+    assert f"{trained} has no corpus of its own: give a text by --prompt" in result.message
 
 
 def test_a_picture_of_too_many_cells_is_refused_and_says_how_to_choose(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`plot embedding`, `plot histograms`, `plot temperature`: what they show is what is inside the model."""
+"""`plot embedding`, `plot histograms`, `plot temperature` show the model's own values."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whoever waits sees how far it is: a bar on a terminal, a line now and then elsewhere; nothing on standard output."""
+"""Progress: a bar on a terminal, lines at intervals elsewhere, nothing on standard output."""
 
 from __future__ import annotations
 
@@ -173,9 +173,9 @@ def test_without_a_terminal_a_run_says_that_it_validates_and_that_its_first_step
     monkeypatch.setattr(progress, "waiting", waiting)
     with progress.Lines(0, 2) as lines:
         lines.recorded({"step": 0, "validation_loss": 4.0})
-        assert said == ["validating", "end of validating", "the first step, with all that is compiled"]
+        assert said == ["validating", "end of validating", "the first step, compiling included"]
         lines.stepped(1)
-        assert said[-1] == "end of the first step, with all that is compiled"
+        assert said[-1] == "end of the first step, compiling included"
         lines.recorded({"step": 2, "validation_loss": 3.0})
     assert len(said) == 4, "later validations and steps say nothing more"
     assert capsys.readouterr().out == "step 0/2  validation loss 4.0000\nstep 2/2  validation loss 3.0000\n"

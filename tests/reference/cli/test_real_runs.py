@@ -9,7 +9,7 @@ import torch
 
 from reference import generate
 from reference.checkpoints.run_folder import read_log
-from reference.cli.backend import reference_parts
+from reference.cli.backend import reference_backend
 from reference.cli.open_model import open_trained
 from tests.reference.cli.conftest import Cli
 
@@ -39,7 +39,7 @@ def test_training_without_options_learns_to_write_something_like_the_text(cli: C
 
     trained = open_trained(run, None)
     prompt = torch.tensor([trained.tokenizer.encode("The value of th")])
-    model = trained.model(reference_parts(None), "cpu")
+    model = trained.model(reference_backend(None), "cpu")
     assert trained.tokenizer.decode(generate(model, prompt, 1, temperature=0.0)[0, -1:].tolist()) == "e"
 
 

@@ -1,4 +1,4 @@
-"""`sample` and `eval`: what a trained model writes and how well it predicts."""
+"""`sample` and `eval`: generated texts, and losses of a trained model."""
 
 import math
 import os
@@ -121,7 +121,7 @@ def test_published_weights_can_be_used_without_a_run(cli: Cli, trained: Path) ->
     sampled = cli("sample", "--init-from", trained, "--prompt", PROMPT)
     assert sampled.out == cli("sample", trained, "--prompt", PROMPT).out
     result = cli("eval", "--init-from", trained)
-    assert "has no text of its own: say what to measure on by --corpus" in result.message
+    assert "has no corpus of its own: give one by --corpus" in result.message
     assert cli("eval", "--init-from", trained, "--corpus", "nursery").status == 0
 
 

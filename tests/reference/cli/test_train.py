@@ -1,4 +1,4 @@
-"""`train`: what it writes, what it says, and that a run goes on exactly where it stopped."""
+"""`train`: its files, its output, and exact resuming."""
 
 import json
 import math
@@ -122,7 +122,7 @@ def test_ctrl_c_saves_and_the_resumed_run_equals_the_whole_one_bit_for_bit(
         result = cli(*TRAIN, *DROPOUT, "--out", "run")
     assert result.status == 130
     assert result.out.splitlines()[-1] == (
-        f"stopped after step {at}; go on with: python -m reference train --resume run"
+        f"stopped after step {at}; resume with: python -m reference train --resume run"
     )
     assert "note: stopping after this step, with a checkpoint" in result.err
     assert signal.getsignal(signal.SIGINT) is before

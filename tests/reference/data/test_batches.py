@@ -1,4 +1,4 @@
-"""Batches as pure functions of (seed, step, rank, world), and validation that misses and repeats nothing."""
+"""Batches are pure functions of (seed, step, rank, world); validation misses and repeats no token."""
 
 import random
 from collections import Counter

@@ -1,4 +1,4 @@
-"""A text as a run uses it."""
+"""Datasets: tokens, split and fingerprint of a text."""
 
 from pathlib import Path
 

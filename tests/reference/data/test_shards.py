@@ -1,4 +1,4 @@
-"""Token files: three formats read as one sequence across borders, one written, damage refused by name."""
+"""Token files: three formats read as one sequence, one format written, damaged files refused by name."""
 
 import struct
 

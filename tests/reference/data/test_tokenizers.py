@@ -1,4 +1,4 @@
-"""Text to ids and back: every tokenizer over one list of awkward strings, GPT-2's against Hugging Face's."""
+"""Every tokenizer on one list of awkward strings; GPT-2's against Hugging Face's."""
 
 import hashlib
 import importlib.metadata
@@ -282,7 +282,7 @@ def test_a_tampered_vocabulary_is_replaced_by_tiktokens_download(offline, tmp_pa
 def test_a_tampered_download_is_never_used(offline, monkeypatch):
     fill_cache(offline, spoil=True)
     no_package(monkeypatch)
-    with pytest.raises(ValueError, match="the GPT-2 vocabulary cannot be had"):
+    with pytest.raises(ValueError, match="the GPT-2 vocabulary is not available"):
         GPT2Tokenizer()
 
 

@@ -1,4 +1,4 @@
-"""Which instruction sets torch may use, by what the CPU has and what the environment leaves of it."""
+"""The instruction sets that torch may use, by CPU and environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which device is meant, and what is shown while a run goes on."""
+"""Devices by name, and their descriptions."""
 
 import pytest
 import torch

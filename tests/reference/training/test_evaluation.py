@@ -1,4 +1,4 @@
-"""The mean loss over a text."""
+"""The mean loss over a text, and its units."""
 
 import math
 

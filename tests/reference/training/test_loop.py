@@ -1,4 +1,4 @@
-"""The training loop: what it does when, and what cannot disturb it."""
+"""The training loop: its order of events, and its independence of them."""
 
 import math
 from collections.abc import Callable, Iterable

@@ -1,4 +1,4 @@
-"""The learning rate, against torch's schedulers and against numbers worked out by hand."""
+"""The learning rate against torch's schedulers and against numbers computed by hand."""
 
 import math
 from itertools import pairwise

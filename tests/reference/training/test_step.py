@@ -1,4 +1,4 @@
-"""One whole training step, against the same step put together from torch's parts."""
+"""One training step against the same step made of torch's parts."""
 
 import math
 from functools import partial

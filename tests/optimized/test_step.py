@@ -1,4 +1,4 @@
-"""A batch in pieces gives the gradient and the loss of the whole, whatever counts in each; how it is cut shows."""
+"""A batch in pieces gives the gradient and the loss of the whole batch, for every split."""
 
 from __future__ import annotations
 
