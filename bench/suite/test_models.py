@@ -16,7 +16,7 @@ from bench.formatting import NOT_THE_SAME
 from bench.suite.session import Session
 from bench.workloads.scenarios import named
 
-Case = tuple[str, str, str, str, str]  # device, workload, sitting, task, contender
+Case = tuple[str, str, str, str, str]  # device, workload, scenario, task, contender
 
 
 class WorkersClock:
@@ -40,18 +40,20 @@ CLOCK = WorkersClock()
 
 @pytest.mark.benchmark(timer=CLOCK)
 def test_model(case: Case, sessions: dict[str, Session], benchmark: Any) -> None:
-    device, workload, sitting, task, name = case
+    device, workload, scenario, task, name = case
     session = sessions[device]
     row = next(row for row in session.plan.rows if row.workload == workload)
-    found = session.sitting(workload, sitting, row.contenders, starts=row.starts)
+    found = session.timings_of(workload, scenario, row.contenders, launches=row.launches)
     if name not in found:
-        passed = session.passes.of(named(workload), [name])[name]
+        passed = session.gate.of(named(workload), [name])[name]
         if passed.why.startswith(NOT_THE_SAME):
             raise session.leave_out(f"{workload}: {name}: {passed.why}")
         pytest.fail(f"no parity pass, no number: {name} at {workload}: {passed.why}", pytrace=False)
-    turns = found[name][task]
-    measured = session.case(workload, sitting, task, name, turns)
-    benchmark.group = f"{device}: {workload}, {sitting}, {task}"
+    timings = found[name][task]
+    measured = session.case(workload, scenario, task, name, timings)
+    benchmark.group = f"{device}: {workload}, {scenario}, {task}"
     benchmark.extra_info.update(measured, environment=session.environment)
-    benchmark.pedantic(CLOCK.pass_by, args=(iter(turns.seconds),), rounds=len(turns.seconds))
-    assert turns.recompiled == 0, f"{turns.recompiled} graphs were compiled during the rounds: they were not all warm"
+    benchmark.pedantic(CLOCK.pass_by, args=(iter(timings.seconds),), rounds=len(timings.seconds))
+    assert timings.recompiled == 0, (
+        f"{timings.recompiled} graphs were compiled during the rounds: they were not all warm"
+    )

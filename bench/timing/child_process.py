@@ -22,7 +22,7 @@ from typing import Any
 EVERY = 0.5  # seconds between two looks at the parent, where the system cannot tell of its end
 
 
-def start(target: str, argument: Any, **streams: Any) -> subprocess.Popen[str]:
+def launch(target: str, argument: Any, **streams: Any) -> subprocess.Popen[str]:
     """Start a fresh interpreter that calls a function.
 
     Args:

@@ -1,10 +1,11 @@
-"""One sitting: every contender in a process of its own, all of them in turn, task after task.
+"""One scenario: every contender in a process of its own, all of them in turn, task after task.
 
 What comes out for each contender and task: the seconds of every round, of a first call, of compiling; the most memory
 that was held; and how many times as fast it is as the base, from times that were taken next to each other.
 
 Where a process lies in memory stays for as long as it runs, and can move all its times by a tenth. So the last task
-of a sitting may be done by several starts of everybody, one after the other: the intervals then know how starts differ.
+of a scenario may be done by several launches of everybody, one after the other: the intervals
+then know how launches differ.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from bench.journal import Keep, anew
 from bench.timing.peak_memory import Peak
 from bench.timing.ratios import Ratio, ratio, ratio_over_launches, rounds_within
 from bench.timing.worker import Compiled, Job, Worker, all_at_once, crew, job, take_turns
-from bench.workloads.scenarios import ROWS, SITTINGS, sitting_bytes, text_shape
+from bench.workloads.scenarios import ROWS, SCENARIOS, scenario_bytes, text_shape
 from bench.workloads.workload import Workload
 
 Tell = Callable[[str], None]
@@ -32,11 +33,11 @@ LEAST_SAMPLE, MOST_CALLS = 0.03, 50  # seconds of the fastest; calls
 
 
 @dataclass(frozen=True)
-class Turns:
+class Timings:
     """What was measured of one contender in one task."""
 
-    seconds: list[float]  # of the rounds: entry i of all contenders that sat together is from round i
-    rounds: list[int]  # of each start, one start after the other in `seconds`
+    seconds: list[float]  # of the rounds: entry i of all contenders that ran together is from round i
+    rounds: list[int]  # of each launch, one launch after the other in `seconds`
     first: float  # of the first call, which compiles and allocates
     compiled: Compiled  # until the rounds began
     recompiled: int  # graphs that were made during the rounds, which there must be none of
@@ -44,94 +45,99 @@ class Turns:
     ratios: dict[str, Ratio]  # an anchor's time over ours: how many times as fast
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Turns:
-        """What `hold` found, from plain values."""
+    def from_json(cls, values: dict[str, Any]) -> Timings:
+        """What `time_task` found, from plain values."""
         compiled, memory = Compiled(**values["compiled"]), Peak(**values["memory"])
         return cls(**{**values, "compiled": compiled, "memory": memory})
 
-    def starts(self) -> list[list[float]]:
-        """The seconds of each start."""
+    def by_launch(self) -> list[list[float]]:
+        """The seconds of each launch."""
         ends = list(accumulate(self.rounds))
         return [self.seconds[end - rounds : end] for end, rounds in zip(ends, self.rounds, strict=True)]
 
-    def times_as_fast(self, anchor: Turns) -> Ratio:
-        """As another one that sat beside."""
-        launches = list(zip(anchor.starts(), self.starts(), strict=True))
-        return ratio(*launches[0]) if len(launches) == 1 else ratio_over_launches(launches)
+    def times_as_fast(self, anchor: Timings) -> Ratio:
+        """Than another contender of the same rounds."""
+        pairs = list(zip(anchor.by_launch(), self.by_launch(), strict=True))
+        return ratio(*pairs[0]) if len(pairs) == 1 else ratio_over_launches(pairs)
 
 
 @dataclass(frozen=True)
-class Pace:
+class TimeBudget:
     """How long to measure."""
 
     seconds: float  # for a task of one contender, about
     least: int  # rounds
     most: int
 
-    def of_one(self, starts: int) -> Pace:
-        """Of each of several starts: as many rounds in all."""
-        return Pace(self.seconds / starts, ceil(self.least / starts), ceil(self.most / starts))
+    def of_one(self, launches: int) -> TimeBudget:
+        """Of each of several launches: as many rounds in all."""
+        return TimeBudget(self.seconds / launches, ceil(self.least / launches), ceil(self.most / launches))
 
 
-def sit(
+def run_scenario(
     work: Workload,
-    sitting: str,
+    scenario: str,
     names: Sequence[str],
     device: torch.device,
-    pace: Pace,
+    time_budget: TimeBudget,
     tell: Tell,
     free: int | None = None,
     anchors: int = 1,
-    starts: int = 1,
+    launches: int = 1,
     keep: Keep = anew,
-) -> dict[str, dict[str, Turns]]:
-    """Hold a sitting; returns by contender, then by task.
+) -> dict[str, dict[str, Timings]]:
+    """Run a scenario; returns by contender, then by task.
 
     Args:
         names: who takes part, each proven. A name may come twice: the second is then called "NAME (again)"
         free: bytes of memory: where not all fit side by side, they come in groups; None if that cannot be told
         anchors: how many of them, from the first on, are in every group: those that ratios are to
-        starts: how often everybody is started: the first time for all tasks, then for the last of them alone
-        keep: keeps what a start found, or knows it from a run that was stopped
+        launches: how often everybody is started: the first time for all tasks, then for the last of them alone
+        keep: keeps what a launch found, or knows it from a run that was stopped
     """
-    jobs = [sitting_job(name, work, sitting, device, again=name in names[:n]) for n, name in enumerate(names)]
+    jobs = [scenario_job(name, work, scenario, device, again=name in names[:n]) for n, name in enumerate(names)]
     base, others = jobs[:anchors], jobs[anchors:]
-    fitting = len(jobs) if free is None else int(0.9 * free / sitting_bytes(work, sitting))
+    fitting = len(jobs) if free is None else int(0.9 * free / scenario_bytes(work, scenario))
     together = max(1, fitting - anchors)
     groups = [others[i : i + together] for i in range(0, len(others), together)] or [[]]
-    found: dict[str, dict[str, Turns]] = {}
-    tasks = SITTINGS[sitting]
+    found: dict[str, dict[str, Timings]] = {}
+    tasks = SCENARIOS[scenario]
     for group in groups:
         everybody = [*base, *group]
         called = [each.label or each.name for each in everybody]
-        measured: dict[str, list[dict[str, Turns]]] = {task: [] for task in tasks}
-        for number in range(starts):
+        measured: dict[str, list[dict[str, Timings]]] = {task: [] for task in tasks}
+        for number in range(launches):
             # in another order each time: whoever is always after the same one meets the caches as that one leaves them
             order = everybody if number == 0 else random.Random(number).sample(everybody, len(everybody))
-            cold = number == 0 and sitting != "ladder"  # whose first calls nobody shows
-            paces = dict.fromkeys(tasks, pace) if number == 0 else {}
-            paces[tasks[-1]] = pace.of_one(starts)
+            cold = number == 0 and scenario != "ladder"  # whose first calls nobody shows
+            time_budgets = dict.fromkeys(tasks, time_budget) if number == 0 else {}
+            time_budgets[tasks[-1]] = time_budget.of_one(launches)
 
-            def start(order: list[Job] = order, paces: dict[str, Pace] = paces, cold: bool = cold) -> Any:
+            def run(
+                order: list[Job] = order, time_budgets: dict[str, TimeBudget] = time_budgets, cold: bool = cold
+            ) -> Any:
                 with crew(order) as workers:
-                    found = {task: hold(workers, task, its_pace, tell, cold) for task, its_pace in paces.items()}
-                return {task: {name: asdict(turns) for name, turns in of.items()} for task, of in found.items()}
+                    found = {
+                        task: time_task(workers, task, its_budget, tell, cold)
+                        for task, its_budget in time_budgets.items()
+                    }
+                return {task: {name: asdict(timings) for name, timings in of.items()} for task, of in found.items()}
 
-            tell(f"start {number + 1} of {starts}: {', '.join(called)}")
-            key = [asdict(work), sitting, called, anchors, asdict(pace), number, starts]
-            for task, found_now in keep("start", key, start).items():
-                measured[task].append({name: Turns.from_json(turns) for name, turns in found_now.items()})
+            tell(f"launch {number + 1} of {launches}: {', '.join(called)}")
+            key = [asdict(work), scenario, called, anchors, asdict(time_budget), number, launches]
+            for task, found_now in keep("launch", key, run).items():
+                measured[task].append({name: Timings.from_json(timings) for name, timings in found_now.items()})
         for name in called:
             if name not in found:
                 found[name] = {task: joined(measured[task], name, called[:anchors]) for task in tasks}
     return found
 
 
-def joined(starts: Sequence[Mapping[str, Turns]], name: str, anchors: Sequence[str]) -> Turns:
-    """What several starts of everybody found of one, with its ratios to the anchors over all of them."""
+def joined(launches: Sequence[Mapping[str, Timings]], name: str, anchors: Sequence[str]) -> Timings:
+    """What several launches of everybody found of one, with its ratios to the anchors over all of them."""
 
-    def whole(who: str) -> Turns:
-        own = [start[who] for start in starts]
+    def whole(who: str) -> Timings:
+        own = [launch[who] for launch in launches]
         return replace(
             own[0],
             seconds=[seconds for one in own for seconds in one.seconds],
@@ -156,15 +162,17 @@ def possible(seconds: Mapping[str, list[float]], task: str) -> tuple[dict[str, l
     return {name: [s for s, kept in zip(own, good, strict=True) if kept] for name, own in seconds.items()}, sum(good)
 
 
-def sitting_job(name: str, work: Workload, sitting: str, device: torch.device, again: bool) -> Job:
-    """What a worker of a sitting is to build."""
-    prompt, new = text_shape(work, sitting)
+def scenario_job(name: str, work: Workload, scenario: str, device: torch.device, again: bool) -> Job:
+    """What a worker of a scenario is to build."""
+    prompt, new = text_shape(work, scenario)
     one = job(name, work, precision_of(name, work, device), device, torch.get_num_threads(), new)
-    return replace(one, prompt=prompt, rows=ROWS.get(sitting, 1), label=f"{name} (again)" if again else "")
+    return replace(one, prompt=prompt, rows=ROWS.get(scenario, 1), label=f"{name} (again)" if again else "")
 
 
-def hold(workers: Mapping[str, Worker], task: str, pace: Pace, tell: Tell, cold: bool = True) -> dict[str, Turns]:
-    """One task of one start, without the ratios.
+def time_task(
+    workers: Mapping[str, Worker], task: str, time_budget: TimeBudget, tell: Tell, cold: bool = True
+) -> dict[str, Timings]:
+    """One task of one launch, without the ratios.
 
     Args:
         cold: whether first calls are taken in turn too, because their times will be shown; else all side by side
@@ -184,7 +192,7 @@ def hold(workers: Mapping[str, Worker], task: str, pace: Pace, tell: Tell, cold:
     # what is shorter than the scheduler's time slice is done several times for one sample
     repeats = [max(1, min(MOST_CALLS, int(LEAST_SAMPLE / min(t[0] for t in turn.values())))) for turn in warm]
     one_round = sum(times[0] * k for turn, k in zip(warm, repeats, strict=True) for times in turn.values())
-    rounds = rounds_within(pace.seconds * len(workers), one_round, pace.least, pace.most)
+    rounds = rounds_within(time_budget.seconds * len(workers), one_round, time_budget.least, time_budget.most)
     tell(f"{task} of {', '.join(workers)}: {rounds} rounds")
     samples: dict[str, list[list[float]]] = {name: [] for name in workers}
     for _ in range(rounds):
@@ -197,7 +205,7 @@ def hold(workers: Mapping[str, Worker], task: str, pace: Pace, tell: Tell, cold:
     }
     seconds, rounds = possible(seconds, task)
     return {
-        name: Turns(
+        name: Timings(
             seconds=seconds[name],
             rounds=[rounds],
             first=first[-1][name][0],

@@ -74,7 +74,7 @@ class Worker:
     def __init__(self, job: Job) -> None:
         self.name, self.new = job.name, job.new
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed by stop
-        self.process = child_process.start(
+        self.process = child_process.launch(
             f"{__name__}:serve", asdict(job), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors
         )
 

@@ -54,13 +54,13 @@ def test_a_worker_does_every_task_and_weighs_itself() -> None:
 
 def test_a_failure_is_told_by_its_last_line_and_ends_the_other_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[subprocess.Popen[str]] = []
-    usual = child_process.start
+    usual = child_process.launch
 
-    def start(*arguments: Any, **streams: Any) -> subprocess.Popen[str]:
+    def launch(*arguments: Any, **streams: Any) -> subprocess.Popen[str]:
         started.append(usual(*arguments, **streams))
         return started[-1]
 
-    monkeypatch.setattr(child_process, "start", start)
+    monkeypatch.setattr(child_process, "launch", launch)
     jobs = [
         replace(job("plain", WORK, "float32", CPU, 1, 1), name="none"),
         job("reference", WORK, "float32", CPU, 1, 1),
