@@ -71,6 +71,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[STOP], config.stash[HEEDED] = Stop(), ExitStack()
     config.stash[HEEDED].enter_context(denormals_flushed())
     config.pluginmanager.register(config.stash[STOP])
+    # one set of tables: pytest-benchmark's where runs are compared by it, else ours (`pytest_terminal_summary`)
+    config.option.benchmark_quiet = config.option.benchmark_quiet or not compares(config)
     with uncaptured(config):
         standard_error = os.dup(2)
     config.stash[HEEDED].callback(os.close, standard_error)
@@ -130,6 +132,11 @@ class Stop:
         except Exception:
             if not self.status:
                 raise
+
+
+def compares(config: pytest.Config) -> bool:
+    """Whether pytest-benchmark is asked to compare this run with a stored one."""
+    return bool(config.option.benchmark_compare)
 
 
 def ways_on(config: pytest.Config) -> str:
@@ -408,13 +415,16 @@ def is_whole(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> bool
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """The tables, after everything else."""
+    """The tables, after everything else; where pytest-benchmark compares, it has shown its own."""
     for measured in config.stash[SESSIONS].values():
         if measured.cases or measured.ablation or measured.left_out or measured.written:
             terminalreporter.section(f"{measured.device}")
-            for line in show(measured.result(), columns(config)):
+            for line in () if compares(config) else show(measured.result(), columns(config)):
                 terminalreporter.write_line(line)
         if measured.written:
             terminalreporter.write_line(measured.written)
+    option = config.option
+    if option.benchmark_save or option.benchmark_autosave:
+        terminalreporter.write_line(f"saved for pytest-benchmark in {option.benchmark_storage.removeprefix('file://')}")
     if ways_on(config) and not config.stash[STOP].status:  # which is told at the very end
         terminalreporter.write_line(f"stopped; {ways_on(config)}")

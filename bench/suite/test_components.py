@@ -1,7 +1,7 @@
 """Components by themselves: attention, head and loss, optimizer, tokenizers, batches, checkpoints, learning byte pairs.
 
-Those that do the same work are timed in turn, in a process of their own (bench/suite/component_timing.py). What
-pytest-benchmark times here is the clock of that process: the samples as they were taken.
+Components that do the same work are timed in turn, in a process of their own (bench/suite/component_timing.py).
+pytest-benchmark is fed the samples of that process (bench/suite/replay.py).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import pytest
 from bench.suite import byte_pairs, component_timing
 from bench.suite.component_timing import Outcome
 from bench.suite.components import COMPONENTS
+from bench.suite.replay import CLOCK, report
 from bench.suite.session import LeftOut, Session
-from bench.suite.test_models import CLOCK
 
 Groups = dict[tuple[str, str, str], dict[str, Outcome] | Exception]  # by device, workload and group
 
@@ -48,9 +48,7 @@ def test_component(
     if row is None:
         pytest.fail(found[name].failure, pytrace=False)
     session.components.append(row)
-    benchmark.group = f"{device}: {group}, {workload}"
-    benchmark.extra_info.update(row, environment=session.environment)
-    benchmark.pedantic(CLOCK.pass_by, args=(iter(row["seconds"]),), rounds=len(row["seconds"]))
+    report(benchmark, f"{device}: {group}, {workload}", row["seconds"], {**row, "environment": session.environment})
 
 
 def kept(session: Session, workload: str, group: str) -> dict[str, Outcome]:

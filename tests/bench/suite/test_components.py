@@ -15,8 +15,8 @@ from bench.journal import anew
 from bench.suite import components, test_components
 from bench.suite.component_timing import Outcome, weights_of
 from bench.suite.components import ALLOWED, COMPONENTS
+from bench.suite.replay import CLOCK
 from bench.suite.result_file import read
-from bench.suite.test_models import CLOCK
 from bench.workloads.scenarios import named
 from tests.bench.suite.test_suite_run import bench
 
