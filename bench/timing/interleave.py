@@ -11,7 +11,7 @@ then know how launches differ.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from math import ceil
@@ -74,6 +74,28 @@ class TimeBudget:
         return TimeBudget(self.seconds / launches, ceil(self.least / launches), ceil(self.most / launches))
 
 
+class Progress:
+    """Told how far a measurement is; tells a line for each step."""
+
+    def __init__(self, tell: Tell) -> None:
+        self.tell = tell
+
+    def launch(self, number: int, launches: int, names: Sequence[str]) -> None:
+        """Processes are launched."""
+        self.tell(f"launch {number} of {launches}: {', '.join(names)}")
+
+    def task(self, task: str, names: Iterable[str]) -> None:
+        """The first calls of a task begin."""
+        self.tell(f"{task} of {', '.join(names)}: first calls")
+
+    def rounds(self, task: str, names: Iterable[str], rounds: int) -> None:
+        """The rounds of a task begin."""
+        self.tell(f"{task} of {', '.join(names)}: {rounds} rounds")
+
+    def round(self, task: str, number: int) -> None:
+        """A round begins, which is worth no line."""
+
+
 def run_scenario(
     work: Workload,
     scenario: str,
@@ -90,41 +112,71 @@ def run_scenario(
 
     Args:
         names: who takes part, each proven. A name may come twice: the second is then called "NAME (again)"
-        free: bytes of memory: where not all fit side by side, they come in groups; None if that cannot be told
-        anchors: how many of them, from the first on, are in every group: those that ratios are to
-        launches: how often everybody is started: the first time for all tasks, then for the last of them alone
+        free: bytes of memory, which limit how many processes run together; None if that is not known
+        anchors, launches: see `run_jobs`
         keep: keeps what a launch found, or knows it from a run that was stopped
     """
     jobs = [scenario_job(name, work, scenario, device, again=name in names[:n]) for n, name in enumerate(names)]
+    return run_jobs(
+        jobs,
+        dict.fromkeys(SCENARIOS[scenario], time_budget),
+        Progress(tell),
+        together=len(jobs) if free is None else int(0.9 * free / scenario_bytes(work, scenario)),
+        anchors=anchors,
+        launches=launches,
+        cold=scenario != "ladder",  # whose first calls nobody shows
+        keep=lambda what, key, measure: keep(what, [asdict(work), scenario, *key], measure),
+    )
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    time_budgets: Mapping[str, TimeBudget],
+    progress: Progress,
+    together: int,
+    anchors: int = 1,
+    launches: int = 1,
+    cold: bool = True,
+    keep: Keep = anew,
+) -> dict[str, dict[str, Timings]]:
+    """Time jobs in turn, in processes of their own, task after task; returns by contender, then by task.
+
+    Args:
+        jobs: in the order of their turns
+        time_budgets: of each task, in order
+        together: processes that fit into memory side by side: where not all do, they come in groups
+        anchors: the first of the jobs, which are in every group: ratios are to these
+        launches: of all processes: the first for all tasks, the others for the last task alone
+        cold: whether the seconds of first calls will be shown
+        keep: keeps what a launch found, or knows it from a run that was stopped
+    """
     base, others = jobs[:anchors], jobs[anchors:]
-    fitting = len(jobs) if free is None else int(0.9 * free / scenario_bytes(work, scenario))
-    together = max(1, fitting - anchors)
-    groups = [others[i : i + together] for i in range(0, len(others), together)] or [[]]
+    beside = max(1, together - anchors)
+    groups = [others[i : i + beside] for i in range(0, len(others), beside)] or [[]]
     found: dict[str, dict[str, Timings]] = {}
-    tasks = SCENARIOS[scenario]
+    tasks = list(time_budgets)
     for group in groups:
         everybody = [*base, *group]
         called = [each.label or each.name for each in everybody]
         measured: dict[str, list[dict[str, Timings]]] = {task: [] for task in tasks}
         for number in range(launches):
-            # in another order each time: whoever is always after the same one meets the caches as that one leaves them
+            # in another order each time: one that always follows the same other meets the caches as that leaves them
             order = everybody if number == 0 else random.Random(number).sample(everybody, len(everybody))
-            cold = number == 0 and scenario != "ladder"  # whose first calls nobody shows
-            time_budgets = dict.fromkeys(tasks, time_budget) if number == 0 else {}
-            time_budgets[tasks[-1]] = time_budget.of_one(launches)
+            budgets = {**time_budgets} if number == 0 else {}
+            budgets[tasks[-1]] = time_budgets[tasks[-1]].of_one(launches)
 
             def run(
-                order: list[Job] = order, time_budgets: dict[str, TimeBudget] = time_budgets, cold: bool = cold
+                order: Sequence[Job] = order, budgets: Mapping[str, TimeBudget] = budgets, first: bool = number == 0
             ) -> Any:
                 with crew(order) as workers:
                     found = {
-                        task: time_task(workers, task, its_budget, tell, cold)
-                        for task, its_budget in time_budgets.items()
+                        task: time_task(workers, task, budget, progress, cold and first)
+                        for task, budget in budgets.items()
                     }
                 return {task: {name: asdict(timings) for name, timings in of.items()} for task, of in found.items()}
 
-            tell(f"launch {number + 1} of {launches}: {', '.join(called)}")
-            key = [asdict(work), scenario, called, anchors, asdict(time_budget), number, launches]
+            progress.launch(number + 1, launches, called)
+            key = [called, anchors, [asdict(budget) for budget in time_budgets.values()], number, launches]
             for task, found_now in keep("launch", key, run).items():
                 measured[task].append({name: Timings.from_json(timings) for name, timings in found_now.items()})
         for name in called:
@@ -170,7 +222,7 @@ def scenario_job(name: str, work: Workload, scenario: str, device: torch.device,
 
 
 def time_task(
-    workers: Mapping[str, Worker], task: str, time_budget: TimeBudget, tell: Tell, cold: bool = True
+    workers: Mapping[str, Worker], task: str, time_budget: TimeBudget, progress: Progress, cold: bool = True
 ) -> dict[str, Timings]:
     """One task of one launch, without the ratios.
 
@@ -184,18 +236,19 @@ def time_task(
     """
     one = "prefill" if task in ("prefill", "per_token") else task
     calls = (one, "generation") if task == "per_token" else (one,)
-    tell(f"{task} of {', '.join(workers)}: first calls")
-    first = [take_turns(workers, call, 1) if cold else all_at_once(workers, call) for call in calls]
-    warm = [take_turns(workers, call, 1) for call in calls]
+    progress.task(task, workers)
+    first = [take_turns(workers, call) if cold else all_at_once(workers, call) for call in calls]
+    warm = [take_turns(workers, call) for call in calls]
     before = {name: worker.compiled() for name, worker in workers.items()}
     memory = {name: worker.peak() for name, worker in workers.items()}
     # what is shorter than the scheduler's time slice is done several times for one sample
-    repeats = [max(1, min(MOST_CALLS, int(LEAST_SAMPLE / min(t[0] for t in turn.values())))) for turn in warm]
-    one_round = sum(times[0] * k for turn, k in zip(warm, repeats, strict=True) for times in turn.values())
+    repeats = [max(1, min(MOST_CALLS, int(LEAST_SAMPLE / min(turn.values())))) for turn in warm]
+    one_round = sum(seconds * k for turn, k in zip(warm, repeats, strict=True) for seconds in turn.values())
     rounds = rounds_within(time_budget.seconds * len(workers), one_round, time_budget.least, time_budget.most)
-    tell(f"{task} of {', '.join(workers)}: {rounds} rounds")
+    progress.rounds(task, workers, rounds)
     samples: dict[str, list[list[float]]] = {name: [] for name in workers}
-    for _ in range(rounds):
+    for number in range(1, rounds + 1):
+        progress.round(task, number)
         for name, worker in workers.items():
             samples[name].append([worker.time(call, k) for call, k in zip(calls, repeats, strict=True)])
     after = {name: worker.compiled() for name, worker in workers.items()}
@@ -208,7 +261,7 @@ def time_task(
         name: Timings(
             seconds=seconds[name],
             rounds=[rounds],
-            first=first[-1][name][0],
+            first=first[-1][name],
             compiled=before[name],
             recompiled=after[name].graphs - before[name].graphs,
             memory=memory[name],

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench.timing import interleave
-from bench.timing.interleave import TimeBudget, Timings, joined, possible, run_scenario, time_task
+from bench.timing.interleave import Progress, TimeBudget, Timings, joined, possible, run_scenario, time_task
 from bench.timing.peak_memory import Peak
 from bench.timing.worker import Compiled
 from bench.workloads.scenarios import named
@@ -58,10 +58,13 @@ def tell(_: str) -> None:
     pass
 
 
+PROGRESS = Progress(tell)
+
+
 def test_all_take_turns_after_two_calls_that_are_not_counted() -> None:
     log: list[str] = []
     workers: Any = {name: Made(name, log, {"forward": seconds}) for name, seconds in (("a", 1.0), ("b", 0.5))}
-    found = time_task(workers, "forward", TIME_BUDGET, tell)
+    found = time_task(workers, "forward", TIME_BUDGET, PROGRESS)
     assert log == ["a forward", "b forward"] * (2 + 3)
     assert found["a"].seconds == [1.0] * 3
     assert found["a"].first == 10.0
@@ -75,20 +78,20 @@ def test_all_take_turns_after_two_calls_that_are_not_counted() -> None:
 def test_first_calls_that_nobody_will_see_are_made_side_by_side() -> None:
     log: list[str] = []
     workers: Any = {name: Made(name, log, {"forward": 1.0}) for name in ("a", "b")}
-    time_task(workers, "forward", TIME_BUDGET, tell, cold=False)
+    time_task(workers, "forward", TIME_BUDGET, PROGRESS, cold=False)
     assert log[:4] == ["a is sent forward", "b is sent forward", "a answers", "b answers"]
     assert log[4:] == ["a forward", "b forward"] * (1 + 3)
 
 
 def test_a_graph_that_is_made_during_the_rounds_is_noticed() -> None:
     workers: Any = {"a": Made("a", [], {"forward": 1.0}, compiles_at=(0, 3))}
-    assert time_task(workers, "forward", TIME_BUDGET, tell)["a"].recompiled == 1
+    assert time_task(workers, "forward", TIME_BUDGET, PROGRESS)["a"].recompiled == 1
 
 
 def test_a_token_costs_what_more_tokens_take_longer_than_one() -> None:
     workers: Any = {"a": Made("a", [], {"prefill": 2.0, "generation": 4.0}, new=5)}
-    assert time_task(workers, "per_token", TIME_BUDGET, tell)["a"].seconds == [0.5] * 3
-    assert time_task(workers, "prefill", TIME_BUDGET, tell)["a"].seconds == [2.0] * 3
+    assert time_task(workers, "per_token", TIME_BUDGET, PROGRESS)["a"].seconds == [0.5] * 3
+    assert time_task(workers, "prefill", TIME_BUDGET, PROGRESS)["a"].seconds == [2.0] * 3
 
 
 def test_a_round_in_which_more_tokens_take_no_longer_than_one_is_left_out_for_all() -> None:
@@ -101,7 +104,7 @@ def test_a_round_in_which_more_tokens_take_no_longer_than_one_is_left_out_for_al
 def test_what_is_shorter_than_a_time_slice_is_done_several_times_by_all() -> None:
     log: list[str] = []
     workers: Any = {"a": Made("a", log, {"forward": 0.010}), "b": Made("b", log, {"forward": 0.003})}
-    time_task(workers, "forward", TIME_BUDGET, tell)
+    time_task(workers, "forward", TIME_BUDGET, PROGRESS)
     assert log[4:6] == ["a forward x 10", "b forward x 10"]
 
 
@@ -151,7 +154,7 @@ def test_where_not_all_fit_they_come_in_groups_with_the_anchors_in_each(monkeypa
     assert set(found["compile"]["forward"].ratios) == {"plain", "full"}
 
 
-def test_the_last_task_is_done_by_several_starts_in_other_orders_and_the_intervals_know_how_they_differ(
+def test_the_last_task_is_done_by_several_launches_in_other_orders_and_the_intervals_know_how_they_differ(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     orders: list[list[str]] = []
@@ -193,7 +196,7 @@ def test_the_last_task_is_done_by_several_starts_in_other_orders_and_the_interva
     )
 
 
-def test_what_several_starts_found_is_joined() -> None:
+def test_what_several_launches_found_is_joined() -> None:
     def launch(seconds: float, bytes_held: int, recompiled: int) -> dict[str, Timings]:
         ours = Timings(
             [seconds] * 2, [2], seconds, Compiled(1, seconds), recompiled, Peak(bytes_held, 5, "resident"), {}
@@ -207,7 +210,7 @@ def test_what_several_starts_found_is_joined() -> None:
     assert whole.ratios["b"].median == pytest.approx((1 / 2 + 1 / 3) / 2)
 
 
-def test_the_ratio_of_several_starts_is_that_of_their_medians_and_their_number_is_its_confidence() -> None:
+def test_the_ratio_of_several_launches_is_that_of_their_medians_and_their_number_is_its_confidence() -> None:
     anchor = Timings([1.0] * 7, [5, 1, 1], 1.0, Compiled(0, 0.0), 0, Peak(1, 1, "resident"), {})
     ours = replace(anchor, seconds=[1.0] * 5 + [0.25, 0.125])
     found = ours.times_as_fast(anchor)
@@ -229,7 +232,7 @@ def first_calls_alone(scenario: str, launches: int, monkeypatch: pytest.MonkeyPa
     seen: list[bool] = []
     timings_of_one = Timings([1.0], [1], 1.0, Compiled(0, 0.0), 0, Peak(1, 1, "resident"), {})
 
-    def held(workers: Any, task: str, time_budget: TimeBudget, tell: Any, cold: bool) -> dict[str, Timings]:
+    def held(workers: Any, task: str, time_budget: TimeBudget, progress: Any, cold: bool) -> dict[str, Timings]:
         seen.append(cold)
         return {"reference": timings_of_one}
 
