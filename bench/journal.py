@@ -22,7 +22,7 @@ from typing import Any
 
 from bench.environment import machine_differences, software_differences
 
-VERSION = 1
+VERSION = 2
 ENDING = ".partial"  # after the name of the result
 
 Measure = Callable[[], Any]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from statistics import median
 from typing import Any
@@ -30,9 +31,11 @@ from bench.environment import environment, threads
 from bench.journal import write
 from bench.numerics.errors import Measurement
 from bench.settings import Compare
-from bench.timing.ratios import ratio, rounds_within, spread
-from bench.timing.worker import TASKS, Worker, crew, job, take_turns
+from bench.timing.interleave import Progress, TimeBudget, Timings, run_jobs
+from bench.timing.ratios import spread
+from bench.timing.worker import TASKS, job
 from bench.workloads.memory import activation_bytes, available_bytes, check_memory, give_back_freed, needed_bytes
+from bench.workloads.scenarios import INTERPRETER
 from bench.workloads.workload import PRECISIONS, Workload, workload
 from optimized.recipe import left_out as left_out_rungs
 from reference.cli.progress import Stages
@@ -43,7 +46,6 @@ LEAST_ROUNDS = {"forward": 5, "training_step": 5, "generation": 3}  # fewer make
 MOST_ROUNDS = 200  # more make no better one
 SHARES = {"forward": 0.25, "training_step": 0.5, "generation": 0.25}  # of the time for timing
 TITLES = {"forward": "forward passes", "training_step": "training steps", "generation": "generation"}
-LIBRARIES = 600_000_000  # bytes that a process takes for the interpreter, torch and transformers
 
 
 def compare(options: Compare) -> int:
@@ -87,11 +89,11 @@ def compare(options: Compare) -> int:
         "version": VERSION,
         "started": started.isoformat(timespec="seconds"),
         "seconds": time.monotonic() - start,
-        "arguments": {**dataclasses.asdict(options), "contenders": names, "json": str(path)},
+        "arguments": {**asdict(options), "contenders": names, "json": str(path)},
         "environment": surroundings,
         "workload": {
             "size": what.size,
-            "config": dataclasses.asdict(what.config),
+            "config": asdict(what.config),
             "parameters": what.config.parameter_count(),
             "batch": what.batch,
             "time": what.time,
@@ -100,7 +102,7 @@ def compare(options: Compare) -> int:
             "new_tokens": options.new_tokens,
             "flops": {"forward": what.forward_flops(), "training_step": what.step_flops()},
         },
-        "proof": [{**dataclasses.asdict(check), "oracle": f"{ORACLE} in float64"} for check in checks],
+        "proof": [{**asdict(check), "oracle": f"{ORACLE} in float64"} for check in checks],
         "contenders": contenders,
         "left_out": left_out,
     }
@@ -186,47 +188,44 @@ def describe(verdict: Verdict) -> dict[str, Any]:
     }
 
 
+class Timing(Progress):
+    """Shows each task as a stage, once, however many groups there are."""
+
+    def __init__(self, stages: Stages) -> None:
+        super().__init__(stages.within)
+        self.stages = stages
+        self.begun: set[str] = set()
+
+    def task(self, task: str, names: Iterable[str]) -> None:
+        title = f"timing {TITLES[task]} of {', '.join(names)}"
+        self.tell(title) if task in self.begun else self.stages.stage(title)
+        self.begun.add(task)
+
+    def round(self, task: str, number: int) -> None:
+        self.tell(f"timing {TITLES[task]}, round {number}")
+
+
 def time_in_turn(
     what: Workload, options: Compare, names: Sequence[str], device: torch.device, progress: Stages
 ) -> dict[str, dict[str, Any]]:
-    """Speed and peak memory of contenders, each in a process of its own, in turn.
-
-    Where memory does not hold all of them at once they come in groups, the first of all in every group.
-    """
-    found: dict[str, dict[str, Any]] = {}
+    """Speed and peak memory of contenders, each in a process of its own, in turn; ratios are to the first."""
     gc.collect()
     give_back_freed()
-    base, others = names[0], list(names[1:])
-    together = max(1, fitting(what, options.precision, device) - 1)
-    groups = [others[i : i + together] for i in range(0, len(others), together)] or [[]]
     progress.stage(f"building {', '.join(names)}")
-    rounds: dict[str, int] = {}
-    for number, group in enumerate(groups, start=1):
-        where = f" (group {number} of {len(groups)})" if len(groups) > 1 else ""
-        precisions = {name: own_precision(options.precision, name, what.config, device) for name in (base, *group)}
-        threads = torch.get_num_threads()
-        jobs = [job(name, what, precisions[name], device, threads, options.new_tokens) for name in precisions]
-        with crew(jobs) as workers:
-            firsts, samples = {}, {}
-            for task in tasks_of(options):
-                title = f"timing {TITLES[task]} of {', '.join(workers)}{where}"
-                progress.stage(title) if number == 1 else progress.within(title)
-                firsts[task], samples[task] = timed(workers, task, options, rounds, len(groups), progress)
-            for name, worker in workers.items():
-                if name in found:
-                    continue
-                peak = worker.peak()
-                found[name] = {
-                    "speed": {
-                        task: {
-                            "first": firsts[task][name],
-                            **speed(samples[task], name, base, amount(task, what, options)),
-                        }
-                        for task in samples
-                    },
-                    "memory": {"peak": peak.bytes, "baseline": peak.baseline, "method": peak.method},
-                }
-    return found
+    threads, budgets = torch.get_num_threads(), {}
+    for task in tasks_of(options):
+        least, most = (options.rounds,) * 2 if options.rounds else (LEAST_ROUNDS[task], MOST_ROUNDS)
+        budgets[task] = TimeBudget(options.seconds * SHARES[task] / len(names), least, most)
+    precisions = {name: own_precision(options.precision, name, what.config, device) for name in names}
+    jobs = [job(name, what, precisions[name], device, threads, options.new_tokens) for name in names]
+    found = run_jobs(jobs, budgets, Timing(progress), together=fitting(what, options.precision, device))
+    return {
+        name: {
+            "speed": {task: speed(timings, names[0], amount(task, what, options)) for task, timings in by_task.items()},
+            "memory": memory(by_task),
+        }
+        for name, by_task in found.items()
+    }
 
 
 def fitting(what: Workload, precision: str, device: torch.device) -> int:
@@ -235,40 +234,8 @@ def fitting(what: Workload, precision: str, device: torch.device) -> int:
     if free is None:
         return len(CONTENDERS)
     width = 8 if precision == "float64" else 4
-    each = 5 * width * what.config.parameter_count() + activation_bytes(what, width) + LIBRARIES
+    each = 5 * width * what.config.parameter_count() + activation_bytes(what, width) + INTERPRETER
     return max(2, int(0.9 * free / each))
-
-
-def timed(
-    workers: dict[str, Worker],
-    task: str,
-    options: Compare,
-    rounds: dict[str, int],
-    groups: int,
-    progress: Stages,
-) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Time a task in turn for its share of the time, or for so many rounds; the first round says how many fit.
-
-    Returns the seconds of a first call, which is not one of the rounds, and the seconds of the rounds.
-    """
-    number = 0
-
-    def count() -> None:
-        nonlocal number
-        number += 1
-        progress.within(f"timing {TITLES[task]}, round {number}")
-
-    warm_up = take_turns(workers, task, 1, count)  # compiles, allocates
-    first = take_turns(workers, task, 1, count)
-    if task not in rounds:
-        seconds = options.seconds * SHARES[task] / groups
-        fit = rounds_within(seconds, sum(times[0] for times in first.values()), LEAST_ROUNDS[task], MOST_ROUNDS)
-        rounds[task] = options.rounds or fit
-    others = take_turns(workers, task, rounds[task] - 1, count)
-    return (
-        {name: seconds for name, [seconds] in warm_up.items()},
-        {name: [*first[name], *others[name]] for name in workers},
-    )
 
 
 def amount(task: str, what: Workload, options: Compare) -> int:
@@ -276,13 +243,18 @@ def amount(task: str, what: Workload, options: Compare) -> int:
     return options.new_tokens if task == "generation" else what.tokens
 
 
-def speed(samples: dict[str, list[float]], name: str, base: str, tokens: int) -> dict[str, Any]:
-    """What the samples say of one contender: as `bench.compare.result_file` describes it."""
-    seconds = samples[name]
-    times = ratio(samples[base], seconds)  # base's time over ours: how many times as fast we are
+def memory(by_task: Mapping[str, Timings]) -> dict[str, Any]:
+    """The most memory that a contender held in any task."""
+    peak = max((timings.memory for timings in by_task.values()), key=lambda peak: peak.bytes)
+    return {"peak": peak.bytes, "baseline": peak.baseline, "method": peak.method}
+
+
+def speed(timings: Timings, base: str, tokens: int) -> dict[str, Any]:
+    """The speed of one contender in one task, as `bench.compare.result_file` describes it."""
     return {
-        "tokens_per_second": tokens / median(seconds),
-        "spread": spread(seconds),
-        "seconds": seconds,
-        "ratio": {"to": base, **dataclasses.asdict(times)},
+        "first": timings.first,
+        "tokens_per_second": tokens / median(timings.seconds),
+        "spread": spread(timings.seconds),
+        "seconds": timings.seconds,
+        "ratio": {"to": base, **asdict(timings.ratios[base])},
     }

@@ -22,14 +22,14 @@ from bench.contenders import huggingface, recipes
 from bench.contenders.autocast import Autocast
 from bench.contenders.contender import Build, Contender, Generate, Weights, greedy, loaded
 from bench.contenders.library import of_library
-from bench.contenders.recipes import LADDER, PRICED, of_recipe
+from bench.contenders.recipes import ABLATED, LADDER, of_recipe
 from reference import GPT, GPTConfig, build_step
 
 __all__ = [
+    "ABLATED",
     "ALL",
     "CONTENDERS",
     "LADDER",
-    "PRICED",
     "USUAL",
     "Autocast",
     "Build",

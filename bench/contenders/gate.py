@@ -30,7 +30,7 @@ NEW = 8  # tokens of the proven texts
 
 
 @dataclass(frozen=True)
-class Pass:
+class GateResult:
     """The outcome for one contender at one size."""
 
     passed: bool
@@ -48,7 +48,7 @@ def place(work: Workload, name: str) -> Place:
     return work.size, work.batch, work.time, name
 
 
-class Passes:
+class ParityGate:
     """Proofs as they are needed.
 
     Args:
@@ -60,10 +60,10 @@ class Passes:
 
     def __init__(self, device: torch.device, tell: Callable[[str], None], seed: int = 0, keep: Keep = anew) -> None:
         self.device, self.tell, self.seed, self.keep = device, tell, seed, keep
-        self.found: dict[Place, Pass] = {}
+        self.found: dict[Place, GateResult] = {}
 
-    def of(self, work: Workload, names: Sequence[str], texts: bool = True) -> dict[str, Pass]:
-        """The passes of contenders at a workload's size and shape, proven now if they have not been.
+    def of(self, work: Workload, names: Sequence[str], texts: bool = True) -> dict[str, GateResult]:
+        """The results of contenders at a workload's size and shape, proven now if they have not been.
 
         Args:
             texts: whether they will be asked for text too
@@ -75,15 +75,15 @@ class Passes:
                 import_what_is_needed(name)
                 possible.append(name)
             except ValueError as error:
-                self.found[place(work, name)] = Pass(False, {}, None, (work.batch, work.time), str(error))
+                self.found[place(work, name)] = GateResult(False, {}, None, (work.batch, work.time), str(error))
         if possible:
             found = self.keep("proof", [asdict(work), possible, texts], lambda: self.prove(work, possible, texts))
             for name, values in found.items():
-                self.found[place(work, name)] = Pass(**{**values, "shape": tuple(values["shape"])})
+                self.found[place(work, name)] = GateResult(**{**values, "shape": tuple(values["shape"])})
         return {name: self.found[place(work, name)] for name in names}
 
     def prove(self, work: Workload, names: list[str], texts: bool) -> dict[str, dict[str, Any]]:
-        """Put all proofs to contenders. Returns their passes by name, as plain values."""
+        """Put all proofs to contenders. Returns their results by name, as plain values."""
         rounding = any(find(name).rounds(work.config, self.device) for name in names)
         verdicts: dict[str, list[Verdict]] = {name: [] for name in names}
         for check in checks_of(work, "float32", STEPS, rounding):
@@ -125,7 +125,7 @@ class Passes:
             right = torch.equal(text[:, : prompt.shape[1]].cpu(), prompt) and text.shape[1] == prompt.shape[1] + new
             if not right or worst > slack:
                 why = f"text: a token in {check.precision} is {worst:.1e} below the oracle's best, allowed {slack:.1e}"
-                self.found[place(work, name)] = Pass(False, {}, None, (work.batch, work.time), why)
+                self.found[place(work, name)] = GateResult(False, {}, None, (work.batch, work.time), why)
 
 
 @torch.no_grad()
@@ -141,7 +141,7 @@ def short_of_best(oracle: torch.nn.Module, text: Tensor, start: int) -> float:
     return float((logits.amax(dim=-1) - chosen).max())
 
 
-def outcome(verdicts: list[Verdict], text: Pass | None, work: Workload, unlike: str = "") -> Pass:
+def outcome(verdicts: list[Verdict], text: GateResult | None, work: Workload, unlike: str = "") -> GateResult:
     """What the verdicts of one contender and its text come to.
 
     Args:
@@ -160,7 +160,7 @@ def outcome(verdicts: list[Verdict], text: Pass | None, work: Workload, unlike: 
         if unlike:
             assert allowed is not None
             why = f"{NOT_THE_SAME}: {unlike} ({what}: error {failure.error:.1e} against a budget of {allowed:.1e})"
-    return Pass(
+    return GateResult(
         passed=not why,
         over={v.check.precision: v.worst_over() for v in verdicts},
         logits=last.report.worst("logits").error,

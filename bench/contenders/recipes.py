@@ -62,7 +62,7 @@ ROWS: dict[str, Contender] = {
 }
 # The three numbers of every rung: alone on PLAIN (a row above), added to or taken out of the best recipe of the device,
 # and cumulative in ladder order. Apart from the table because nobody asks for all of them by name.
-PRICED = tuple(name for name in RUNGS if name in FULL and name in ROWS)
+ABLATED = tuple(name for name in RUNGS if name in FULL and name in ROWS)
 
 
 def best_with(name: str) -> RecipeFor:
@@ -82,7 +82,7 @@ def best_upto(name: str) -> RecipeFor:
 
 
 LADDER: dict[str, Contender] = {
-    **{f"with-{name}": of_recipe(best_with(name), f"optimized with {name}") for name in PRICED},
-    **{f"without-{name}": of_recipe(best_without(name), f"optimized without {name}") for name in PRICED},
-    **{f"upto-{name}": of_recipe(best_upto(name), f"the rungs up to {name}") for name in PRICED},
+    **{f"with-{name}": of_recipe(best_with(name), f"optimized with {name}") for name in ABLATED},
+    **{f"without-{name}": of_recipe(best_without(name), f"optimized without {name}") for name in ABLATED},
+    **{f"upto-{name}": of_recipe(best_upto(name), f"the rungs up to {name}") for name in ABLATED},
 }

@@ -39,7 +39,7 @@ def views(result: Result) -> tuple[View, ...]:
 
 def floor_of(result: Result, case: dict[str, Any]) -> dict[str, Any] | None:
     """The floor of a case's task in its precision."""
-    wanted = {key: case[key] for key in ("workload", "sitting", "task", "precision")}
+    wanted = {key: case[key] for key in ("workload", "scenario", "task", "precision")}
     return next((floor for floor in result["roofline"]["floors"] if wanted.items() <= floor.items()), None)
 
 
@@ -154,7 +154,7 @@ def floors_table(floors: list[dict[str, Any]], workload: str) -> Table:
     """What each task takes at least, and why."""
     rows = [
         (
-            f"{floor['sitting']}: {floor['task'].replace('_', ' ')}",
+            f"{floor['scenario']}: {floor['task'].replace('_', ' ')}",
             floor["precision"],
             scaled(floor["operations"], "FLOP"),
             scaled(floor["bytes"], "B"),

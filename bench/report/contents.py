@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.report import ceilings, curves, ladder, parts, peers, proofs, surroundings, zoo
+from bench.report import ceilings, components, curves, ladder, peers, proofs, surroundings, zoo
 from bench.report.chapter import Chapter, View
 from bench.report.documents import Bugs, Parity
 
@@ -35,7 +35,7 @@ OF_A_RUN: dict[str, OfARun] = {
     "roofline": OfARun("Roofline", ceilings.WORDS, "Workload", ceilings.views),
     "scaling": OfARun("Scaling", curves.WORDS, "What grows", curves.views),
     "parity": OfARun("Parity of what was timed", proofs.WORDS, "Proven at", proofs.views),
-    "parts": OfARun("Parts", parts.WORDS, "", parts.views),
+    "components": OfARun("Components", components.WORDS, "", components.views),
     "environment": OfARun("Environment", surroundings.WORDS, "", surroundings.views),
 }
 

@@ -14,7 +14,7 @@ WORDS = (
     "The readable model, Hugging Face's GPT-2 in several ways, and the fast model, on the same weights and tokens. "
     "They take turns, A B C A B C, each in a process of its own; what is compared is the ratio of times from the "
     "same turn, and the bar through a point is its interval: of 95 %, less of fewer than six "
-    "rounds or of several starts, as the title of the table says. Who fails its proof at a size has no number there, "
+    "rounds or of several launches, as the title of the table says. Who fails its proof at a size has no number there, "
     "and says why.",
     "Tokens per second come from the median time, ± half the distance between the quartiles. MFU is the share of the "
     "device's rate of matrix products that is used, measured and from its data sheet; n/a where that is not known. "
@@ -31,7 +31,7 @@ def groups(result: Result) -> list[list[Case]]:
     """Cases that were measured together."""
     together: dict[tuple[str, str, str], list[Case]] = {}
     for case in result["cases"]:
-        together.setdefault((case["workload"], case["sitting"], case["task"]), []).append(case)
+        together.setdefault((case["workload"], case["scenario"], case["task"]), []).append(case)
     return list(together.values())
 
 

@@ -22,11 +22,11 @@ Result = dict[str, Any]
 def views(result: Result) -> tuple[View, ...]:
     """The environment; the A/A test; what was left out."""
     tables = [Table("Environment", ("what", "value"), tuple(facts(result)), words=(0, 1))]
-    found = result["itself"]
+    found = result["aa_test"]
     if found is not None:
         rows = [("all together", interval(found["ratio"]))]
-        rows += [(f"start {number}", interval(one)) for number, one in enumerate(found["launches"], 1)]
-        title = f"A/A test of {found['contender']}, {found['workload']}, {found['task'].replace('_', ' ')}"
+        rows += [(f"launch {number}", interval(one)) for number, one in enumerate(found["launches"], 1)]
+        title = f"A/A test: {found['contender']} against itself, {found['workload']}, {found['task'].replace('_', ' ')}"
         tables.append(Table(f"{title}: an honest method finds 1", ("", "times as fast"), tuple(rows)))
     if result["left_out"]:
         rows = [(str(number), line) for number, line in enumerate(result["left_out"], 1)]

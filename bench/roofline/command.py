@@ -14,7 +14,7 @@ from bench.formatting import Fitted, milliseconds, per_second, plain_table, sign
 from bench.journal import Journal, Measure, check_same, partial_path, resume, write
 from bench.roofline.roofline import SQUARE, Bandwidth, Roofline, floors, precisions_of, with_floors
 from bench.settings import MeasureRoofline
-from bench.workloads.scenarios import EVERY_SITTING, SITTINGS, WORKLOADS, named, rows_of, tokens_of
+from bench.workloads.scenarios import EVERY_SCENARIO, SCENARIOS, WORKLOADS, named, rows_of, tokens_of
 from reference.cli import interrupts
 from reference.cli.progress import Stages
 from reference.training.devices import choose_device
@@ -40,13 +40,13 @@ def measure_roofline(options: MeasureRoofline, command: str) -> int:
             raise ValueError(f"unknown workload {name!r}: give some of {', '.join(WORKLOADS)}")
     device = choose_device(options.device)
     names = list(dict.fromkeys(options.workloads or USUAL))
-    sittings = {name: SITTINGS[name] for name in EVERY_SITTING}
+    scenarios = {name: SCENARIOS[name] for name in EVERY_SCENARIO}
     with threads(options.threads):
         surroundings = environment(device)
         journal = journal_of(options, surroundings, command)
         stages = len(precisions_of(device)) + len(names) * len(with_floors(device))
         with Stages(stages) as progress, interrupts.last_words(lambda: journal.words):
-            left = TimeLeft(planned(device, names, sittings), options.seconds)
+            left = TimeLeft(planned(device, names, scenarios), options.seconds)
             stage = ""
 
             def begin(what: str) -> None:
@@ -61,13 +61,13 @@ def measure_roofline(options: MeasureRoofline, command: str) -> int:
                 return found
 
             roofline = Roofline(device, options.seconds, keep=keep)
-            found = list(floors(roofline, names, sittings, begin))
+            found = list(floors(roofline, names, scenarios, begin))
         surroundings["clocks"] = clocks_after_work(surroundings["clocks"], device)
     result = {"environment": surroundings, "roofline": {**roofline.record(), "floors": found}}
     show(result)
     if options.json is not None:
         arguments = {**saved_arguments(options), "workloads": names}
-        write(options.json, {"kind": KIND, "version": 2, "arguments": arguments, "resumed": journal.resumed, **result})
+        write(options.json, {"kind": KIND, "version": 3, "arguments": arguments, "resumed": journal.resumed, **result})
     journal.remove()
     return 0
 
@@ -104,7 +104,7 @@ def saved_arguments(options: MeasureRoofline) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name != "resume"}
 
 
-def planned(device: Any, names: list[str], sittings: dict[str, tuple[str, ...]]) -> list[tuple[str, Any]]:
+def planned(device: Any, names: list[str], scenarios: dict[str, tuple[str, ...]]) -> list[tuple[str, Any]]:
     """All measurements in order: kind and key, as in `bench.journal.Keep`."""
     found: list[tuple[str, Any]] = []
 
@@ -112,7 +112,7 @@ def planned(device: Any, names: list[str], sittings: dict[str, tuple[str, ...]])
         found.append((what, key))
         return dataclasses.asdict(Bandwidth(key, 1.0, 1.0)) if what == "bandwidth" else 1.0
 
-    list(floors(Roofline(device, keep=note), names, sittings, lambda what: None))
+    list(floors(Roofline(device, keep=note), names, scenarios, lambda what: None))
     return found
 
 
@@ -259,7 +259,7 @@ def floors_table(found: list[dict[str, Any]]) -> Any:
         table.add_column(name, justify="right", no_wrap=True)
     for floor in found:
         work = named(floor["workload"])
-        tokens = tokens_of(work, floor["sitting"], floor["task"])
+        tokens = tokens_of(work, floor["scenario"], floor["task"])
         table.add_row(
             f"{floor['workload']}/{floor['task']}{beside(floor)}",
             floor["precision"],
@@ -276,4 +276,4 @@ def floors_table(found: list[dict[str, Any]]) -> Any:
 def beside(floor: dict[str, Any]) -> str:
     """The number of texts in a generation's batch."""
     work = named(floor["workload"])
-    return f" x {rows_of(work, floor['sitting'], floor['task'])}" if floor["sitting"] in ("text", "texts") else ""
+    return f" x {rows_of(work, floor['scenario'], floor['task'])}" if floor["scenario"] in ("text", "texts") else ""

@@ -223,7 +223,7 @@ class Roofline:
         """The floor of a task.
 
         Args:
-            task: one of `bench.workloads.scenarios.SITTINGS`
+            task: one of `bench.workloads.scenarios.SCENARIOS`
             precision: of the products
             rows: number of texts that are generated in one batch
         """
@@ -343,20 +343,20 @@ def utilisation(flops_per_second: float, ceiling: float | None) -> float | None:
 
 
 def floors(
-    roofline: Roofline, names: Sequence[str], sittings: dict[str, tuple[str, ...]], tell: Tell
+    roofline: Roofline, names: Sequence[str], scenarios: dict[str, tuple[str, ...]], tell: Tell
 ) -> Iterator[dict[str, Any]]:
     """Yield the floor of every task of the workloads in every precision that is not emulated, as plain values.
 
     A square product is measured first in every precision, also without workloads.
 
     Args:
-        sittings: name -> the tasks of it
+        scenarios: name -> the tasks of it
     """
-    every = [(sitting, task) for sitting, tasks in sittings.items() for task in tasks]
+    every = [(scenario, task) for scenario, tasks in scenarios.items() for task in tasks]
 
-    def floor(name: str, precision: str, sitting: str, task: str) -> Floor:
+    def floor(name: str, precision: str, scenario: str, task: str) -> Floor:
         work = named(name)
-        return roofline.floor(work, task, precision, ROWS.get(sitting, work.batch))
+        return roofline.floor(work, task, precision, ROWS.get(scenario, work.batch))
 
     for precision in precisions_of(roofline.device):
         square = square_product(roofline.device, precision)
@@ -366,9 +366,9 @@ def floors(
     both = list(itertools.product(names, with_floors(roofline.device)))
     for name, precision in both:  # attention counts at the best rate: measure all shapes first
         tell(f"measuring the shapes of {name} in {precision}")
-        for sitting, task in every:
-            floor(name, precision, sitting, task)
+        for scenario, task in every:
+            floor(name, precision, scenario, task)
     for name, precision in both:
-        for sitting, task in every:
-            found = asdict(floor(name, precision, sitting, task))
-            yield {"workload": name, "sitting": sitting, "task": task, "precision": precision, **found}
+        for scenario, task in every:
+            found = asdict(floor(name, precision, scenario, task))
+            yield {"workload": name, "scenario": scenario, "task": task, "precision": precision, **found}

@@ -42,12 +42,12 @@ def error_of(found: dict[str, Any]) -> float:
 
 
 def rows(found: dict[str, Any], workload: str) -> list[dict[str, Any]]:
-    """Both as parts, as `bench.suite.result_file` describes them, with how many times as fast as the lesson."""
+    """Both as components, as `bench.suite.result_file` describes them, with how many times as fast as the lesson."""
     base = found["seconds"]["lesson"]
     return [
         {
             "name": f"{workload}/{NAMES[who]}",
-            "part": NAMES[who],
+            "component": NAMES[who],
             "workload": workload,
             "group": GROUP,
             "description": f"{found['merges']:,} merges: {DESCRIPTIONS[who]}",

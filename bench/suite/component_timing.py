@@ -1,10 +1,10 @@
-"""The parts of a group timed in turn, A B A B, in a fresh process: what the proofs did to this one is not in the times.
+"""Time the components of a group in turn, A B A B, in a fresh process that the proofs have not touched.
 
-What short parts would mostly show is the clock, and on a device one launch and one wait. So a sample is as many calls
-as take `LEAST_SAMPLE` together, and its seconds are those of one call on average.
+A short call would mostly measure the clock, and on a device one launch and one wait. So a sample is as many calls as
+take `LEAST_SAMPLE` together, and its seconds are those of one call on average.
 
-The most memory that a part held is seen in its very first call, with nothing before it in the process: the first of a
-group is weighed before the others are there, and each of those by bench/timing/peak_memory.py, in a process of its own.
+Peak memory is read in a component's very first call, with nothing before it in the process: for the first of a group
+before the others are built, for each of the others in a process of its own (bench/timing/peak_memory.py).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from bench.formatting import one_line
-from bench.suite.components import ALLOWED, PARTS, Prepared, called_once, place_of
+from bench.suite.components import ALLOWED, COMPONENTS, Prepared, called_once, place_of
 from bench.timing.fresh_process import Call
 from bench.timing.peak_memory import Measurement, watched
 from bench.timing.ratios import interleave, nothing, ratio, rounds_within, spread, synchronise
@@ -37,7 +37,7 @@ LEAST_ROUNDS, MOST_ROUNDS = 6, 200  # fewer do not hold their median with 95 % (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one part."""
+    """What became of one component."""
 
     failure: str = ""  # why it has no number
     row: dict[str, Any] | None = None  # of the result, as `bench.suite.result_file` describes it
@@ -46,18 +46,18 @@ class Outcome:
 def measure(
     group: str, workload: str, device: torch.device, seconds: float, weighed: bool = True
 ) -> dict[str, Outcome]:
-    """All parts of a group at a workload's shapes, by name.
+    """All components of a group at a workload's shapes, by name.
 
     Args:
         device: of those that run on one
-        seconds: to time one part in, about
+        seconds: to time one component in, about
         weighed: whether to look for the memory of each too
 
     Raises RuntimeError, one line, if a process comes to nothing.
     """
     where = {"workload": workload, "device": str(device), "threads": torch.get_num_threads()}
     argument = {**where, "group": group, "seconds": seconds, "weighed": weighed}
-    found = Call(f"{__name__}:time_group", argument, f"timing {group} at {workload}").result()["parts"]
+    found = Call(f"{__name__}:time_group", argument, f"timing {group} at {workload}").result()["components"]
     if weighed:
         others = [name for name, one in found.items() if "seconds" in one and "memory" not in one]
         for name, memory in weights_of(others, where).items():
@@ -66,9 +66,11 @@ def measure(
 
 
 def weights_of(names: list[str], argument: dict[str, Any]) -> dict[str, int]:
-    """The most bytes that each of some parts held, all weighed side by side."""
+    """The most bytes that each of some components held, all weighed side by side."""
     with ExitStack() as ended:
-        started = {name: Measurement(f"{__package__}.components:weigh", {**argument, "part": name}) for name in names}
+        started = {
+            name: Measurement(f"{__package__}.components:weigh", {**argument, "component": name}) for name in names
+        }
         for one in started.values():
             ended.callback(one.stop)
         return {name: one.result().bytes for name, one in started.items()}
@@ -83,14 +85,14 @@ def outcomes(found: Mapping[str, Mapping[str, Any]], workload: str) -> dict[str,
         if name not in timed:
             rows[name] = Outcome(one["failure"])
             continue
-        part, taken = PARTS[name], one["seconds"]
+        component, taken = COMPONENTS[name], one["seconds"]
         row = {
             "name": f"{workload}/{name}",
-            "part": name,
+            "component": name,
             "workload": workload,
-            "group": part.group,
-            "description": part.description,
-            "unit": part.unit,
+            "group": component.group,
+            "description": component.description,
+            "unit": component.unit,
             "amount": one["amount"],
             "per_second": one["amount"] / median(taken),
             "spread": spread(taken),
@@ -107,39 +109,39 @@ def outcomes(found: Mapping[str, Mapping[str, Any]], workload: str) -> dict[str,
 
 
 def time_group(argument: dict[str, Any]) -> dict[str, Any]:
-    """What the fresh process does: prove each part of a group, then time those in turn that passed.
+    """In the fresh process: prove each component of a group, then time in turn the components that passed.
 
-    Returns the process, its threads, and of each part by name: a failure, or error, amount, calls and seconds, and of
-    the first its memory, if asked.
+    Returns the process, its threads, and by component a failure, or error, amount, calls and seconds; for the first
+    its memory too, if asked.
     """
     torch.set_num_threads(argument["threads"])
-    group = [part for part in PARTS.values() if part.group == argument["group"]]
+    group = [component for component in COMPONENTS.values() if component.group == argument["group"]]
     device = place_of(group[0], torch.device(argument["device"]))
     found: dict[str, dict[str, Any]] = {}
     ready: dict[str, Prepared] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for number, part in enumerate(group):
+        for number, component in enumerate(group):
             own = Path(folder, str(number))
             own.mkdir()
             try:
-                prepared = part.prepare(named(argument["workload"]), device, own)
+                prepared = component.prepare(named(argument["workload"]), device, own)
                 alone = number == 0 and argument["weighed"]
                 weight = {"memory": watched(called_once(prepared.call, device)).bytes} if alone else {}
                 error = prepared.error()
             except Exception as reason:  # the others go on
-                found[part.name] = {"failure": f"{part.name}: {one_line(reason)}"}
+                found[component.name] = {"failure": f"{component.name}: {one_line(reason)}"}
                 continue
             if error <= ALLOWED:
-                ready[part.name] = prepared
-                found[part.name] = {"error": error, "amount": prepared.amount, **weight}
+                ready[component.name] = prepared
+                found[component.name] = {"error": error, "amount": prepared.amount, **weight}
             else:
-                off = f"{part.name} is off by {error:.1e}, allowed {ALLOWED:.0e}"
-                found[part.name] = {"failure": f"no parity pass, no number: {off}"}
+                off = f"{component.name} is off by {error:.1e}, allowed {ALLOWED:.0e}"
+                found[component.name] = {"failure": f"no parity pass, no number: {off}"}
         calls = {name: prepared.call for name, prepared in ready.items()}
         least = LEAST_SAMPLE.get(device.type, LEAST_SAMPLE_ELSEWHERE)
         for name, (times, taken) in in_turn(calls, argument["seconds"], least, synchronise(device)).items():
             found[name] |= {"calls": times, "seconds": taken}
-    return {"process": os.getpid(), "threads": torch.get_num_threads(), "parts": found}
+    return {"process": os.getpid(), "threads": torch.get_num_threads(), "components": found}
 
 
 def in_turn(

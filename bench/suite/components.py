@@ -1,8 +1,8 @@
-"""The parts of a model and of a run, each by itself: the readable way beside the fast one.
+"""The components of a model and of a run, each by itself: the readable way beside the fast one.
 
-A part is first held against its readable counterpart; a part that differs gets no number. To add one, write a function
-that prepares it and add its row to `PARTS`: bench/suite/component_timing.py times those of a group against the first of
-it.
+A component is first compared with its readable counterpart; a component that differs gets no number. To add one, write
+a function that prepares it and add its row to `COMPONENTS`: bench/suite/component_timing.py times the members of a
+group against its first.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from reference.data.batches import Batches
 from reference.data.embedded_texts import pydocs
 from reference.data.tokenizers import build_tokenizer
 
-# relative L2 in float32, of what a part gives against the readable one; a float32 gradient's budget in
+# relative L2 in float32, of what a component gives against the readable one; a float32 gradient's budget in
 # bench/numerics/tolerances.py
 ALLOWED = 1e-5
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A part, ready to be timed."""
+    """A component, ready to be timed."""
 
     call: Callable[[], object]
-    amount: int  # of the part's unit, in one call
-    error: Callable[[], float]  # against the readable one; apart, so that its memory is not the part's
+    amount: int  # of the component's unit, in one call
+    error: Callable[[], float]  # against the readable one; apart, so that its memory is not the component's
 
 
 @dataclass(frozen=True)
-class Part:
+class Component:
     """One row of the table."""
 
     name: str
@@ -187,17 +187,25 @@ def checkpoint(reading: bool) -> Callable[[Workload, torch.device, Path], Prepar
     return prepare
 
 
-PARTS: dict[str, Part] = {
-    part.name: part
-    for part in (
-        Part("attention, explicit", "attention", "scores, mask and softmax written out", "tokens", attention(False)),
-        Part("attention, sdpa", "attention", "scaled_dot_product_attention", "tokens", attention(True)),
-        Part("head and loss, plain", "head and loss", "all logits at once", "tokens", head_and_loss(False)),
-        Part("head and loss, fused", "head and loss", "in chunks, gradient at once", "tokens", head_and_loss(True)),
-        Part("optimizer, by hand", "optimizer", "clipping, then AdamW written out", "values", optimizer_step(False)),
-        Part("optimizer, fused", "optimizer", "clipping, then the library's kernel", "values", optimizer_step(True)),
+COMPONENTS: dict[str, Component] = {
+    component.name: component
+    for component in (
+        Component(
+            "attention, explicit", "attention", "scores, mask and softmax written out", "tokens", attention(False)
+        ),
+        Component("attention, sdpa", "attention", "scaled_dot_product_attention", "tokens", attention(True)),
+        Component("head and loss, plain", "head and loss", "all logits at once", "tokens", head_and_loss(False)),
+        Component(
+            "head and loss, fused", "head and loss", "in chunks, gradient at once", "tokens", head_and_loss(True)
+        ),
+        Component(
+            "optimizer, by hand", "optimizer", "clipping, then AdamW written out", "values", optimizer_step(False)
+        ),
+        Component(
+            "optimizer, fused", "optimizer", "clipping, then the library's kernel", "values", optimizer_step(True)
+        ),
         *(
-            Part(
+            Component(
                 f"tokenizer {name}, {'decode' if back else 'encode'}",
                 f"tokenizer, {'decode' if back else 'encode'}",
                 "100,000 characters of Python's help texts",
@@ -209,9 +217,13 @@ PARTS: dict[str, Part] = {
             for back in (False, True)
             for name in ("char", "byte", "gpt2")
         ),
-        Part("batches", "batches", "one step's ids and targets", "tokens", batches, scales=False),
-        Part("checkpoint, save", "checkpoint, save", "forced to the disk", "bytes", checkpoint(False), False, False),
-        Part("checkpoint, load", "checkpoint, load", "every hash compared", "bytes", checkpoint(True), False, False),
+        Component("batches", "batches", "one step's ids and targets", "tokens", batches, scales=False),
+        Component(
+            "checkpoint, save", "checkpoint, save", "forced to the disk", "bytes", checkpoint(False), False, False
+        ),
+        Component(
+            "checkpoint, load", "checkpoint, load", "every hash compared", "bytes", checkpoint(True), False, False
+        ),
     )
 }
 
@@ -221,18 +233,18 @@ def furthest(actual: Any, expected: Any) -> float:
     return max(distance(a, b)[0] for a, b in zip(actual, expected, strict=True))
 
 
-def place_of(part: Part, device: torch.device) -> torch.device:
-    """Where a part runs when a device is measured."""
-    return device if part.on_device else torch.device("cpu")
+def place_of(component: Component, device: torch.device) -> torch.device:
+    """Where a component runs when a device is measured."""
+    return device if component.on_device else torch.device("cpu")
 
 
 def weigh(argument: dict[str, Any]) -> Callable[[], int | None]:
-    """For bench/timing/peak_memory.py: prepares a part of a workload, returns what calls it once and counts memory."""
+    """For bench/timing/peak_memory.py: prepare a component; returns a function that calls it once and counts memory."""
     torch.set_num_threads(argument["threads"])
-    part = PARTS[argument["part"]]
-    device = place_of(part, torch.device(argument["device"]))
+    component = COMPONENTS[argument["component"]]
+    device = place_of(component, torch.device(argument["device"]))
     folder = tempfile.TemporaryDirectory()  # removed when the process ends
-    once = called_once(part.prepare(named(argument["workload"]), device, Path(folder.name)).call, device)
+    once = called_once(component.prepare(named(argument["workload"]), device, Path(folder.name)).call, device)
 
     def run() -> int | None:
         assert folder.name
@@ -245,7 +257,7 @@ def called_once(call: Callable[[], object], device: torch.device) -> Callable[[]
     """Get ready to see the memory of one call; what makes it returns the bytes, where a device counts its own."""
     give_back_freed()  # or the call would be served from what preparing has freed, and seem to need nothing
     if device.type == "cuda":
-        # or there is no peak to reset: not every part has something on the device before its call
+        # or there is no peak to reset: not every component has something on the device before its call
         torch.cuda.init()  # type: ignore[no-untyped-call]
 
     def run() -> int | None:

@@ -25,11 +25,11 @@ from bench.contenders.verify import denormals_flushed
 from bench.formatting import terminal
 from bench.journal import Journal, resume
 from bench.suite import result_file
-from bench.suite.components import PARTS
+from bench.suite.components import COMPONENTS
 from bench.suite.plan import Plan, plan_for
 from bench.suite.session import COMMAND, LeftOut, Session, Tell
 from bench.suite.tables import show
-from bench.workloads.scenarios import SITTINGS, named
+from bench.workloads.scenarios import SCENARIOS, named
 from optimized.hardware import hardware_of
 from optimized.recipe import left_out
 from reference.training.devices import available_devices
@@ -71,6 +71,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[STOP], config.stash[HEEDED] = Stop(), ExitStack()
     config.stash[HEEDED].enter_context(denormals_flushed())
     config.pluginmanager.register(config.stash[STOP])
+    # one set of tables: pytest-benchmark's where runs are compared by it, else ours (`pytest_terminal_summary`)
+    config.option.benchmark_quiet = config.option.benchmark_quiet or not compares(config)
     with uncaptured(config):
         standard_error = os.dup(2)
     config.stash[HEEDED].callback(os.close, standard_error)
@@ -130,6 +132,11 @@ class Stop:
         except Exception:
             if not self.status:
                 raise
+
+
+def compares(config: pytest.Config) -> bool:
+    """Whether pytest-benchmark is asked to compare this run with a stored one."""
+    return bool(config.option.benchmark_compare)
 
 
 def ways_on(config: pytest.Config) -> str:
@@ -292,27 +299,27 @@ def columns(config: pytest.Config) -> int:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`device` is every device; `case` and `part` are all numbers of its plan."""
+    """`device` is every device; `case` and `component` are all numbers of its plan."""
     sessions = metafunc.config.stash[SESSIONS]
     if "case" in metafunc.fixturenames:
         cases = [
-            (device, row.workload, sitting, task, name)
+            (device, row.workload, scenario, task, name)
             for device, session in sessions.items()
             for row in session.plan.rows
-            for sitting in row.sittings
-            for task in SITTINGS[sitting]
+            for scenario in row.scenarios
+            for task in SCENARIOS[scenario]
             for name in row.contenders
         ]
         metafunc.parametrize("case", cases, ids=["-".join(case) for case in cases])
-    elif "part" in metafunc.fixturenames:
-        parts = [
+    elif "component" in metafunc.fixturenames:
+        components = [
             (device, workload, name)
             for device, session in sessions.items()
-            for number, workload in enumerate(session.plan.parts)
-            for name, part in PARTS.items()
-            if part.scales or (number == 0 and not session.quick)
+            for number, workload in enumerate(session.plan.components)
+            for name, component in COMPONENTS.items()
+            if component.scales or (number == 0 and not session.quick)
         ]
-        metafunc.parametrize("part", parts, ids=["-".join(part) for part in parts])
+        metafunc.parametrize("component", components, ids=["-".join(component) for component in components])
     elif "device" in metafunc.fixturenames:
         metafunc.parametrize("device", list(sessions))
 
@@ -344,7 +351,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 def sessions_of(item: pytest.Item) -> list[Session]:
     """Those of the devices that a test is about."""
-    named = []  # `device`, or the first of a `case` or `part`
+    named = []  # `device`, or the first of a `case` or `component`
     for value in item.callspec.params.values() if isinstance(item, pytest.Function) else ():
         named.append(value if isinstance(value, str) else value[0] if isinstance(value, tuple) else None)
     return [session for device, session in item.config.stash[SESSIONS].items() if device in named]
@@ -365,7 +372,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitC
     whole, stopped = is_whole(session, exitstatus), is_stopped(session, exitstatus)
     for measured in config.stash[SESSIONS].values():
         result = measured.result()
-        if not any(result[what] for what in ("cases", "parts", "prices", "scaling", "roofline")):
+        if not any(result[what] for what in ("cases", "components", "ablation", "scaling", "roofline")):
             continue
         path = config.option.json or result_file.path_for(result, whole)
         try:
@@ -408,13 +415,16 @@ def is_whole(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> bool
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """The tables, after everything else."""
+    """The tables, after everything else; where pytest-benchmark compares, it has shown its own."""
     for measured in config.stash[SESSIONS].values():
-        if measured.cases or measured.prices or measured.left_out or measured.written:
+        if measured.cases or measured.ablation or measured.left_out or measured.written:
             terminalreporter.section(f"{measured.device}")
-            for line in show(measured.result(), columns(config)):
+            for line in () if compares(config) else show(measured.result(), columns(config)):
                 terminalreporter.write_line(line)
         if measured.written:
             terminalreporter.write_line(measured.written)
+    option = config.option
+    if option.benchmark_save or option.benchmark_autosave:
+        terminalreporter.write_line(f"saved for pytest-benchmark in {option.benchmark_storage.removeprefix('file://')}")
     if ways_on(config) and not config.stash[STOP].status:  # which is told at the very end
         terminalreporter.write_line(f"stopped; {ways_on(config)}")

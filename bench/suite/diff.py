@@ -55,19 +55,19 @@ def numbers(result: Result) -> dict[str, Number]:
         name, ratio = f"{case['name']} {shape(case)}", first_ratio(case["ratios"])
         found.append(Number(name, case["tokens_per_second"], case["spread"], ratio, case["memory"]["peak"]))
     found += [
-        Number(f"parts/{p['name']}", p["per_second"], p["spread"], first_ratio(p.get("ratios", {})), p["memory"])
-        for p in result["parts"]
+        Number(f"components/{p['name']}", p["per_second"], p["spread"], first_ratio(p.get("ratios", {})), p["memory"])
+        for p in result["components"]
     ]
     for point in result["scaling"]:
         model = " ".join(f"{LETTERS.get(key, f'{key} ')}{value}" for key, value in point["config"].items())
         name = f"scaling/{point['axis']}/{point['value']}/{point['contender']} {shape(point)} {model}".rstrip()
         ratio = first_ratio(point["ratios"])
         found.append(Number(name, point["tokens_per_second"], point["spread"], ratio, point["memory"]))
-    for price in result["prices"]:
-        for task, kinds in price["tasks"].items():
+    for entry in result["ablation"]:
+        for task, kinds in entry["tasks"].items():
             for kind, one in kinds.items():
                 if one is not None:
-                    name = f"prices/{price['workload']}/{task}/{price['rung']}/{kind} {shape(price)}"
+                    name = f"ablation/{entry['workload']}/{task}/{entry['rung']}/{kind} {shape(entry)}"
                     median = one["ratio"]["median"]
                     found.append(Number(name, one["tokens_per_second"], one["spread"], median, one["memory"]))
     return {number.name: number for number in found}

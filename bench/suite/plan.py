@@ -1,11 +1,11 @@
-"""What the benchmark suite measures: which workloads, which sittings of each, by whom, and how long it may take."""
+"""What the benchmark suite measures: which workloads, which scenarios of each, by whom, and how long it may take."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from bench.workloads.scenarios import EVERY_SITTING, WORKLOADS
+from bench.workloads.scenarios import EVERY_SCENARIO, WORKLOADS
 
 LIBRARIES = ("x-transformers", "keras-hub")  # take part where they are installed
 PEERS = (
@@ -23,9 +23,9 @@ class Row:
     """One row of a plan."""
 
     workload: str
-    sittings: tuple[str, ...]
+    scenarios: tuple[str, ...]
     contenders: tuple[str, ...]
-    starts: int = 1  # of every process, for the last task of each sitting
+    launches: int = 1  # of every process, for the last task of each scenario
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Plan:
     """What a run of the suite does unless its options say otherwise."""
 
     rows: tuple[Row, ...]
-    parts: tuple[str, ...]  # whose shapes parts are measured at; what does not scale at the first, in a whole run
-    ladder: Row | None  # where the three prices are measured; its contenders are the recipes of bench/suite/ablation.py
+    components: tuple[str, ...]  # workloads that give their shapes; what has one size comes once, in a whole run
+    ladder: Row | None  # where rungs are ablated; its contenders are the recipes of bench/suite/ablation.py
     scaling: bool
     seconds: float  # to time one task of one contender in, about
     rounds: tuple[int, int]  # at least and at most
@@ -42,22 +42,22 @@ class Plan:
 
 
 QUICK = Plan(
-    (Row("smoke", EVERY_SITTING, FEW), Row("mini-64", ("training",), FEW)),
-    parts=("smoke",),
+    (Row("smoke", EVERY_SCENARIO, FEW), Row("mini-64", ("training",), FEW)),
+    components=("smoke",),
     ladder=None,
     scaling=False,
     seconds=0.5,
     rounds=(5, 50),
-    left_out=("tokenizers, batches and checkpoints, prices and curves: are part of a whole run",),
+    left_out=("tokenizers, batches and checkpoints, ablation and curves: are part of a whole run",),
 )
 CPU = Plan(
     (
-        Row("smoke", EVERY_SITTING, FEW),
+        Row("smoke", EVERY_SCENARIO, FEW),
         Row("mini", ("training", "text"), PEERS),
         Row("gpt2-128", ("training", "text"), LARGE),
     ),
-    parts=("mini-64",),
-    ladder=Row("mini-64", ("ladder",), (), starts=3),
+    components=("mini-64",),
+    ladder=Row("mini-64", ("ladder",), (), launches=3),
     scaling=True,
     seconds=0.4,
     rounds=(3, 50),
@@ -68,14 +68,14 @@ CPU = Plan(
 )
 ACCELERATOR = Plan(
     (
-        Row("smoke", EVERY_SITTING, EVERYBODY),
-        Row("mini", EVERY_SITTING, EVERYBODY),
-        Row("gpt2-512", EVERY_SITTING, EVERYBODY),
-        Row("gpt2", EVERY_SITTING, EVERYBODY),
-        Row("gpt2-xl", EVERY_SITTING, LARGE),
+        Row("smoke", EVERY_SCENARIO, EVERYBODY),
+        Row("mini", EVERY_SCENARIO, EVERYBODY),
+        Row("gpt2-512", EVERY_SCENARIO, EVERYBODY),
+        Row("gpt2", EVERY_SCENARIO, EVERYBODY),
+        Row("gpt2-xl", EVERY_SCENARIO, LARGE),
     ),
-    parts=("mini", "gpt2"),
-    ladder=Row("gpt2-512", ("ladder",), (), starts=3),
+    components=("mini", "gpt2"),
+    ladder=Row("gpt2-512", ("ladder",), (), launches=3),
     scaling=True,
     seconds=2.0,
     rounds=(5, 50),
@@ -95,7 +95,7 @@ def plan_for(device_type: str, quick: bool, workloads: Sequence[str] = (), conte
     rows = plan.rows
     if workloads:
         known = {row.workload: row for row in rows}
-        rows = tuple(known.get(name, Row(name, EVERY_SITTING, LARGE)) for name in workloads)
+        rows = tuple(known.get(name, Row(name, EVERY_SCENARIO, LARGE)) for name in workloads)
     if contenders:
         who = tuple(dict.fromkeys((BASE, *contenders)))
         rows = tuple(replace(row, contenders=who) for row in rows)

@@ -11,42 +11,42 @@ null and never 0.
     arguments    quick, device, workloads, contenders, threads: what was asked for
     environment  see bench/environment.py; its `identity` names the file, and `diff` compares none of two identities
     roofline     null if nothing was timed; else rates, bandwidths, ceilings by precision and bandwidth, each {measured,
-                 data_sheet}, and floors: workload, sitting, task, precision, operations, bytes, seconds_of_operations,
+                 data_sheet}, and floors: workload, scenario, task, precision, operations, bytes, seconds_of_operations,
                  seconds_of_bytes, seconds (see bench/roofline/roofline.py)
-    parity       a list: size (of bench/workloads/scenarios.py's; "ladder" for the prices, "scaling..." for the
+    parity       a list: size (of bench/workloads/scenarios.py's; "ladder" for the ablation, "scaling..." for the
                  curves), contender, passed, over (largest error / budget by precision), logits (relative L2),
                  shape [B, T], why (what failed; "not the same function: ..." for one known
                  to differ; "" if nothing)
     cases        a list, one for each number of a whole model. ONLY for contenders with a parity pass.
-      name         workload/sitting/task/contender, unique; each of these also by itself, and the size
+      name         workload/scenario/task/contender, unique; each of these also by itself, and the size
       description, precision (what it computes in), batch, time or prompt and new
       tokens       of one call; tokens_per_second (from the median), spread (half the distance between the quartiles, of
-                   the median), seconds (every sample; entry i of all that sat together is from round i), rounds (how
-                   many of these each start of the processes has, one after the other), first (a call before the rounds,
-                   which allocates, and compiles what no task before it has), compile {graphs, seconds} so far
+                   the median), seconds (every sample; entry i of all that ran together is from round i), rounds (how
+                   many of these each launch of the processes has, one after the other), first (a call before the
+                   rounds, which allocates, and compiles what no task before it has), compile {graphs, seconds} so far
       flops_per_token, flops_per_second; mfu {measured, data_sheet}: the share of that ceiling
       floor        seconds at best, and the share of them in the median: 1 is the floor; null if not measured
       memory       peak above baseline (interpreter and libraries), method: resident or device
       parity       over, logits, shape: as above
       ratios       by the contender that they are to: how many times as fast: median, low and high of the interval that
-                   holds it with this confidence (0.95, less of fewer than six rounds or starts)
-    parts        a list: name (workload/part, unique), part, workload, group, description, unit, amount (of one call),
-                 per_second, spread, seconds (of one call in each sample), calls (in a sample), memory (null in a quick
-                 run, and where nothing was seen), error (relative L2 to the readable one; of learned tokenizers: of how
-                 many tokens they cut a text into); ratios, as above, to the first of those that were timed in turn,
-                 only if there were several
-    prices       a list, one for each rung, in ladder order: rung, claim, loses, workload, batch, time, in_full, and for
-                 each task alone, without, cumulative: contender, ratio, tokens_per_second, spread, rounds, memory,
-                 compile (of everybody at the same time); null where one of the two has no parity pass. And parity:
+                   holds it with this confidence (0.95, less of fewer than six rounds or launches)
+    components   a list: name (workload/component, unique), component, workload, group, description, unit, amount (of
+                 one call), per_second, spread, seconds (of one call in each sample), calls (in a sample), memory (null
+                 in a quick run, and where nothing was seen), error (relative L2 to the readable one; of learned
+                 tokenizers: of the number of tokens of a text); ratios, as above, to the first of its group, only if
+                 several were timed
+    ablation     a list, one for each rung, in ladder order: rung, claim, loses, workload, batch, time, in_full, and for
+                 each task alone, leave_one_out, cumulative: contender, ratio, tokens_per_second, spread, rounds,
+                 memory, compile (of all at the same time); null where one of the two has no parity pass. And parity:
                  largest error / budget by precision
-                   alone       PLAIN with the rung against PLAIN
-                   without     FULL against FULL without it
-                   cumulative  the ladder up to it against PLAIN
+                   alone          PLAIN with the rung against PLAIN
+                   leave_one_out  FULL against FULL without it
+                   cumulative     the ladder up to it against PLAIN
     scaling      a list of points: axis (time, batch, depth, width, vocabulary), value, contender, batch, time, config,
                  tokens_per_second, spread, memory, seconds, rounds, ratios, parity (largest error / budget by
                  precision)
-    itself       a contender against itself: contender, workload, task, ratio, and launches: the ratio of each time that
-                 both were started; null if not measured
+    aa_test      a contender against itself: contender, workload, task, ratio, and launches: the ratio of each launch;
+                 null if not measured
     left_out     lines: what was not measured, and why
 """
 
@@ -61,10 +61,10 @@ from typing import Any
 from bench.environment import identity_in_words
 from bench.journal import write
 
-KIND, VERSION = "suite", 3
+KIND, VERSION = "suite", 4
 KEYS = {
-    *("kind", "version", "started", "seconds", "arguments", "environment", "roofline", "parity", "cases", "parts"),
-    *("prices", "scaling", "itself", "left_out"),
+    *("kind", "version", "started", "seconds", "arguments", "environment", "roofline", "parity", "cases", "components"),
+    *("ablation", "scaling", "aa_test", "left_out"),
 }
 HOME = Path(__file__).parents[1] / "results"  # one file for each device, of a whole run; committed
 ELSEWHERE = Path("runs", "bench")  # what is not whole, in the current directory

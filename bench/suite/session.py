@@ -14,24 +14,24 @@ from typing import Any
 import torch
 
 from bench.contenders import find
-from bench.contenders.gate import Passes, place, precision_of
+from bench.contenders.gate import ParityGate, place, precision_of
 from bench.environment import clocks_after_work, environment
 from bench.journal import Journal, check_same, partial_path
 from bench.roofline.roofline import Roofline, emulated, floors, utilisation
 from bench.suite.plan import Plan
 from bench.suite.result_file import KIND, VERSION, elsewhere
 from bench.suite.scaling import CURVES, Point, described
-from bench.timing.interleave import Pace, Turns, sit
+from bench.timing.interleave import TimeBudget, Timings, run_scenario
 from bench.timing.ratios import Ratio, ratio, spread
 from bench.workloads.memory import available_bytes, give_back_freed
 from bench.workloads.scenarios import (
-    SITTINGS,
+    SCENARIOS,
     flops_per_token,
     misfit,
     named,
     proof_misfit,
     rows_of,
-    sitting_bytes,
+    scenario_bytes,
     text_shape,
     tokens_of,
     too_large,
@@ -42,7 +42,7 @@ Tell = Callable[[str], None]
 
 LAUNCHES = 3  # of the A/A test: how processes of one program differ is to be seen too
 COMMAND = "nox -s bench --"
-Sat = dict[str, dict[str, Turns]]
+ByContender = dict[str, dict[str, Timings]]
 
 
 class LeftOut(Exception):
@@ -86,21 +86,21 @@ class Session:
         else:
             check_same(journal, self.environment)
         self.journal, self.keep = journal, journal.once
-        self.passes = Passes(device, tell, keep=self.keep)
-        self.sittings: dict[tuple[object, ...], Sat | Exception] = {}
+        self.gate = ParityGate(device, tell, keep=self.keep)
+        self.timings: dict[tuple[object, ...], ByContender | Exception] = {}
         self.cases: list[dict[str, Any]] = []
-        self.parts: list[dict[str, Any]] = []
-        self.prices: list[dict[str, Any]] = []
+        self.components: list[dict[str, Any]] = []
+        self.ablation: list[dict[str, Any]] = []
         self.scaling: list[dict[str, Any]] = []
-        self.points: dict[Workload, dict[str, Turns]] = {}
-        self.itself: dict[str, Any] | None = None
+        self.points: dict[Workload, dict[str, Timings]] = {}
+        self.aa_test: dict[str, Any] | None = None
         self.left_out: list[str] = list(plan.left_out)
         self.written = ""  # where the result went, for people
 
     @property
-    def pace(self) -> Pace:
+    def time_budget(self) -> TimeBudget:
         """How long to measure a task."""
-        return Pace(self.plan.seconds, *self.plan.rounds)
+        return TimeBudget(self.plan.seconds, *self.plan.rounds)
 
     @cached_property
     def roofline(self) -> Roofline:
@@ -112,13 +112,15 @@ class Session:
         """What each task of the plan takes at least."""
         free = available_bytes(self.device)
         names = [row.workload for row in self.plan.rows if proof_misfit(row.workload, free) is None]
-        sittings = {name: SITTINGS[name] for name in SITTINGS if any(name in row.sittings for row in self.plan.rows)}
+        scenarios = {
+            name: SCENARIOS[name] for name in SCENARIOS if any(name in row.scenarios for row in self.plan.rows)
+        }
         self.left_out += [f"floors in {precision}: this device emulates it" for precision in emulated(self.device)]
-        return list(floors(self.roofline, names, sittings, self.tell))
+        return list(floors(self.roofline, names, scenarios, self.tell))
 
-    def floor(self, workload: str, sitting: str, task: str, precision: str) -> dict[str, Any] | None:
+    def floor(self, workload: str, scenario: str, task: str, precision: str) -> dict[str, Any] | None:
         """One of them."""
-        wanted = {"workload": workload, "sitting": sitting, "task": task, "precision": precision}
+        wanted = {"workload": workload, "scenario": scenario, "task": task, "precision": precision}
         return next((floor for floor in self.floors if wanted.items() <= floor.items()), None)
 
     def leave_out(self, line: str) -> LeftOut:
@@ -135,36 +137,36 @@ class Session:
         line = proof_misfit(workload, available_bytes(self.device))
         if line is not None:
             raise self.leave_out(line)
-        found = self.passes.of(proof or named(workload), names)
+        found = self.gate.of(proof or named(workload), names)
         return [name for name in names if found[name].passed]
 
-    def sitting(
+    def timings_of(
         self,
         workload: str,
-        sitting: str,
+        scenario: str,
         names: Sequence[str],
         anchors: int = 1,
         proof: Workload | None = None,
-        starts: int = 1,
-    ) -> Sat:
+        launches: int = 1,
+    ) -> ByContender:
         """The proven of some contenders in turn, by contender and task. Raises LeftOut if it does not fit."""
-        key = (workload, sitting, tuple(names), anchors, starts)
-        if key not in self.sittings:
+        key = (workload, scenario, tuple(names), anchors, launches)
+        if key not in self.timings:
             try:
-                self.sittings[key] = self.sit(workload, sitting, names, anchors, proof, starts)
+                self.timings[key] = self.run_scenario(workload, scenario, names, anchors, proof, launches)
             except Exception as error:
-                self.sittings[key] = error  # nor will it work the next time
-        found = self.sittings[key]
+                self.timings[key] = error  # nor will it work the next time
+        found = self.timings[key]
         if isinstance(found, Exception):
             raise found
         return found
 
-    def sit(
-        self, workload: str, sitting: str, names: Sequence[str], anchors: int, proof: Workload | None, starts: int
-    ) -> Sat:
+    def run_scenario(
+        self, workload: str, scenario: str, names: Sequence[str], anchors: int, proof: Workload | None, launches: int
+    ) -> ByContender:
         self.proven(workload, [])
         free = available_bytes(self.device)
-        line = misfit(workload, sitting, min(anchors + 1, len(names)), free)
+        line = misfit(workload, scenario, min(anchors + 1, len(names)), free)
         if line is not None:
             raise self.leave_out(line)
         if workload in {row.workload for row in self.plan.rows}:
@@ -174,33 +176,39 @@ class Session:
             return {}
         work = named(workload)
         self.give_back()
-        tell = self.telling(f"{workload}/{sitting}")
-        found = sit(work, sitting, proven, self.device, self.pace, tell, free, anchors, starts, self.keep)
+        tell = self.telling(f"{workload}/{scenario}")
+        found = run_scenario(
+            work, scenario, proven, self.device, self.time_budget, tell, free, anchors, launches, self.keep
+        )
         self.environment["clocks"] = clocks_after_work(self.environment["clocks"], self.device)
         return found
 
-    def aa_test(self, workload: str, sitting: str, task: str, name: str, pace: Pace) -> Ratio:
-        """A contender twice, in turn, several times from the start; kept for the result.
+    def run_aa_test(self, workload: str, scenario: str, task: str, name: str, time_budget: TimeBudget) -> Ratio:
+        """A contender twice, in turn, launched several times; kept for the result.
 
         Args:
-            pace: of one start
+            time_budget: of one launch
         """
         if not self.proven(workload, [name]):
             raise self.leave_out(f"{workload}/{task}: {name} has no parity pass")
         tell = self.telling(f"A/A test of {name}")
         self.give_back()
-        starts = LAUNCHES
-        pace = Pace(starts * pace.seconds, starts * pace.least, starts * pace.most)
+        launches = LAUNCHES
+        time_budget = TimeBudget(
+            launches * time_budget.seconds, launches * time_budget.least, launches * time_budget.most
+        )
         names = [name, name]
-        found = sit(named(workload), sitting, names, self.device, pace, tell, starts=starts, keep=self.keep)
+        found = run_scenario(
+            named(workload), scenario, names, self.device, time_budget, tell, launches=launches, keep=self.keep
+        )
         first, again = (found[who][task] for who in (name, f"{name} (again)"))
         whole = again.times_as_fast(first)
-        self.itself = {
+        self.aa_test = {
             "contender": name,
             "workload": workload,
             "task": task,
             "ratio": asdict(whole),
-            "launches": [asdict(ratio(a, b)) for a, b in zip(first.starts(), again.starts(), strict=True)],
+            "launches": [asdict(ratio(a, b)) for a, b in zip(first.by_launch(), again.by_launch(), strict=True)],
         }
         return whole
 
@@ -208,11 +216,11 @@ class Session:
         """Measure one point of the curves, or note why not."""
         work, place = point.work, f"{point.axis} {point.value}"
         free = available_bytes(self.device)
-        line = too_large(f"scaling/{place}", sitting_bytes(work, "step"), 2, free)
+        line = too_large(f"scaling/{place}", scenario_bytes(work, "step"), 2, free)
         if line is not None:
             self.leave_out(line)
             return
-        found = self.passes.of(work, CURVES, texts=False)
+        found = self.gate.of(work, CURVES, texts=False)
         proven = [name for name in CURVES if found[name].passed]
         for name in CURVES:
             if name not in proven:
@@ -220,25 +228,25 @@ class Session:
         if work not in self.points:
             self.give_back()
             tell = self.telling(f"scaling/{place}")
-            sitting = sit(work, "step", proven, self.device, self.pace, tell, free, keep=self.keep)
-            self.points[work] = {name: turns["training_step"] for name, turns in sitting.items()}
-        for name, turns in self.points[work].items():
+            found_here = run_scenario(work, "step", proven, self.device, self.time_budget, tell, free, keep=self.keep)
+            self.points[work] = {name: timings["training_step"] for name, timings in found_here.items()}
+        for name, timings in self.points[work].items():
             self.scaling.append(
                 {
                     **described(point),
                     "contender": name,
-                    "tokens_per_second": work.tokens / median(turns.seconds),
-                    "spread": spread(turns.seconds),
-                    "seconds": turns.seconds,
-                    "rounds": turns.rounds,
-                    "ratios": {anchor: asdict(times) for anchor, times in turns.ratios.items()},
-                    "memory": turns.memory.bytes,
+                    "tokens_per_second": work.tokens / median(timings.seconds),
+                    "spread": spread(timings.seconds),
+                    "seconds": timings.seconds,
+                    "rounds": timings.rounds,
+                    "ratios": {anchor: asdict(times) for anchor, times in timings.ratios.items()},
+                    "memory": timings.memory.bytes,
                     "parity": found[name].over,
                 }
             )
 
-    def check_part(self, workload: str) -> None:
-        """Raise LeftOut if parts of a workload's shape do not fit."""
+    def check_component(self, workload: str) -> None:
+        """Raise LeftOut if components of a workload's shape do not fit."""
         line = misfit(workload, "training", 1, available_bytes(self.device))
         if line is not None:
             raise self.leave_out(line)
@@ -256,48 +264,48 @@ class Session:
         """`tell`, with a place in front."""
         return lambda what: self.tell(f"{where}: {what}")
 
-    def case(self, workload: str, sitting: str, task: str, name: str, turns: Turns) -> dict[str, Any]:
+    def case(self, workload: str, scenario: str, task: str, name: str, timings: Timings) -> dict[str, Any]:
         """One number with all that belongs to it, as `bench.suite.result_file` describes it; kept for the result."""
         work = named(workload)
         precision = precision_of(name, work, self.device)
         prompt, new = text_shape(work)
-        tokens, middle = tokens_of(work, sitting, task), median(turns.seconds)
+        tokens, middle = tokens_of(work, scenario, task), median(timings.seconds)
         rate = tokens / middle
         flops = flops_per_token(work, task)
         ceilings = self.roofline.record()["ceilings"][precision]
-        floor = self.floor(workload, sitting, task, precision)
-        passed = self.passes.found[place(work, name)]
+        floor = self.floor(workload, scenario, task, precision)
+        passed = self.gate.found[place(work, name)]
         assert passed.passed, "no parity pass, no number"
-        shape = {"prompt": prompt, "new": new} if sitting in ("text", "texts") else {"time": work.time}
+        shape = {"prompt": prompt, "new": new} if scenario in ("text", "texts") else {"time": work.time}
         case = {
-            "name": f"{workload}/{sitting}/{task}/{name}",
+            "name": f"{workload}/{scenario}/{task}/{name}",
             "workload": workload,
             "size": work.size,
-            "sitting": sitting,
+            "scenario": scenario,
             "task": task,
             "contender": name,
             "description": find(name).description,
             "precision": precision,
-            "batch": rows_of(work, sitting, task),
+            "batch": rows_of(work, scenario, task),
             **shape,
             "tokens": tokens,
             "tokens_per_second": rate,
-            "spread": spread(turns.seconds),
-            "seconds": turns.seconds,
-            "rounds": turns.rounds,
-            "first": turns.first,
-            "compile": {"graphs": turns.compiled.graphs, "seconds": turns.compiled.seconds},
+            "spread": spread(timings.seconds),
+            "seconds": timings.seconds,
+            "rounds": timings.rounds,
+            "first": timings.first,
+            "compile": {"graphs": timings.compiled.graphs, "seconds": timings.compiled.seconds},
             "flops_per_token": flops,
             "flops_per_second": flops * rate,
             "mfu": {of: utilisation(flops * rate, ceiling) for of, ceiling in ceilings.items()},
             "floor": floor and {"seconds": floor["seconds"], "share": floor["seconds"] / middle},
             "memory": {
-                "peak": turns.memory.bytes,
-                "baseline": turns.memory.baseline,
-                "method": turns.memory.method,
+                "peak": timings.memory.bytes,
+                "baseline": timings.memory.baseline,
+                "method": timings.memory.method,
             },
             "parity": {"over": passed.over, "logits": passed.logits, "shape": list(passed.shape)},
-            "ratios": {anchor: asdict(found) for anchor, found in turns.ratios.items()},
+            "ratios": {anchor: asdict(found) for anchor, found in timings.ratios.items()},
         }
         self.cases.append(case)
         return case
@@ -315,12 +323,12 @@ class Session:
             "roofline": {**self.roofline.record(), "floors": self.floors} if "floors" in self.__dict__ else None,
             "parity": [
                 {"size": size, "contender": name, **asdict(found)}
-                for (size, _, _, name), found in self.passes.found.items()
+                for (size, _, _, name), found in self.gate.found.items()
             ],
             "cases": self.cases,
-            "parts": self.parts,
-            "prices": self.prices,
+            "components": self.components,
+            "ablation": self.ablation,
             "scaling": self.scaling,
-            "itself": self.itself,
+            "aa_test": self.aa_test,
             "left_out": self.left_out,
         }

@@ -14,16 +14,16 @@ Result = dict[str, Any]
 
 CASES_NOTE = (
     "times: how many times as fast, from times taken next to each other, [interval that holds it with\n"
-    "the confidence in the title: 95 %, less of fewer than six rounds or starts]; MFU of the measured\n"
+    "the confidence in the title: 95 %, less of fewer than six rounds or launches]; MFU of the measured\n"
     "ceiling and of the data sheet's; floor: the least time by the roofline over this one; compile: all\n"
     "that the process has compiled so far; memory: its peak so far, the compiler's included, libraries\n"
     "apart; parity: largest error / budget of the proof, above 1 fails."
 )
-ITSELF_NOTE = (
-    "over {} starts of both processes ({}). In a table of one start, what is as near to 1 as this\n"
-    "interval is wide may come from the start and not from the contender."
+AA_NOTE = (
+    "over {} launches of both processes ({}). In a table of one launch, what is as near to 1 as this\n"
+    "interval is wide may come from the launch and not from the contender."
 )
-PARTS_NOTE = "times: how many times as fast as the 1 above it, where they were timed in turn, [interval]."
+COMPONENTS_NOTE = "times: how many times as fast as the 1 above it, where they were timed in turn, [interval]."
 
 
 def show(result: Result, width: int = WIDTH) -> list[str]:
@@ -55,31 +55,31 @@ def tables(result: Result) -> Iterator[tuple[str, Any, str]]:
     """Title, table and note of each."""
     together: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for case in result["cases"]:
-        together.setdefault((case["workload"], case["sitting"], case["task"]), []).append(case)
+        together.setdefault((case["workload"], case["scenario"], case["task"]), []).append(case)
     for (workload, _, task), cases in together.items():
         last = cases is list(together.values())[-1]
         title = f"{workload}: {task.replace('_', ' ')}{shape(cases[0])}; {basis(cases[0])}"
         others = [p for p in result["parity"] if p["size"] == cases[0]["size"] and p["why"].startswith(NOT_THE_SAME)]
         table = Fitted(cases_table(cases, [p["contender"] for p in others]), together=(2, 2))
         yield title, table, CASES_NOTE if last else ""
-    if result["parts"]:
-        yield "Parts", Fitted(parts_table(result["parts"]), keys=2, together=(2,)), PARTS_NOTE
-    if result["prices"]:
+    if result["components"]:
+        yield "Components", Fitted(components_table(result["components"]), keys=2, together=(2,)), COMPONENTS_NOTE
+    if result["ablation"]:
         yield (
-            "The three prices of every rung",
-            Fitted(prices_table(result["prices"]), keys=2),
+            "Ablation of every rung",
+            Fitted(ablation_table(result["ablation"]), keys=2),
             "times as fast: PLAIN with it against PLAIN; the best recipe against itself without the rung;\n"
             "the ladder up to it against PLAIN. A cache changes nothing in a training step, nor AdamW in a\n"
             "text: how far those rows are from 1 shows how far to trust the others. The intervals of several\n"
-            f"starts know how one differs from the next, those of one do not. {'; '.join(bases(result['prices']))}.",
+            f"launches include how launches differ, those of one do not. {'; '.join(bases(result['ablation']))}.",
         )
-    if result["itself"]:
-        found, ratio = result["itself"], result["itself"]["ratio"]
+    if result["aa_test"]:
+        found, ratio = result["aa_test"], result["aa_test"]["ratio"]
         line = f"{found['contender']}, {found['workload']}/{found['task']}: {interval(ratio)}"
         yield (
-            "A/A test",
+            "A/A test: one contender against itself",
             line,
-            ITSELF_NOTE.format(len(found["launches"]), percent(ratio["confidence"])),
+            AA_NOTE.format(len(found["launches"]), percent(ratio["confidence"])),
         )
 
 
@@ -91,10 +91,10 @@ def shape(case: dict[str, Any]) -> str:
 
 
 def basis(measured: dict[str, Any]) -> str:
-    """What the intervals of a case, a price or a point rest on, and how surely they hold."""
+    """What the intervals of a case, a rung or a point rest on, and how surely they hold."""
     rounds = measured["rounds"]
-    starts = f"{len(rounds)} starts" if len(rounds) > 1 else "1 start"
-    return f"{sum(rounds)} rounds of {starts}, {percent(confidence_of(len(rounds) if len(rounds) > 1 else rounds[0]))}"
+    words = f"{len(rounds)} launches" if len(rounds) > 1 else "1 launch"
+    return f"{sum(rounds)} rounds of {words}, {percent(confidence_of(len(rounds) if len(rounds) > 1 else rounds[0]))}"
 
 
 def percent(confidence: float) -> str:
@@ -103,7 +103,7 @@ def percent(confidence: float) -> str:
 
 
 def cases_table(cases: list[dict[str, Any]], others: list[str]) -> Any:
-    """Contenders that sat together, and those that have no numbers because they are another function."""
+    """Contenders that ran together, and those that have no numbers because they are another function."""
     base = next(iter(cases[0]["ratios"]))
     table = plain_table()
     table.add_column("contender", no_wrap=True)
@@ -134,48 +134,48 @@ def cost_of(case: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def parts_table(parts: list[dict[str, Any]]) -> Any:
-    """Parts by themselves."""
+def components_table(components: list[dict[str, Any]]) -> Any:
+    """Components by themselves."""
     table = plain_table()
-    table.add_column("part", no_wrap=True)
+    table.add_column("component", no_wrap=True)
     table.add_column("at", no_wrap=True)
     for name in ("per second", "times", "spread", "memory", "error"):
         table.add_column(name, justify="right", no_wrap=True)
-    for part in parts:
-        ratios = part.get("ratios", {})
+    for component in components:
+        ratios = component.get("ratios", {})
         base = next(iter(ratios), None)
         table.add_row(
-            part["part"],
-            part["workload"],
-            f"{part['per_second']:,.4g} {part['unit']}",
-            "" if base is None else "1" if base == part["part"] else interval(ratios[base]),
-            f"±{100 * part['spread']:.0f} %",
-            size(part["memory"]),
-            scientific(part["error"]),
+            component["component"],
+            component["workload"],
+            f"{component['per_second']:,.4g} {component['unit']}",
+            "" if base is None else "1" if base == component["component"] else interval(ratios[base]),
+            f"±{100 * component['spread']:.0f} %",
+            size(component["memory"]),
+            scientific(component["error"]),
         )
     return table
 
 
-def bases(prices: list[dict[str, Any]]) -> list[str]:
-    """What the prices of each task rest on."""
-    found = {task: one for price in prices for task, kinds in price["tasks"].items() for one in kinds.values() if one}
+def bases(ablation: list[dict[str, Any]]) -> list[str]:
+    """What the intervals of each task rest on."""
+    found = {task: one for entry in ablation for task, kinds in entry["tasks"].items() for one in kinds.values() if one}
     return [f"{task.replace('_', ' ')}: {basis(one)}" for task, one in found.items()]
 
 
-def prices_table(prices: list[dict[str, Any]]) -> Any:
+def ablation_table(ablation: list[dict[str, Any]]) -> Any:
     """A row for each rung and task."""
     table = plain_table()
     table.add_column("rung", no_wrap=True)
     table.add_column("task", no_wrap=True)
     for name in ("alone", "leave-one-out", "cumulative"):
         table.add_column(name, justify="right", no_wrap=True)
-    for price in prices:
-        for number, (task, found) in enumerate(price["tasks"].items()):
+    for entry in ablation:
+        for number, (task, found) in enumerate(entry["tasks"].items()):
             cells = (
                 "n/a" if found[kind] is None else interval(found[kind]["ratio"])
-                for kind in ("alone", "without", "cumulative")
+                for kind in ("alone", "leave_one_out", "cumulative")
             )
-            table.add_row(price["rung"] if number == 0 else "", task.replace("_", " "), *cells)
+            table.add_row(entry["rung"] if number == 0 else "", task.replace("_", " "), *cells)
     return table
 
 

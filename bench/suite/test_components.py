@@ -1,7 +1,7 @@
-"""Parts by themselves: attention, head and loss, optimizer, tokenizers, batches, checkpoints, learning byte pairs.
+"""Components by themselves: attention, head and loss, optimizer, tokenizers, batches, checkpoints, learning byte pairs.
 
-Those that do the same work are timed in turn, in a process of their own (bench/suite/component_timing.py). What
-pytest-benchmark times here is the clock of that process: the samples as they were taken.
+Components that do the same work are timed in turn, in a process of their own (bench/suite/component_timing.py).
+pytest-benchmark is fed the samples of that process (bench/suite/replay.py).
 """
 
 from __future__ import annotations
@@ -13,24 +13,26 @@ import pytest
 
 from bench.suite import byte_pairs, component_timing
 from bench.suite.component_timing import Outcome
-from bench.suite.components import PARTS
+from bench.suite.components import COMPONENTS
+from bench.suite.replay import CLOCK, report
 from bench.suite.session import LeftOut, Session
-from bench.suite.test_models import CLOCK
 
 Groups = dict[tuple[str, str, str], dict[str, Outcome] | Exception]  # by device, workload and group
 
 
 @pytest.fixture(scope="module")
 def groups() -> Groups:
-    """Every group is measured when the first of its parts is asked for, once."""
+    """Every group is measured when the first of its components is asked for, once."""
     return {}
 
 
 @pytest.mark.benchmark(timer=CLOCK)
-def test_part(part: tuple[str, str, str], sessions: dict[str, Session], groups: Groups, benchmark: Any) -> None:
-    device, workload, name = part
-    session, group = sessions[device], PARTS[name].group
-    session.check_part(workload)
+def test_component(
+    component: tuple[str, str, str], sessions: dict[str, Session], groups: Groups, benchmark: Any
+) -> None:
+    device, workload, name = component
+    session, group = sessions[device], COMPONENTS[name].group
+    session.check_component(workload)
     key = (device, workload, group)
     if key not in groups:
         session.tell(f"{workload}: {group}, in turn")
@@ -45,14 +47,12 @@ def test_part(part: tuple[str, str, str], sessions: dict[str, Session], groups: 
     row = found[name].row
     if row is None:
         pytest.fail(found[name].failure, pytrace=False)
-    session.parts.append(row)
-    benchmark.group = f"{device}: {group}, {workload}"
-    benchmark.extra_info.update(row, environment=session.environment)
-    benchmark.pedantic(CLOCK.pass_by, args=(iter(row["seconds"]),), rounds=len(row["seconds"]))
+    session.components.append(row)
+    report(benchmark, f"{device}: {group}, {workload}", row["seconds"], {**row, "environment": session.environment})
 
 
 def kept(session: Session, workload: str, group: str) -> dict[str, Outcome]:
-    """All parts of a group, measured now or by a run that was stopped."""
+    """All components of a group, measured now or by a run that was stopped."""
 
     def measured() -> dict[str, Any]:
         found = component_timing.measure(
@@ -60,7 +60,9 @@ def kept(session: Session, workload: str, group: str) -> dict[str, Outcome]:
         )
         return {name: asdict(outcome) for name, outcome in found.items()}
 
-    return {name: Outcome(**outcome) for name, outcome in session.keep("parts", [workload, group], measured).items()}
+    return {
+        name: Outcome(**outcome) for name, outcome in session.keep("components", [workload, group], measured).items()
+    }
 
 
 def test_learning_byte_pairs(device: str, sessions: dict[str, Session]) -> None:
@@ -73,4 +75,4 @@ def test_learning_byte_pairs(device: str, sessions: dict[str, Session]) -> None:
     error = byte_pairs.error_of(found)
     if not error <= byte_pairs.ALLOWED:
         pytest.fail(f"no parity pass, no number: {error:.1%} more or fewer tokens than the library's", pytrace=False)
-    session.parts += byte_pairs.rows(found, session.plan.parts[0])
+    session.components += byte_pairs.rows(found, session.plan.components[0])

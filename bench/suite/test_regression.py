@@ -8,7 +8,7 @@ from bench.suite.session import LeftOut, Session
 
 MINI = ("mini", "mini-64")  # whichever of them is part of the run
 
-# contender, against, workloads, sitting, task, at least so many times as fast: about half of what a two-core CPU shows,
+# contender, against, workloads, scenario, task, least ratio: about half of what a two-core CPU shows,
 # or just not slower where that is less.
 BOUNDS = [
     ("optimized", "reference", MINI, "training", "training_step", 1.3),
@@ -19,13 +19,13 @@ BOUNDS = [
 
 
 @pytest.mark.parametrize(
-    "name,against,workloads,sitting,task,least", BOUNDS, ids=lambda value: str(value) if isinstance(value, str) else ""
+    "name,against,workloads,scenario,task,least", BOUNDS, ids=lambda value: str(value) if isinstance(value, str) else ""
 )
 def test_the_fast_model_is_not_slower_than_it_was(
     name: str,
     against: str,
     workloads: tuple[str, ...],
-    sitting: str,
+    scenario: str,
     task: str,
     least: float,
     device: str,
@@ -33,10 +33,10 @@ def test_the_fast_model_is_not_slower_than_it_was(
 ) -> None:
     session = sessions[device]
     row = next((row for row in session.plan.rows if row.workload in workloads), None)
-    if row is None or not {name, against} <= set(row.contenders) or sitting not in row.sittings:
+    if row is None or not {name, against} <= set(row.contenders) or scenario not in row.scenarios:
         pytest.skip(f"{name} against {against} in {workloads[0]}/{task} is not part of this run")
     workload = row.workload
-    found = session.sitting(workload, sitting, row.contenders)
+    found = session.timings_of(workload, scenario, row.contenders)
     ratio = found[name][task].times_as_fast(found[against][task])
     assert ratio.high >= least, (
         f"{name} is {ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] times as fast as {against} in "
@@ -45,32 +45,32 @@ def test_the_fast_model_is_not_slower_than_it_was(
 
 
 # The default recipe is chosen so that nobody loses by it: not slower than the readable code, nor than PLAIN, wherever
-# the suite looks. A median of three rounds strays, and so do starts.
+# the suite looks. A median of three rounds strays, and so do launches.
 BASES = ("reference", "plain")
 SLACK = {False: 1.1, True: 1.2}  # by whether the run is a quick one
 
 
-@pytest.mark.parametrize("sitting", ["training", "text", "texts"])
+@pytest.mark.parametrize("scenario", ["training", "text", "texts"])
 def test_the_default_recipe_is_nowhere_slower_than_plain_code(
-    sitting: str, device: str, sessions: dict[str, Session]
+    scenario: str, device: str, sessions: dict[str, Session]
 ) -> None:
     session = sessions[device]
     compared, slower = 0, []
     for row in session.plan.rows:
-        if sitting not in row.sittings or "optimized" not in row.contenders:
+        if scenario not in row.scenarios or "optimized" not in row.contenders:
             continue
         try:
-            found = session.sitting(row.workload, sitting, row.contenders, starts=row.starts)
+            found = session.timings_of(row.workload, scenario, row.contenders, launches=row.launches)
         except LeftOut:  # too large for this machine, which is noted
             continue
         for base in BASES:
-            for task, turns in found["optimized"].items() if base in found and "optimized" in found else ():
-                ratio = turns.times_as_fast(found[base][task])
+            for task, timings in found["optimized"].items() if base in found and "optimized" in found else ():
+                ratio = timings.times_as_fast(found[base][task])
                 compared += 1
                 if ratio.high * SLACK[session.quick] < 1.0:
                     slower.append(
                         f"{row.workload}/{task}: {ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] times {base}"
                     )
     if not compared:
-        pytest.skip(f"optimized beside {' or '.join(BASES)} in {sitting} is not part of this run")
+        pytest.skip(f"optimized beside {' or '.join(BASES)} in {scenario} is not part of this run")
     assert not slower, f"the default recipe is slower than plain code at {'; '.join(slower)}"

@@ -15,6 +15,8 @@ def test_a_curve(axis: str, device: str, sessions: dict[str, Session]) -> None:
         pytest.skip("the curves take longer than a quick run")
     for point in (point for point in points() if point.axis == axis):
         session.point(point)
-    recompiled = [work for work, found in session.points.items() if any(turns.recompiled for turns in found.values())]
+    recompiled = [
+        work for work, found in session.points.items() if any(timings.recompiled for timings in found.values())
+    ]
     assert not recompiled, f"graphs were compiled during the rounds: {recompiled}"
     assert any(point["axis"] == axis for point in session.scaling), "not one point could be measured"

@@ -1,11 +1,12 @@
-"""Python processes that end with the one that started them, whatever they are doing, however it ends.
+"""Python processes that end when their parent ends, whatever they compute and however it ends.
 
-A process that is killed cannot end its children, and one that computes does not look whether anybody still waits: so a
-thread of the child waits for the end of its parent. torch lets other threads run while it computes.
+A parent that is killed cannot end its children. So a thread of the child waits for the parent's end; and on Linux the
+kernel kills the child, because no other thread runs while a kernel of torch.compile keeps Python's lock.
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import os
@@ -19,19 +20,22 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-EVERY = 0.5  # seconds between two looks at the parent, where the system cannot tell of its end
+EVERY = 0.5  # seconds between two looks at the parent, where the system does not report its end
+PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
-def start(target: str, argument: Any, **streams: Any) -> subprocess.Popen[str]:
-    """Start a fresh interpreter that calls a function.
+def launch(target: str, argument: Any, **streams: Any) -> subprocess.Popen[str]:
+    """Launch a fresh interpreter that calls a function.
 
     Args:
         target: "module:function", importable with the `sys.path` of this process
         argument: of the function: anything that JSON holds
         streams: stdin, stdout and stderr, as `subprocess.Popen` takes them
     """
+    # Linux takes the end of the launching thread for that of the parent
+    lasting = threading.current_thread() is threading.main_thread()
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", __name__, str(os.getpid()), target, json.dumps(argument)],
+        [sys.executable, "-P", "-m", __name__, str(os.getpid()), str(int(lasting)), target, json.dumps(argument)],
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
@@ -49,8 +53,14 @@ def function_of(target: str) -> Callable[[Any], Any]:
     return found
 
 
-def end_with(parent: int) -> None:
-    """From now on, end this process when its parent ends."""
+def end_with(parent: int, lasting: bool) -> None:
+    """From now on, end this process when its parent ends.
+
+    Args:
+        lasting: whether the thread that launched this process lasts as long as its process
+    """
+    if lasting and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
     def wait() -> None:
         wait_for_end(parent)
@@ -80,13 +90,13 @@ def is_running(process: int) -> bool:
     return psutil.pid_exists(process)
 
 
-def main(parent: int, target: str, argument: str) -> None:
-    """What the child does."""
-    end_with(parent)
-    # Ctrl-C is for the parent, which ends its children; ignored it would be by the children's children too
+def main(parent: int, lasting: bool, target: str, argument: str) -> None:
+    """Run the child."""
+    end_with(parent, lasting)
+    # Ctrl-C is for the parent, which ends its children; SIG_IGN would be inherited by the children's children
     signal.signal(signal.SIGINT, lambda number, frame: None)
     function_of(target)(json.loads(argument))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), *sys.argv[2:])
+    main(int(sys.argv[1]), sys.argv[2] == "1", *sys.argv[3:])

@@ -29,7 +29,7 @@ class Call:
 
     def __init__(self, target: str, argument: Any, what: str) -> None:
         self.what = what
-        self.process = child_process.start(
+        self.process = child_process.launch(
             f"{__name__}:answer",
             [target, argument],
             stdin=subprocess.DEVNULL,

@@ -1,16 +1,17 @@
-"""One sitting: every contender in a process of its own, all of them in turn, task after task.
+"""One scenario: every contender in a process of its own, all of them in turn, task after task.
 
 What comes out for each contender and task: the seconds of every round, of a first call, of compiling; the most memory
 that was held; and how many times as fast it is as the base, from times that were taken next to each other.
 
 Where a process lies in memory stays for as long as it runs, and can move all its times by a tenth. So the last task
-of a sitting may be done by several starts of everybody, one after the other: the intervals then know how starts differ.
+of a scenario may be done by several launches of everybody, one after the other: the intervals
+then know how launches differ.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from math import ceil
@@ -23,7 +24,7 @@ from bench.journal import Keep, anew
 from bench.timing.peak_memory import Peak
 from bench.timing.ratios import Ratio, ratio, ratio_over_launches, rounds_within
 from bench.timing.worker import Compiled, Job, Worker, all_at_once, crew, job, take_turns
-from bench.workloads.scenarios import ROWS, SITTINGS, sitting_bytes, text_shape
+from bench.workloads.scenarios import ROWS, SCENARIOS, scenario_bytes, text_shape
 from bench.workloads.workload import Workload
 
 Tell = Callable[[str], None]
@@ -32,11 +33,11 @@ LEAST_SAMPLE, MOST_CALLS = 0.03, 50  # seconds of the fastest; calls
 
 
 @dataclass(frozen=True)
-class Turns:
+class Timings:
     """What was measured of one contender in one task."""
 
-    seconds: list[float]  # of the rounds: entry i of all contenders that sat together is from round i
-    rounds: list[int]  # of each start, one start after the other in `seconds`
+    seconds: list[float]  # of the rounds: entry i of all contenders that ran together is from round i
+    rounds: list[int]  # of each launch, one launch after the other in `seconds`
     first: float  # of the first call, which compiles and allocates
     compiled: Compiled  # until the rounds began
     recompiled: int  # graphs that were made during the rounds, which there must be none of
@@ -44,94 +45,151 @@ class Turns:
     ratios: dict[str, Ratio]  # an anchor's time over ours: how many times as fast
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Turns:
-        """What `hold` found, from plain values."""
+    def from_json(cls, values: dict[str, Any]) -> Timings:
+        """What `time_task` found, from plain values."""
         compiled, memory = Compiled(**values["compiled"]), Peak(**values["memory"])
         return cls(**{**values, "compiled": compiled, "memory": memory})
 
-    def starts(self) -> list[list[float]]:
-        """The seconds of each start."""
+    def by_launch(self) -> list[list[float]]:
+        """The seconds of each launch."""
         ends = list(accumulate(self.rounds))
         return [self.seconds[end - rounds : end] for end, rounds in zip(ends, self.rounds, strict=True)]
 
-    def times_as_fast(self, anchor: Turns) -> Ratio:
-        """As another one that sat beside."""
-        launches = list(zip(anchor.starts(), self.starts(), strict=True))
-        return ratio(*launches[0]) if len(launches) == 1 else ratio_over_launches(launches)
+    def times_as_fast(self, anchor: Timings) -> Ratio:
+        """Than another contender of the same rounds."""
+        pairs = list(zip(anchor.by_launch(), self.by_launch(), strict=True))
+        return ratio(*pairs[0]) if len(pairs) == 1 else ratio_over_launches(pairs)
 
 
 @dataclass(frozen=True)
-class Pace:
+class TimeBudget:
     """How long to measure."""
 
     seconds: float  # for a task of one contender, about
     least: int  # rounds
     most: int
 
-    def of_one(self, starts: int) -> Pace:
-        """Of each of several starts: as many rounds in all."""
-        return Pace(self.seconds / starts, ceil(self.least / starts), ceil(self.most / starts))
+    def of_one(self, launches: int) -> TimeBudget:
+        """Of each of several launches: as many rounds in all."""
+        return TimeBudget(self.seconds / launches, ceil(self.least / launches), ceil(self.most / launches))
 
 
-def sit(
+class Progress:
+    """Told how far a measurement is; tells a line for each step."""
+
+    def __init__(self, tell: Tell) -> None:
+        self.tell = tell
+
+    def launch(self, number: int, launches: int, names: Sequence[str]) -> None:
+        """Processes are launched."""
+        self.tell(f"launch {number} of {launches}: {', '.join(names)}")
+
+    def task(self, task: str, names: Iterable[str]) -> None:
+        """The first calls of a task begin."""
+        self.tell(f"{task} of {', '.join(names)}: first calls")
+
+    def rounds(self, task: str, names: Iterable[str], rounds: int) -> None:
+        """The rounds of a task begin."""
+        self.tell(f"{task} of {', '.join(names)}: {rounds} rounds")
+
+    def round(self, task: str, number: int) -> None:
+        """A round begins, which is worth no line."""
+
+
+def run_scenario(
     work: Workload,
-    sitting: str,
+    scenario: str,
     names: Sequence[str],
     device: torch.device,
-    pace: Pace,
+    time_budget: TimeBudget,
     tell: Tell,
     free: int | None = None,
     anchors: int = 1,
-    starts: int = 1,
+    launches: int = 1,
     keep: Keep = anew,
-) -> dict[str, dict[str, Turns]]:
-    """Hold a sitting; returns by contender, then by task.
+) -> dict[str, dict[str, Timings]]:
+    """Run a scenario; returns by contender, then by task.
 
     Args:
         names: who takes part, each proven. A name may come twice: the second is then called "NAME (again)"
-        free: bytes of memory: where not all fit side by side, they come in groups; None if that cannot be told
-        anchors: how many of them, from the first on, are in every group: those that ratios are to
-        starts: how often everybody is started: the first time for all tasks, then for the last of them alone
-        keep: keeps what a start found, or knows it from a run that was stopped
+        free: bytes of memory, which limit how many processes run together; None if that is not known
+        anchors, launches: see `run_jobs`
+        keep: keeps what a launch found, or knows it from a run that was stopped
     """
-    jobs = [sitting_job(name, work, sitting, device, again=name in names[:n]) for n, name in enumerate(names)]
+    jobs = [scenario_job(name, work, scenario, device, again=name in names[:n]) for n, name in enumerate(names)]
+    return run_jobs(
+        jobs,
+        dict.fromkeys(SCENARIOS[scenario], time_budget),
+        Progress(tell),
+        together=len(jobs) if free is None else int(0.9 * free / scenario_bytes(work, scenario)),
+        anchors=anchors,
+        launches=launches,
+        cold=scenario != "ladder",  # whose first calls nobody shows
+        keep=lambda what, key, measure: keep(what, [asdict(work), scenario, *key], measure),
+    )
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    time_budgets: Mapping[str, TimeBudget],
+    progress: Progress,
+    together: int,
+    anchors: int = 1,
+    launches: int = 1,
+    cold: bool = True,
+    keep: Keep = anew,
+) -> dict[str, dict[str, Timings]]:
+    """Time jobs in turn, in processes of their own, task after task; returns by contender, then by task.
+
+    Args:
+        jobs: in the order of their turns
+        time_budgets: of each task, in order
+        together: processes that fit into memory side by side: where not all do, they come in groups
+        anchors: the first of the jobs, which are in every group: ratios are to these
+        launches: of all processes: the first for all tasks, the others for the last task alone
+        cold: whether the seconds of first calls will be shown
+        keep: keeps what a launch found, or knows it from a run that was stopped
+    """
     base, others = jobs[:anchors], jobs[anchors:]
-    fitting = len(jobs) if free is None else int(0.9 * free / sitting_bytes(work, sitting))
-    together = max(1, fitting - anchors)
-    groups = [others[i : i + together] for i in range(0, len(others), together)] or [[]]
-    found: dict[str, dict[str, Turns]] = {}
-    tasks = SITTINGS[sitting]
+    beside = max(1, together - anchors)
+    groups = [others[i : i + beside] for i in range(0, len(others), beside)] or [[]]
+    found: dict[str, dict[str, Timings]] = {}
+    tasks = list(time_budgets)
     for group in groups:
         everybody = [*base, *group]
         called = [each.label or each.name for each in everybody]
-        measured: dict[str, list[dict[str, Turns]]] = {task: [] for task in tasks}
-        for number in range(starts):
-            # in another order each time: whoever is always after the same one meets the caches as that one leaves them
+        measured: dict[str, list[dict[str, Timings]]] = {task: [] for task in tasks}
+        for number in range(launches):
+            # in another order each time: one that always follows the same other meets the caches as that leaves them
             order = everybody if number == 0 else random.Random(number).sample(everybody, len(everybody))
-            cold = number == 0 and sitting != "ladder"  # whose first calls nobody shows
-            paces = dict.fromkeys(tasks, pace) if number == 0 else {}
-            paces[tasks[-1]] = pace.of_one(starts)
+            budgets = {**time_budgets} if number == 0 else {}
+            budgets[tasks[-1]] = time_budgets[tasks[-1]].of_one(launches)
 
-            def start(order: list[Job] = order, paces: dict[str, Pace] = paces, cold: bool = cold) -> Any:
+            def run(
+                order: Sequence[Job] = order, budgets: Mapping[str, TimeBudget] = budgets, first: bool = number == 0
+            ) -> Any:
                 with crew(order) as workers:
-                    found = {task: hold(workers, task, its_pace, tell, cold) for task, its_pace in paces.items()}
-                return {task: {name: asdict(turns) for name, turns in of.items()} for task, of in found.items()}
+                    found = {
+                        task: time_task(workers, task, budget, progress, cold and first)
+                        for task, budget in budgets.items()
+                    }
+                return {task: {name: asdict(timings) for name, timings in of.items()} for task, of in found.items()}
 
-            tell(f"start {number + 1} of {starts}: {', '.join(called)}")
-            key = [asdict(work), sitting, called, anchors, asdict(pace), number, starts]
-            for task, found_now in keep("start", key, start).items():
-                measured[task].append({name: Turns.from_json(turns) for name, turns in found_now.items()})
+            progress.launch(number + 1, launches, called)
+            key = [called, anchors, [asdict(budget) for budget in time_budgets.values()], number, launches]
+            for task, found_now in keep("launch", key, run).items():
+                measured[task].append({name: Timings.from_json(timings) for name, timings in found_now.items()})
         for name in called:
             if name not in found:
                 found[name] = {task: joined(measured[task], name, called[:anchors]) for task in tasks}
     return found
 
 
-def joined(starts: Sequence[Mapping[str, Turns]], name: str, anchors: Sequence[str]) -> Turns:
-    """What several starts of everybody found of one, with its ratios to the anchors over all of them."""
+def joined(launches: Sequence[Mapping[str, Timings]], name: str, anchors: Sequence[str]) -> Timings:
+    """What several launches of everybody found of one, with its ratios to the anchors over all of them."""
 
-    def whole(who: str) -> Turns:
-        own = [start[who] for start in starts]
+    def whole(who: str) -> Timings:
+        own = [launch[who] for launch in launches]
         return replace(
             own[0],
             seconds=[seconds for one in own for seconds in one.seconds],
@@ -156,15 +214,17 @@ def possible(seconds: Mapping[str, list[float]], task: str) -> tuple[dict[str, l
     return {name: [s for s, kept in zip(own, good, strict=True) if kept] for name, own in seconds.items()}, sum(good)
 
 
-def sitting_job(name: str, work: Workload, sitting: str, device: torch.device, again: bool) -> Job:
-    """What a worker of a sitting is to build."""
-    prompt, new = text_shape(work, sitting)
+def scenario_job(name: str, work: Workload, scenario: str, device: torch.device, again: bool) -> Job:
+    """What a worker of a scenario is to build."""
+    prompt, new = text_shape(work, scenario)
     one = job(name, work, precision_of(name, work, device), device, torch.get_num_threads(), new)
-    return replace(one, prompt=prompt, rows=ROWS.get(sitting, 1), label=f"{name} (again)" if again else "")
+    return replace(one, prompt=prompt, rows=ROWS.get(scenario, 1), label=f"{name} (again)" if again else "")
 
 
-def hold(workers: Mapping[str, Worker], task: str, pace: Pace, tell: Tell, cold: bool = True) -> dict[str, Turns]:
-    """One task of one start, without the ratios.
+def time_task(
+    workers: Mapping[str, Worker], task: str, time_budget: TimeBudget, progress: Progress, cold: bool = True
+) -> dict[str, Timings]:
+    """One task of one launch, without the ratios.
 
     Args:
         cold: whether first calls are taken in turn too, because their times will be shown; else all side by side
@@ -176,18 +236,19 @@ def hold(workers: Mapping[str, Worker], task: str, pace: Pace, tell: Tell, cold:
     """
     one = "prefill" if task in ("prefill", "per_token") else task
     calls = (one, "generation") if task == "per_token" else (one,)
-    tell(f"{task} of {', '.join(workers)}: first calls")
-    first = [take_turns(workers, call, 1) if cold else all_at_once(workers, call) for call in calls]
-    warm = [take_turns(workers, call, 1) for call in calls]
+    progress.task(task, workers)
+    first = [take_turns(workers, call) if cold else all_at_once(workers, call) for call in calls]
+    warm = [take_turns(workers, call) for call in calls]
     before = {name: worker.compiled() for name, worker in workers.items()}
     memory = {name: worker.peak() for name, worker in workers.items()}
     # what is shorter than the scheduler's time slice is done several times for one sample
-    repeats = [max(1, min(MOST_CALLS, int(LEAST_SAMPLE / min(t[0] for t in turn.values())))) for turn in warm]
-    one_round = sum(times[0] * k for turn, k in zip(warm, repeats, strict=True) for times in turn.values())
-    rounds = rounds_within(pace.seconds * len(workers), one_round, pace.least, pace.most)
-    tell(f"{task} of {', '.join(workers)}: {rounds} rounds")
+    repeats = [max(1, min(MOST_CALLS, int(LEAST_SAMPLE / min(turn.values())))) for turn in warm]
+    one_round = sum(seconds * k for turn, k in zip(warm, repeats, strict=True) for seconds in turn.values())
+    rounds = rounds_within(time_budget.seconds * len(workers), one_round, time_budget.least, time_budget.most)
+    progress.rounds(task, workers, rounds)
     samples: dict[str, list[list[float]]] = {name: [] for name in workers}
-    for _ in range(rounds):
+    for number in range(1, rounds + 1):
+        progress.round(task, number)
         for name, worker in workers.items():
             samples[name].append([worker.time(call, k) for call, k in zip(calls, repeats, strict=True)])
     after = {name: worker.compiled() for name, worker in workers.items()}
@@ -197,10 +258,10 @@ def hold(workers: Mapping[str, Worker], task: str, pace: Pace, tell: Tell, cold:
     }
     seconds, rounds = possible(seconds, task)
     return {
-        name: Turns(
+        name: Timings(
             seconds=seconds[name],
             rounds=[rounds],
-            first=first[-1][name][0],
+            first=first[-1][name],
             compiled=before[name],
             recompiled=after[name].graphs - before[name].graphs,
             memory=memory[name],

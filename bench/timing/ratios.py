@@ -40,8 +40,8 @@ def confidence_of(samples: int) -> float:
     """How surely an interval of so many samples holds their median: 95 %, or less of fewer than six.
 
     The widest there is goes from the lowest to the highest, and leaves the median out if all are above it or all below,
-    each with a probability of 2^-n. Of several starts it is that of their number: more rounds of each do not tell more
-    about how starts differ.
+    each with a probability of 2^-n. Of several launches it is that of their number: more rounds of each do not
+    tell more about how launches differ.
     """
     return min(CONFIDENCE, 1 - 2.0 ** (1 - samples))
 

@@ -4,7 +4,7 @@ What one contender does to its process (threads, the memory allocator, compiled 
 no other's gain or loss, and the most memory that each held can be read from the system.
 
     with crew(["reference", "optimized"], ...) as workers:
-        seconds = take_turns(workers, "training_step", rounds=5)
+        seconds = take_turns(workers, "training_step")
 
 A worker builds its contender with fresh weights: speed does not depend on them. It waits, asleep, for its turn, and
 ends with the process that started it.
@@ -29,7 +29,7 @@ from bench.contenders import build_in, find, import_what_is_needed
 from bench.numerics.inputs import random_batch
 from bench.timing import child_process
 from bench.timing.peak_memory import Peak, forget_highest, highest
-from bench.timing.ratios import nothing, synchronise
+from bench.timing.ratios import synchronise
 from bench.workloads.workload import Workload
 from reference.config import GPTConfig
 
@@ -74,7 +74,7 @@ class Worker:
     def __init__(self, job: Job) -> None:
         self.name, self.new = job.name, job.new
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed by stop
-        self.process = child_process.start(
+        self.process = child_process.launch(
             f"{__name__}:serve", asdict(job), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors
         )
 
@@ -140,23 +140,16 @@ def crew(jobs: Sequence[Job]) -> Iterator[dict[str, Worker]]:
             worker.stop()
 
 
-def take_turns(
-    workers: Mapping[str, Worker], task: str, rounds: int, after_round: Callable[[], object] = nothing
-) -> dict[str, list[float]]:
-    """The seconds of a task by name, entry i of every list from round i: each worker once, then each once more."""
-    seconds: dict[str, list[float]] = {name: [] for name in workers}
-    for _ in range(rounds):
-        for name, worker in workers.items():
-            seconds[name].append(worker.time(task))
-        after_round()
-    return seconds
+def take_turns(workers: Mapping[str, Worker], task: str) -> dict[str, float]:
+    """The seconds of a task by worker, one after the other."""
+    return {name: worker.time(task) for name, worker in workers.items()}
 
 
-def all_at_once(workers: Mapping[str, Worker], task: str) -> dict[str, list[float]]:
-    """As `take_turns` for one round, but side by side: to get warm, as compilers use one core. No times to compare."""
+def all_at_once(workers: Mapping[str, Worker], task: str) -> dict[str, float]:
+    """As `take_turns`, but side by side, to warm up: compilers use one core. The times are not comparable."""
     for worker in workers.values():
         worker.send(task)
-    return {name: [float(worker.answer()["seconds"])] for name, worker in workers.items()}
+    return {name: float(worker.answer()["seconds"]) for name, worker in workers.items()}
 
 
 def tasks(job: Job) -> Iterator[dict[str, Callable[[], object]]]:

@@ -1,6 +1,6 @@
-"""Named workloads, what is done with each, and what a sitting of it costs.
+"""Named workloads, what is done with each, and what a scenario of it costs.
 
-A sitting is a process that does some tasks one after the other. Each task does everything that those before it do, and
+A scenario is a process that does some tasks one after the other. Each task does everything that those before it do, and
 so the most memory that the process ever held is also that of the last task alone:
 
     forward     forward
@@ -32,7 +32,7 @@ WORKLOADS: dict[str, tuple[str, int, int]] = {
     "gpt2": ("gpt2", 1, 1024),
     "gpt2-xl": ("gpt2-xl", 1, 1024),
 }
-SITTINGS: dict[str, tuple[str, ...]] = {
+SCENARIOS: dict[str, tuple[str, ...]] = {
     "forward": ("forward",),
     "training": ("forward", "loss_and_gradient", "training_step"),
     "step": ("training_step",),
@@ -41,7 +41,7 @@ SITTINGS: dict[str, tuple[str, ...]] = {
     "ladder": ("per_token", "training_step"),
 }
 ROWS = {"text": 1, "texts": 8}
-EVERY_SITTING = ("training", "text", "texts")
+EVERY_SCENARIO = ("training", "text", "texts")
 
 INTERPRETER = 600_000_000  # bytes that a process takes for the interpreter, torch and transformers
 
@@ -51,20 +51,20 @@ def named(name: str) -> Workload:
     return workload(*WORKLOADS[name])
 
 
-def text_shape(work: Workload, sitting: str = "text") -> tuple[int, int]:
+def text_shape(work: Workload, scenario: str = "text") -> tuple[int, int]:
     """(prompt, new): 32 and 32 tokens, 12 in the ladder, where half write without a cache; less in a smaller block."""
-    new = min(12 if sitting == "ladder" else 32, work.config.block_size // 2)
+    new = min(12 if scenario == "ladder" else 32, work.config.block_size // 2)
     return min(32, work.config.block_size - new), new
 
 
-def rows_of(work: Workload, sitting: str, task: str) -> int:
-    """Sequences side by side in a task of a sitting."""
-    return ROWS.get(sitting, 1 if task in ("prefill", "per_token") else work.batch)
+def rows_of(work: Workload, scenario: str, task: str) -> int:
+    """Sequences side by side in a task of a scenario."""
+    return ROWS.get(scenario, 1 if task in ("prefill", "per_token") else work.batch)
 
 
-def tokens_of(work: Workload, sitting: str, task: str) -> int:
+def tokens_of(work: Workload, scenario: str, task: str) -> int:
     """Tokens of one call of a task: those that go through the model, or for `per_token` one for each text."""
-    rows = rows_of(work, sitting, task)
+    rows = rows_of(work, scenario, task)
     if task == "prefill":
         return rows * text_shape(work)[0]
     return rows if task == "per_token" else work.tokens
@@ -82,29 +82,29 @@ def flops_per_token(work: Workload, task: str) -> float:
     return training_flops_per_token(work.config, work.time)
 
 
-def sitting_bytes(work: Workload, sitting: str) -> int:
-    """About how much memory one process of a sitting takes at its highest, computing in float32."""
+def scenario_bytes(work: Workload, scenario: str) -> int:
+    """About how much memory one process of a scenario takes at its highest, computing in float32."""
     c, N = work.config, work.config.parameter_count()
-    if sitting in ("training", "step", "ladder"):
+    if scenario in ("training", "step", "ladder"):
         return INTERPRETER + 16 * N + activation_bytes(work, 4)
-    if sitting == "forward":
+    if scenario == "forward":
         layer = work.batch * c.n_head * work.time**2 * 3 + work.tokens * 12 * c.n_embd
         return INTERPRETER + 4 * (N + 2 * work.tokens * c.vocab_size + layer)
     length = sum(text_shape(work))
-    rows = ROWS[sitting]
+    rows = ROWS[scenario]
     cache = 2 * rows * c.n_layer * length * c.n_embd
     # weights and a second copy of them, in whatever layout or precision generates best; the readable way scores all
     return INTERPRETER + 4 * (2 * N + cache + 2 * rows * length * c.vocab_size)
 
 
-def misfit(name: str, sitting: str, together: int, available: int | None) -> str | None:
-    """Why a sitting cannot be, in one line; None if it fits.
+def misfit(name: str, scenario: str, together: int, available: int | None) -> str | None:
+    """Why a scenario cannot be, in one line; None if it fits.
 
     Args:
         together: processes that have to be there at once: two for a ratio, one if there is only one contender
         available: bytes that are free; None where that cannot be told
     """
-    return too_large(f"{name}/{sitting}", sitting_bytes(named(name), sitting), together, available)
+    return too_large(f"{name}/{scenario}", scenario_bytes(named(name), scenario), together, available)
 
 
 def too_large(what: str, each: int, together: int, available: int | None) -> str | None:

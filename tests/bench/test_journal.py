@@ -15,10 +15,10 @@ from bench.__main__ import main
 from bench.journal import Journal, check_same, resume
 from bench.roofline.roofline import Bandwidth, Roofline
 from bench.timing import interleave
-from bench.timing.interleave import sit
+from bench.timing.interleave import run_scenario
 from bench.workloads.scenarios import named
 from tests.bench.suite.made_up import ENVIRONMENT
-from tests.bench.timing.test_interleave import PACE, SECONDS, Made, tell
+from tests.bench.timing.test_interleave import SECONDS, TIME_BUDGET, Made, tell
 
 COMMAND = "python -m bench roofline"
 
@@ -172,11 +172,13 @@ def test_another_version_of_the_file_is_refused(journal: Journal, monkeypatch: p
     monkeypatch.setattr("bench.journal.VERSION", 99)
     journal.once("rate", 1, lambda: 1.0)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="is of version 99, this program writes 1: start again without --resume"):
+    with pytest.raises(ValueError, match="is of version 99, this program writes 2: start again without --resume"):
         again(journal)
 
 
-def test_a_start_of_a_sitting_is_kept_with_all_that_was_seen(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launch_of_a_scenario_is_kept_with_all_that_was_seen(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
     begun = 0
 
     class Crew:
@@ -195,13 +197,15 @@ def test_a_start_of_a_sitting_is_kept_with_all_that_was_seen(journal: Journal, m
 
     def held(own: Journal) -> Any:
         names = ["reference", "full"]
-        return sit(named("smoke"), "training", names, torch.device("cpu"), PACE, tell, starts=2, keep=own.once)
+        return run_scenario(
+            named("smoke"), "training", names, torch.device("cpu"), TIME_BUDGET, tell, launches=2, keep=own.once
+        )
 
     monkeypatch.setattr(interleave, "crew", Crew)
     with pytest.raises(KeyboardInterrupt):
         held(journal)
     found = held(again(journal))
-    assert begun == 3, "two starts in all, and the one that was stopped"
+    assert begun == 3, "two launches in all, and the one that was stopped"
     assert found["full"]["training_step"].rounds == [2, 2]
     assert held(again(journal)) == found
     assert begun == 3

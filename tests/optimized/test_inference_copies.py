@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.numerics.inputs import sharp_state_dict, random_batch
+from bench.numerics.inputs import random_batch, sharp_state_dict
 from optimized import FULL, PLAIN, Recipe, build, build_step, generate, only
 from optimized.gemv import in_parallel
 from optimized.gpt import GPT

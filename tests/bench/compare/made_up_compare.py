@@ -73,12 +73,12 @@ def roofline_result() -> dict[str, Any]:
     ]
     floors = [
         {
-            **{"workload": workload, "sitting": sitting, "task": task, "precision": precision},
+            **{"workload": workload, "scenario": scenario, "task": task, "precision": precision},
             **{"operations": 123_456 * 10**9, "bytes": 123_450_000_000, "seconds_of_operations": 12.3456},
             **{"seconds_of_bytes": 1.2345, "seconds": 13.5791},
         }
         for workload in ("gpt2-128", "gpt2-xl")
-        for sitting, task in (("training", "loss_and_gradient"), ("texts", "per_token"))
+        for scenario, task in (("training", "loss_and_gradient"), ("texts", "per_token"))
         for precision in precisions
     ]
     ceiling = {"measured": 7.777e14, "data_sheet": 9.89e14}

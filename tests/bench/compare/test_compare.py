@@ -17,7 +17,7 @@ import torch
 
 import bench.compare.command
 from bench.__main__ import main
-from bench.compare.command import left_out_by_best
+from bench.compare.command import Timing, left_out_by_best
 from bench.compare.result_file import VERSION
 from bench.compare.tables import first_calls, warnings
 from bench.contenders import CONTENDERS, USUAL
@@ -26,6 +26,7 @@ from bench.formatting import significant, size
 from bench.journal import finite
 from optimized.hardware import Hardware
 from reference import SIZES
+from reference.cli.progress import Stages
 from tests.bench.wrong import ERF, NAN
 
 ROOT = Path(__file__).parents[3]
@@ -197,6 +198,16 @@ def test_a_wrong_contender_gets_no_speed_and_the_status_is_1(
     assert verdict.strip() == f"{'erf-gelu':<17}  {expected}"
     assert {f["quantity"] for f in wrong["proof"]["checks"][0]["failures"]} >= {"logits", "gradient"}
     assert len(done.rows("reference")) == 3
+
+
+def test_each_task_is_one_stage_however_many_groups_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    timing = Timing(Stages(2))
+    for names in (["reference", "full"], ["reference", "sdpa"]):
+        for task in ("forward", "training_step"):
+            timing.task(task, names)
+            timing.round(task, 1)
+    lines = [line.rpartition(" (")[0] for line in capsys.readouterr().err.splitlines()]
+    assert lines == ["1/2 timing forward passes of reference, full", "2/2 timing training steps of reference, full"]
 
 
 @pytest.mark.slow

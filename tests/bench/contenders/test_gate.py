@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.contenders import CONTENDERS
-from bench.contenders.gate import Pass, Passes, precision_of, short_of_best
+from bench.contenders.gate import GateResult, ParityGate, precision_of, short_of_best
 from bench.workloads.scenarios import named
 from bench.workloads.workload import Workload
 from reference import GPT, GPTConfig, generate
@@ -19,12 +19,12 @@ CPU = torch.device("cpu")
 WORK = Workload("some", GPTConfig(block_size=24, vocab_size=50, n_layer=2, n_head=2, n_embd=16), batch=2, time=16)
 
 
-def passes() -> Passes:
-    return Passes(CPU, lambda what: None)
+def gate() -> ParityGate:
+    return ParityGate(CPU, lambda what: None)
 
 
 def test_a_right_contender_passes_with_its_error_over_the_budget() -> None:
-    found = passes().of(WORK, ["reference", "bf16"])
+    found = gate().of(WORK, ["reference", "bf16"])
     assert found["reference"].passed
     assert 0.0 < found["reference"].over["float32"] < 1.0
     assert found["reference"].logits is not None
@@ -46,7 +46,7 @@ def test_another_function_fails_and_says_why(monkeypatch: pytest.MonkeyPatch) ->
         return model
 
     monkeypatch.setitem(CONTENDERS, "louder", replace(CONTENDERS["reference"], build=build))
-    found = passes().of(WORK, ["reference", "louder"])
+    found = gate().of(WORK, ["reference", "louder"])
     assert found["reference"].passed
     assert not found["louder"].passed
     assert "times the error that is allowed" in found["louder"].why
@@ -57,30 +57,30 @@ def test_a_wrong_text_fails_although_every_logit_is_right(monkeypatch: pytest.Mo
         return torch.cat([ids, generate(model, ids[:, 1:], new, temperature=0.0)[:, -new:]], dim=1)
 
     monkeypatch.setitem(CONTENDERS, "forgetful", replace(CONTENDERS["reference"], generate=forgetful))
-    found = passes().of(WORK, ["forgetful"])["forgetful"]
+    found = gate().of(WORK, ["forgetful"])["forgetful"]
     assert not found.passed
     assert found.why.startswith("text: a token in float32 is ")
-    assert passes().of(WORK, ["forgetful"], texts=False)["forgetful"].passed, "nothing else is wrong with it"
+    assert gate().of(WORK, ["forgetful"], texts=False)["forgetful"].passed, "nothing else is wrong with it"
 
 
 def test_a_missing_package_is_said_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CONTENDERS, "peer", replace(CONTENDERS["reference"], module="no_such_package.gpt2"))
-    found = passes().of(WORK, ["peer", "reference"])
+    found = gate().of(WORK, ["peer", "reference"])
     assert found["reference"].passed
     assert "needs the package 'no_such_package', which is not installed" in found["peer"].why
 
 
 def test_everything_is_proven_once_and_each_shape_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some code chooses its way by the shape, so a proof for more tokens is none for fewer."""
-    own = passes()
+    own = gate()
     first = own.of(WORK, ["reference"])
     asked: list[tuple[int, int]] = []
 
-    def prove(self: Passes, work: Workload, names: list[str], texts: bool) -> dict[str, dict[str, Any]]:
+    def prove(self: ParityGate, work: Workload, names: list[str], texts: bool) -> dict[str, dict[str, Any]]:
         asked.append((work.batch, work.time))
-        return {name: asdict(Pass(True, {}, 0.0, (work.batch, work.time), "")) for name in names}
+        return {name: asdict(GateResult(True, {}, 0.0, (work.batch, work.time), "")) for name in names}
 
-    monkeypatch.setattr(Passes, "prove", prove)
+    monkeypatch.setattr(ParityGate, "prove", prove)
     assert own.of(WORK, ["reference"]) == first
     assert own.of(WORK.of_shape(1, 8), ["reference"])["reference"].shape == (1, 8)
     assert asked == [(1, 8)]

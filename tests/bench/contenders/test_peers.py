@@ -20,7 +20,7 @@ from bench.candidate.examine import examine
 from bench.candidate.report import text
 from bench.contenders import CONTENDERS, able, build_in, import_what_is_needed, missing, of_library
 from bench.contenders.contender import always, where_it_pays
-from bench.contenders.gate import Passes
+from bench.contenders.gate import ParityGate
 from bench.contenders.library import LibraryGPT, Place, laid_out
 from bench.contenders.recipes import of_recipe
 from bench.contenders.verify import Verdict, checks_of, prove, weights_of
@@ -68,7 +68,7 @@ def verdict(name: str, config: GPTConfig, precision: str) -> Verdict:
 
 
 def passed(name: str, config: GPTConfig) -> Any:
-    return Passes(HERE, quiet).of(Workload("some", config, batch=2, time=16), [name])[name]
+    return ParityGate(HERE, quiet).of(Workload("some", config, batch=2, time=16), [name])[name]
 
 
 @pytest.fixture

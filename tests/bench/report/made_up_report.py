@@ -28,7 +28,7 @@ def whole(seed: int = 0, **changes: Any) -> dict[str, Any]:
         middle = drawn.uniform(0.7, 3.0)
         return {"median": middle, "low": middle * 0.97, "high": middle * 1.04, "confidence": 0.95}
 
-    def price(contender: str) -> dict[str, Any]:
+    def effect(contender: str) -> dict[str, Any]:
         compiled = {"graphs": 0, "seconds": 0.0}
         return {
             **{"contender": contender, "ratio": ratio(), "tokens_per_second": rate(), "spread": 0.02},
@@ -49,7 +49,7 @@ def whole(seed: int = 0, **changes: Any) -> dict[str, Any]:
     }
     floors = [
         {
-            **{"workload": "smoke", "sitting": "training", "task": task, "precision": precision},
+            **{"workload": "smoke", "scenario": "training", "task": task, "precision": precision},
             **{"operations": 10**9, "bytes": 10**9 * number, "seconds_of_operations": 0.01, "seconds_of_bytes": 0.002},
             "seconds": 0.012,
         }
@@ -66,16 +66,16 @@ def whole(seed: int = 0, **changes: Any) -> dict[str, Any]:
             "bandwidth": {"measured": 2.5e10, "data_sheet": None},
             "floors": floors,
         },
-        prices=[
+        ablation=[
             {
                 **{"rung": rung, "claim": "the same", "loses": f"where {rung} <does not> pay", "workload": "mini"},
                 **{"batch": 4, "time": 128},
                 **{"in_full": True, "parity": {"float32": 0.25}},
                 "tasks": {
                     task: {
-                        "alone": price(rung),
-                        "without": None if rung == "sdpa" else price(f"without-{rung}"),
-                        "cumulative": price(f"upto-{rung}"),
+                        "alone": effect(rung),
+                        "leave_one_out": None if rung == "sdpa" else effect(f"without-{rung}"),
+                        "cumulative": effect(f"upto-{rung}"),
                     }
                     for task in ("training_step", "per_token")
                 },
@@ -98,14 +98,20 @@ def whole(seed: int = 0, **changes: Any) -> dict[str, Any]:
             for value in values
             for name in ("plain", "sdpa", "fused_loss")
         ],
-        parts=[
+        components=[
             {
-                **{"name": "mini/sdpa", "part": "sdpa", "workload": "mini", "group": "attention", "description": ""},
+                **{
+                    "name": "mini/sdpa",
+                    "component": "sdpa",
+                    "workload": "mini",
+                    "group": "attention",
+                    "description": "",
+                },
                 **{"unit": "tokens", "amount": 512, "per_second": rate(), "spread": 0.01, "seconds": [0.1]},
-                **{"memory": None, "error": 1e-7},
+                **{"description": "", "memory": None, "error": 1e-7},
             }
         ],
-        itself={
+        aa_test={
             **{"contender": "reference", "workload": "smoke", "task": "training_step"},
             **{
                 "ratio": {"median": 1.0, "low": 0.98, "high": 1.03, "confidence": 0.875},

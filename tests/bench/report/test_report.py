@@ -31,7 +31,7 @@ from bench.suite.tables import interval
 from tests.bench.report.made_up_report import CUDA, RUNGS, whole
 from tests.bench.suite.made_up import ENVIRONMENT, result
 
-KINDS = {"alone": "alone", "without": "leave-one-out", "cumulative": "cumulative"}
+KINDS = {"alone": "alone", "leave_one_out": "leave-one-out", "cumulative": "cumulative"}
 OLDER = "2026-01-01T03:04:05+00:00"
 
 
@@ -151,14 +151,14 @@ def places(data: dict[str, Any], chapter: str, run: int) -> list[str]:
 def test_every_price_that_is_drawn_is_the_files(run: int, results: list[dict[str, Any]], data: dict[str, Any]) -> None:
     for number, task in enumerate(("training_step", "per_token")):
         expected: list[dict[tuple[str, str], list[Any]]] = [{}, {}, {}]
-        for price in results[run]["prices"]:
-            for kind, one in price["tasks"][task].items():
+        for entry in results[run]["ablation"]:
+            for kind, one in entry["tasks"][task].items():
                 if one is not None:
-                    key, ratio = (price["rung"], KINDS[kind]), one["ratio"]
+                    key, ratio = (entry["rung"], KINDS[kind]), one["ratio"]
                     expected[0][key] = [ratio["median"], ratio["low"], ratio["high"]]
                     expected[1][key] = [one["tokens_per_second"], None, None]
                     expected[2][key] = [one["memory"], None, None]
-        assert len(expected[0]) == 8, "sdpa has no price of taking it out"
+        assert len(expected[0]) == 8, "sdpa has no leave-one-out ratio"
         for chart in range(3):
             drawn = [row for row in rows_of(data, f"ladder-{run}-{number}-{chart}") if "kind" in row]
             found = {(row["name"], row["kind"]): [row["value"], row["low"], row["high"]] for row in drawn}
@@ -217,13 +217,13 @@ def test_every_proof_that_is_drawn_is_the_files(results: list[dict[str, Any]], d
 
 def test_the_tables_say_the_same_in_words(results: list[dict[str, Any]], read: Reader) -> None:
     for run, found in enumerate(results):
-        rows = read.tables["mini, training step: times as fast, with intervals of 6 rounds of 3 starts, 75 %"][run]
+        rows = read.tables["mini, training step: times as fast, with intervals of 6 rounds of 3 launches, 75 %"][run]
         assert [row[0] for row in rows[1:]] == list(RUNGS)
-        for row, price in zip(rows[1:], found["prices"], strict=True):
-            prices = price["tasks"]["training_step"]
-            words = ["n/a" if prices[kind] is None else interval(prices[kind]["ratio"]) for kind in KINDS]
-            assert row == [price["rung"], *words, "0.25", price["loses"]]
-        rows = read.tables["smoke: training step, batch 8 x time 64; 5 rounds of 1 start, 94 %"][run]
+        for row, entry in zip(rows[1:], found["ablation"], strict=True):
+            effects = entry["tasks"]["training_step"]
+            words = ["n/a" if effects[kind] is None else interval(effects[kind]["ratio"]) for kind in KINDS]
+            assert row == [entry["rung"], *words, "0.25", entry["loses"]]
+        rows = read.tables["smoke: training step, batch 8 x time 64; 5 rounds of 1 launch, 94 %"][run]
         cases = [case for case in found["cases"] if case["task"] == "training_step"]
         for row, case in zip(rows[1:], cases, strict=False):
             assert row[2] == interval(case["ratios"]["reference"])
@@ -292,7 +292,7 @@ def test_names_are_text_and_never_markup(html: str) -> None:
     evil = whole(4)
     name = '"><img src=x onerror=alert(1)></script><script>alert(2)</script>'
     evil["cases"][0]["contender"] = evil["environment"]["device"] = evil["left_out"][0] = name
-    evil["cases"][0]["name"] = evil["prices"][0]["rung"] = name
+    evil["cases"][0]["name"] = evil["ablation"][0]["rung"] = name
     made = page_of(evil)
     assert "<img" not in made
     assert made.count("</script>") == made.count("<script") == 3
@@ -329,7 +329,7 @@ def test_every_link_to_a_chapter_leads_to_one_and_every_choice_has_a_label(html:
 
 def test_a_run_with_nothing_but_cases_has_a_page_that_says_what_it_lacks() -> None:
     made = page_of(result())
-    assert made.count("This run has none.") == 4, "ladder, roofline, scaling, parts"
+    assert made.count("This run has none.") == 4, "ladder, roofline, scaling, components"
     assert "no parity" in made
     assert "no bugs" in made
 
@@ -359,8 +359,8 @@ def test_the_command_writes_page_pictures_and_tables_and_nothing_else(
     markdown = (out / names[0] / "tables.md").read_text()
     assert "2026-01-02 03:04, torch 2.13.0, transformers 5.1.0, numpy 2.0.0, commit 0000000000" in markdown
     assert "![The ladder, Some CPU (AVX2), 2 threads](ladder.png)" in markdown
-    price = results[1]["prices"][0]
-    words = " | ".join(interval(price["tasks"]["training_step"][kind]["ratio"]) for kind in KINDS)
+    entry = results[1]["ablation"][0]
+    words = " | ".join(interval(entry["tasks"]["training_step"][kind]["ratio"]) for kind in KINDS)
     assert f"| fused_qkv | {words} | 0.25 | where fused_qkv \\<does not> pay |" in markdown
 
 
@@ -446,7 +446,7 @@ def test_files_that_cannot_be_shown_are_a_line_each_and_the_others_go_on(
     (tmp_path / "cut.json").write_text((small / "a.json").read_text()[:3000])
     (tmp_path / "other.json").write_text(json.dumps(whole(version=VERSION + 1)))
     lacking = whole()
-    del lacking["prices"][0]["tasks"]["per_token"]["alone"]["ratio"]
+    del lacking["ablation"][0]["tasks"]["per_token"]["alone"]["ratio"]
     (tmp_path / "lacking.json").write_text(json.dumps(lacking))
     (tmp_path / "numbers.json").write_text(json.dumps(whole(cases=5)))
     bad = ["cut", "other", "lacking", "numbers", "nowhere"]

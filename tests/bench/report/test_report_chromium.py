@@ -145,7 +145,7 @@ def test_the_newest_run_of_the_first_device_is_shown_first_and_both_choices_chan
 ) -> None:
     first = places(tab)
     assert {place for place in first if place.startswith("ladder")} == {f"ladder-1-0-{chart}" for chart in range(3)}
-    older, newer, other = (whole(seed)["prices"][0]["tasks"] for seed in (1, 2, 3))
+    older, newer, other = (whole(seed)["ablation"][0]["tasks"] for seed in (1, 2, 3))
     seen = labels(tab, "ladder-1-0-0")
     assert len(seen) == 8
 

@@ -30,7 +30,7 @@ from bench.roofline.roofline import (
     weights_read,
     with_floors,
 )
-from bench.workloads.scenarios import SITTINGS, named
+from bench.workloads.scenarios import SCENARIOS, named
 from bench.workloads.workload import Workload
 from reference import GPTConfig
 from reference.training import cpu
@@ -163,9 +163,11 @@ def test_every_shape_is_measured_once() -> None:
         return 1e9
 
     roofline = Roofline(CPU, rate=rate, bandwidth=lambda block: Bandwidth(block, 1e9, 1e9))
-    found = list(floors(roofline, ["smoke"], SITTINGS, lambda _: None))
+    found = list(floors(roofline, ["smoke"], SCENARIOS, lambda _: None))
     assert len(asked) == len(set(asked))
-    assert {(f["sitting"], f["task"]) for f in found} == {(s, task) for s, tasks in SITTINGS.items() for task in tasks}
+    assert {(f["scenario"], f["task"]) for f in found} == {
+        (s, task) for s, tasks in SCENARIOS.items() for task in tasks
+    }
     assert all(f["seconds"] > 0.0 for f in found)
 
 
@@ -175,11 +177,11 @@ def test_attention_counts_at_the_best_rate_of_all_workloads_whatever_their_order
 
     there, back = (
         {
-            (f["workload"], f["task"], f["precision"], f["sitting"]): f["seconds"]
+            (f["workload"], f["task"], f["precision"], f["scenario"]): f["seconds"]
             for f in floors(
                 Roofline(CPU, rate=rate, bandwidth=lambda block: Bandwidth(block, 1e12, 1e12)),
                 names,
-                SITTINGS,
+                SCENARIOS,
                 lambda _: None,
             )
         }
@@ -197,7 +199,7 @@ def test_a_large_square_product_is_in_every_ceiling_whatever_the_workloads(names
 
         roofline = Roofline(device, rate=rate, bandwidth=lambda block: Bandwidth(block, 1e9, 1e9))
         told: list[str] = []
-        list(floors(roofline, names, SITTINGS, told.append))
+        list(floors(roofline, names, SCENARIOS, told.append))
         size = {"cpu": 1024, "cuda": 8192}[device.type]
         assert {p: roofline.ceiling(p) for p in precisions_of(device)} == dict.fromkeys(
             precisions_of(device), 1e9 * size
@@ -216,7 +218,7 @@ def test_of_a_precision_that_is_emulated_only_a_small_square_is_measured(monkeyp
 
     roofline = Roofline(CPU, rate=rate, bandwidth=lambda block: Bandwidth(block, 1e9, 1e9))
     told: list[str] = []
-    found = list(floors(roofline, ["smoke"], SITTINGS, told.append))
+    found = list(floors(roofline, ["smoke"], SCENARIOS, told.append))
     assert [product for precision, product in asked if precision == "bfloat16"] == [Product("square", 256, 256, 256, 1)]
     assert {floor["precision"] for floor in found} == {"float32"}
     assert told == [
@@ -235,7 +237,7 @@ def test_that_a_precision_is_emulated_is_said(
 ) -> None:
     monkeypatch.setattr("reference.training.cpu.computes_bfloat16", lambda: False)
     roofline = made_up(2e9)
-    found = {**roofline.record(), "floors": list(floors(roofline, ["smoke"], SITTINGS, lambda _: None))}
+    found = {**roofline.record(), "floors": list(floors(roofline, ["smoke"], SCENARIOS, lambda _: None))}
     show({"environment": environment(CPU), "roofline": {**found, **roofline.record()}})
     out = capsys.readouterr().out
     assert "bfloat16 is emulated, as this device has no instructions for it: a small square, no floors." in out
@@ -260,9 +262,9 @@ def test_everything_that_is_planned_is_measured_and_nothing_else() -> None:
 
     roofline = made_up()
     roofline.keep = keep
-    sittings = {name: SITTINGS[name] for name in ("training", "text")}
-    list(floors(roofline, ["mini", "smoke"], sittings, lambda _: None))
-    assert planned(CPU, ["mini", "smoke"], sittings) == done
+    scenarios = {name: SCENARIOS[name] for name in ("training", "text")}
+    list(floors(roofline, ["mini", "smoke"], scenarios, lambda _: None))
+    assert planned(CPU, ["mini", "smoke"], scenarios) == done
     assert {what for what, _ in done} == {"rate", "bandwidth"}
 
 
@@ -300,7 +302,7 @@ def test_the_time_left_is_shown(
 def test_the_square_is_named_in_every_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.roofline.roofline.device_name", lambda device: "NVIDIA H100 80GB HBM3")
     roofline = made_up(2e9)
-    list(floors(roofline, [], SITTINGS, lambda _: None))
+    list(floors(roofline, [], SCENARIOS, lambda _: None))
     found = roofline.record()
     for table in (ceilings_table(found), rates_table(found["rates"])):
         console = pytest.importorskip("rich.console").Console(width=WIDTH)
@@ -321,7 +323,7 @@ def test_three_precisions_fit_into_the_terminal(capsys: pytest.CaptureFixture[st
         rate=lambda precision, product, direction: 7.7e14,
         bandwidth=lambda block: Bandwidth(block, 3.1e12, 2.9e12),
     )
-    found = list(floors(roofline, ["gpt2"], {"training": SITTINGS["training"]}, lambda _: None))
+    found = list(floors(roofline, ["gpt2"], {"training": SCENARIOS["training"]}, lambda _: None))
     roofline.device = CPU  # whose name can be asked for
     ceiling = {"measured": 7.7e14, "data_sheet": None}
     ceilings = dict.fromkeys(("float32", "tf32", "bfloat16"), ceiling)

@@ -35,7 +35,7 @@ def case(contender: str, rate: float, ratio: float, task: str = "training_step")
         "name": f"smoke/training/{task}/{contender}",
         "workload": "smoke",
         "size": "tiny",
-        "sitting": "training",
+        "scenario": "training",
         "task": task,
         "contender": contender,
         "description": contender,
@@ -81,10 +81,10 @@ def result(**changes: Any) -> dict[str, Any]:
             for name in ("reference", "full")
         ],
         "cases": [case("reference", 1000.0, 1.0), case("full", 2000.0, 2.0)],
-        "parts": [],
-        "prices": [],
+        "components": [],
+        "ablation": [],
         "scaling": [],
-        "itself": None,
+        "aa_test": None,
         "left_out": [],
     }
     return {**made, **changes}

@@ -39,7 +39,7 @@ sys.meta_path.insert(0, AtImport())  # type: ignore[arg-type]
 
 def pytest_configure() -> None:
     """The suite's own conftest is imported by now."""
-    from bench.contenders.gate import Pass, Passes
+    from bench.contenders.gate import GateResult, ParityGate
     from bench.roofline.roofline import Bandwidth, Roofline
     from bench.suite import result_file
     from bench.timing.worker import Worker
@@ -49,14 +49,14 @@ def pytest_configure() -> None:
         interrupts.GRACE = 600.0
     save, time = result_file.save, Worker.time
 
-    def prove(passes: Passes, work: Any, names: list[str], texts: bool) -> dict[str, dict[str, Any]]:
-        passes.tell("proving")
+    def prove(gate: ParityGate, work: Any, names: list[str], texts: bool) -> dict[str, dict[str, Any]]:
+        gate.tell("proving")
         strike("proof")
         try:
             strike("in a long operation")
         except KeyboardInterrupt:  # as it comes when such an operation is over
             hashlib.pbkdf2_hmac("sha256", b"", b"", 2 * 10**9)
-        found = Pass(True, {"float32": 0.5}, 1e-7, (work.batch, work.time), "")
+        found = GateResult(True, {"float32": 0.5}, 1e-7, (work.batch, work.time), "")
         return {name: asdict(found) for name in names}
 
     def time_and_strike(worker: Worker, task: str, calls: int = 1) -> float:
@@ -67,7 +67,7 @@ def pytest_configure() -> None:
         strike("saving")
         save(*arguments)
 
-    Passes.prove = prove  # type: ignore[method-assign]
+    ParityGate.prove = prove  # type: ignore[method-assign]
     Roofline.time_product = lambda *_: 1e9  # type: ignore[method-assign]
     Roofline.time_block = lambda roofline, block: Bandwidth(block, 1e9, 1e9)  # type: ignore[method-assign]
     Worker.time = time_and_strike  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""Learning byte pairs beside the tokenizers library: what the lesson measured becomes two parts with their ratio."""
+"""Learning byte pairs beside the tokenizers library: the lesson's times become two components and their ratio."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bench.journal import anew
-from bench.report.parts import views
+from bench.report.components import views
 from bench.suite import byte_pairs, test_components
 from bench.suite.session import LeftOut
 from bench.suite.tables import show
@@ -24,9 +24,9 @@ FOUND: dict[str, Any] = {
 
 class Session:
     def __init__(self) -> None:
-        self.parts: list[dict[str, Any]] = []
+        self.components: list[dict[str, Any]] = []
         self.left_out: list[str] = []
-        self.plan = SimpleNamespace(parts=("smoke", "mini"))
+        self.plan = SimpleNamespace(components=("smoke", "mini"))
         self.keep = anew
 
     def tell(self, what: str) -> None:
@@ -45,11 +45,11 @@ def measured(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Session:
     return session
 
 
-def test_both_are_parts_with_how_many_times_as_fast_as_the_lesson(monkeypatch: pytest.MonkeyPatch) -> None:
-    lesson, library = measured(monkeypatch).parts
+def test_both_are_components_with_how_many_times_as_fast_as_the_lesson(monkeypatch: pytest.MonkeyPatch) -> None:
+    lesson, library = measured(monkeypatch).components
     assert lesson["name"] == "smoke/byte pairs, lesson"
     assert library["per_second"] == pytest.approx(600_000)
-    assert lesson["ratios"] == {lesson["part"]: {"median": 1.0, "low": 1.0, "high": 1.0, "confidence": 0.75}}
+    assert lesson["ratios"] == {lesson["component"]: {"median": 1.0, "low": 1.0, "high": 1.0, "confidence": 0.75}}
     (ratio,) = library["ratios"].values()
     assert ratio["median"] == pytest.approx(6.0)
     assert 5.0 - 1e-9 <= ratio["low"] < ratio["high"] <= 7.0 + 1e-9
@@ -57,20 +57,20 @@ def test_both_are_parts_with_how_many_times_as_fast_as_the_lesson(monkeypatch: p
 
 
 def test_the_table_shows_the_ratio_with_its_interval(monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = measured(monkeypatch).parts
-    other = {**parts[0], "name": "smoke/batches", "part": "batches"}
+    components = measured(monkeypatch).components
+    other = {**components[0], "name": "smoke/batches", "component": "batches"}
     del other["ratios"]
-    lines = {line.split("  ")[0]: line for line in show(result(parts=[*parts, other]))}
+    lines = {line.split("  ")[0]: line for line in show(result(components=[*components, other]))}
     assert "6.00 [5.00, 7.00]" in lines["byte pairs, tokenizers"]
     assert lines["byte pairs, lesson"].split()[6:8] == ["1", "±8"]
     assert "[" not in lines["batches"]
 
 
 def test_the_page_says_to_whom_the_ratio_is_and_how_surely_it_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = measured(monkeypatch).parts
-    other = {**parts[0], "name": "smoke/batches", "part": "batches"}
+    components = measured(monkeypatch).components
+    other = {**components[0], "name": "smoke/batches", "component": "batches"}
     del other["ratios"]
-    (view,) = views(result(parts=[*parts, other]))
+    (view,) = views(result(components=[*components, other]))
     (table,) = view.tables
     place = table.head.index("times as fast")
     assert [row[place] for row in table.rows] == ["1", "byte pairs, lesson × 6.00 [5.00, 7.00], 75 %", ""]
@@ -91,7 +91,7 @@ def test_where_it_cannot_be_measured_it_is_left_out_in_one_line(monkeypatch: pyt
     with pytest.raises(LeftOut, match=line):
         test_components.test_learning_byte_pairs("cpu", {"cpu": session})
     assert session.left_out == [line]
-    assert session.parts == []
+    assert session.components == []
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Parts of a group in turn: A B A B in a fresh process, short ones several times in a sample, nothing unproven."""
+"""Components of a group in turn: A B A B in a fresh process, short ones several times in a sample, nothing unproven."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 from bench.suite import component_timing, components
 from bench.suite.component_timing import Outcome, in_turn, measure, outcomes, time_group, weights_of
-from bench.suite.components import ALLOWED, PARTS, Part, Prepared
+from bench.suite.components import ALLOWED, COMPONENTS, Component, Prepared
 from bench.timing.fresh_process import Call
 from bench.timing.peak_memory import Peak
 from bench.workloads.scenarios import named
@@ -40,21 +40,21 @@ class Clock:
         return call
 
 
-def toy(name: str, error: float = 0.0, missing: str = "", called: list[str] | None = None) -> Part:
-    """A part that does nothing."""
+def toy(name: str, error: float = 0.0, missing: str = "", called: list[str] | None = None) -> Component:
+    """A component that does nothing."""
 
     def prepare(*_: Any) -> Prepared:
         if missing:
             raise ValueError(f"there is no {missing} here")
         return Prepared(lambda: called is not None and called.append(name), 10, lambda: error)
 
-    return Part(name, "toys", "", "pieces", prepare)
+    return Component(name, "toys", "", "pieces", prepare)
 
 
-def timed(monkeypatch: pytest.MonkeyPatch, *toys: Part, weighed: bool = False) -> dict[str, Any]:
-    monkeypatch.setattr(component_timing, "PARTS", {one.name: one for one in toys})
+def timed(monkeypatch: pytest.MonkeyPatch, *toys: Component, weighed: bool = False) -> dict[str, Any]:
+    monkeypatch.setattr(component_timing, "COMPONENTS", {one.name: one for one in toys})
     where = {"workload": "smoke", "device": "cpu", "threads": torch.get_num_threads()}
-    return time_group({**where, "group": "toys", "seconds": 0.01, "weighed": weighed})["parts"]
+    return time_group({**where, "group": "toys", "seconds": 0.01, "weighed": weighed})["components"]
 
 
 def found(seconds: list[float], amount: int = 10, **more: Any) -> dict[str, Any]:
@@ -135,9 +135,9 @@ def test_times_of_different_work_are_not_compared() -> None:
 
 
 def test_a_group_does_the_same_work_in_one_place() -> None:
-    for group in {part.group for part in PARTS.values()}:
-        members = [part for part in PARTS.values() if part.group == group]
-        assert len({(part.unit, part.on_device, part.scales) for part in members}) == 1, group
+    for group in {component.group for component in COMPONENTS.values()}:
+        members = [component for component in COMPONENTS.values() if component.group == group]
+        assert len({(component.unit, component.on_device, component.scales) for component in members}) == 1, group
 
 
 def test_a_part_that_differs_is_not_timed_and_the_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +175,7 @@ def test_memory_of_which_nothing_was_seen_is_not_known(
 ) -> None:
     class Seen:
         def __init__(self, target: str, argument: dict[str, Any]) -> None:
-            assert (target, argument["part"]) == ("bench.suite.components:weigh", "batches")
+            assert (target, argument["component"]) == ("bench.suite.components:weigh", "batches")
 
         def result(self) -> Peak:
             return Peak(seen, 1, "resident")
@@ -192,12 +192,12 @@ def test_memory_of_which_nothing_was_seen_is_not_known(
 
 
 def test_a_group_is_measured_in_a_process_of_its_own_with_our_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PARTS, "batches", toy("batches"))  # what is changed here changes nothing there
+    monkeypatch.setitem(COMPONENTS, "batches", toy("batches"))  # what is changed here changes nothing there
     argument = {"workload": "smoke", "device": "cpu", "threads": 3, "group": "batches", "seconds": 0.05}
     result = Call("bench.suite.component_timing:time_group", {**argument, "weighed": True}, "timing batches").result()
     assert result["process"] != os.getpid()
     assert result["threads"] == 3
-    batches = result["parts"]["batches"]
+    batches = result["components"]["batches"]
     assert batches["amount"] == named("smoke").tokens
     assert batches["calls"] > 1, "some 30 µs are no sample"
     assert 0 < batches["memory"] < 50e6, "of the first of a group, weighed before anything else was done there"
@@ -212,7 +212,7 @@ def test_we_ask_for_our_threads_and_weigh_only_those_that_were_not(monkeypatch: 
 
         def result(self) -> dict[str, Any]:
             one = {"attention, explicit": found([0.2], memory=5), "attention, sdpa": found([0.1])}
-            return {"parts": {**one, "made up": {"failure": "it is off"}}}
+            return {"components": {**one, "made up": {"failure": "it is off"}}}
 
     def weigh(names: list[str], argument: dict[str, Any]) -> dict[str, int]:
         assert (names, argument["threads"]) == (["attention, sdpa"], torch.get_num_threads())
@@ -265,8 +265,8 @@ def test_what_is_encoded_first_is_what_is_weighed(monkeypatch: pytest.MonkeyPatc
         return made
 
     monkeypatch.setattr(components, "build_tokenizer", build)
-    PARTS["tokenizer byte, encode"].prepare(named("smoke"), CPU, tmp_path)
+    COMPONENTS["tokenizer byte, encode"].prepare(named("smoke"), CPU, tmp_path)
     assert encoded == []
-    prepared = PARTS["tokenizer byte, decode"].prepare(named("smoke"), CPU, tmp_path)
+    prepared = COMPONENTS["tokenizer byte, decode"].prepare(named("smoke"), CPU, tmp_path)
     assert encoded == [100_000]
     assert replace(prepared, amount=0).error() == 0.0

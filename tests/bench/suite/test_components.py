@@ -1,4 +1,4 @@
-"""Parts of the suite: each held against the readable one, each with memory of its own."""
+"""Components of the suite: each held against the readable one, each with memory of its own."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import torch
 from bench.journal import anew
 from bench.suite import components, test_components
 from bench.suite.component_timing import Outcome, weights_of
-from bench.suite.components import ALLOWED, PARTS
+from bench.suite.components import ALLOWED, COMPONENTS
+from bench.suite.replay import CLOCK
 from bench.suite.result_file import read
-from bench.suite.test_models import CLOCK
 from bench.workloads.scenarios import named
 from tests.bench.suite.test_suite_run import bench
 
@@ -24,9 +24,9 @@ CPU = torch.device("cpu")
 WORK = named("smoke")
 
 
-@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("name", COMPONENTS)
 def test_every_part_runs_and_is_the_readable_one(name: str, tmp_path: Path) -> None:
-    prepared = PARTS[name].prepare(WORK, CPU, tmp_path)
+    prepared = COMPONENTS[name].prepare(WORK, CPU, tmp_path)
     assert prepared.amount > 0
     for _ in range(2):
         prepared.call()
@@ -34,7 +34,7 @@ def test_every_part_runs_and_is_the_readable_one(name: str, tmp_path: Path) -> N
 
 
 def test_every_part_of_the_issue_is_there() -> None:
-    groups = {part.group for part in PARTS.values()}
+    groups = {component.group for component in COMPONENTS.values()}
     assert groups == {
         *("attention", "head and loss", "optimizer", "tokenizer, encode", "tokenizer, decode", "batches"),
         *("checkpoint, save", "checkpoint, load"),
@@ -56,7 +56,7 @@ def test_a_part_that_is_another_function_is_found(
     name: str, place: str, wrong: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(components, place, wrong)
-    assert PARTS[name].prepare(WORK, CPU, tmp_path).error() > ALLOWED
+    assert COMPONENTS[name].prepare(WORK, CPU, tmp_path).error() > ALLOWED
 
 
 @pytest.mark.slow
@@ -88,11 +88,11 @@ class Session:
     def __init__(self) -> None:
         self.device, self.plan, self.quick = CPU, SimpleNamespace(seconds=0.5), True
         self.environment: dict[str, Any] = {"device": "Some CPU"}
-        self.parts: list[dict[str, Any]] = []
+        self.components: list[dict[str, Any]] = []
         self.log: list[str] = []
         self.keep = anew
 
-    def check_part(self, workload: str) -> None:
+    def check_component(self, workload: str) -> None:
         self.log.append(f"does {workload} fit")
 
     def tell(self, what: str) -> None:
@@ -111,12 +111,12 @@ def test_a_group_is_measured_once_and_every_sample_is_shown(monkeypatch: pytest.
     monkeypatch.setattr(test_components.component_timing, "measure", measure)
     session, shown, groups = Session(), Shown(), {}
     sessions: Any = {"cpu": session}
-    test_components.test_part(("cpu", "smoke", "attention, explicit"), sessions, groups, shown)
+    test_components.test_component(("cpu", "smoke", "attention, explicit"), sessions, groups, shown)
     assert shown.seconds == [0.25, 0.5, 0.25]
     assert shown.extra_info == {"seconds": [0.25, 0.5, 0.25], "environment": session.environment}
     with pytest.raises(pytest.fail.Exception, match="it is off"):
-        test_components.test_part(("cpu", "smoke", "attention, sdpa"), sessions, groups, Shown())
-    assert session.parts == [{"seconds": [0.25, 0.5, 0.25]}], "what is off has no number"
+        test_components.test_component(("cpu", "smoke", "attention, sdpa"), sessions, groups, Shown())
+    assert session.components == [{"seconds": [0.25, 0.5, 0.25]}], "what is off has no number"
     measured = "attention at smoke on cpu, 0.5 s, weighed: False"
     assert session.log == [*("does smoke fit", "smoke: attention, in turn", "given back", measured, "does smoke fit")]
 
@@ -133,7 +133,7 @@ def test_a_group_that_cannot_be_measured_is_not_tried_again(monkeypatch: pytest.
     sessions: Any = {"cpu": Session()}
     for name in ("explicit", "sdpa"):
         with pytest.raises(RuntimeError, match="no such luck"):
-            test_components.test_part(("cpu", "smoke", f"attention, {name}"), sessions, groups, Shown())
+            test_components.test_component(("cpu", "smoke", f"attention, {name}"), sessions, groups, Shown())
     assert tried == ["attention"]
 
 
@@ -143,10 +143,10 @@ def test_a_run_shows_the_samples_of_the_other_process(tmp_path: Path) -> None:
     few = ("bench/suite/test_components.py", "--quick", "--device", "cpu", "-k", "optimizer")
     done = bench(*few, f"--json={own}", f"--benchmark-json={theirs}")
     assert done.returncode == 0, done.stdout + done.stderr
-    rows = {part["part"]: part for part in read(own)["parts"]}
+    rows = {component["component"]: component for component in read(own)["components"]}
     assert list(rows) == ["optimizer, by hand", "optimizer, fused"]
-    assert all(part["ratios"].keys() == {"optimizer, by hand"} for part in rows.values())
+    assert all(component["ratios"].keys() == {"optimizer, by hand"} for component in rows.values())
     shown = json.loads(theirs.read_text())["benchmarks"]
     assert len(shown) == 2
     for benchmark in shown:
-        assert benchmark["stats"]["data"] == pytest.approx(rows[benchmark["extra_info"]["part"]]["seconds"])
+        assert benchmark["stats"]["data"] == pytest.approx(rows[benchmark["extra_info"]["component"]]["seconds"])

@@ -15,8 +15,8 @@ from tests.bench.suite.made_up import ENVIRONMENT, case, result
 REFERENCE, FULL = case("reference", 1000.0, 1.0), case("full", 2000.0, 2.0)
 
 
-def price(one: dict[str, Any], workload: str = "mini-64") -> dict[str, Any]:
-    tasks = {"training_step": {"alone": one, "without": None, "cumulative": one}}
+def entry(one: dict[str, Any], workload: str = "mini-64") -> dict[str, Any]:
+    tasks = {"training_step": {"alone": one, "leave_one_out": None, "cumulative": one}}
     return {"rung": "sdpa", "workload": workload, "batch": 2, "time": 64, "tasks": tasks}
 
 
@@ -157,19 +157,19 @@ def test_other_versions_and_proofs_are_told(tmp_path: Path, capsys: pytest.Captu
     assert "proof: full at tiny fails now (logits in float32: 3 times the error that is allowed)\n" in out
 
 
-def test_parts_prices_and_curves_are_compared_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_components_ablation_and_curves_are_compared_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def with_rate(rate: float) -> dict[str, Any]:
         ratio = {"median": rate / 100, "low": rate / 101, "high": rate / 99}
         one = {"contender": "sdpa", "ratio": ratio, "tokens_per_second": rate, "spread": 0.01, "memory": 10**8}
         return result(
-            parts=[{"name": "mini/batches", "per_second": rate, "spread": 0.01, "memory": None}],
-            prices=[price(one)],
+            components=[{"name": "mini/batches", "per_second": rate, "spread": 0.01, "memory": None}],
+            ablation=[entry(one)],
             scaling=[point(rate, ratio)],
         )
 
     _, out, _ = told(tmp_path, capsys, with_rate(100.0), with_rate(50.0))
     assert "6 numbers are in both; 4 changed" in out
-    for name in ("parts/mini/batches", "prices/mini-64/training_step/sdpa/alone", "scaling/time/64/sdpa"):
+    for name in ("components/mini/batches", "ablation/mini-64/training_step/sdpa/alone", "scaling/time/64/sdpa"):
         assert name in out
     assert max(map(len, out.splitlines())) <= 100
 
@@ -193,8 +193,8 @@ TEXT = {key: value for key, value in case("full", 2000.0, 2.0, "per_token").item
                 ({"batch": 1, "prompt": 32, "new": 32}, "1x32+32"),
             )
         ),
-        ("prices", price(ALONE), price(FASTER, "gpt2-128"), "training_step/sdpa/alone", "mini-64", "gpt2-128"),
-        ("prices", price(ALONE), {**price(FASTER), "batch": 8}, "training_step/sdpa/alone", "2x64", "8x64"),
+        ("ablation", entry(ALONE), entry(FASTER, "gpt2-128"), "training_step/sdpa/alone", "mini-64", "gpt2-128"),
+        ("ablation", entry(ALONE), {**entry(FASTER), "batch": 8}, "training_step/sdpa/alone", "2x64", "8x64"),
         ("scaling", point(1.0, RATIO), point(9.0, RATIO, batch=4), "scaling/time/64/sdpa", "2x64", "4x64"),
         ("scaling", point(1.0, RATIO), point(9.0, RATIO, n_layer=4), "scaling/time/64/sdpa", "L2", "L4"),
         ("scaling", point(1.0, RATIO), point(9.0, RATIO, block_size=64), "scaling/time", "block 1024", "block 64"),
@@ -220,13 +220,13 @@ def test_what_has_another_shape_is_new_and_not_changed(
 
 
 def test_a_name_says_what_was_measured_with_its_whole_shape() -> None:
-    made = result(cases=[{**TEXT, "batch": 1, "prompt": 32, "new": 16}], prices=[price(ALONE)], scaling=[])
+    made = result(cases=[{**TEXT, "batch": 1, "prompt": 32, "new": 16}], ablation=[entry(ALONE)], scaling=[])
     made["scaling"] = [point(1.0, RATIO, vocab_size=8192, n_head=4, n_embd=256)]
     assert list(numbers(made)) == [
         "smoke/training/per_token/full 1x32+16",
         "scaling/time/64/sdpa 2x64 block 1024 L2 bias True V8192 H4 C256",
-        "prices/mini-64/training_step/sdpa/alone 2x64",
-        "prices/mini-64/training_step/sdpa/cumulative 2x64",
+        "ablation/mini-64/training_step/sdpa/alone 2x64",
+        "ablation/mini-64/training_step/sdpa/cumulative 2x64",
     ]
 
 

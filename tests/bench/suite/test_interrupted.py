@@ -117,7 +117,7 @@ def test_a_suite_that_was_stopped_and_killed_goes_on_and_measures_nothing_twice(
     run = Run(*FEW, f"--json={own}", keyword=keyword, at="round of generation", patient=True)
     assert (run.status, run.errors[-1]) == (130, way_on(own, keyword)), run.out
     assert "smoke/training: forward of reference" in run.told
-    assert {case["sitting"] for case in read(own)["cases"]} == {"training"}, "what was measured is written, too"
+    assert {case["scenario"] for case in read(own)["cases"]} == {"training"}, "what was measured is written, too"
 
     resumed = (f"--resume={left}", f"--json={own}")
     run = Run(*resumed, keyword=keyword, at="round of generation", kind="SIGKILL")
@@ -131,7 +131,7 @@ def test_a_suite_that_was_stopped_and_killed_goes_on_and_measures_nothing_twice(
     assert "smoke/training: forward of reference" not in run.told
     assert "smoke/text: per_token of reference" in run.told
     result = read(own)
-    assert {case["sitting"] for case in result["cases"]} == {"training", "text"}
+    assert {case["scenario"] for case in result["cases"]} == {"training", "text"}
     assert len(result["resumed"]) == 2
     assert result["arguments"]["contenders"] == ["reference"]
     assert not left.exists()

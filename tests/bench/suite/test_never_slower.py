@@ -28,17 +28,17 @@ class Timed:
 def session_of(fast: float, quick: bool = False, left_out: tuple[str, ...] = ()) -> Any:
     """A session in which the default recipe takes `fast` times as long as PLAIN, and the reference as long as PLAIN."""
 
-    def sitting(workload: str, sitting: str, names: tuple[str, ...], starts: int) -> dict[str, dict[str, Timed]]:
+    def timings_of(workload: str, scenario: str, names: tuple[str, ...], launches: int) -> dict[str, dict[str, Timed]]:
         if workload in left_out:
             raise LeftOut(f"{workload} does not fit")
         return {name: {"forward": Timed(fast if name == "optimized" else 1.0)} for name in names}
 
     rows = tuple(Row(name, ("training",), ("reference", "plain", "optimized")) for name in ("smoke", "mini"))
-    return SimpleNamespace(plan=SimpleNamespace(rows=rows), sitting=sitting, quick=quick)
+    return SimpleNamespace(plan=SimpleNamespace(rows=rows), timings_of=timings_of, quick=quick)
 
 
-def judge(session: Any, sitting: str = "training") -> None:
-    regression.test_the_default_recipe_is_nowhere_slower_than_plain_code(sitting, "cpu", {"cpu": session})
+def judge(session: Any, scenario: str = "training") -> None:
+    regression.test_the_default_recipe_is_nowhere_slower_than_plain_code(scenario, "cpu", {"cpu": session})
 
 
 @pytest.mark.parametrize("fast", [0.5, 1.0, 1.05])

@@ -8,26 +8,26 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.contenders import CONTENDERS, LADDER, PRICED, find
-from bench.contenders.gate import Pass
-from bench.suite.ablation import ANCHORS, KINDS, PROOF, UNPRICED, ladder, pair, price
+from bench.contenders import ABLATED, CONTENDERS, LADDER, find
+from bench.contenders.gate import GateResult
+from bench.suite.ablation import ANCHORS, KINDS, NOT_ABLATED, PROOF, effects, ladder, pair
 from bench.suite.plan import ACCELERATOR, BASE, CPU, QUICK, plan_for
 from bench.suite.scaling import AXES, CURVES, MIDDLE, points
 from bench.suite.session import LeftOut, Session
-from bench.timing.interleave import Turns, sitting_job
+from bench.timing.interleave import Timings, scenario_job
 from bench.timing.peak_memory import Peak
 from bench.timing.ratios import Ratio
 from bench.timing.worker import Compiled
 from bench.workloads.flops import generated_flops_per_token
 from bench.workloads.scenarios import (
-    SITTINGS,
+    SCENARIOS,
     WORKLOADS,
     flops_per_token,
     misfit,
     named,
     proof_misfit,
     rows_of,
-    sitting_bytes,
+    scenario_bytes,
     text_shape,
     tokens_of,
 )
@@ -51,7 +51,7 @@ def test_every_row_has_the_base_first_and_names_that_exist(plan: object) -> None
     for row in plan.rows:  # type: ignore[attr-defined]
         assert row.contenders[0] == BASE
         assert set(row.contenders) <= set(CONTENDERS)
-        assert set(row.sittings) <= set(SITTINGS)
+        assert set(row.scenarios) <= set(SCENARIOS)
 
 
 def test_a_plan_is_narrowed_by_name_and_keeps_the_base() -> None:
@@ -80,7 +80,7 @@ def test_a_task_has_the_tokens_and_operations_of_one_call() -> None:
 
 
 def test_what_does_not_fit_is_one_line_with_both_numbers() -> None:
-    each = sitting_bytes(named("gpt2-xl"), "training")
+    each = scenario_bytes(named("gpt2-xl"), "training")
     assert each > 16 * 1_557_611_200
     assert misfit("gpt2-xl", "training", 2, 2 * each) is None
     assert misfit("gpt2-xl", "training", 2, None) is None
@@ -94,12 +94,14 @@ def test_what_does_not_fit_is_one_line_with_both_numbers() -> None:
     assert proof_misfit("smoke", 10**10) is None
 
 
-@pytest.mark.parametrize("sitting", SITTINGS)
-def test_more_of_anything_needs_more_memory(sitting: str) -> None:
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_more_of_anything_needs_more_memory(scenario: str) -> None:
     work = named("mini")
-    assert sitting_bytes(replace(work, config=replace(work.config, n_embd=512)), sitting) > sitting_bytes(work, sitting)
-    if sitting in ("forward", "training"):
-        assert sitting_bytes(work.of_shape(8, 128), sitting) > sitting_bytes(work, sitting)
+    assert scenario_bytes(replace(work, config=replace(work.config, n_embd=512)), scenario) > scenario_bytes(
+        work, scenario
+    )
+    if scenario in ("forward", "training"):
+        assert scenario_bytes(work.of_shape(8, 128), scenario) > scenario_bytes(work, scenario)
 
 
 def session(available: int | None, monkeypatch: pytest.MonkeyPatch) -> Session:
@@ -108,11 +110,11 @@ def session(available: int | None, monkeypatch: pytest.MonkeyPatch) -> Session:
 
 
 def test_a_workload_that_does_not_fit_is_left_out_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.suite.session.sit", lambda *_: pytest.fail("it was started"))
+    monkeypatch.setattr("bench.suite.session.run_scenario", lambda *_: pytest.fail("it was started"))
     small = session(10**9, monkeypatch)
     for _ in range(2):  # and remembered
         with pytest.raises(LeftOut, match=r"^gpt2-xl: its proof in float64 needs about \d+\.\d GB of memory, 1.0 GB"):
-            small.sitting("gpt2-xl", "training", ("reference", "full"))
+            small.timings_of("gpt2-xl", "training", ("reference", "full"))
     assert len(small.left_out) == 1
     assert small.result()["left_out"] == small.left_out
 
@@ -120,41 +122,41 @@ def test_a_workload_that_does_not_fit_is_left_out_before_anything_starts(monkeyp
 def test_who_has_no_parity_pass_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     own = session(None, monkeypatch)
-    monkeypatch.setattr("bench.suite.session.sit", lambda work, sitting, names, *_: asked.extend(names) or {})
+    monkeypatch.setattr("bench.suite.session.run_scenario", lambda work, scenario, names, *_: asked.extend(names) or {})
     monkeypatch.setattr(Session, "floors", [])
-    own.passes.found["tiny", 8, 64, "reference"] = Pass(True, {"float32": 0.3}, 1e-6, (8, 64), "")
-    own.passes.found["tiny", 8, 64, "full"] = Pass(False, {"float32": 300.0}, 1e-2, (8, 64), "logits: too far")
-    own.sitting("smoke", "forward", ("reference", "full"))
+    own.gate.found["tiny", 8, 64, "reference"] = GateResult(True, {"float32": 0.3}, 1e-6, (8, 64), "")
+    own.gate.found["tiny", 8, 64, "full"] = GateResult(False, {"float32": 300.0}, 1e-2, (8, 64), "logits: too far")
+    own.timings_of("smoke", "forward", ("reference", "full"))
     assert asked == ["reference"]
     with pytest.raises(AssertionError, match=r"no parity pass, no number"):
-        own.case("smoke", "forward", "forward", "full", made_up_turns())
+        own.case("smoke", "forward", "forward", "full", made_up_timings())
 
 
-def made_up_turns(seconds: float = 1.0, rounds: int = 3, **anchors: float) -> Turns:
+def made_up_timings(seconds: float = 1.0, rounds: int = 3, **anchors: float) -> Timings:
     times = {anchor: Ratio(s / seconds, 0.9 * s / seconds, 1.2 * s / seconds) for anchor, s in anchors.items()}
     peak = Peak(1, 1, "resident")
-    return Turns(
+    return Timings(
         [seconds] * rounds, [rounds], 2.0, Compiled(0, 0.0), 0, peak, times or {"reference": Ratio(1.0, 1.0, 1.0)}
     )
 
 
-def test_a_failing_sitting_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_scenario_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     own, tries = session(None, monkeypatch), []
 
     def fail(*_: object) -> None:
         tries.append(1)
         raise RuntimeError("timing full failed with status 9")
 
-    monkeypatch.setattr(Session, "sit", fail)
+    monkeypatch.setattr(Session, "run_scenario", fail)
     for _ in range(3):
         with pytest.raises(RuntimeError, match="timing full failed"):
-            own.sitting("smoke", "forward", ("reference", "full"))
+            own.timings_of("smoke", "forward", ("reference", "full"))
     assert len(tries) == 1
 
 
-def test_every_rung_that_can_be_timed_has_three_prices_of_recipes_that_are_there() -> None:
-    assert set(PRICED) == set(FULL.rungs) - {"ddp"}
-    for rung in PRICED:
+def test_every_rung_that_can_be_timed_is_ablated_in_three_ways_by_recipes_that_exist() -> None:
+    assert set(ABLATED) == set(FULL.rungs) - {"ddp"}
+    for rung in ABLATED:
         for kind in KINDS:
             for best in (FULL, FULL.without("bf16", "padded_vocab")):
                 slower, faster = pair(rung, kind, best)
@@ -164,7 +166,7 @@ def test_every_rung_that_can_be_timed_has_three_prices_of_recipes_that_are_there
                 assert find(faster)
     assert ladder(FULL)[:2] == ANCHORS
     assert len(set(ladder(FULL))) == len(ladder(FULL))
-    assert set(LADDER) >= {f"without-{rung}" for rung in PRICED}
+    assert set(LADDER) >= {f"without-{rung}" for rung in ABLATED}
     assert not any(name.startswith("with-") for name in ladder(FULL)), "it has them all"
     assert [name for name in ladder(FULL.without("bf16")) if name.startswith("with-")] == ["with-bf16"]
 
@@ -172,36 +174,36 @@ def test_every_rung_that_can_be_timed_has_three_prices_of_recipes_that_are_there
 def test_a_price_is_above_1_where_the_rung_pays_and_keeps_its_row_where_it_does_not() -> None:
     # PLAIN takes 4 s and the best 1 s; sdpa alone 2 s; the best without it 1.5 s; the ladder up to it 3 s
     seconds = {"plain": 4.0, "optimized": 1.0, "sdpa": 2.0, "without-sdpa": 1.5, "upto-sdpa": 3.0, "compile": 5.0}
-    found = {name: {"forward": made_up_turns(s, plain=4.0, optimized=1.0)} for name, s in seconds.items()}
-    prices = price(found, "smoke", "forward", "sdpa", FULL)["forward"]
-    assert [prices[kind]["ratio"]["median"] for kind in KINDS] == [2.0, 1.5, pytest.approx(4 / 3)]
+    found = {name: {"forward": made_up_timings(s, plain=4.0, optimized=1.0)} for name, s in seconds.items()}
+    effects_of = effects(found, "smoke", "forward", "sdpa", FULL)["forward"]
+    assert [effects_of[kind]["ratio"]["median"] for kind in KINDS] == [2.0, 1.5, pytest.approx(4 / 3)]
     interval = {"low": pytest.approx(1.8), "high": pytest.approx(2.4), "confidence": 0.95}
-    assert prices["alone"]["ratio"] == {"median": 2.0, **interval}
-    assert prices["without"]["ratio"]["low"] == pytest.approx(1.5 / 1.2)
-    assert prices["without"]["ratio"]["high"] == pytest.approx(1.5 / 0.9)
-    assert [prices[kind]["contender"] for kind in KINDS] == ["sdpa", "without-sdpa", "upto-sdpa"]
-    assert [prices[kind]["tokens_per_second"] for kind in KINDS] == [512 / 2.0, 512 / 1.5, 512 / 3.0]
-    loses = price(found, "smoke", "forward", "compile", FULL)["forward"]
+    assert effects_of["alone"]["ratio"] == {"median": 2.0, **interval}
+    assert effects_of["leave_one_out"]["ratio"]["low"] == pytest.approx(1.5 / 1.2)
+    assert effects_of["leave_one_out"]["ratio"]["high"] == pytest.approx(1.5 / 0.9)
+    assert [effects_of[kind]["contender"] for kind in KINDS] == ["sdpa", "without-sdpa", "upto-sdpa"]
+    assert [effects_of[kind]["tokens_per_second"] for kind in KINDS] == [512 / 2.0, 512 / 1.5, 512 / 3.0]
+    loses = effects(found, "smoke", "forward", "compile", FULL)["forward"]
     assert loses["alone"]["ratio"]["median"] == 0.8
-    assert loses["without"] is None, "that recipe has no parity pass"
-    found["with-compile"] = {"forward": made_up_turns(2.0, plain=4.0, optimized=1.0)}
-    added = price(found, "smoke", "forward", "compile", FULL.without("compile"))["forward"]["without"]
+    assert loses["leave_one_out"] is None, "that recipe has no parity pass"
+    found["with-compile"] = {"forward": made_up_timings(2.0, plain=4.0, optimized=1.0)}
+    added = effects(found, "smoke", "forward", "compile", FULL.without("compile"))["forward"]["leave_one_out"]
     assert added["contender"] == "with-compile", "the best recipe does without: it is added"
     assert added["ratio"]["median"] == 0.5
 
 
 def test_a_price_is_a_ratio_to_the_anchor_that_sat_in_the_same_group() -> None:
     """In another group there were other rounds, at another time, and not even as many."""
-    # The machine was twice as slow when sdpa sat beside PLAIN and the best: 8 s, 2 s, and 4 s for it.
+    # The machine was twice as slow when sdpa ran beside PLAIN and the best: 8 s, 2 s, and 4 s for it.
     found = {
-        "plain": {"forward": made_up_turns(4.0, rounds=5, plain=4.0, optimized=1.0)},
-        "optimized": {"forward": made_up_turns(1.0, rounds=5, plain=4.0, optimized=1.0)},
-        "sdpa": {"forward": made_up_turns(4.0, rounds=3, plain=8.0, optimized=2.0)},
-        "without-sdpa": {"forward": made_up_turns(3.0, rounds=3, plain=8.0, optimized=2.0)},
+        "plain": {"forward": made_up_timings(4.0, rounds=5, plain=4.0, optimized=1.0)},
+        "optimized": {"forward": made_up_timings(1.0, rounds=5, plain=4.0, optimized=1.0)},
+        "sdpa": {"forward": made_up_timings(4.0, rounds=3, plain=8.0, optimized=2.0)},
+        "without-sdpa": {"forward": made_up_timings(3.0, rounds=3, plain=8.0, optimized=2.0)},
     }
-    prices = price(found, "smoke", "forward", "sdpa", FULL)["forward"]
-    assert prices["alone"]["ratio"]["median"] == 2.0
-    assert prices["without"]["ratio"]["median"] == 1.5
+    effects_of = effects(found, "smoke", "forward", "sdpa", FULL)["forward"]
+    assert effects_of["alone"]["ratio"]["median"] == 2.0
+    assert effects_of["leave_one_out"]["ratio"]["median"] == 1.5
 
 
 def test_every_point_of_a_curve_is_measured_once_and_one_that_does_not_fit_is_a_line(
@@ -209,13 +211,15 @@ def test_every_point_of_a_curve_is_measured_once_and_one_that_does_not_fit_is_a_
 ) -> None:
     own, held = session(10**10, monkeypatch), []
 
-    def sit(work: Workload, sitting: str, names: list[str], *rest: object, keep: object) -> dict[str, dict[str, Turns]]:
+    def run_scenario(
+        work: Workload, scenario: str, names: list[str], *rest: object, keep: object
+    ) -> dict[str, dict[str, Timings]]:
         held.append(work)
-        return {name: {"training_step": made_up_turns()} for name in names}
+        return {name: {"training_step": made_up_timings()} for name in names}
 
-    monkeypatch.setattr("bench.suite.session.sit", sit)
-    passed = Pass(True, {"float32": 0.5}, 1e-6, (2, 128), "")
-    monkeypatch.setattr(own.passes, "of", lambda work, names, texts: dict.fromkeys(names, passed))
+    monkeypatch.setattr("bench.suite.session.run_scenario", run_scenario)
+    passed = GateResult(True, {"float32": 0.5}, 1e-6, (2, 128), "")
+    monkeypatch.setattr(own.gate, "of", lambda work, names, texts: dict.fromkeys(names, passed))
     for point in points():
         own.point(point)
     assert len(held) == len(set(held)) == len({point.work for point in points()})
@@ -245,7 +249,7 @@ def test_the_recipes_of_the_ladder_are_what_their_names_say(monkeypatch: pytest.
         monkeypatch.setattr("optimized.recipe.hardware_of", lambda device, found=bfloat16: machine(found))
         best = set(optimized.best("cpu", "float32", config).rungs)
         assert ("bf16" in best) == bfloat16
-        for rung in PRICED:
+        for rung in ABLATED:
             assert recipe(f"without-{rung}") == best - {rung}
             assert recipe(f"with-{rung}") == best | {rung}
             order = list(RUNGS)
@@ -253,7 +257,7 @@ def test_the_recipes_of_the_ladder_are_what_their_names_say(monkeypatch: pytest.
             assert recipe(rung) == {rung}
         assert recipe("full") == set(FULL.rungs)
         assert recipe("optimized") == best
-        assert best - recipe(f"upto-{PRICED[-1]}") == {"ddp"}, "the last of the ladder is the best on one process"
+        assert best - recipe(f"upto-{ABLATED[-1]}") == {"ddp"}, "the last of the ladder is the best on one process"
 
 
 def machine(bfloat16: bool) -> Hardware:
@@ -274,8 +278,8 @@ def test_the_curves_cross_in_the_middle_and_change_one_size_each() -> None:
 
 
 def test_what_has_no_price_or_is_not_in_the_plan_says_why() -> None:
-    assert {*PRICED, *UNPRICED} == set(RUNGS)
-    assert not set(PRICED) & set(UNPRICED)
+    assert {*ABLATED, *NOT_ABLATED} == set(RUNGS)
+    assert not set(ABLATED) & set(NOT_ABLATED)
     assert any(line.startswith("gpt2 and gpt2-xl at 1,024 tokens: ") for line in plan_for("cpu", False).left_out)
     assert plan_for("cpu", False, ("gpt2",)).left_out == (), "who chooses knows what is left out"
 
@@ -283,11 +287,11 @@ def test_what_has_no_price_or_is_not_in_the_plan_says_why() -> None:
 def test_the_ladder_writes_fewer_tokens() -> None:
     work = named("mini-64")
     assert text_shape(work) == (32, 32)
-    assert text_shape(work, "ladder") == sitting_text(work) == (32, 12)
+    assert text_shape(work, "ladder") == prompt_and_new(work) == (32, 12)
 
 
-def sitting_text(work: Workload) -> tuple[int, int]:
-    job = sitting_job("plain", work, "ladder", torch.device("cpu"), again=False)
+def prompt_and_new(work: Workload) -> tuple[int, int]:
+    job = scenario_job("plain", work, "ladder", torch.device("cpu"), again=False)
     return job.prompt, job.new
 
 
@@ -301,26 +305,26 @@ def test_the_logits_of_the_whole_batch_count_in_the_memory_of_a_proof(monkeypatc
     assert proof_misfit("gpt2-512", logits) is not None
 
 
-def test_a_sitting_is_proven_at_its_own_shape_is_told_apart_by_its_starts_and_reads_the_clocks(
+def test_a_scenario_is_proven_at_its_own_shape_is__by_its_launches__and_reads_the_clocks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     own, proven, held = session(None, monkeypatch), [], []
 
-    def of(work: Workload, names: list[str], texts: bool = True) -> dict[str, Pass]:
+    def of(work: Workload, names: list[str], texts: bool = True) -> dict[str, GateResult]:
         proven.append(work)
-        return dict.fromkeys(names, Pass(True, {"float32": 0.3}, 1e-6, (work.batch, work.time), ""))
+        return dict.fromkeys(names, GateResult(True, {"float32": 0.3}, 1e-6, (work.batch, work.time), ""))
 
-    def sit(*arguments: object) -> dict[str, dict[str, Turns]]:
+    def run_scenario(*arguments: object) -> dict[str, dict[str, Timings]]:
         held.append(arguments[-2])
         return {}
 
-    monkeypatch.setattr(own.passes, "of", of)
-    monkeypatch.setattr("bench.suite.session.sit", sit)
+    monkeypatch.setattr(own.gate, "of", of)
+    monkeypatch.setattr("bench.suite.session.run_scenario", run_scenario)
     monkeypatch.setattr("bench.suite.session.clocks_after_work", lambda found, device: {**found, "read": len(held)})
-    for starts in (1, 3, 3):
-        own.sitting("mini-64", "step", ("reference",), starts=starts)
+    for launches in (1, 3, 3):
+        own.timings_of("mini-64", "step", ("reference",), launches=launches)
     assert held == [1, 3], "once each"
     assert {(work.batch, work.time) for work in proven} == {(2, 64)}
     assert own.environment["clocks"]["read"] == 2
-    own.sitting("mini-64", "step", ("plain",), proof=PROOF)
+    own.timings_of("mini-64", "step", ("plain",), proof=PROOF)
     assert PROOF in proven

@@ -63,7 +63,7 @@ def test_a_file_that_is_cut_short_is_refused(length: int, tmp_path: Path) -> Non
             {"version": VERSION + 1},
             rf"is of version {VERSION + 1}, this program reads {VERSION}: measure again by nox -s bench$",
         ),
-        ({"version": 2}, rf"is of version 2, this program reads {VERSION}: measure again by nox -s bench$"),
+        ({"version": 3}, rf"is of version 3, this program reads {VERSION}: measure again by nox -s bench$"),
         ({"version": None}, rf"is of version None, this program reads {VERSION}"),
         ({"kind": "compare"}, r"is no result of the suite \(kind 'compare', not 'suite'\): make one by nox -s bench "),
     ],
@@ -81,9 +81,9 @@ def test_json_that_is_no_object_and_a_result_that_lacks_something_are_refused(tm
     with pytest.raises(ValueError, match=r"kind no object, not 'suite'"):
         read(path)
     half = result()
-    del half["prices"], half["cases"]
+    del half["ablation"], half["cases"]
     path.write_text(json.dumps(half))
-    with pytest.raises(ValueError, match=r"result.json: lacks cases, prices: measure again"):
+    with pytest.raises(ValueError, match=r"result.json: lacks ablation, cases: measure again"):
         read(path)
     with pytest.raises(ValueError, match=r"none.json: cannot be read \(No such file or directory\)"):
         read(tmp_path / "none.json")

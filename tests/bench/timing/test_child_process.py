@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -37,6 +38,14 @@ call.result()
 """
 
 
+LOCKED = CALL.replace("hash_for_minutes", "keep_the_lock_for_hours")
+
+
+def keep_the_lock_for_hours(_: object) -> None:
+    """No other thread of the process runs meanwhile, as in a kernel of torch.compile."""
+    sum(range(10**13))
+
+
 def hash_for_minutes(_: object) -> None:
     import hashlib
 
@@ -60,7 +69,17 @@ of_each = pytest.mark.parametrize("code", [CALL, pytest.param(WORKER, marks=pyte
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no kill that a process does not notice")
-@of_each
+@pytest.mark.parametrize(
+    "code",
+    [
+        CALL,
+        pytest.param(
+            LOCKED, marks=pytest.mark.skipif(sys.platform != "linux", reason="needs prctl's PR_SET_PDEATHSIG, of Linux")
+        ),
+        pytest.param(WORKER, marks=pytest.mark.slow),
+    ],
+    ids=["call", "call that keeps Python's lock", "worker"],
+)
 def test_a_child_ends_in_the_middle_of_its_task_when_its_parent_is_killed(code: str) -> None:
     with start("-c", code) as parent:
         child = at_work(parent)
@@ -71,6 +90,43 @@ def test_a_child_ends_in_the_middle_of_its_task_when_its_parent_is_killed(code: 
         finally:
             if child.is_running():
                 child.kill()
+
+
+LAUNCHED_BY_A_THREAD = """
+import sys, threading
+from pathlib import Path
+from bench.timing.fresh_process import Call
+from tests.bench.timing.test_child_process import wait_for
+
+calls, folder = [], Path(sys.argv[1])
+
+def launch():
+    calls.append(Call("tests.bench.timing.test_child_process:outlive_a_thread", str(folder), "waiting"))
+    wait_for(folder / "running")
+
+thread = threading.Thread(target=launch)
+thread.start()
+thread.join()
+(folder / "thread ended").touch()
+print(calls[0].result())
+"""
+
+
+def wait_for(path: Path) -> None:
+    while not path.exists():
+        time.sleep(0.05)
+
+
+def outlive_a_thread(folder: str) -> str:
+    Path(folder, "running").touch()
+    wait_for(Path(folder, "thread ended"))
+    return "still there"
+
+
+def test_a_child_outlives_the_thread_that_launched_it(tmp_path: Path) -> None:
+    with start("-c", LAUNCHED_BY_A_THREAD, tmp_path) as parent:
+        output, error = parent.communicate(timeout=60)
+    assert output == "still there\n", error
 
 
 def test_a_child_whose_parent_was_gone_before_it_looked_ends() -> None:

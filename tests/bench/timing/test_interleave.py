@@ -1,4 +1,4 @@
-"""A sitting: in turn, warm, with what a token costs, and with compiling noticed."""
+"""A scenario: in turn, warm, with what a token costs, and with compiling noticed."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from bench.timing import interleave
-from bench.timing.interleave import Pace, Turns, hold, joined, possible, sit
+from bench.timing.interleave import Progress, TimeBudget, Timings, joined, possible, run_scenario, time_task
 from bench.timing.peak_memory import Peak
 from bench.timing.worker import Compiled
 from bench.workloads.scenarios import named
 
 CPU = torch.device("cpu")
-PACE = Pace(seconds=1.0, least=3, most=5)
+TIME_BUDGET = TimeBudget(seconds=1.0, least=3, most=5)
 
 
 @dataclass
@@ -58,10 +58,13 @@ def tell(_: str) -> None:
     pass
 
 
+PROGRESS = Progress(tell)
+
+
 def test_all_take_turns_after_two_calls_that_are_not_counted() -> None:
     log: list[str] = []
     workers: Any = {name: Made(name, log, {"forward": seconds}) for name, seconds in (("a", 1.0), ("b", 0.5))}
-    found = hold(workers, "forward", PACE, tell)
+    found = time_task(workers, "forward", TIME_BUDGET, PROGRESS)
     assert log == ["a forward", "b forward"] * (2 + 3)
     assert found["a"].seconds == [1.0] * 3
     assert found["a"].first == 10.0
@@ -75,20 +78,20 @@ def test_all_take_turns_after_two_calls_that_are_not_counted() -> None:
 def test_first_calls_that_nobody_will_see_are_made_side_by_side() -> None:
     log: list[str] = []
     workers: Any = {name: Made(name, log, {"forward": 1.0}) for name in ("a", "b")}
-    hold(workers, "forward", PACE, tell, cold=False)
+    time_task(workers, "forward", TIME_BUDGET, PROGRESS, cold=False)
     assert log[:4] == ["a is sent forward", "b is sent forward", "a answers", "b answers"]
     assert log[4:] == ["a forward", "b forward"] * (1 + 3)
 
 
 def test_a_graph_that_is_made_during_the_rounds_is_noticed() -> None:
     workers: Any = {"a": Made("a", [], {"forward": 1.0}, compiles_at=(0, 3))}
-    assert hold(workers, "forward", PACE, tell)["a"].recompiled == 1
+    assert time_task(workers, "forward", TIME_BUDGET, PROGRESS)["a"].recompiled == 1
 
 
 def test_a_token_costs_what_more_tokens_take_longer_than_one() -> None:
     workers: Any = {"a": Made("a", [], {"prefill": 2.0, "generation": 4.0}, new=5)}
-    assert hold(workers, "per_token", PACE, tell)["a"].seconds == [0.5] * 3
-    assert hold(workers, "prefill", PACE, tell)["a"].seconds == [2.0] * 3
+    assert time_task(workers, "per_token", TIME_BUDGET, PROGRESS)["a"].seconds == [0.5] * 3
+    assert time_task(workers, "prefill", TIME_BUDGET, PROGRESS)["a"].seconds == [2.0] * 3
 
 
 def test_a_round_in_which_more_tokens_take_no_longer_than_one_is_left_out_for_all() -> None:
@@ -101,7 +104,7 @@ def test_a_round_in_which_more_tokens_take_no_longer_than_one_is_left_out_for_al
 def test_what_is_shorter_than_a_time_slice_is_done_several_times_by_all() -> None:
     log: list[str] = []
     workers: Any = {"a": Made("a", log, {"forward": 0.010}), "b": Made("b", log, {"forward": 0.003})}
-    hold(workers, "forward", PACE, tell)
+    time_task(workers, "forward", TIME_BUDGET, PROGRESS)
     assert log[4:6] == ["a forward x 10", "b forward x 10"]
 
 
@@ -119,7 +122,7 @@ def test_memory_is_read_before_the_next_task_begins(monkeypatch: pytest.MonkeyPa
             pass
 
     monkeypatch.setattr(interleave, "crew", Crew)
-    found = sit(named("smoke"), "training", ["reference", "full", "reference"], CPU, PACE, tell)
+    found = run_scenario(named("smoke"), "training", ["reference", "full", "reference"], CPU, TIME_BUDGET, tell)
     assert list(found) == ["reference", "full", "reference (again)"]
     assert list(found["full"]) == ["forward", "loss_and_gradient", "training_step"]
     assert made["full"].held == [2, 7, 12], "after two calls of each task, before its rounds"
@@ -143,21 +146,21 @@ def test_where_not_all_fit_they_come_in_groups_with_the_anchors_in_each(monkeypa
             pass
 
     monkeypatch.setattr(interleave, "crew", Crew)
-    monkeypatch.setattr(interleave, "sitting_bytes", lambda work, sitting: 10)
+    monkeypatch.setattr(interleave, "scenario_bytes", lambda work, scenario: 10)
     names = ["plain", "full", "sdpa", "bf16", "compile"]
-    found = sit(named("smoke"), "forward", names, CPU, PACE, tell, free=45, anchors=2)
+    found = run_scenario(named("smoke"), "forward", names, CPU, TIME_BUDGET, tell, free=45, anchors=2)
     assert groups == [["plain", "full", "sdpa", "bf16"], ["plain", "full", "compile"]]
     assert set(found) == set(names)
     assert set(found["compile"]["forward"].ratios) == {"plain", "full"}
 
 
-def test_the_last_task_is_done_by_several_starts_in_other_orders_and_the_intervals_know_how_they_differ(
+def test_the_last_task_is_done_by_several_launches_in_other_orders_and_the_intervals_know_how_they_differ(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     orders: list[list[str]] = []
     made: list[dict[str, Made]] = []
     said: list[str] = []
-    # b takes 1 s in the first start, then 2 s, then 4 s, and never differs within one
+    # b takes 1 s in the first launch, then 2 s, then 4 s, and never differs within one
     its_seconds = iter((1.0, 2.0, 4.0))
 
     class Crew:
@@ -176,62 +179,64 @@ def test_the_last_task_is_done_by_several_starts_in_other_orders_and_the_interva
 
     monkeypatch.setattr(interleave, "crew", Crew)
     names = ["reference", "huggingface-sdpa", "full", "full-float32"]
-    found = sit(named("smoke"), "training", names, CPU, PACE, said.append, starts=3)
+    found = run_scenario(named("smoke"), "training", names, CPU, TIME_BUDGET, said.append, launches=3)
     assert list(found) == names, "in the order that was asked for"
     assert orders[0] == names
     assert all(sorted(order) == sorted(names) for order in orders)
     assert len({tuple(order) for order in orders}) == 3, "who comes after whom is another one each time"
     assert found["full"]["loss_and_gradient"].rounds == [3], "only the last task is begun anew"
-    assert [start["full"].done for start in made] == [2 * (2 + 3) + 2 + 1, 2 + 1, 2 + 1]
+    assert [launch["full"].done for launch in made] == [2 * (2 + 3) + 2 + 1, 2 + 1, 2 + 1]
     again = found["full"]["training_step"]
     assert (again.seconds, again.rounds) == ([1.0, 2.0, 4.0], [1, 1, 1])
-    assert replace(again, rounds=[2, 1]).starts() == [[1.0, 2.0], [4.0]]
+    assert replace(again, rounds=[2, 1]).by_launch() == [[1.0, 2.0], [4.0]]
     times = again.ratios["reference"]
-    assert (times.low, times.median, times.high) == (1.0, 2.0, 4.0), "one start alone would have had no width"
-    assert [line for line in said if line.startswith("start ")][1] == (
-        "start 2 of 3: reference, huggingface-sdpa, full, full-float32"
+    assert (times.low, times.median, times.high) == (1.0, 2.0, 4.0), "one launch alone would have had no width"
+    assert [line for line in said if line.startswith("launch ")][1] == (
+        "launch 2 of 3: reference, huggingface-sdpa, full, full-float32"
     )
 
 
-def test_what_several_starts_found_is_joined() -> None:
-    def start(seconds: float, bytes_held: int, recompiled: int) -> dict[str, Turns]:
-        ours = Turns([seconds] * 2, [2], seconds, Compiled(1, seconds), recompiled, Peak(bytes_held, 5, "resident"), {})
+def test_what_several_launches_found_is_joined() -> None:
+    def launch(seconds: float, bytes_held: int, recompiled: int) -> dict[str, Timings]:
+        ours = Timings(
+            [seconds] * 2, [2], seconds, Compiled(1, seconds), recompiled, Peak(bytes_held, 5, "resident"), {}
+        )
         return {"a": ours, "b": replace(ours, seconds=[1.0] * 2)}
 
-    whole = joined([start(2.0, 30, 0), start(3.0, 50, 1)], "a", ["b"])
+    whole = joined([launch(2.0, 30, 0), launch(3.0, 50, 1)], "a", ["b"])
     assert whole.memory.bytes == 50, "the highest"
     assert whole.recompiled == 1, "in any of them"
-    assert (whole.first, whole.compiled.seconds) == (2.0, 2.0), "of the first start, which began cold"
+    assert (whole.first, whole.compiled.seconds) == (2.0, 2.0), "of the first launch, which began cold"
     assert whole.ratios["b"].median == pytest.approx((1 / 2 + 1 / 3) / 2)
 
 
-def test_the_ratio_of_several_starts_is_that_of_their_medians_and_their_number_is_its_confidence() -> None:
-    anchor = Turns([1.0] * 7, [5, 1, 1], 1.0, Compiled(0, 0.0), 0, Peak(1, 1, "resident"), {})
+def test_the_ratio_of_several_launches_is_that_of_their_medians_and_their_number_is_its_confidence() -> None:
+    anchor = Timings([1.0] * 7, [5, 1, 1], 1.0, Compiled(0, 0.0), 0, Peak(1, 1, "resident"), {})
     ours = replace(anchor, seconds=[1.0] * 5 + [0.25, 0.125])
     found = ours.times_as_fast(anchor)
-    assert found.median == 4.0, "one start of three, although five rounds of seven were of another"
+    assert found.median == 4.0, "one launch of three, although five rounds of seven were of another"
     assert found.confidence == 0.75
     assert replace(ours, rounds=[7]).times_as_fast(replace(anchor, rounds=[7])).median == 1.0
 
 
-@pytest.mark.parametrize(("sitting", "starts", "alone"), [("step", 1, [True]), ("step", 2, [True, False])])
+@pytest.mark.parametrize(("scenario", "launches", "alone"), [("step", 1, [True]), ("step", 2, [True, False])])
 def test_first_calls_are_made_alone_where_they_will_be_shown(
-    sitting: str, starts: int, alone: list[bool], monkeypatch: pytest.MonkeyPatch
+    scenario: str, launches: int, alone: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert first_calls_alone(sitting, starts, monkeypatch) == alone
+    assert first_calls_alone(scenario, launches, monkeypatch) == alone
     assert first_calls_alone("ladder", 1, monkeypatch) == [False, False], "nobody shows those of the ladder"
 
 
-def first_calls_alone(sitting: str, starts: int, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+def first_calls_alone(scenario: str, launches: int, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Of each task that is held."""
     seen: list[bool] = []
-    turns_of_one = Turns([1.0], [1], 1.0, Compiled(0, 0.0), 0, Peak(1, 1, "resident"), {})
+    timings_of_one = Timings([1.0], [1], 1.0, Compiled(0, 0.0), 0, Peak(1, 1, "resident"), {})
 
-    def held(workers: Any, task: str, pace: Pace, tell: Any, cold: bool) -> dict[str, Turns]:
+    def held(workers: Any, task: str, time_budget: TimeBudget, progress: Any, cold: bool) -> dict[str, Timings]:
         seen.append(cold)
-        return {"reference": turns_of_one}
+        return {"reference": timings_of_one}
 
-    monkeypatch.setattr(interleave, "hold", held)
+    monkeypatch.setattr(interleave, "time_task", held)
     monkeypatch.setattr(interleave, "crew", lambda jobs: nullcontext({}))
-    sit(named("smoke"), sitting, ["reference"], CPU, PACE, tell, starts=starts)
+    run_scenario(named("smoke"), scenario, ["reference"], CPU, TIME_BUDGET, tell, launches=launches)
     return seen

@@ -113,7 +113,7 @@ def test_intervals_of_few_rounds_say_with_less_confidence_what_they_hold_as_ofte
 @pytest.mark.parametrize("noise", [False, True])
 def test_intervals_of_three_starts_of_two_rounds_hold_at_least_as_often_as_they_say(noise: bool) -> None:
     runs = [biased(3, seed, rounds=2) for seed in range(600)]
-    if not noise:  # the start is all that differs: then it is no more often
+    if not noise:  # the launch is all that differs: then it is no more often
         runs = [[([min(a)] * 2, [min(b)] * 2) for a, b in launches] for launches in runs]
     found = [ratio_over_launches(launches) for launches in runs]
     assert {one.confidence for one in found} == {0.75}

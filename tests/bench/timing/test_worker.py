@@ -33,9 +33,8 @@ class Recorder:
 def test_workers_take_turns() -> None:
     log: list[str] = []
     workers: Any = {name: Recorder(name, log) for name in "ab"}
-    seconds = take_turns(workers, "forward", 3, lambda: log.append("round"))
-    assert log == ["a forward", "b forward", "round"] * 3
-    assert seconds == {"a": [1.0, 4.0, 7.0], "b": [2.0, 5.0, 8.0]}
+    assert take_turns(workers, "forward") == {"a": 1.0, "b": 2.0}
+    assert log == ["a forward", "b forward"]
 
 
 def test_a_worker_does_every_task_and_weighs_itself() -> None:
@@ -54,13 +53,13 @@ def test_a_worker_does_every_task_and_weighs_itself() -> None:
 
 def test_a_failure_is_told_by_its_last_line_and_ends_the_other_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[subprocess.Popen[str]] = []
-    usual = child_process.start
+    usual = child_process.launch
 
-    def start(*arguments: Any, **streams: Any) -> subprocess.Popen[str]:
+    def launch(*arguments: Any, **streams: Any) -> subprocess.Popen[str]:
         started.append(usual(*arguments, **streams))
         return started[-1]
 
-    monkeypatch.setattr(child_process, "start", start)
+    monkeypatch.setattr(child_process, "launch", launch)
     jobs = [
         replace(job("plain", WORK, "float32", CPU, 1, 1), name="none"),
         job("reference", WORK, "float32", CPU, 1, 1),
