@@ -39,9 +39,7 @@ class Compare:
     """float64, float32, or bfloat16: torch's autocast over float32 weights. Where float32 is asked for, full, bf16
     and huggingface-bf16 compute in bfloat16 all the same, optimized and huggingface-best where the device is fast at
     it, and prove their rounding besides"""
-    contenders: Annotated[
-        tuple[str, ...], shown("NAME", "reference, huggingface-eager, huggingface-sdpa, optimized")
-    ] = ()
+    contenders: Annotated[tuple[str, ...], shown("NAME", "reference, huggingface-sdpa, optimized")] = ()
     """Who takes part: reference; huggingface-eager, -sdpa, -bf16, -compiled, or -best (sdpa, compiled, bf16 where it
     pays); x-transformers and keras-hub, if installed; optimized (with the rungs that pay on this device), plain, full
     (with all), a rung by its name (plain with that rung), full-float32 (full without bf16); all for everybody. Ratios

@@ -133,8 +133,7 @@ def measure(
     asked = [asked_of(part, options.precision, names, what.config, device) for part in parts]
     timings = 1 + len(tasks_of(options))
     with Stages(sum(stages(part, who) for part, who in zip(parts, asked, strict=True)) + timings) as progress:
-        for part, who in zip(parts, asked, strict=True):
-            weights = weights_of(part, what.config, options.seed)
+        for (part, weights), who in zip(weights_of(parts, what.config, options.seed), asked, strict=True):
             found = dict(prove(part, what.config, weights, who, device, options.seed, progress.stage))
             for name in names:
                 verdicts[name].append(found.get(name))

@@ -86,8 +86,7 @@ class Passes:
         """Put all proofs to contenders. Returns their passes by name, as plain values."""
         rounding = any(find(name).rounds(work.config, self.device) for name in names)
         verdicts: dict[str, list[Verdict]] = {name: [] for name in names}
-        for part in parts_of(work, "float32", STEPS, rounding):
-            weights = weights_of(part, work.config, self.seed)
+        for part, weights in weights_of(parts_of(work, "float32", STEPS, rounding), work.config, self.seed):
             for name, verdict in prove(
                 part,
                 work.config,

@@ -118,9 +118,19 @@ def asked_of(part: Part, precision: str, names: Sequence[str], config: GPTConfig
     return [name for name in names if own_precision(precision, name, config, device) == "bfloat16"]
 
 
-def weights_of(part: Part, config: GPTConfig, seed: int) -> Weights:
-    """The weights of a part, float32 values, which every precision but bfloat16 holds exactly."""
-    return warm_state_dict(config, seed) if part.weights == "warm" else hot_state_dict(config, seed, torch.float32)
+def weights_of(parts: Sequence[Part], config: GPTConfig, seed: int) -> Iterator[tuple[Part, Weights]]:
+    """Each part with its weights, float32 values, which every precision but bfloat16 holds exactly.
+
+    One part's weights become those of the next: use them before you ask for the next.
+    """
+    hot = None
+    for part in parts:
+        if part.weights == "hot":
+            hot = hot_state_dict(config, seed, torch.float32)
+            yield part, hot
+        else:
+            yield part, warm_state_dict(config, seed, hot)
+            hot = None  # they are warm now
 
 
 def prove(
