@@ -65,9 +65,7 @@ class Compare:
     """float64, float32, or bfloat16 (torch.autocast, float32 weights). With float32, these contenders still compute
     in bfloat16 and must pass the rounding check: full, bf16, huggingface-bf16; optimized and huggingface-best on a
     device with fast bfloat16"""
-    contenders: Annotated[
-        tuple[str, ...], shown("NAME", "reference, huggingface-eager, huggingface-sdpa, optimized")
-    ] = ()
+    contenders: Annotated[tuple[str, ...], shown("NAME", "reference, huggingface-sdpa, optimized")] = ()
     """Models to compare: reference; huggingface-eager, -sdpa, -bf16, -compiled, -best (sdpa, compiled, bf16 if fast);
     x-transformers and keras-hub, if installed; optimized (the rungs that pay on this device), plain (no rungs), full
     (all rungs), full-float32 (all but bf16), or a rung's name (plain with that rung); all. Ratios are relative to the

@@ -135,8 +135,7 @@ def measure(
     asked = [asked_of(check, options.precision, names, what.config, device) for check in checks]
     timings = 1 + len(tasks_of(options))
     with Stages(sum(stages(check, who) for check, who in zip(checks, asked, strict=True)) + timings) as progress:
-        for check, who in zip(checks, asked, strict=True):
-            weights = weights_of(check, what.config, options.seed)
+        for (check, weights), who in zip(weights_of(checks, what.config, options.seed), asked, strict=True):
             found = dict(prove(check, what.config, weights, who, device, options.seed, progress.stage))
             for name in names:
                 verdicts[name].append(found.get(name))

@@ -74,7 +74,7 @@ CONTENDERS: dict[str, Contender] = {
     **recipes.ROWS,
 }
 
-USUAL = ("reference", "huggingface-eager", "huggingface-sdpa", "optimized")  # takes part if nobody is named
+USUAL = ("reference", "huggingface-sdpa", "optimized")  # takes part if nobody is named
 ALL = "all"  # stands for everybody whose packages are installed
 
 

@@ -86,8 +86,7 @@ class ParityGate:
         """Put all proofs to contenders. Returns their results by name, as plain values."""
         rounding = any(find(name).rounds(work.config, self.device) for name in names)
         verdicts: dict[str, list[Verdict]] = {name: [] for name in names}
-        for check in checks_of(work, "float32", STEPS, rounding):
-            weights = weights_of(check, work.config, self.seed)
+        for check, weights in weights_of(checks_of(work, "float32", STEPS, rounding), work.config, self.seed):
             for name, verdict in prove(
                 check,
                 work.config,

@@ -21,7 +21,7 @@ def built(attention: str, compiled: bool = False) -> Build:
     def build(config: GPTConfig, weights: Weights | None, device: torch.device, dtype: torch.dtype) -> nn.Module:
         from bench.contenders.huggingface_model import HuggingFaceGPT
 
-        model = HuggingFaceGPT(config, attention)
+        model = HuggingFaceGPT(config, attention, draw=weights is None)
         if compiled:
             model.compile_forward()
         return loaded(model, weights, device, dtype)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
+from transformers.initialization import no_init_weights
 
 from optimized.compilation import compilers, vector_width
 from reference.checkpoints.huggingface import PREFIX, from_hf, hf_config, to_hf
@@ -25,14 +26,17 @@ class HuggingFaceGPT(nn.Module):
     Args:
         config: the shape; without biases those of Hugging Face are held at zero and not trained
         attention: transformers' `attn_implementation`, "eager" or "sdpa"
+        draw: random weights; without, they are arbitrary until `load_state_dict`: gpt2 takes 8 s to draw
     """
 
-    def __init__(self, config: GPTConfig, attention: str = "eager") -> None:
+    def __init__(self, config: GPTConfig, attention: str = "eager", draw: bool = True) -> None:
         super().__init__()
         self.config = config
-        self.model = GPT2LMHeadModel._from_config(  # type: ignore[no-untyped-call]
-            GPT2Config(**hf_config(config)), attn_implementation=attention
-        )
+        with nullcontext() if draw else no_init_weights():
+            self.model = GPT2LMHeadModel._from_config(  # type: ignore[no-untyped-call]
+                GPT2Config(**hf_config(config)), attn_implementation=attention
+            )
+        self.model.tie_weights()  # not done where none are drawn
         if self.model.config._attn_implementation != attention:
             raise ValueError(f"transformers chose {self.model.config._attn_implementation!r}, not {attention!r}")
         if not config.bias:

@@ -118,13 +118,19 @@ def asked_of(check: Check, precision: str, names: Sequence[str], config: GPTConf
     return [name for name in names if own_precision(precision, name, config, device) == "bfloat16"]
 
 
-def weights_of(check: Check, config: GPTConfig, seed: int) -> Weights:
-    """The weights of a check, float32 values, which every precision but bfloat16 holds exactly."""
-    return (
-        typical_state_dict(config, seed)
-        if check.weights == "typical"
-        else sharp_state_dict(config, seed, torch.float32)
-    )
+def weights_of(checks: Sequence[Check], config: GPTConfig, seed: int) -> Iterator[tuple[Check, Weights]]:
+    """Each check with its weights, float32 values, which every precision but bfloat16 holds exactly.
+
+    The weights of one check become those of the next: use them before you ask for the next.
+    """
+    sharp = None
+    for check in checks:
+        if check.weights == "sharp":
+            sharp = sharp_state_dict(config, seed, torch.float32)
+            yield check, sharp
+        else:
+            yield check, typical_state_dict(config, seed, sharp)
+            sharp = None  # they are typical now
 
 
 def prove(

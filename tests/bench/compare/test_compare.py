@@ -310,7 +310,7 @@ def test_too_little_memory_is_said_before_anything_starts(
     monkeypatch.setattr(bench.compare.command, "measure", pytest.fail)
     assert main(["compare", "--size", "gpt2-xl", "--batch", "2"]) == 2
     assert re.fullmatch(
-        r"error: comparing 4 contenders at size gpt2-xl, batch 2, time 128 in float32 "
+        r"error: comparing 3 contenders at size gpt2-xl, batch 2, time 128 in float32 "
         r"needs about \d+\.\d GB of memory, 4\.0 GB are free: "
         r"give a smaller --size, --batch or --time, fewer --contenders, or --steps 0\n",
         capsys.readouterr().err,

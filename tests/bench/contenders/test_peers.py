@@ -62,8 +62,8 @@ def quiet(what: str) -> None:
 def verdict(name: str, config: GPTConfig, precision: str) -> Verdict:
     """What the last proof of a precision says of a contender."""
     work = Workload("some", config, batch=2, time=16)
-    for check in checks_of(work, precision, 3):
-        ((_, found),) = prove(check, config, weights_of(check, config, 0), [name], HERE, 0, quiet)
+    for check, weights in weights_of(checks_of(work, precision, 3), config, 0):
+        ((_, found),) = prove(check, config, weights, [name], HERE, 0, quiet)
     return found
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.contenders import CONTENDERS, USUAL, Autocast, Contender, able, build_in, chosen, find, import_what_is_needed
-from bench.contenders.huggingface_model import bfloat16_copy, greedy
+from bench.contenders.huggingface_model import HuggingFaceGPT, bfloat16_copy, greedy
 from bench.contenders.verify import (
     LEARNING_RATE,
     ORACLE,
@@ -22,7 +22,7 @@ from bench.contenders.verify import (
     weights_of,
 )
 from bench.numerics.errors import Measurement, Report
-from bench.numerics.inputs import random_batch, sharp_state_dict
+from bench.numerics.inputs import random_batch, sharp_state_dict, typical_state_dict
 from bench.numerics.outputs import ModelOutputs, collect_outputs
 from bench.numerics.tolerances import BF16_CAPS, BF16_ULP, BUDGETS, rounding_allowance
 from bench.workloads.workload import workload
@@ -37,11 +37,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def verdicts(precision: str, *names: str, config: GPTConfig = CONFIG, steps: int = 3) -> dict[str, list[Verdict]]:
-    """Every part of a precision's proof, put to contenders."""
+    """Every check of a precision's proof, put to contenders."""
     work = replace(workload("tiny", 2, 24), config=config)
     found: dict[str, list[Verdict]] = {name: [] for name in names}
-    for check in checks_of(work, precision, steps):
-        weights = weights_of(check, config, 0)
+    for check, weights in weights_of(checks_of(work, precision, steps), config, 0):
         for name, verdict in prove(check, config, weights, names, CPU, 0, lambda what: None):
             found[name].append(verdict)
     return found
@@ -249,3 +248,27 @@ def test_numbers_too_small_for_any_budget_are_flushed_in_a_proof_and_not_after_i
     with pytest.raises(KeyError), denormals_flushed():
         raise KeyError
     assert float(small * 0.5) > 0.0
+
+
+def test_the_second_checks_weights_come_from_those_of_the_first_and_are_as_if_drawn_anew() -> None:
+    checks = checks_of(workload("tiny", 2, 24), "float32", rounding=True)
+    assert [check.weights for check in checks] == ["sharp", "typical"]
+    for given in (checks, checks[::-1], [*checks, checks[1]]):
+        for check, weights in weights_of(given, CONFIG, 5):
+            alone = (
+                sharp_state_dict(CONFIG, 5, torch.float32)
+                if check.weights == "sharp"
+                else typical_state_dict(CONFIG, 5)
+            )
+            torch.testing.assert_close(weights, alone, rtol=0, atol=0)
+
+
+def test_hugging_faces_model_is_the_same_with_weights_that_were_not_drawn_first() -> None:
+    weights = sharp_state_dict(CONFIG, 0, torch.float32)
+    drawn, not_drawn = (HuggingFaceGPT(CONFIG, "sdpa", draw) for draw in (True, False))
+    for model in (drawn, not_drawn):
+        model.load_state_dict(weights)
+    torch.testing.assert_close(not_drawn.state_dict(), drawn.state_dict(), rtol=0, atol=0)
+    assert not_drawn.model.lm_head.weight is not_drawn.model.transformer.wte.weight
+    ids = torch.tensor([[3, 1, 4, 1, 5]])
+    torch.testing.assert_close(not_drawn(ids), drawn(ids), rtol=0, atol=0)
