@@ -1,7 +1,7 @@
-"""The whole of ParityGPT under one name: `from paritygpt import assert_same`, `from paritygpt.reference import GPT`.
+"""ParityGPT under one name: `from paritygpt import assert_same`, `from paritygpt.reference import GPT`.
 
-An installation has the packages `reference`, `optimized` and `bench` below this one and nothing beside it, so that it
-hides nobody's module `bench`. In a checkout they lie beside it, and checkout.py makes both names mean the same modules.
+An installation has the packages `reference`, `optimized` and `bench` inside this one, so that it hides no other module
+named `bench`. In a checkout they lie beside it, and checkout.py makes both names mean the same modules.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""In a checkout: `paritygpt.reference` is the module `reference` that lies beside, and so is everything below it.
+"""In a checkout, make `paritygpt.reference` the module `reference` beside it, with all submodules.
 
-One module under two names, not two copies of it: a class is the same class, however it was imported. The wheel leaves
-this file out, as the packages lie below `paritygpt` there.
+One module under two names, not two copies: a class is the same class under both. Not part of the wheel, in which the
+packages are inside `paritygpt`.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ ROOT = Path(__file__).parents[1]
 
 
 class Alias(InspectLoader):
-    """Gives a module that has been imported by its own name."""
+    """Loads a module by importing it under its own name."""
 
     def __init__(self, own_name: str) -> None:
         self.own_name = own_name
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """The module itself; the import system is about to give it the spec of the alias."""
+        """The module itself; the import system then sets its spec to the alias's."""
         module = import_module(self.own_name)
         self.own_spec = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing to run: it has been."""
+        """Restore the module's own spec; its code has run."""
         module.__spec__ = self.own_spec
 
     def get_code(self, fullname: str) -> CodeType | None:
@@ -41,13 +41,13 @@ class Alias(InspectLoader):
         return spec.loader.get_code(self.own_name) if spec and isinstance(spec.loader, InspectLoader) else None
 
     def get_source(self, fullname: str) -> str | None:
-        """The text, for tracebacks of the same."""
+        """The source, for tracebacks of `python -m paritygpt.reference`."""
         spec = find_spec(self.own_name)
         return spec.loader.get_source(self.own_name) if spec and isinstance(spec.loader, InspectLoader) else None
 
 
 class Beside(MetaPathFinder):
-    """Finds `paritygpt.NAME` and what is below it for the names of packages beside this one."""
+    """Finds `paritygpt.NAME` and its submodules for packages beside this one."""
 
     def __init__(self, packages: Sequence[str]) -> None:
         self.packages = frozenset(packages)
@@ -55,7 +55,7 @@ class Beside(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """An alias, if there is such a module."""
+        """An alias's spec, or None if there is no such module."""
         own_name = fullname.removeprefix(PREFIX)
         if own_name == fullname or own_name.partition(".")[0] not in self.packages:
             return None
@@ -68,10 +68,10 @@ class Beside(MetaPathFinder):
 
 
 def find_packages_beside(packages: Sequence[str]) -> None:
-    """Have the packages found as `paritygpt.NAME` too.
+    """Make packages importable as `paritygpt.NAME` too.
 
-    Raises ImportError, one line, where one of the names means something else than the package of this checkout: then a
-    checkout that is installed with -e cannot be used, and an installation can.
+    Raises ImportError if a name belongs to another package: then a checkout installed with -e does not work, but an
+    ordinary installation does.
     """
     for name in packages:
         spec = find_spec(name)

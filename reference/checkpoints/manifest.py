@@ -30,7 +30,7 @@ def verify(folder: Path, names: Collection[str], hashes: bool = True) -> None:
     """Raise Damaged unless the folder holds exactly the files `names`, as they were when it was listed.
 
     Args:
-        folder: a folder with a manifest. Names that begin with a dot are passed over: nobody reads those, and
+        folder: a folder with a manifest. Ignores names that begin with a dot: no reader opens those, and
             file systems and file managers leave some.
         names: the required files, without the manifest
         hashes: False compares sizes only: fast, and enough to find half written or half deleted folders

@@ -55,12 +55,12 @@ class Backend:
     build_step: BuildStep
     # as reference.sampling.stream
     stream: Callable[..., Iterator[Tensor]]
-    processes: Processes = ALONE  # that share a training run
+    processes: Processes = ALONE  # of the training run
     precision: Callable[[nn.Module], str] = lambda model: precision_of_weights(model)  # of products, for people
-    summary: Callable[[nn.Module], Sequence[str]] = lambda model: ()  # lines on the choices that a run begins with
-    notes: Callable[[nn.Module], Sequence[str]] = lambda model: ()  # lines on what a user may miss
-    remark: Callable[[nn.Module], str] = lambda model: ""  # about a trained model, for people
-    program: str = ""  # what the user types to come here, before the command: `reference.cli.main` fills it in
+    summary: Callable[[nn.Module], Sequence[str]] = lambda model: ()  # lines on its recipe, at the start of a run
+    notes: Callable[[nn.Module], Sequence[str]] = lambda model: ()  # lines that a user should know
+    remark: Callable[[nn.Module], str] = lambda model: ""  # a sentence at the end of a run
+    program: str = ""  # as typed by the user, before the command; set by `reference.cli.main`
 
 
 def build_model(

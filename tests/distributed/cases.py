@@ -155,7 +155,7 @@ def watch(step: TrainingStep, calls: list[int]) -> None:
 
 
 def graphs_with_small_buckets() -> int:
-    """How many graphs a compiled model has when its gradients go through buckets smaller than a block."""
+    """The number of graphs of a compiled model with gradient buckets smaller than a block."""
     recipe, config = only("compile", "ddp"), GPTConfig(8, CONFIG.vocab_size, n_layer=1, n_head=2, n_embd=256)
     model = build(config, recipe)
     step = build_step(model, recipe)

@@ -19,7 +19,7 @@ GPUS = torch.cuda.device_count()
 
 @pytest.mark.parametrize("world", [1, pytest.param(2, marks=pytest.mark.skipif(GPUS < 2, reason="needs two GPUs"))])
 def test_gradients_that_were_exchanged_on_gpus_are_those_of_the_whole_batch(tmp_path: Path, world: int) -> None:
-    """On one GPU, a group of one: NCCL runs, and has nobody to add."""
+    """On one GPU, a group of one: NCCL runs without other processes."""
     ended = torchrun(
         "-m", "tests.distributed.worker", tmp_path / "found", "cuda", processes=world, cwd=tmp_path, limit=400
     )

@@ -14,7 +14,7 @@ from reference.training.processes import OneProcess
 
 
 class OneOf(OneProcess):
-    """One of several, which notes down what it adds to a sum."""
+    """One of several processes, which records its share of a sum."""
 
     def __init__(self, rank: int, world: int) -> None:
         self.rank, self.world = rank, world  # type: ignore[misc]

@@ -56,7 +56,7 @@ RUNG = {
 
 
 def chosen(recipe: Recipe) -> dict[str, Any]:
-    """What stands at each slot."""
+    """The implementation in each slot."""
     model = build(SMALL, recipe)
     block: Any = model.h[0]
     return {
@@ -140,7 +140,7 @@ def test_without_a_recipe_a_model_and_its_step_have_the_best_one() -> None:
 
 
 def in_a_group_of(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if torchrun had started so many processes; the exchange between them is only named."""
+    """Simulate `size` processes of torchrun; their exchange is a tuple."""
     monkeypatch.setattr(optimized.builder.dist, "is_initialized", lambda: True)
     monkeypatch.setattr(optimized.builder.dist, "get_world_size", lambda: size)
     monkeypatch.setattr(optimized.builder, "DataParallel", lambda model: ("shared", model))

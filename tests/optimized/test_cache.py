@@ -192,7 +192,7 @@ def test_one_token_without_padding_needs_no_mask() -> None:
 
 
 def test_padding_of_zeros_is_masked_all_the_same_unless_it_is_said_to_be_none() -> None:
-    """Its values are on the device, where nobody looks."""
+    """Its values are on the device and not read."""
     cache = Cache(SMALL, torch.tensor([0, 0]), 6, torch.float64)
     cache.advance(3)
     mask = cache.mask(1)

@@ -47,7 +47,7 @@ class Scale(nn.Module):
 
 
 class Keys(CompiledBlocks):
-    """Notes down what it is to compile; the code that it makes gives the negative, to be told from Python's."""
+    """Records its inputs; its compiled code returns the negative, to differ from eager code."""
 
     def __init__(self) -> None:
         super().__init__()

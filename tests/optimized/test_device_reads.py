@@ -71,7 +71,7 @@ READS = (Read, DataDependentOutputException, DynamicOutputShapeException)
 
 
 class NoCopies(TorchFunctionMode):
-    """Refuses what takes a tensor to the host, some of which fake tensors of the CPU allow: they are there already."""
+    """Refuses operations that read a tensor on the host; fake CPU tensors would allow some of them."""
 
     def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         name, kwargs = getattr(func, "__name__", ""), kwargs or {}
@@ -88,7 +88,7 @@ MODE = FakeTensorMode()
 
 @contextmanager
 def nothing_to_read() -> Iterator[None]:
-    """Inside, tensors have no values; what is compiled runs as Python, which has the same operations."""
+    """Inside, tensors have no values, and compiled code runs eagerly, with the same operations."""
     with torch.compiler.set_stance("force_eager"), MODE, NoCopies():
         yield
 
@@ -356,7 +356,7 @@ def test_on_cuda_the_host_waits_in_neither(recipe: Recipe, parts_of: str) -> Non
     ids, targets = ids_of(2, 4).to(parts_of), targets_of(2, 4).clamp(min=0).to(parts_of)
     for micro_batch in (None, 1):
         step = optimized.build_step(model.train(), recipe, micro_batch=micro_batch)
-        step(ids, targets)  # compiles, and makes what is kept
+        step(ids, targets)  # compiles, and creates state
         with no_waiting():
             step(ids, targets)
     for padding in (2, torch.zeros(2, dtype=torch.int64, device=parts_of)):

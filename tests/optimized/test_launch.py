@@ -32,7 +32,7 @@ class Ended(BaseException):
 
 
 def a_process(rank: int = 1, world: int = 2, **more: Any) -> Launched:
-    """One of several, that has joined nobody."""
+    """One of several processes, without a process group."""
     process = Launched.__new__(Launched)
     vars(process).update({"rank": rank, "world": world, "local_rank": rank, "here": world, **more})
     return process
@@ -145,7 +145,7 @@ def test_gpus_that_cannot_be_shared_are_refused(
 
 
 class Told(Launched):
-    """One of three, that keeps what it tells the others; they have told theirs, and the first one's values."""
+    """One of three processes: records its messages; those of the others are fixed."""
 
     def __init__(self, rank: int = 1, others: tuple[Any, ...] = (None, None), first: Any = None) -> None:
         self.rank, self.world, self.others, self.first = rank, 3, others, first
@@ -234,7 +234,7 @@ def test_a_value_that_differs_is_named(first: dict[str, Any], mine: dict[str, An
     )
 
 
-# --- what is put together
+# --- reductions
 
 
 def test_alone_everything_is_its_own(joined: Launched) -> None:
@@ -276,7 +276,7 @@ def test_the_values_of_all_are_in_the_order_of_their_ranks(monkeypatch: pytest.M
 
 @pytest.fixture
 def ends(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """What is done to end a process, which here goes on."""
+    """Records the steps that end a process; the process stays."""
     done: list[object] = []
 
     def end(status: int) -> None:
@@ -415,7 +415,7 @@ class Processes:
 
 @dataclass(frozen=True)
 class Typed:
-    """A package, or its backend, as far as they know what the user typed."""
+    """The part of a package and of its backend that holds the typed program."""
 
     program: str
 
@@ -423,7 +423,7 @@ class Typed:
 def run_command(
     monkeypatch: pytest.MonkeyPatch, rank: int, command: Callable[[], int]
 ) -> tuple[list[object], str, str]:
-    """`main` with a command that does what a test wants: how it ended, and what it wrote to either stream."""
+    """Run `main` with a given command; returns its end and both output streams."""
     processes, out, err = Processes(rank), io.StringIO(), io.StringIO()
 
     def read(package: object, arguments: object) -> str:

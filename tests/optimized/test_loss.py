@@ -40,7 +40,7 @@ def a_case(
     seed: int = 0,
     device: str = "cpu",
 ) -> Case:
-    """x (1, N, C), a table, targets (1, N) of which `counted` (N bools) are not -1; all if None."""
+    """x (1, N, C), a table, and targets (1, N): -1 where `counted` (N bools) is False; None counts all."""
     generator = torch.Generator().manual_seed(seed)
     table = (PaddedTable if padded else ExactTable)(
         GPTConfig(block_size=1, vocab_size=V, n_layer=1, n_head=1, n_embd=C)

@@ -43,7 +43,7 @@ def test_weights_gradients_and_moments_are_float32(recipe: Recipe) -> None:
 
 
 class Dtypes(TorchDispatchMode):
-    """The dtypes of what each operation is given and what it makes, by the operation's name."""
+    """The dtypes of inputs and outputs of each operation, by its name."""
 
     def __init__(self) -> None:
         super().__init__()

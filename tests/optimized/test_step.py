@@ -19,7 +19,7 @@ TARGETS[1, 2:], TARGETS[3] = -1, -1  # unequal counts, and a row in which nothin
 
 
 class Watched:
-    """An exchange of so many processes, all with the same share, that writes down what is asked of it."""
+    """An exchange between `world` processes with equal shares, which records its calls."""
 
     def __init__(self, model: nn.Module, world: int) -> None:
         self.model, self.world = model, world

@@ -8,7 +8,7 @@ from tests.parity.observed import write_table
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the table of the proofs; not where they are spread over processes, of which none has seen them all."""
+    """Write the table of the proofs, unless pytest-xdist spreads them over processes."""
     if not hasattr(session.config, "workerinput"):
         write_table()
 

@@ -54,7 +54,7 @@ def keep(recipe: Recipe, precision: str, report: Report, allowed: Callable[[Meas
 
 
 def write_table() -> None:
-    """Write what was seen, if anything was."""
+    """Write the table, if there are measurements."""
     if not ROWS:
         return
     parts = [HEAD]
@@ -89,7 +89,7 @@ def table(rows: list[Row]) -> str:
 
 
 def cell(row: Row | None, quantity: str) -> str:
-    """An error and what it is of its budget."""
+    """An error and its ratio to the budget."""
     if row is None or quantity not in row.cells:
         return ""
     error, over = row.cells[quantity]

@@ -85,13 +85,13 @@ def answers_of(recipe: Recipe, precision: str, shape: tuple[int, int] = (3, 33),
 
 @cache
 def answers_of_the_readable(precision: str, shape: tuple[int, int] = (3, 33), steps: int = 20) -> ModelOutputs:
-    """What the readable model answers in float64."""
+    """The reference model's outputs in float64."""
     return answers(plain(precision), readable_step, precision, shape, steps)
 
 
 @cache
 def answers_of_plain_bfloat16() -> ModelOutputs:
-    """What the readable model answers under autocast."""
+    """The reference model's outputs under autocast."""
     return answers(plain_bfloat16(), readable_step, "bfloat16", (3, 33), 20)
 
 

@@ -44,7 +44,7 @@ def marked(recipes: list[Recipe], quick: Recipe | None = None) -> list[Any]:
 
 
 def named(recipe: Recipe) -> str:
-    """A recipe by what it has, or by what it lacks of FULL if that is shorter."""
+    """A recipe's name by its rungs, or by those missing from FULL if that is shorter."""
     missing = [name for name in FULL.rungs if name not in recipe]
     lacking = f"full-without-{'-'.join(missing)}"
     return lacking if missing and recipe == FULL.without(*missing) and len(missing) <= 2 else str(recipe)
@@ -102,7 +102,7 @@ def test_in_float32(recipe: Recipe) -> None:
 
 
 def check(precision: str, recipe: Recipe) -> None:
-    """Hold a recipe to the budgets of a precision, and keep what was seen for the table."""
+    """Assert the budgets of a precision for a recipe, and keep its errors for the table."""
     report = compare_outputs(answers_of(recipe, precision), answers_of_the_readable(precision))
     keep(recipe, precision, report, lambda m: BUDGETS[precision].of(m.quantity))
     assert_within(report, BUDGETS[precision])

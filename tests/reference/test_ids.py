@@ -41,7 +41,7 @@ def test_other_ids_are_refused_in_one_line(ids: Tensor, message: str) -> None:
 
 @pytest.mark.parametrize("shape", [(2, 4), (1, 5), (4,)], ids=str)
 def test_a_shape_is_checked_without_a_look_at_the_values(shape: tuple[int, ...]) -> None:
-    """A tensor on the device meta has no values: whoever asks for one gets an error of torch's."""
+    """A tensor on the device meta has no values: reading one is an error."""
     ids = torch.zeros(shape, dtype=torch.int64, device="meta")
     if shape == (2, 4):
         check_shape(ids, CONFIG)

@@ -104,7 +104,7 @@ class Disk:
             path.unlink()
 
     def cut_power(self) -> None:
-        """Empty what was not forced out, and take back the renames that were not."""
+        """Truncate files and undo renames that were not synced."""
         for path in self.unsynced:
             if path.exists():
                 os.truncate(path, 0)

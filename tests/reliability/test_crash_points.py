@@ -59,7 +59,7 @@ def newest(run: Path) -> Checkpoint | None:
 
 
 def check(run: Path, name: str, where: str) -> bool:
-    """Fail unless the newest is what was there or what was being saved; returns whether it is the latter."""
+    """Assert that the newest checkpoint is the old or the new one; returns whether it is the new one."""
     before, saving = SITUATIONS[name]
     found = newest(run)
     if found is None:

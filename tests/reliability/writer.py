@@ -19,7 +19,7 @@ from tests.reliability.state import checkpoint_at
 
 # large enough for a save to be cut in the middle of a file
 CONFIG = GPTConfig(block_size=16, vocab_size=64, n_layer=2, n_head=2, n_embd=64)
-LONGEST = 60.0  # seconds that one lives if nobody kills it
+LONGEST = 60.0  # seconds until a writer ends by itself
 
 
 def state_at(step: int) -> Checkpoint:

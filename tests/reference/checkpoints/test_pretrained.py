@@ -240,7 +240,7 @@ def test_environment_variables_name_the_hub_and_the_cache_and_switch_it_off(hub:
 
 @pytest.fixture
 def tried(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often somebody asked for an address, connected, or slept until the next attempt, as the library does."""
+    """Counts the library's address look-ups, connections and pauses between attempts."""
     tried: Counter[str] = Counter()
 
     def counted(owner: Any, name: str) -> None:

@@ -47,7 +47,7 @@ class Program:
         os.killpg(self.process.pid, kind)
 
     def end(self) -> tuple[int, str]:
-        """Its status and what it wrote to standard error, when it has ended by itself."""
+        """Wait for its end; returns its status and standard error."""
         try:
             _, error = self.process.communicate(timeout=120)
         finally:

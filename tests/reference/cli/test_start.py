@@ -31,7 +31,7 @@ def start(*arguments: str, cwd: Path, python: Sequence[str] = ()) -> subprocess.
 
 
 def without_waiting(error: str) -> str:
-    """What was written to standard error, without the words that a slow machine is still at something."""
+    """Standard error without the progress lines of a slow machine."""
     return re.sub(r"^[a-z][a-zA-Z ]+ \(\d+ s\)\n", "", error, flags=re.MULTILINE)
 
 

@@ -211,7 +211,7 @@ def test_the_ranks_equal_tiktokens_own(tmp_path, monkeypatch):
 
 @pytest.fixture
 def offline(tmp_path, monkeypatch):
-    """tiktoken with an empty cache, and every way out leading to a port where nobody listens."""
+    """tiktoken with an empty cache, and proxies that lead to a closed port."""
     registry = pytest.importorskip("tiktoken.registry")
     monkeypatch.delitem(registry.ENCODINGS, "gpt2", raising=False)
     cache = tmp_path / "tiktoken"
@@ -326,7 +326,7 @@ def test_a_stream_gives_each_character_as_soon_as_it_is_complete(build, name):
     shown = ""
     for piece in tokenizer.decode_stream(watched()):
         shown += piece
-        # What is shown is all that the ids so far decode to, less a character still in the making.
+        # The text shown is that of the ids so far, without an incomplete last character.
         assert shown == tokenizer.decode(taken).rstrip("\ufffd"), taken
     assert shown == text
 

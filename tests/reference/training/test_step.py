@@ -78,7 +78,7 @@ def test_the_schedule_counts_from_the_optimizers_steps_so_that_a_resumed_run_is_
 
 def test_gradients_of_one_step_do_not_leak_into_the_next() -> None:
     model = sharp_model()
-    step = build_step(model, learning_rate=1e-300)  # weights stay what they are
+    step = build_step(model, learning_rate=1e-300)  # the weights do not change
     first = float(step(*batch(0))), float(step.gradient_norm)
     step(*batch(1))
     again = float(step(*batch(0))), float(step.gradient_norm)
