@@ -169,6 +169,11 @@ def scientific(value: float) -> str:
     return "0" if value == 0.0 else f"{value:.1e}"
 
 
+def interval(ratio: dict[str, float]) -> str:
+    """A ratio with its interval: `1.50 [1.40, 1.62]`."""
+    return f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+
+
 def significant(value: float) -> str:
     """Four significant digits, with commas: 12,340."""
     digits = max(0, 3 - len(str(int(value))) + 1) if value < 1000 else 0

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import gc
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime
-from statistics import median
 from typing import Any
 
 import torch
@@ -31,8 +30,7 @@ from bench.environment import environment, threads
 from bench.journal import write
 from bench.numerics.errors import Measurement
 from bench.settings import Compare
-from bench.timing.interleave import Progress, TimeBudget, Timings, run_jobs
-from bench.timing.ratios import spread
+from bench.timing.interleave import Progress, TimeBudget, run_jobs
 from bench.timing.worker import TASKS, job
 from bench.workloads.memory import activation_bytes, available_bytes, check_memory, give_back_freed, needed_bytes
 from bench.workloads.scenarios import INTERPRETER
@@ -220,8 +218,11 @@ def time_in_turn(
     found = run_jobs(jobs, budgets, Timing(progress), together=fitting(what, options.precision, device))
     return {
         name: {
-            "speed": {task: speed(timings, names[0], amount(task, what, options)) for task, timings in by_task.items()},
-            "memory": memory(by_task),
+            "speed": {
+                task: {"first": timings.first, **timings.speed(amount(task, what, options))}
+                for task, timings in by_task.items()
+            },
+            "memory": max((timings.memory for timings in by_task.values()), key=lambda peak: peak.bytes).record(),
         }
         for name, by_task in found.items()
     }
@@ -240,20 +241,3 @@ def fitting(what: Workload, precision: str, device: torch.device) -> int:
 def amount(task: str, what: Workload, options: Compare) -> int:
     """Tokens of a task."""
     return options.new_tokens if task == "generation" else what.tokens
-
-
-def memory(by_task: Mapping[str, Timings]) -> dict[str, Any]:
-    """The most memory that a contender held in any task."""
-    peak = max((timings.memory for timings in by_task.values()), key=lambda peak: peak.bytes)
-    return {"peak": peak.bytes, "baseline": peak.baseline, "method": peak.method}
-
-
-def speed(timings: Timings, base: str, tokens: int) -> dict[str, Any]:
-    """The speed of one contender in one task, as `bench.compare.result_file` describes it."""
-    return {
-        "first": timings.first,
-        "tokens_per_second": tokens / median(timings.seconds),
-        "spread": spread(timings.seconds),
-        "seconds": timings.seconds,
-        "ratio": {"to": base, **asdict(timings.ratios[base])},
-    }

@@ -23,11 +23,8 @@ bench/contenders/verify.py). A number that is not finite is null, so that any re
                                 name, error, largest (absolute difference), allowed (null: not judged)
                       failures  what is beyond its budget, furthest first: quantity, name, error, largest, allowed
       speed         ONLY for a contender whose proof passed: for each of forward, training_step and generation
-                      first (seconds of a call before the rounds, which compiles and allocates),
-                      tokens_per_second (from the median), spread (half the distance between the quartiles, of the
-                      median), seconds (every sample; entry i of all contenders is from round i),
-                      ratio: how many times as fast as the contender `to`: median, and low and high of its interval,
-                      and its confidence: 0.95, less of fewer than six rounds
+                      first (seconds of a call before the rounds, which compiles and allocates), and as in
+                      bench/suite/result_file.py tokens_per_second, spread, seconds, rounds and ratios
       memory        ONLY with speed: peak of its process above baseline (interpreter and libraries), method: resident
                     or device
     left_out        lines: who was not there, for want of a package
@@ -40,7 +37,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-VERSION = 3
+VERSION = 4
 HOME = Path("runs", "compare")  # in the current directory
 
 Result = dict[str, Any]
@@ -49,7 +46,7 @@ Result = dict[str, Any]
 def path_for(started: datetime, asked: Path | None) -> Path:
     """Where a result goes: where the user wants it, or to a file named by its time.
 
-    Makes the folder, before any work is done; a ValueError that says why if it cannot be.
+    Makes the folder before any work is done. Raises ValueError, one line, if it cannot be made or written to.
     """
     path = HOME / f"{started:%Y%m%d-%H%M%S}.json" if asked is None else asked
     try:

@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.compare.result_file import Result
 from bench.environment import identity_in_words
-from bench.formatting import NOT_THE_SAME, Fitted, plain_table, scientific, significant, size, terminal
+from bench.formatting import NOT_THE_SAME, Fitted, interval, plain_table, scientific, significant, size, terminal
 from bench.timing.ratios import confidence_of
 
 
@@ -139,7 +139,7 @@ def speed_table(
     proven: list[dict[str, Any]], tasks: tuple[str, ...] = ("forward", "training_step"), memory: bool = True
 ) -> Any:
     """Speed and memory of the contenders that were proven."""
-    base = proven[0]["speed"]["forward"]["ratio"]["to"]
+    base = next(iter(proven[0]["speed"]["forward"]["ratios"]))
     table = plain_table()
     table.add_column("\ncontender", no_wrap=True)
     for what in tasks:
@@ -151,11 +151,8 @@ def speed_table(
         cells = []
         for what in tasks:
             speed = contender["speed"][what]
-            ratio = speed["ratio"]
             cells.append(f"{significant(speed['tokens_per_second'])} ±{100 * speed['spread']:.0f} %")
-            cells.append(
-                "1" if contender["name"] == base else f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
-            )
+            cells.append("1" if contender["name"] == base else interval(speed["ratios"][base]))
         if memory:
             cells.append(size(contender["memory"]["peak"]))
         table.add_row(contender["name"], *cells)
@@ -192,7 +189,7 @@ def generation_note(result: Result, proven: list[dict[str, Any]]) -> str:
 
 
 def first_calls(proven: list[dict[str, Any]], task: str) -> list[str]:
-    """A line that says by how much the first call was slower, for those that took a second more: they compile."""
+    """A line with the extra seconds of the first call, for contenders where it took a second more: they compile."""
     found = []
     for contender in proven:
         speed = contender["speed"][task]

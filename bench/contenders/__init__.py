@@ -74,8 +74,8 @@ CONTENDERS: dict[str, Contender] = {
     **recipes.ROWS,
 }
 
-USUAL = ("reference", "huggingface-sdpa", "optimized")  # takes part if nobody is named
-ALL = "all"  # stands for everybody whose packages are installed
+USUAL = ("reference", "huggingface-sdpa", "optimized")  # takes part if none is named
+ALL = "all"  # stands for every contender whose packages are installed
 
 
 def find(name: str) -> Contender:
@@ -126,7 +126,7 @@ def able(names: Sequence[str], precision: str = "float32") -> tuple[list[str], l
 
 
 def import_what_is_needed(name: str) -> None:
-    """Import a contender's module; a ValueError that says what to install where it cannot be."""
+    """Import a contender's module. Raises ValueError, one line, that says which package to install."""
     line = missing(name)
     if line is not None:
         raise ValueError(line)

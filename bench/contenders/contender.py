@@ -59,7 +59,7 @@ class Contender:
     float64: bool = True  # whether it can compute in it
     rounds: Rounds = never  # whether it computes in bfloat16 even where float32 is asked for
     module: str | None = None  # to be imported before it is built, and where it may be missing
-    # packages that not everybody has: the name that is imported -> what pip installs
+    # optional packages: the name that is imported -> what pip installs
     needs: Mapping[str, str] = field(default_factory=dict)
     # why it is another function than this GPT-2, in words; "" for a config for which it is the same. It is proven all
     # the same: these are the words for a proof that fails, and then it has no numbers.

@@ -61,7 +61,7 @@ ROWS: dict[str, Contender] = {
     "full-float32": of_recipe(fixed(FULL.without("bf16")), "optimized with all rungs but bf16"),
 }
 # The three numbers of every rung: alone on PLAIN (a row above), added to or taken out of the best recipe of the device,
-# and cumulative in ladder order. Apart from the table because nobody asks for all of them by name.
+# and cumulative in ladder order. Apart from the table because users do not ask for them by name.
 ABLATED = tuple(name for name in RUNGS if name in FULL and name in ROWS)
 
 

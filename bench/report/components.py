@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.formatting import scientific, significant, size
+from bench.formatting import interval, scientific, significant, size
 from bench.report.chapter import Table, View
-from bench.suite.tables import interval, percent
+from bench.suite.tables import percent
 
 WORDS = (
     "Components of the models and of training, each timed alone: the readable one beside the fast ones. The error is "

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.formatting import size
+from bench.formatting import interval, size
 from bench.report.chapter import Table, View
 from bench.report.charts import Axis, curves, ordered
 from bench.report.ladder import rate
-from bench.suite.tables import interval
 
 WORDS = (
     "A whole training step of a small model, as one size grows and the others stay: explicit attention and the plain "

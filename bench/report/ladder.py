@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from bench.formatting import significant, size
+from bench.formatting import interval, significant, size
 from bench.report.chapter import Table, View
 from bench.report.charts import Axis, Dot, dots, ordered
-from bench.suite.tables import basis, interval
+from bench.suite.tables import basis
 
 KINDS = {"alone": "alone", "leave_one_out": "leave-one-out", "cumulative": "cumulative"}
 WORDS = (

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.formatting import size
+from bench.formatting import interval, size
 from bench.report.chapter import Table, View
 from bench.report.charts import Axis, Dot, dots
 from bench.report.ladder import rate
-from bench.suite.tables import basis, cost_of, interval, shape
+from bench.suite.tables import basis, cost_of, shape
 
 WORDS = (
     "The readable model, Hugging Face's GPT-2 in several ways, and the fast model, on the same weights and tokens. "

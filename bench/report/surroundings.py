@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.formatting import size
+from bench.formatting import interval, size
 from bench.report.chapter import Table, View
-from bench.suite.tables import interval
 
 WORDS = (
     "Where the numbers come from. A rate says nothing without its machine, and other programs on it change rates "

@@ -40,7 +40,7 @@ NOT_ABLATED = {
 
 
 def ladder(best: Recipe) -> tuple[str, ...]:
-    """Everybody who is needed, the anchors first; recipes that are the same once.
+    """Names of all recipes of the ablation, the anchors first, each recipe once.
 
     Args:
         best: the best recipe of the device at the size that is timed

@@ -6,13 +6,13 @@ Nothing imports the lessons, so this one runs in a process of its own, and takes
 from __future__ import annotations
 
 from dataclasses import asdict
-from statistics import median
 from typing import Any
 
 import reference
+from bench.suite.component_timing import row_of
 from bench.suite.session import LeftOut
 from bench.timing.fresh_process import Call
-from bench.timing.ratios import ratio, spread
+from bench.timing.ratios import ratio
 
 TARGET = f"{reference.__name__}.lessons.bpe_speed:measured"
 GROUP = "byte pairs"
@@ -46,19 +46,16 @@ def rows(found: dict[str, Any], workload: str) -> list[dict[str, Any]]:
     base = found["seconds"]["lesson"]
     return [
         {
-            "name": f"{workload}/{NAMES[who]}",
-            "component": NAMES[who],
-            "workload": workload,
-            "group": GROUP,
-            "description": f"{found['merges']:,} merges: {DESCRIPTIONS[who]}",
-            "unit": "characters",
-            "amount": found["characters"],
-            "per_second": found["characters"] / median(seconds),
-            "spread": spread(seconds),
-            "seconds": seconds,
-            "calls": 1,
+            **row_of(
+                NAMES[who],
+                workload,
+                GROUP,
+                f"{found['merges']:,} merges: {DESCRIPTIONS[who]}",
+                "characters",
+                found["characters"],
+                seconds,
+            ),
             "error": error_of(found),
-            "memory": None,
             "ratios": {NAMES["lesson"]: asdict(ratio(base, seconds))},
         }
         for who, seconds in found["seconds"].items()

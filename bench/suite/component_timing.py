@@ -37,7 +37,7 @@ LEAST_ROUNDS, MOST_ROUNDS = 6, 200  # fewer do not hold their median with 95 % (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one component."""
+    """The result of one component: a row, or why it has none."""
 
     failure: str = ""  # why it has no number
     row: dict[str, Any] | None = None  # of the result, as `bench.suite.result_file` describes it
@@ -49,11 +49,11 @@ def measure(
     """All components of a group at a workload's shapes, by name.
 
     Args:
-        device: of those that run on one
+        device: where components run that use one
         seconds: to time one component in, about
         weighed: whether to look for the memory of each too
 
-    Raises RuntimeError, one line, if a process comes to nothing.
+    Raises RuntimeError, one line, if a process fails.
     """
     where = {"workload": workload, "device": str(device), "threads": torch.get_num_threads()}
     argument = {**where, "group": group, "seconds": seconds, "weighed": weighed}
@@ -86,26 +86,39 @@ def outcomes(found: Mapping[str, Mapping[str, Any]], workload: str) -> dict[str,
             rows[name] = Outcome(one["failure"])
             continue
         component, taken = COMPONENTS[name], one["seconds"]
-        row = {
-            "name": f"{workload}/{name}",
-            "component": name,
-            "workload": workload,
-            "group": component.group,
-            "description": component.description,
-            "unit": component.unit,
-            "amount": one["amount"],
-            "per_second": one["amount"] / median(taken),
-            "spread": spread(taken),
-            "seconds": taken,
-            "calls": one["calls"],
-            "error": one["error"],
-            "memory": one.get("memory") or None,  # of 0 bytes there was just nothing to see
-        }
+        row = row_of(name, workload, component.group, component.description, component.unit, one["amount"], taken)
+        # a peak of 0 bytes means that nothing was seen
+        row |= {"calls": one["calls"], "error": one["error"], "memory": one.get("memory") or None}
         if compared:
             assert one["amount"] == found[timed[0]]["amount"], "a ratio of times is one of the same work"
             row["ratios"] = {timed[0]: asdict(ratio(found[timed[0]]["seconds"], taken))}
         rows[name] = Outcome(row=row)
     return rows
+
+
+def row_of(
+    name: str, workload: str, group: str, description: str, unit: str, amount: int, seconds: list[float]
+) -> dict[str, Any]:
+    """What a result has of every component, as `bench.suite.result_file` describes it.
+
+    Args:
+        amount: of the unit, in one call
+        seconds: of one call, sample by sample
+    """
+    return {
+        "name": f"{workload}/{name}",
+        "component": name,
+        "workload": workload,
+        "group": group,
+        "description": description,
+        "unit": unit,
+        "amount": amount,
+        "per_second": amount / median(seconds),
+        "spread": spread(seconds),
+        "seconds": seconds,
+        "calls": 1,
+        "memory": None,
+    }
 
 
 def time_group(argument: dict[str, Any]) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Component:
     """One row of the table."""
 
     name: str
-    group: str  # those that do the same work, and so are timed in turn; the first is what ratios are to
+    group: str  # components that do the same work and are timed in turn; ratios are to the first
     description: str
     unit: str
     prepare: Callable[[Workload, torch.device, Path], Prepared]  # for a workload, with a folder to write to

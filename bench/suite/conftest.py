@@ -47,22 +47,24 @@ HERE = Path(__file__).parent
 def pytest_addoption(parser: pytest.Parser) -> None:
     interrupts.end_at_once()  # until `pytest_configure`
     group = parser.getgroup("bench", "the benchmark suite")
+    group.addoption("--device", default="", help="comma-separated: cpu, cuda, mps; default: every kind of this machine")
+    group.addoption("--quick", action="store_true", help="small shapes: 2 to 4 minutes on two cores, not 15 to 35")
     group.addoption(
-        "--device", default="", help="cpu, cuda, mps, or several with commas; all that are there if not given"
+        "--workloads",
+        default="",
+        help="comma-separated names of bench/workloads/scenarios.py; default: those of the plan",
     )
-    group.addoption("--quick", action="store_true", help="two minutes on two cores instead of fifteen")
     group.addoption(
-        "--workloads", default="", help="some of bench/workloads/scenarios.py's, with commas, instead of the usual ones"
+        "--contenders", default="", help="comma-separated names of bench/contenders, or all; default: those of the plan"
     )
-    group.addoption("--contenders", default="", help="some of bench/contenders', with commas, or all")
-    group.addoption("--threads", type=int, default=None, help="CPU threads; torch's choice if not given")
-    group.addoption("--json", type=Path, default=None, help="where to write the result, if there is one device")
+    group.addoption("--threads", type=int, default=None, help="CPU threads; default: torch's choice")
+    group.addoption("--json", type=Path, default=None, help="file of the result, for a run on one device")
     group.addoption(
         "--resume",
         type=Path,
         default=None,
         metavar="FILE.partial",
-        help="go on with a run that was stopped, from the file that it left, with the options that it had",
+        help="continue a stopped run from the file that it left, with the same options",
     )
 
 
@@ -140,20 +142,20 @@ def compares(config: pytest.Config) -> bool:
 
 
 def ways_on(config: pytest.Config) -> str:
-    """How to go on with the sessions that have begun; "" if there are none."""
+    """How to continue the sessions that have begun; "" if there are none."""
     sessions = config.stash.get(SESSIONS, {}).values()
     return " and ".join(session.journal.words for session in sessions if session.journal.words)
 
 
 def command(config: pytest.Config) -> str:
-    """What goes on with this run, less the options that its journal has."""
+    """The command that continues this run, without the options that its journal holds."""
     option = config.option
     given = (("-k", option.keyword), ("-m", option.markexpr), ("--json", option.json))
     return COMMAND + "".join(f" {name} {shlex.quote(str(value))}" for name, value in given if value)
 
 
 def start(config: pytest.Config) -> None:
-    """Make a session for each device. Raises ValueError, one line, for what cannot be."""
+    """Make a session for each device. Raises ValueError, one line, for options that cannot be met."""
     option = config.option
     journal = None if option.resume is None else resumed(config)
     if option.threads is not None:
@@ -191,7 +193,7 @@ def start(config: pytest.Config) -> None:
 
 
 def resumed(config: pytest.Config) -> Journal:
-    """The journal of a run that was stopped; its options become those of this one.
+    """The journal of a stopped run; its options become the options of this run.
 
     Raises ValueError, one line, if it is none, or if other options were given.
     """
@@ -282,7 +284,7 @@ def uncaptured(config: pytest.Config) -> AbstractContextManager[None]:
 
 
 def telling(config: pytest.Config) -> Tell:
-    """Says on standard error what is going on."""
+    """A function that reports progress on standard error."""
 
     def tell(what: str) -> None:
         with uncaptured(config):
@@ -334,7 +336,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """What cannot be measured here is skipped with its line; what fails is a line of the result."""
+    """Skip a test that cannot be measured here, with its line; note a failure as a line of the result."""
     item.config.stash[BEGUN].add(item.nodeid)
     try:
         return (yield)
@@ -350,7 +352,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 
 def sessions_of(item: pytest.Item) -> list[Session]:
-    """Those of the devices that a test is about."""
+    """The sessions of the devices that a test measures."""
     named = []  # `device`, or the first of a `case` or `component`
     for value in item.callspec.params.values() if isinstance(item, pytest.Function) else ():
         named.append(value if isinstance(value, str) else value[0] if isinstance(value, tuple) else None)
@@ -364,7 +366,7 @@ def sessions(pytestconfig: pytest.Config) -> dict[str, Session]:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
-    """Write one file for each device on which anything was measured.
+    """Write one result file for each device with measurements.
 
     What a run that was stopped has measured stays besides, as it is, to go on with.
     """

@@ -90,7 +90,7 @@ def elsewhere(environment: dict[str, Any], started: str) -> Path:
 
 
 def save(result: Result, path: Path) -> None:
-    """Write a result, whole or not at all. Raises ValueError, one line, if it cannot be."""
+    """Write a result, whole or not at all. Raises ValueError, one line, if the disk refuses it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path, result)

@@ -22,7 +22,7 @@ from bench.suite.plan import Plan
 from bench.suite.result_file import KIND, VERSION, elsewhere
 from bench.suite.scaling import CURVES, Point, described
 from bench.timing.interleave import TimeBudget, Timings, run_scenario
-from bench.timing.ratios import Ratio, ratio, spread
+from bench.timing.ratios import Ratio, ratio
 from bench.workloads.memory import available_bytes, give_back_freed
 from bench.workloads.scenarios import (
     SCENARIOS,
@@ -130,9 +130,9 @@ class Session:
         return LeftOut(line)
 
     def proven(self, workload: str, names: Sequence[str], proof: Workload | None = None) -> list[str]:
-        """Those of some contenders that have a parity pass at a workload, or at another one, `proof`.
+        """The contenders that have a parity pass at a workload, or at another one, `proof`.
 
-        Raises LeftOut if it cannot be had.
+        Raises LeftOut if the proof does not fit into memory.
         """
         line = proof_misfit(workload, available_bytes(self.device))
         if line is not None:
@@ -235,11 +235,7 @@ class Session:
                 {
                     **described(point),
                     "contender": name,
-                    "tokens_per_second": work.tokens / median(timings.seconds),
-                    "spread": spread(timings.seconds),
-                    "seconds": timings.seconds,
-                    "rounds": timings.rounds,
-                    "ratios": {anchor: asdict(times) for anchor, times in timings.ratios.items()},
+                    **timings.speed(work.tokens),
                     "memory": timings.memory.bytes,
                     "parity": found[name].over,
                 }
@@ -289,23 +285,15 @@ class Session:
             "batch": rows_of(work, scenario, task),
             **shape,
             "tokens": tokens,
-            "tokens_per_second": rate,
-            "spread": spread(timings.seconds),
-            "seconds": timings.seconds,
-            "rounds": timings.rounds,
+            **timings.speed(tokens),
             "first": timings.first,
-            "compile": {"graphs": timings.compiled.graphs, "seconds": timings.compiled.seconds},
+            "compile": asdict(timings.compiled),
             "flops_per_token": flops,
             "flops_per_second": flops * rate,
             "mfu": {of: utilisation(flops * rate, ceiling) for of, ceiling in ceilings.items()},
             "floor": floor and {"seconds": floor["seconds"], "share": floor["seconds"] / middle},
-            "memory": {
-                "peak": timings.memory.bytes,
-                "baseline": timings.memory.baseline,
-                "method": timings.memory.method,
-            },
+            "memory": timings.memory.record(),
             "parity": {"over": passed.over, "logits": passed.logits, "shape": list(passed.shape)},
-            "ratios": {anchor: asdict(found) for anchor, found in timings.ratios.items()},
         }
         self.cases.append(case)
         return case

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bench.environment import identity_in_words
-from bench.formatting import NOT_THE_SAME, WIDTH, Fitted, broken, plain_table, scientific, significant, size
+from bench.formatting import NOT_THE_SAME, WIDTH, Fitted, broken, interval, plain_table, scientific, significant, size
 from bench.timing.ratios import confidence_of
 
 Result = dict[str, Any]
@@ -103,7 +103,7 @@ def percent(confidence: float) -> str:
 
 
 def cases_table(cases: list[dict[str, Any]], others: list[str]) -> Any:
-    """Contenders that ran together, and those that have no numbers because they are another function."""
+    """A row for each contender; one that is another function has no numbers."""
     base = next(iter(cases[0]["ratios"]))
     table = plain_table()
     table.add_column("contender", no_wrap=True)
@@ -177,11 +177,6 @@ def ablation_table(ablation: list[dict[str, Any]]) -> Any:
             )
             table.add_row(entry["rung"] if number == 0 else "", task.replace("_", " "), *cells)
     return table
-
-
-def interval(ratio: dict[str, float]) -> str:
-    """A ratio with its interval."""
-    return f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
 
 
 def share(value: float | None) -> str:

@@ -44,7 +44,7 @@ def test_the_fast_model_is_not_slower_than_it_was(
     )
 
 
-# The default recipe is chosen so that nobody loses by it: not slower than the readable code, nor than PLAIN, wherever
+# The default recipe is chosen so that no user loses by it: not slower than the readable code, nor than PLAIN, wherever
 # the suite looks. A median of three rounds strays, and so do launches.
 BASES = ("reference", "plain")
 SLACK = {False: 1.1, True: 1.2}  # by whether the run is a quick one

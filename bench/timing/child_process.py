@@ -1,4 +1,4 @@
-"""Python processes that end when their parent ends, whatever they compute and however it ends.
+"""Python processes that answer on lines of JSON, and end when their parent ends, whatever they compute.
 
 A parent that is killed cannot end its children. So a thread of the child waits for the parent's end; and on Linux the
 kernel kills the child, because no other thread runs while a kernel of torch.compile keeps Python's lock.
@@ -16,10 +16,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
+MARK = "answer: "  # before each answer, on a line of its own: libraries may print too
 EVERY = 0.5  # seconds between two looks at the parent, where the system does not report its end
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -44,6 +45,22 @@ def launch(target: str, argument: Any, **streams: Any) -> subprocess.Popen[str]:
         text=True,
         **streams,
     )
+
+
+def say(answer: Any) -> None:
+    """In the child: answer, on a line."""
+    print(MARK + json.dumps(answer), flush=True)
+
+
+def answers(lines: Iterable[str]) -> Iterator[Any]:
+    """In the parent: what a child answers, among the other lines that it prints."""
+    return (json.loads(line.removeprefix(MARK)) for line in lines if line.startswith(MARK))
+
+
+def failure(what: str, status: int, errors: str) -> RuntimeError:
+    """The error, in one line, for a child that ended without an answer: its status and its last line."""
+    last = (errors.strip().splitlines() or ["it wrote nothing"])[-1]
+    return RuntimeError(f"{what} failed with status {status}: {last}")
 
 
 def function_of(target: str) -> Callable[[Any], Any]:
@@ -74,7 +91,7 @@ def wait_for_end(parent: int) -> None:
     with suppress(AttributeError, OSError):  # not on Linux, or not allowed there; or it is gone
         end = select.poll()
         end.register(os.pidfd_open(parent), select.POLLIN)
-        if os.getppid() == parent:  # else the number is somebody else's by now
+        if os.getppid() == parent:  # else another process has the number by now
             end.poll()
     # on Windows the parent may be the launcher of a virtual environment
     while (os.name == "nt" or os.getppid() == parent) and is_running(parent):

@@ -1,30 +1,27 @@
-"""A function called in a fresh interpreter: nothing that this process did before can matter to it, nor the other way.
+"""Call a function in a fresh interpreter, which shares no state with this process.
 
     Call("package.module:function", {"any": "JSON"}, "doing this").result()
 
-imports the module there, calls `function(argument)` and gives what it returns, which JSON has to hold too. It ends with
-this process.
+imports the module there, calls `function(argument)` and returns its result, which JSON has to hold too. The interpreter
+ends with this process.
 """
 
 from __future__ import annotations
 
-import json
 import subprocess
 from typing import Any
 
 from bench.timing import child_process
 from bench.timing.child_process import function_of
 
-MARK = "fresh: "  # before the answer, on a line of its own: anything else may be printed too
-
 
 class Call:
-    """One that is under way; several may be.
+    """A call under way. Several may run side by side.
 
     Args:
         target: "module:function", importable with the `sys.path` of this process
         argument: anything that JSON holds
-        what: is done there, for messages
+        what: the words for it in messages
     """
 
     def __init__(self, target: str, argument: Any, what: str) -> None:
@@ -38,9 +35,9 @@ class Call:
         )
 
     def result(self, timeout: float = 600.0) -> Any:
-        """Wait for it, until the process is ended after so many seconds.
+        """Wait for the result, at most `timeout` seconds; then the process is ended.
 
-        Raises RuntimeError, with the last line that the process wrote, if it came to nothing.
+        Raises RuntimeError with the last line of its standard error if it fails or takes longer.
         """
         try:
             output, errors = self.process.communicate(timeout=timeout)
@@ -48,11 +45,10 @@ class Call:
             raise RuntimeError(f"{self.what} took longer than {timeout:.0f} s") from None
         finally:
             self.stop()  # also if this process is interrupted
-        answers = [line for line in output.splitlines() if line.startswith(MARK)]
+        answers = list(child_process.answers(output.splitlines()))
         if self.process.returncode != 0 or not answers:
-            last = (errors.strip().splitlines() or ["it wrote nothing"])[-1]
-            raise RuntimeError(f"{self.what} failed with status {self.process.returncode}: {last}")
-        return json.loads(answers[-1].removeprefix(MARK))
+            raise child_process.failure(self.what, self.process.returncode, errors)
+        return answers[-1]
 
     def stop(self) -> None:
         """End the process if it still runs."""
@@ -63,4 +59,4 @@ class Call:
 def answer(asked: tuple[str, Any]) -> None:
     """In the fresh interpreter: call the function and write down what it returns."""
     target, argument = asked
-    print(MARK + json.dumps(function_of(target)(argument)))
+    child_process.say(function_of(target)(argument))

@@ -1,10 +1,10 @@
-"""One scenario: every contender in a process of its own, all of them in turn, task after task.
+"""Time contenders in turn, each in a process of its own, task after task: the engine of `compare` and of the suite.
 
-What comes out for each contender and task: the seconds of every round, of a first call, of compiling; the most memory
-that was held; and how many times as fast it is as the base, from times that were taken next to each other.
+It measures, for each contender and task, the seconds of every round, of a first call and of compiling, the peak memory,
+and the ratio to the base, from times taken next to each other.
 
 Where a process lies in memory stays for as long as it runs, and can move all its times by a tenth. So the last task
-of a scenario may be done by several launches of everybody, one after the other: the intervals
+of a scenario may be done by several launches of all processes, one after the other: the intervals
 then know how launches differ.
 """
 
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from math import ceil
+from statistics import median
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ import torch
 from bench.contenders.gate import precision_of
 from bench.journal import Keep, anew
 from bench.timing.peak_memory import Peak
-from bench.timing.ratios import Ratio, ratio, ratio_over_launches, rounds_within
+from bench.timing.ratios import Ratio, ratio, ratio_over_launches, rounds_within, spread
 from bench.timing.worker import Compiled, Job, Worker, all_at_once, crew, job, take_turns
 from bench.workloads.scenarios import ROWS, SCENARIOS, scenario_bytes, text_shape
 from bench.workloads.workload import Workload
@@ -34,13 +35,13 @@ LEAST_SAMPLE, MOST_CALLS = 0.03, 50  # seconds of the fastest; calls
 
 @dataclass(frozen=True)
 class Timings:
-    """What was measured of one contender in one task."""
+    """Measurements of one contender in one task."""
 
     seconds: list[float]  # of the rounds: entry i of all contenders that ran together is from round i
     rounds: list[int]  # of each launch, one launch after the other in `seconds`
     first: float  # of the first call, which compiles and allocates
     compiled: Compiled  # until the rounds began
-    recompiled: int  # graphs that were made during the rounds, which there must be none of
+    recompiled: int  # graphs compiled during the rounds: must be 0
     memory: Peak
     ratios: dict[str, Ratio]  # an anchor's time over ours: how many times as fast
 
@@ -60,6 +61,20 @@ class Timings:
         pairs = list(zip(anchor.by_launch(), self.by_launch(), strict=True))
         return ratio(*pairs[0]) if len(pairs) == 1 else ratio_over_launches(pairs)
 
+    def speed(self, tokens: int) -> dict[str, Any]:
+        """What a result file has of it, as plain values.
+
+        Args:
+            tokens: of one call
+        """
+        return {
+            "tokens_per_second": tokens / median(self.seconds),
+            "spread": spread(self.seconds),
+            "seconds": self.seconds,
+            "rounds": self.rounds,
+            "ratios": {anchor: asdict(found) for anchor, found in self.ratios.items()},
+        }
+
 
 @dataclass(frozen=True)
 class TimeBudget:
@@ -70,7 +85,7 @@ class TimeBudget:
     most: int
 
     def of_one(self, launches: int) -> TimeBudget:
-        """Of each of several launches: as many rounds in all."""
+        """The budget of each launch, so that all launches together have as many rounds."""
         return TimeBudget(self.seconds / launches, ceil(self.least / launches), ceil(self.most / launches))
 
 
@@ -186,7 +201,7 @@ def run_jobs(
 
 
 def joined(launches: Sequence[Mapping[str, Timings]], name: str, anchors: Sequence[str]) -> Timings:
-    """What several launches of everybody found of one, with its ratios to the anchors over all of them."""
+    """Join a contender's timings over all launches, with its ratios to the anchors."""
 
     def whole(who: str) -> Timings:
         own = [launch[who] for launch in launches]
@@ -203,10 +218,9 @@ def joined(launches: Sequence[Mapping[str, Timings]], name: str, anchors: Sequen
 
 
 def possible(seconds: Mapping[str, list[float]], task: str) -> tuple[dict[str, list[float]], int]:
-    """Times without the rounds in which somebody's text of n tokens took no longer than that of one, and their number.
+    """Drop rounds where generating n tokens was no slower than generating one: the short run was preempted.
 
-    Then something else kept the machine from the short one, and there is no time for a token. Raises RuntimeError if no
-    round is left.
+    Returns the remaining seconds by contender, and the number of rounds. Raises RuntimeError if no round remains.
     """
     good = [all(s > 0.0 for s in of_round) for of_round in zip(*seconds.values(), strict=True)]
     if not any(good):
@@ -215,7 +229,7 @@ def possible(seconds: Mapping[str, list[float]], task: str) -> tuple[dict[str, l
 
 
 def scenario_job(name: str, work: Workload, scenario: str, device: torch.device, again: bool) -> Job:
-    """What a worker of a scenario is to build."""
+    """The job of a worker in a scenario."""
     prompt, new = text_shape(work, scenario)
     one = job(name, work, precision_of(name, work, device), device, torch.get_num_threads(), new)
     return replace(one, prompt=prompt, rows=ROWS.get(scenario, 1), label=f"{name} (again)" if again else "")
@@ -227,12 +241,12 @@ def time_task(
     """One task of one launch, without the ratios.
 
     Args:
-        cold: whether first calls are taken in turn too, because their times will be shown; else all side by side
+        cold: whether first calls run in turn, because their times will be shown; else side by side
 
-    Always in the same order, A B C A B C. Going backwards every other round would have everybody follow itself now and
-    then, with its data still in the caches, and times of two kinds have no meaningful median.
+    The order is the same in every round, A B C A B C. In an order that turns back, a contender would sometimes follow
+    itself, with its data still in the caches, and a mixture of the two has no meaningful median.
 
-    A token costs what a text of n tokens takes longer than one of a single token, over n - 1; both of the same round.
+    Seconds per token: the difference between generating n tokens and one in the same round, divided by n - 1.
     """
     one = "prefill" if task in ("prefill", "per_token") else task
     calls = (one, "generation") if task == "per_token" else (one,)

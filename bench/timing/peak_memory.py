@@ -1,4 +1,4 @@
-"""The most memory that a function ever held, measured in a process of its own.
+"""Measure the peak memory of a function, in a process of its own.
 
     peak_memory("package.module:function", {"any": "JSON"})
 
@@ -32,11 +32,15 @@ Run = Callable[[], int | None]
 
 @dataclass(frozen=True)
 class Peak:
-    """What was found."""
+    """The peak memory of a process."""
 
     bytes: int  # above the baseline
     baseline: int  # held before: interpreter and libraries
     method: str  # resident or device
+
+    def record(self) -> dict[str, Any]:
+        """What a result file has of it."""
+        return {"peak": self.bytes, "baseline": self.baseline, "method": self.method}
 
 
 def peak_memory(target: str, argument: Any, timeout: float = 600.0) -> Peak:
@@ -47,14 +51,14 @@ def peak_memory(target: str, argument: Any, timeout: float = 600.0) -> Peak:
         argument: anything that JSON holds
         timeout: seconds until the process is ended
 
-    Raises RuntimeError, with the last line that the process wrote, if it came to nothing.
+    Raises RuntimeError with the last line of its standard error if it fails.
     """
     started = Measurement(target, argument)
     return started.result(timeout)
 
 
 class Measurement:
-    """One that is under way; several may be."""
+    """A measurement under way. Several may run side by side."""
 
     def __init__(self, target: str, argument: Any) -> None:
         self.call = Call(f"{__name__}:measure_here", [target, argument], f"measuring the memory of {target}")

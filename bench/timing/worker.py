@@ -12,7 +12,6 @@ ends with the process that started it.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -28,12 +27,12 @@ import torch
 from bench.contenders import build_in, find, import_what_is_needed
 from bench.numerics.inputs import random_batch
 from bench.timing import child_process
+from bench.timing.child_process import say
 from bench.timing.peak_memory import Peak, forget_highest, highest
 from bench.timing.ratios import synchronise
 from bench.workloads.workload import Workload
 from reference.config import GPTConfig
 
-MARK = "worker: "  # before each answer, on a line of its own: libraries may print too
 TASKS = ("forward", "training_step", "generation")  # of `bench compare`; a worker knows some more
 
 
@@ -83,11 +82,11 @@ class Worker:
         self.answer()
 
     def time(self, task: str, calls: int = 1) -> float:
-        """Have a task done so often; the seconds that one took, the device's work included."""
+        """Run a task `calls` times; return the seconds of one call, including the device's work."""
         return float(self.ask(f"{task} {calls}" if calls > 1 else task)["seconds"]) / calls
 
     def peak(self) -> Peak:
-        """The most memory held so far, above what the interpreter and the libraries take."""
+        """The peak memory so far, above the baseline of interpreter and libraries."""
         return Peak(**self.ask("peak"))
 
     def compiled(self) -> Compiled:
@@ -109,14 +108,12 @@ class Worker:
 
     def answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith(MARK):
-                found: dict[str, Any] = json.loads(line.removeprefix(MARK))
-                return found
+        found: dict[str, Any] | None = next(child_process.answers(self.process.stdout), None)
+        if found is not None:
+            return found
         status = self.process.wait()
         self.errors.seek(0)
-        last = (self.errors.read().strip().splitlines() or ["it wrote nothing"])[-1]
-        raise RuntimeError(f"timing {self.name} failed with status {status}: {last}")
+        raise child_process.failure(f"timing {self.name}", status, self.errors.read())
 
     def stop(self) -> None:
         """End the process."""
@@ -224,14 +221,9 @@ def held(device: torch.device, baseline: int) -> Peak:
 
 
 def compiled_so_far() -> Compiled:
-    """Counted by torch itself, whoever asked for it; nothing if its compiler was never loaded."""
+    """Read torch's own counters of its compiler; zero if the compiler was never loaded."""
     if "torch._dynamo" not in sys.modules:
         return Compiled(0, 0.0)
     from torch._dynamo.utils import calculate_time_spent, counters
 
     return Compiled(int(counters["stats"]["unique_graphs"]), float(calculate_time_spent().get("total_wall_time", 0.0)))
-
-
-def say(answer: dict[str, Any]) -> None:
-    """Answer, on a line."""
-    print(MARK + json.dumps(answer), flush=True)

@@ -12,8 +12,8 @@ Shapes: T time, C width, L layers, V vocabulary.
 
 Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, appendix B, counts the same: 6 N + 12 L C T for training, N
 without what is only looked up. What is linear in C (norms, GELU, softmax, the optimizer) is left out: under
-1 % of the sum at GPT-2's widths, and no device is rated by it. The same count for everybody, whatever they really do:
-who skips work gets the rate for it.
+1 % of the sum at GPT-2's widths, and no device is rated by it. The count is the same for every contender, whatever it
+computes: one that skips work gets the rate for it.
 """
 
 from __future__ import annotations

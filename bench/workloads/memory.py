@@ -46,7 +46,7 @@ def activation_bytes(workload: Workload, width: int) -> int:
 
 
 def available_bytes(device: torch.device) -> int | None:
-    """Memory that is free for use on a device; None where it cannot be told."""
+    """Memory that is free for use on a device; None where it is not known."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type in ("cpu", "mps"):  # MPS shares the memory of the machine

@@ -1,4 +1,4 @@
-"""Named workloads, what is done with each, and what a scenario of it costs.
+"""Named workloads, the tasks of each scenario, and its tokens, operations and memory.
 
 A scenario is a process that does some tasks one after the other. Each task does everything that those before it do, and
 so the most memory that the process ever held is also that of the last task alone:
@@ -63,7 +63,7 @@ def rows_of(work: Workload, scenario: str, task: str) -> int:
 
 
 def tokens_of(work: Workload, scenario: str, task: str) -> int:
-    """Tokens of one call of a task: those that go through the model, or for `per_token` one for each text."""
+    """Tokens of one call of a task: all tokens that go through the model; for `per_token` one for each text."""
     rows = rows_of(work, scenario, task)
     if task == "prefill":
         return rows * text_shape(work)[0]
@@ -98,11 +98,11 @@ def scenario_bytes(work: Workload, scenario: str) -> int:
 
 
 def misfit(name: str, scenario: str, together: int, available: int | None) -> str | None:
-    """Why a scenario cannot be, in one line; None if it fits.
+    """Why a scenario does not fit into memory, in one line; None if it fits.
 
     Args:
         together: processes that have to be there at once: two for a ratio, one if there is only one contender
-        available: bytes that are free; None where that cannot be told
+        available: bytes that are free; None where that is not known
     """
     return too_large(f"{name}/{scenario}", scenario_bytes(named(name), scenario), together, available)
 
@@ -119,7 +119,7 @@ def too_large(what: str, each: int, together: int, available: int | None) -> str
 
 
 def proof_misfit(name: str, available: int | None) -> str | None:
-    """Why a workload cannot be proven, and so not be measured, in one line; None if it can."""
+    """Why the proof of a workload does not fit into memory, in one line; None if it fits."""
     work = named(name)
     small = work.of_shape(*work.proof_shape())
     # logits and loss are proven on the whole batch

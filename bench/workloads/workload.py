@@ -72,7 +72,7 @@ def workload(size: str, batch: int, time: int | None) -> Workload:
         batch: sequences, at least 1
         time: tokens of each, at most the size's block; None for 128, or the block if that is shorter
 
-    Raises ValueError, one line, for what cannot be.
+    Raises ValueError, one line, for an unknown size or a shape that it does not take.
     """
     if size not in SIZES:
         raise ValueError(f"unknown size {size!r}: give one of {', '.join(SIZES)}")

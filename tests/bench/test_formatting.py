@@ -38,7 +38,7 @@ NUMBER = re.compile(r"\d[\d,.]*\d|\d")
 def slower() -> dict[str, Any]:
     """The suite's result again, every rate and memory another one."""
     found = copy.deepcopy(SUITE)
-    for one in (*found["cases"], *found["scaling"], *found["parts"]):
+    for one in (*found["cases"], *found["scaling"], *found["components"]):
         one["tokens_per_second" if "tokens_per_second" in one else "per_second"] *= 0.1
         for ratio in one.get("ratios", {}).values():
             ratio["median"] *= 0.1

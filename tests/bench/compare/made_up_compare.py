@@ -41,8 +41,8 @@ def contender(name: str, number: int) -> dict[str, Any]:
     proven = {"top1": 1.0, "over": 0.61 + number, "worst": worst, "failures": []}
 
     def speed(rate: float, ratio: float) -> dict[str, Any]:
-        interval = {"to": "reference", "median": ratio, "low": 0.9 * ratio, "high": 1.1 * ratio, "confidence": 0.95}
-        return {"first": 9.0, "tokens_per_second": rate, "spread": 0.12, "seconds": [1.0] * 7, "ratio": interval}
+        ratios = {"reference": {"median": ratio, "low": 0.9 * ratio, "high": 1.1 * ratio, "confidence": 0.95}}
+        return {"first": 9.0, "tokens_per_second": rate, "spread": 0.12, "seconds": [1.0] * 7, "ratios": ratios}
 
     return {
         **{"name": name, "precision": "bfloat16" if name == "full" else "float32", "unlike": ""},

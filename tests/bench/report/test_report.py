@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from bench.__main__ import main
-from bench.formatting import significant, size
+from bench.formatting import interval, significant, size
 from bench.report import pictures
 from bench.report.contents import OF_A_RUN, chapters
 from bench.report.documents import read_bugs, read_parity
@@ -27,7 +27,6 @@ from bench.report.page import page
 from bench.report.peers import named_with
 from bench.settings import DOCS
 from bench.suite.result_file import HOME, VERSION, save
-from bench.suite.tables import interval
 from tests.bench.report.made_up_report import CUDA, RUNGS, whole
 from tests.bench.suite.made_up import ENVIRONMENT, result
 

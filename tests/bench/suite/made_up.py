@@ -6,6 +6,10 @@ import copy
 from typing import Any
 
 from bench.suite.result_file import KIND, VERSION
+from bench.timing.interleave import Timings
+from bench.timing.peak_memory import Peak
+from bench.timing.ratios import Ratio
+from bench.timing.worker import Compiled
 
 ENVIRONMENT: dict[str, Any] = {
     "device": "Some CPU",
@@ -88,3 +92,12 @@ def result(**changes: Any) -> dict[str, Any]:
         "left_out": [],
     }
     return {**made, **changes}
+
+
+def made_up_timings(seconds: float = 1.0, rounds: int = 3, **anchors: float) -> Timings:
+    """Rounds that all took as long, with ratios to anchors that took their seconds."""
+    times = {anchor: Ratio(s / seconds, 0.9 * s / seconds, 1.2 * s / seconds) for anchor, s in anchors.items()}
+    peak = Peak(1, 1, "resident")
+    return Timings(
+        [seconds] * rounds, [rounds], 2.0, Compiled(0, 0.0), 0, peak, times or {"reference": Ratio(1.0, 1.0, 1.0)}
+    )

@@ -10,7 +10,16 @@ import pytest
 import torch
 
 from bench.timing import interleave
-from bench.timing.interleave import Progress, TimeBudget, Timings, joined, possible, run_scenario, time_task
+from bench.timing.interleave import (
+    Progress,
+    TimeBudget,
+    Timings,
+    joined,
+    possible,
+    run_scenario,
+    scenario_job,
+    time_task,
+)
 from bench.timing.peak_memory import Peak
 from bench.timing.worker import Compiled
 from bench.workloads.scenarios import named
@@ -240,3 +249,9 @@ def first_calls_alone(scenario: str, launches: int, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(interleave, "crew", lambda jobs: nullcontext({}))
     run_scenario(named("smoke"), scenario, ["reference"], CPU, TIME_BUDGET, tell, launches=launches)
     return seen
+
+
+def test_a_job_has_the_texts_of_its_scenario() -> None:
+    found = [scenario_job("plain", named("mini-64"), scenario, CPU, again=False) for scenario in ("ladder", "texts")]
+    assert [(job.prompt, job.new, job.rows) for job in found] == [(32, 12, 1), (32, 32, 8)]
+    assert scenario_job("plain", named("mini-64"), "text", CPU, again=True).label == "plain (again)"

@@ -1,0 +1,108 @@
+"""A session: nothing unproven or too large is started, and everything is measured once."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from bench.contenders.gate import GateResult
+from bench.suite.ablation import PROOF
+from bench.suite.plan import plan_for
+from bench.suite.scaling import CURVES, points
+from bench.suite.session import LeftOut, Session
+from bench.timing.interleave import Timings
+from bench.workloads.workload import Workload
+from tests.bench.suite.made_up import made_up_timings
+
+
+def session(available: int | None, monkeypatch: pytest.MonkeyPatch) -> Session:
+    monkeypatch.setattr("bench.suite.session.available_bytes", lambda device: available)
+    return Session(torch.device("cpu"), plan_for("cpu", True, ("gpt2-xl", "smoke")), {}, lambda what: None, quick=True)
+
+
+def test_a_workload_that_does_not_fit_is_left_out_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.suite.session.run_scenario", lambda *_: pytest.fail("it was started"))
+    small = session(10**9, monkeypatch)
+    for _ in range(2):  # and remembered
+        with pytest.raises(LeftOut, match=r"^gpt2-xl: its proof in float64 needs about \d+\.\d GB of memory, 1.0 GB"):
+            small.timings_of("gpt2-xl", "training", ("reference", "full"))
+    assert len(small.left_out) == 1
+    assert small.result()["left_out"] == small.left_out
+
+
+def test_who_has_no_parity_pass_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    own = session(None, monkeypatch)
+    monkeypatch.setattr("bench.suite.session.run_scenario", lambda work, scenario, names, *_: asked.extend(names) or {})
+    monkeypatch.setattr(Session, "floors", [])
+    own.gate.found["tiny", 8, 64, "reference"] = GateResult(True, {"float32": 0.3}, 1e-6, (8, 64), "")
+    own.gate.found["tiny", 8, 64, "full"] = GateResult(False, {"float32": 300.0}, 1e-2, (8, 64), "logits: too far")
+    own.timings_of("smoke", "forward", ("reference", "full"))
+    assert asked == ["reference"]
+    with pytest.raises(AssertionError, match=r"no parity pass, no number"):
+        own.case("smoke", "forward", "forward", "full", made_up_timings())
+
+
+def test_a_failing_scenario_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, tries = session(None, monkeypatch), []
+
+    def fail(*_: object) -> None:
+        tries.append(1)
+        raise RuntimeError("timing full failed with status 9")
+
+    monkeypatch.setattr(Session, "run_scenario", fail)
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="timing full failed"):
+            own.timings_of("smoke", "forward", ("reference", "full"))
+    assert len(tries) == 1
+
+
+def test_every_point_of_a_curve_is_measured_once_and_one_that_does_not_fit_is_a_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own, held = session(10**10, monkeypatch), []
+
+    def run_scenario(
+        work: Workload, scenario: str, names: list[str], *rest: object, keep: object
+    ) -> dict[str, dict[str, Timings]]:
+        held.append(work)
+        return {name: {"training_step": made_up_timings()} for name in names}
+
+    monkeypatch.setattr("bench.suite.session.run_scenario", run_scenario)
+    passed = GateResult(True, {"float32": 0.5}, 1e-6, (2, 128), "")
+    monkeypatch.setattr(own.gate, "of", lambda work, names, texts: dict.fromkeys(names, passed))
+    for point in points():
+        own.point(point)
+    assert len(held) == len(set(held)) == len({point.work for point in points()})
+    assert len(own.scaling) == len(CURVES) * len(list(points()))
+    assert json.loads(json.dumps(own.result()["scaling"])) == own.result()["scaling"]
+    monkeypatch.setattr("bench.suite.session.available_bytes", lambda device: 10**9)
+    own.point(next(points()))
+    assert own.left_out[0].startswith("scaling/time 64: needs about ")
+
+
+def test_a_scenario_is_proven_at_its_own_shape_and_told_apart_by_its_launches_and_reads_the_clocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own, proven, held = session(None, monkeypatch), [], []
+
+    def of(work: Workload, names: list[str], texts: bool = True) -> dict[str, GateResult]:
+        proven.append(work)
+        return dict.fromkeys(names, GateResult(True, {"float32": 0.3}, 1e-6, (work.batch, work.time), ""))
+
+    def run_scenario(*arguments: object) -> dict[str, dict[str, Timings]]:
+        held.append(arguments[-2])
+        return {}
+
+    monkeypatch.setattr(own.gate, "of", of)
+    monkeypatch.setattr("bench.suite.session.run_scenario", run_scenario)
+    monkeypatch.setattr("bench.suite.session.clocks_after_work", lambda found, device: {**found, "read": len(held)})
+    for launches in (1, 3, 3):
+        own.timings_of("mini-64", "step", ("reference",), launches=launches)
+    assert held == [1, 3], "once each"
+    assert {(work.batch, work.time) for work in proven} == {(2, 64)}
+    assert own.environment["clocks"]["read"] == 2
+    own.timings_of("mini-64", "step", ("plain",), proof=PROOF)
+    assert PROOF in proven

@@ -1,0 +1,73 @@
+"""What a scenario does, its tokens, operations and memory, and what does not fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from bench.workloads.flops import generated_flops_per_token
+from bench.workloads.scenarios import (
+    SCENARIOS,
+    flops_per_token,
+    misfit,
+    named,
+    proof_misfit,
+    rows_of,
+    scenario_bytes,
+    text_shape,
+    tokens_of,
+)
+
+
+def test_a_task_has_the_tokens_and_operations_of_one_call() -> None:
+    work = named("mini")
+    assert tokens_of(work, "training", "training_step") == 4 * 128
+    assert flops_per_token(work, "training_step") * 512 == work.step_flops()
+    assert flops_per_token(work, "forward") * 512 == work.forward_flops()
+    assert tokens_of(work, "text", "prefill") == 32
+    assert tokens_of(work, "texts", "prefill") == 8 * 32
+    assert tokens_of(work, "texts", "per_token") == rows_of(work, "texts", "per_token") == 8
+    assert tokens_of(work, "ladder", "per_token") == 1
+    assert tokens_of(work, "ladder", "training_step") == 4 * 128
+    assert flops_per_token(work, "per_token") == generated_flops_per_token(work.config, 32, 32)
+
+
+def test_what_does_not_fit_is_one_line_with_both_numbers() -> None:
+    each = scenario_bytes(named("gpt2-xl"), "training")
+    assert each > 16 * 1_557_611_200
+    assert misfit("gpt2-xl", "training", 2, 2 * each) is None
+    assert misfit("gpt2-xl", "training", 2, None) is None
+    line = misfit("gpt2-xl", "training", 2, 2 * each - 1)
+    assert line is not None
+    assert line.startswith("gpt2-xl/training: needs about ")
+    assert "for 2 processes side by side" in line
+    assert line.endswith(" GB are free: left out")
+    assert "\n" not in line
+    assert proof_misfit("gpt2-xl", 10**10) is not None
+    assert proof_misfit("smoke", 10**10) is None
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_more_of_anything_needs_more_memory(scenario: str) -> None:
+    work = named("mini")
+    assert scenario_bytes(replace(work, config=replace(work.config, n_embd=512)), scenario) > scenario_bytes(
+        work, scenario
+    )
+    if scenario in ("forward", "training"):
+        assert scenario_bytes(work.of_shape(8, 128), scenario) > scenario_bytes(work, scenario)
+
+
+def test_the_ladder_writes_fewer_tokens() -> None:
+    assert text_shape(named("mini-64")) == (32, 32)
+    assert text_shape(named("mini-64"), "ladder") == (32, 12)
+
+
+def test_the_logits_of_the_whole_batch_count_in_the_memory_of_a_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proof's gradients are of a smaller batch than its logits."""
+    work = named("gpt2-512")
+    small = work.of_shape(*work.proof_shape())
+    assert small.tokens < work.tokens
+    logits = 8 * (work.tokens - small.tokens) * work.config.vocab_size
+    monkeypatch.setattr("bench.workloads.scenarios.needed_bytes", lambda *_: 0)
+    assert proof_misfit("gpt2-512", logits) is not None
