@@ -191,7 +191,7 @@ class Report:
     parity: Annotated[Path, shown("FILE.md", "docs/parity.md")] = DOCS / "parity.md"
     """The table of errors over budgets that the parity tests write"""
     bugs: Annotated[Path, shown("FILE.md", "docs/bugs.md")] = DOCS / "bugs.md"
-    """The table of the bug zoo"""
+    """The table of the planted bugs"""
 
     def check(self) -> None:
         """Raise a ValueError, one line, for a value that cannot be."""

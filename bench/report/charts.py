@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import altair as alt
 
-from bench.report.chapter import Chart
+from bench.report.section import Chart
 from reference.plots.charts import inline
 
 LINE = 15  # height of a dot and what is above and below it
@@ -56,17 +56,17 @@ def chart(title: str, drawn: Any, says: str) -> Chart:
 
 
 def dots(
-    title: str, found: Sequence[Dot], axis: Axis, side_by_side: bool = True, everybody: Sequence[str] = ()
+    title: str, found: Sequence[Dot], axis: Axis, side_by_side: bool = True, all_kinds: Sequence[str] = ()
 ) -> Chart:
     """A row for each name, in it a dot for each kind, with its interval if it has one.
 
     Args:
         side_by_side: each kind has a line of its own in the row; otherwise they share it
-        everybody: all kinds of a chapter, so that each has the same colour in all its drawings
+        all_kinds: every kind of the section, so that a kind has one colour in all its drawings
     """
     names, kinds = ordered(dot.name for dot in found), ordered(dot.kind for dot in found)
     apart = side_by_side and len(kinds) > 1
-    all_kinds = alt.Scale(domain=ordered([*everybody, *kinds]))
+    colours = alt.Scale(domain=ordered([*all_kinds, *kinds]))
     y: dict[str, Any] = {
         "y": alt.Y(
             "name:N",
@@ -75,7 +75,7 @@ def dots(
             scale=alt.Scale(paddingInner=0.35, paddingOuter=0.2) if apart else alt.Undefined,
             axis=alt.Axis(grid=True, domain=False, ticks=False, labelPadding=9),
         ),
-        "color": alt.Color("kind:N", scale=all_kinds, title=None, legend=legend(kinds)),
+        "color": alt.Color("kind:N", scale=colours, title=None, legend=legend(kinds)),
     }
     if apart:
         y["yOffset"] = alt.YOffset("kind:N", sort=kinds)
@@ -86,7 +86,7 @@ def dots(
         layers.append(alt.Chart(inline([{"at": axis.rule}])).mark_rule(strokeDash=[4, 3]).encode(x="at:Q"))
     if any(dot.low is not None for dot in found):
         layers.append(base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=axis.title), x2="high:Q", **y))
-    shape = alt.Shape("kind:N", scale=all_kinds, title=None, legend=legend(kinds))
+    shape = alt.Shape("kind:N", scale=colours, title=None, legend=legend(kinds))
     layers.append(base.mark_point(filled=True, opacity=1, size=60).encode(x=x, shape=shape, **y, **SAYING))
     height = LINE * len(names) * (len(kinds) + 0.7 if apart else 1.4)
     says = f"{title}: {axis.title} of {', '.join(names)}"

@@ -12,10 +12,10 @@ from typing import Any
 
 import vl_convert
 
-from bench.report.chapter import Chapter, Table, View
 from bench.report.charts import ordered
-from bench.report.gather import Run
+from bench.report.load_results import Run
 from bench.report.pictures import VEGA_LITE
+from bench.report.section import Section, Table, View
 from bench.report.theme import DARK, LIGHT
 
 HERE = Path(__file__).parent
@@ -24,13 +24,13 @@ LONG = 40  # characters of a cell that needs some width, or it has too many line
 LINK = re.compile(r"\[([^\]]+)\]\((https://[^\s()]+)\)")  # of Markdown, alone in a cell
 
 
-def page(runs: Sequence[Run], chapters: Sequence[Chapter]) -> str:
+def page(runs: Sequence[Run], sections: Sequence[Section]) -> str:
     """The whole page."""
     charts = {
         place: chart.spec
-        for chapter in chapters
-        for number, views in enumerate(chapter.views)
-        for place, chart in charts_of(chapter, number, views)
+        for section in sections
+        for number, views in enumerate(section.views)
+        for place, chart in charts_of(section, number, views)
     }
     devices = ordered(run.device for run in runs)
     data = {
@@ -42,8 +42,8 @@ def page(runs: Sequence[Run], chapters: Sequence[Chapter]) -> str:
         style=text("page.css"),
         devices="".join(option(number, device) for number, device in enumerate(devices)),
         runs="".join(option(number, run.title) for number, run in enumerate(runs)),
-        links="".join(f'<li><a href="#{chapter.key}">{escape(chapter.title)}</a></li>' for chapter in chapters),
-        chapters="\n".join(chapter_html(chapter, runs) for chapter in chapters),
+        links="".join(f'<li><a href="#{section.key}">{escape(section.title)}</a></li>' for section in sections),
+        sections="\n".join(section_html(section, runs) for section in sections),
         data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
         # nothing in a script may look like its end
         library=vl_convert.javascript_bundle(EXPORT, VEGA_LITE).replace("</script", "<\\/script"),
@@ -56,11 +56,11 @@ def text(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
 
 
-def charts_of(chapter: Chapter, number: int, views: tuple[View, ...]) -> Iterator[tuple[str, Any]]:
+def charts_of(section: Section, number: int, views: tuple[View, ...]) -> Iterator[tuple[str, Any]]:
     """The place of each drawing of a run, and the drawing."""
     for v, view in enumerate(views):
         for c, chart in enumerate(view.charts):
-            yield f"{chapter.key}-{number}-{v}-{c}", chart
+            yield f"{section.key}-{number}-{v}-{c}", chart
 
 
 def option(value: int, name: str) -> str:
@@ -68,29 +68,29 @@ def option(value: int, name: str) -> str:
     return f'<option value="{value}">{escape(name)}</option>'
 
 
-def chapter_html(chapter: Chapter, runs: Sequence[Run]) -> str:
+def section_html(section: Section, runs: Sequence[Run]) -> str:
     """Text, then what there is of each run."""
-    words = "".join(f"<p>{escape(paragraph)}</p>" for paragraph in chapter.words)
+    words = "".join(f"<p>{escape(paragraph)}</p>" for paragraph in section.words)
     bodies = []
-    for number, views in enumerate(chapter.views):
-        of = "" if chapter.shared else f' data-run="{number}"{" hidden" if number else ""}'
-        bodies.append(f"<div{of}>{views_html(chapter, number, views)}</div>")
+    for number, views in enumerate(section.views):
+        of = "" if section.shared else f' data-run="{number}"{" hidden" if number else ""}'
+        bodies.append(f"<div{of}>{views_html(section, number, views)}</div>")
     return (
-        f'<section id="{chapter.key}" aria-labelledby="{chapter.key}-title">'
-        f'<h2 id="{chapter.key}-title">{escape(chapter.title)}</h2>{words}{"".join(bodies)}</section>'
+        f'<section id="{section.key}" aria-labelledby="{section.key}-title">'
+        f'<h2 id="{section.key}-title">{escape(section.title)}</h2>{words}{"".join(bodies)}</section>'
     )
 
 
-def views_html(chapter: Chapter, number: int, views: tuple[View, ...]) -> str:
+def views_html(section: Section, number: int, views: tuple[View, ...]) -> str:
     """A choice if there is one, and all views, of which the first is seen."""
     if not views:
-        return f'<p class="empty">{escape(chapter.empty)}</p>'
-    place = f"{chapter.key}-{number}"
+        return f'<p class="empty">{escape(section.empty)}</p>'
+    place = f"{section.key}-{number}"
     choice = ""
     if len(views) > 1:
         options = "".join(option(v, view.name) for v, view in enumerate(views))
         choice = (
-            f'<p class="choice"><label for="{place}">{escape(chapter.choice)}</label> '
+            f'<p class="choice"><label for="{place}">{escape(section.choice)}</label> '
             f'<select id="{place}" class="views">{options}</select></p>'
         )
     bodies = (

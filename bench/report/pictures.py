@@ -1,4 +1,4 @@
-"""Drawings as PNG files: those of a chapter in one picture, in light colours."""
+"""The drawings of a section as one PNG file, in light colours."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from bench.report.chapter import Chart, View
+from bench.report.section import Chart, View
 from bench.report.theme import LIGHT
 
 # of a drawing without the names beside it, by how many share the width: together about that of a page
@@ -17,12 +17,12 @@ WIDTHS = {1: 640, 2: 380, 3: 240}
 SHARPNESS = 1.5  # pixels for each unit of the drawing
 ON_PAPER = {**{key: value for key, value in LIGHT.items() if key != "autosize"}, "background": "white", "padding": 16}
 APART = {"scale": {"color": "independent", "shape": "independent"}}  # each drawing has kinds of its own
-PICTURES = ("ladder", "peers", "roofline", "scaling", "parity")
+PICTURES = ("ablation", "peers", "roofline", "scaling", "parity")
 VEGA_LITE = "_".join(alt.SCHEMA_VERSION.split(".")[:2])  # as vl-convert names the version that Altair writes: v6_4
 
 
 def png(views: tuple[View, ...]) -> bytes | None:
-    """The charts of a chapter: a row for each view; None if it has none."""
+    """The charts of a section: a row for each view; None if it has none."""
     rows = [[placed(chart, WIDTHS[len(view.charts)]) for chart in view.charts] for view in views if view.charts]
     if not rows:
         return None

@@ -65,7 +65,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Mutant:
-    """One row of the zoo."""
+    """One planted bug."""
 
     row: int  # of the list of real bugs, 1 to 43; from 44 on our own
     name: str  # what is wrong

@@ -1,4 +1,4 @@
-"""Every bug of the zoo, a row each. To add one: what is wrong, where it was met, which words to change, which check.
+"""Every planted bug, a row each. To add one: what is wrong, where it was met, which words to change, which check.
 
 Rows 1 to 43 are bugs that public implementations had, told in our own words, with the issue or commit in which they
 were found. Where this project has no such part (no loss scaler, no HellaSwag), the mutant is the nearest thing that it

@@ -1,4 +1,4 @@
-"""The zoo as a table: `python -m tests.bugs.table` writes docs/bugs.md."""
+"""The planted bugs as a table: `python -m tests.bugs.table` writes docs/bugs.md."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def document(caught: dict[Mutant, Outcome], seen: Seen, margins: dict[str, float
     )
     usually, checks = table_of_the_usual(seen), table_of_the_checks(margins)
     return f"""\
-# The bug zoo
+# Planted bugs
 
     python -m tests.bugs.table          # measures all of it again and writes this file
     python -m pytest -k bugs            # each mutant against its check, and right code against all of them

@@ -1,4 +1,4 @@
-"""docs/bugs.md is that of this zoo: its rows, not its numbers, which every machine has its own of."""
+"""docs/bugs.md has a row for each planted bug; its numbers differ from machine to machine and are not compared."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from bench.report.result_keys import AA_TEST, ABLATION, COMPONENT, COMPONENTS, LEAVE_ONE_OUT, SCENARIO
 from tests.bench.suite.made_up import ENVIRONMENT, case, result
 
 RUNGS = ("fused_qkv", "sdpa", "kv_cache")
@@ -49,7 +50,7 @@ def whole(seed: int = 0, **changes: Any) -> dict[str, Any]:
     }
     floors = [
         {
-            **{"workload": "smoke", "sitting": "training", "task": task, "precision": precision},
+            **{"workload": "smoke", SCENARIO: "training", "task": task, "precision": precision},
             **{"operations": 10**9, "bytes": 10**9 * number, "seconds_of_operations": 0.01, "seconds_of_bytes": 0.002},
             "seconds": 0.012,
         }
@@ -66,22 +67,24 @@ def whole(seed: int = 0, **changes: Any) -> dict[str, Any]:
             "bandwidth": {"measured": 2.5e10, "data_sheet": None},
             "floors": floors,
         },
-        prices=[
-            {
-                **{"rung": rung, "claim": "the same", "loses": f"where {rung} <does not> pay", "workload": "mini"},
-                **{"batch": 4, "time": 128},
-                **{"in_full": True, "parity": {"float32": 0.25}},
-                "tasks": {
-                    task: {
-                        "alone": price(rung),
-                        "without": None if rung == "sdpa" else price(f"without-{rung}"),
-                        "cumulative": price(f"upto-{rung}"),
-                    }
-                    for task in ("training_step", "per_token")
-                },
-            }
-            for rung in RUNGS
-        ],
+        **{
+            ABLATION: [
+                {
+                    **{"rung": rung, "claim": "the same", "loses": f"where {rung} <does not> pay", "workload": "mini"},
+                    **{"batch": 4, "time": 128},
+                    **{"in_full": True, "parity": {"float32": 0.25}},
+                    "tasks": {
+                        task: {
+                            "alone": price(rung),
+                            LEAVE_ONE_OUT: None if rung == "sdpa" else price(f"without-{rung}"),
+                            "cumulative": price(f"upto-{rung}"),
+                        }
+                        for task in ("training_step", "per_token")
+                    },
+                }
+                for rung in RUNGS
+            ]
+        },
         scaling=[
             {
                 **{"axis": axis, "value": value, "contender": name, "batch": 2, "time": 128, "config": {}},
@@ -98,19 +101,29 @@ def whole(seed: int = 0, **changes: Any) -> dict[str, Any]:
             for value in values
             for name in ("plain", "sdpa", "fused_loss")
         ],
-        parts=[
-            {
-                **{"name": "mini/sdpa", "part": "sdpa", "workload": "mini", "group": "attention", "description": ""},
-                **{"unit": "tokens", "amount": 512, "per_second": rate(), "spread": 0.01, "seconds": [0.1]},
-                **{"memory": None, "error": 1e-7},
+        **{
+            COMPONENTS: [
+                {
+                    **{
+                        "name": "mini/sdpa",
+                        COMPONENT: "sdpa",
+                        "workload": "mini",
+                        "group": "attention",
+                        "description": "",
+                    },
+                    **{"unit": "tokens", "amount": 512, "per_second": rate(), "spread": 0.01, "seconds": [0.1]},
+                    **{"memory": None, "error": 1e-7},
+                }
+            ]
+        },
+        **{
+            AA_TEST: {
+                **{"contender": "reference", "workload": "smoke", "task": "training_step"},
+                **{
+                    "ratio": {"median": 1.0, "low": 0.98, "high": 1.03, "confidence": 0.875},
+                    "launches": [ratio(), ratio()],
+                },
             }
-        ],
-        itself={
-            **{"contender": "reference", "workload": "smoke", "task": "training_step"},
-            **{
-                "ratio": {"median": 1.0, "low": 0.98, "high": 1.03, "confidence": 0.875},
-                "launches": [ratio(), ratio()],
-            },
         },
         left_out=["gpt2-xl/training: needs about 30.0 GB of memory & <more> | or less: left out"],
     )

@@ -19,19 +19,20 @@ import pytest
 from bench.__main__ import main
 from bench.formatting import significant, size
 from bench.report import pictures
-from bench.report.contents import OF_A_RUN, chapters
-from bench.report.documents import read_bugs, read_parity
-from bench.report.gather import Run, named_apart, result_files, run_of
+from bench.report.all_sections import RUN_SECTIONS, all_sections
+from bench.report.load_results import Run, load_result, result_files, with_unique_names
 from bench.report.markdown import document
 from bench.report.page import page
-from bench.report.peers import named_with
+from bench.report.proof_records import read_bugs, read_parity
+from bench.report.result_keys import ABLATION
+from bench.report.sections.ablation import KINDS
+from bench.report.sections.peers import named_with
 from bench.settings import DOCS
 from bench.suite.result_file import HOME, VERSION, save
 from bench.suite.tables import interval
 from tests.bench.report.made_up_report import CUDA, RUNGS, whole
 from tests.bench.suite.made_up import ENVIRONMENT, result
 
-KINDS = {"alone": "alone", "without": "leave-one-out", "cumulative": "cumulative"}
 OLDER = "2026-01-01T03:04:05+00:00"
 
 
@@ -68,13 +69,13 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(folder: Path) -> list[Run]:
-    return named_apart([run_of(path) for path in result_files([folder])])
+    return with_unique_names([load_result(path) for path in result_files([folder])])
 
 
 @pytest.fixture(scope="module")
 def html(runs: list[Run]) -> str:
     parity, bugs = read_parity(DOCS / "parity.md"), read_bugs(DOCS / "bugs.md")
-    return page(runs, chapters([run.views for run in runs], parity, bugs))
+    return page(runs, all_sections([run.views for run in runs], parity, bugs))
 
 
 @pytest.fixture(scope="module")
@@ -143,24 +144,26 @@ def rows_of(data: dict[str, Any], place: str) -> list[dict[str, Any]]:
     return found
 
 
-def places(data: dict[str, Any], chapter: str, run: int) -> list[str]:
-    return [place for place in data["charts"] if place.startswith(f"{chapter}-{run}-")]
+def places(data: dict[str, Any], section: str, run: int) -> list[str]:
+    return [place for place in data["charts"] if place.startswith(f"{section}-{run}-")]
 
 
 @pytest.mark.parametrize("run", range(3))
-def test_every_price_that_is_drawn_is_the_files(run: int, results: list[dict[str, Any]], data: dict[str, Any]) -> None:
+def test_every_ratio_rate_and_memory_of_the_ablation_is_drawn_as_in_the_file(
+    run: int, results: list[dict[str, Any]], data: dict[str, Any]
+) -> None:
     for number, task in enumerate(("training_step", "per_token")):
         expected: list[dict[tuple[str, str], list[Any]]] = [{}, {}, {}]
-        for price in results[run]["prices"]:
-            for kind, one in price["tasks"][task].items():
+        for row in results[run][ABLATION]:
+            for kind, one in row["tasks"][task].items():
                 if one is not None:
-                    key, ratio = (price["rung"], KINDS[kind]), one["ratio"]
+                    key, ratio = (row["rung"], KINDS[kind]), one["ratio"]
                     expected[0][key] = [ratio["median"], ratio["low"], ratio["high"]]
                     expected[1][key] = [one["tokens_per_second"], None, None]
                     expected[2][key] = [one["memory"], None, None]
-        assert len(expected[0]) == 8, "sdpa has no price of taking it out"
+        assert len(expected[0]) == 8, "sdpa has no leave-one-out"
         for chart in range(3):
-            drawn = [row for row in rows_of(data, f"ladder-{run}-{number}-{chart}") if "kind" in row]
+            drawn = [row for row in rows_of(data, f"ablation-{run}-{number}-{chart}") if "kind" in row]
             found = {(row["name"], row["kind"]): [row["value"], row["low"], row["high"]] for row in drawn}
             assert found == expected[chart]
             assert len(drawn) == len(found)
@@ -219,10 +222,10 @@ def test_the_tables_say_the_same_in_words(results: list[dict[str, Any]], read: R
     for run, found in enumerate(results):
         rows = read.tables["mini, training step: times as fast, with intervals of 6 rounds of 3 starts, 75 %"][run]
         assert [row[0] for row in rows[1:]] == list(RUNGS)
-        for row, price in zip(rows[1:], found["prices"], strict=True):
-            prices = price["tasks"]["training_step"]
-            words = ["n/a" if prices[kind] is None else interval(prices[kind]["ratio"]) for kind in KINDS]
-            assert row == [price["rung"], *words, "0.25", price["loses"]]
+        for row, rung in zip(rows[1:], found[ABLATION], strict=True):
+            task = rung["tasks"]["training_step"]
+            words = ["n/a" if task[kind] is None else interval(task[kind]["ratio"]) for kind in KINDS]
+            assert row == [rung["rung"], *words, "0.25", rung["loses"]]
         rows = read.tables["smoke: training step, batch 8 x time 64; 5 rounds of 1 start, 94 %"][run]
         cases = [case for case in found["cases"] if case["task"] == "training_step"]
         for row, case in zip(rows[1:], cases, strict=False):
@@ -234,7 +237,7 @@ def test_the_tables_say_the_same_in_words(results: list[dict[str, Any]], read: R
             "x-transformers",
             "no number: logits in float32: 7.5e+03 times the error that is allowed",
         ]
-        ((best, *_),) = [[row[1:] for row in read.tables["The fastest of those that were proven"][run][2:]]]
+        ((best, *_),) = [[row[1:] for row in read.tables["The fastest proven contender"][run][2:]]]
         fastest = max(cases, key=lambda case: case["ratios"]["reference"]["median"])
         assert best[0] == named_with(fastest, cases, "reference")
 
@@ -258,7 +261,7 @@ def test_every_point_under_the_roofs_is_in_a_table(results: list[dict[str, Any]]
             assert row[3] == f"{case['flops_per_second'] / 1e9:.4g} GFLOP/s"
 
 
-def test_all_of_the_zoo_and_of_the_tests_own_proofs_is_there(read: Reader, data: dict[str, Any]) -> None:
+def test_all_planted_bugs_and_all_of_the_tests_own_proofs_are_there(read: Reader, data: dict[str, Any]) -> None:
     text = (DOCS / "bugs.md").read_text()
     of, there = re.search(r"^(\d+) of (\d+) mutants are caught", text, re.M).groups()  # type: ignore[union-attr]
     (rows,) = read.tables["Every bug and what caught it"]
@@ -279,8 +282,8 @@ def test_the_environment_and_what_was_left_out_are_there_and_what_is_unknown_is_
     assert (rows["torch"], rows["commit"], rows["clock before, MHz"]) == ("2.13.0", "0" * 40, "n/a")
     rows_left_out = read.tables["What was left out, and why"][0]
     assert rows_left_out[1] == ["1", "gpt2-xl/training: needs about 30.0 GB of memory & <more> | or less: left out"]
-    (title,) = [title for title in read.tables if "against itself" in title]
-    assert read.tables[title][0][1] == ["all together", "1.00 [0.98, 1.03]"]
+    (title,) = [title for title in read.tables if "A/A test" in title]
+    assert read.tables[title][0][1] == ["all starts", "1.00 [0.98, 1.03]"]
 
 
 def test_names_are_text_and_never_markup(html: str) -> None:
@@ -292,7 +295,7 @@ def test_names_are_text_and_never_markup(html: str) -> None:
     evil = whole(4)
     name = '"><img src=x onerror=alert(1)></script><script>alert(2)</script>'
     evil["cases"][0]["contender"] = evil["environment"]["device"] = evil["left_out"][0] = name
-    evil["cases"][0]["name"] = evil["prices"][0]["rung"] = name
+    evil["cases"][0]["name"] = evil[ABLATION][0]["rung"] = name
     made = page_of(evil)
     assert "<img" not in made
     assert made.count("</script>") == made.count("<script") == 3
@@ -300,9 +303,9 @@ def test_names_are_text_and_never_markup(html: str) -> None:
 
 
 def page_of(one: dict[str, Any]) -> str:
-    views = {key: chapter.views(one) for key, chapter in OF_A_RUN.items()}
+    views = {key: section.views(one) for key, section in RUN_SECTIONS.items()}
     run = Run(Path("x.json"), "x", one["environment"]["device"], "today", "torch", False, views)
-    return page([run], chapters([views], "no parity", "no bugs"))
+    return page([run], all_sections([views], "no parity", "no bugs"))
 
 
 def test_nothing_is_loaded_from_anywhere(read: Reader, html: str) -> None:
@@ -316,7 +319,7 @@ def test_nothing_is_loaded_from_anywhere(read: Reader, html: str) -> None:
         assert "url" not in json.dumps({key: value for key, value in chart.items() if key != "$schema"})
 
 
-def test_every_link_to_a_chapter_leads_to_one_and_every_choice_has_a_label(html: str) -> None:
+def test_every_link_to_a_section_leads_to_one_and_every_choice_has_a_label(html: str) -> None:
     ids = re.findall(r' id="([^"]+)"', html.partition('<script type="application/json"')[0])
     assert len(ids) == len(set(ids)), "an id is there twice"
     for target in re.findall(r'href="#([^"]+)"', html):
@@ -329,7 +332,7 @@ def test_every_link_to_a_chapter_leads_to_one_and_every_choice_has_a_label(html:
 
 def test_a_run_with_nothing_but_cases_has_a_page_that_says_what_it_lacks() -> None:
     made = page_of(result())
-    assert made.count("This run has none.") == 4, "ladder, roofline, scaling, parts"
+    assert made.count("This run has none.") == 4, "ablation, roofline, scaling, components"
     assert "no parity" in made
     assert "no bugs" in made
 
@@ -358,9 +361,9 @@ def test_the_command_writes_page_pictures_and_tables_and_nothing_else(
         assert 300 < height < 12000
     markdown = (out / names[0] / "tables.md").read_text()
     assert "2026-01-02 03:04, torch 2.13.0, transformers 5.1.0, numpy 2.0.0, commit 0000000000" in markdown
-    assert "![The ladder, Some CPU (AVX2), 2 threads](ladder.png)" in markdown
-    price = results[1]["prices"][0]
-    words = " | ".join(interval(price["tasks"]["training_step"][kind]["ratio"]) for kind in KINDS)
+    assert "![Ablation, Some CPU (AVX2), 2 threads](ablation.png)" in markdown
+    rung = results[1][ABLATION][0]
+    words = " | ".join(interval(rung["tasks"]["training_step"][kind]["ratio"]) for kind in KINDS)
     assert f"| fused_qkv | {words} | 0.25 | where fused_qkv \\<does not> pay |" in markdown
 
 
@@ -384,7 +387,7 @@ def test_a_picture_that_is_packed_again_is_the_same() -> None:
 
 
 def test_markdown_tables_are_whole(runs: list[Run]) -> None:
-    found = chapters([run.views for run in runs], "", "")
+    found = all_sections([run.views for run in runs], "", "")
     lines = document(runs[0], 0, found, {}).splitlines()
     width = 0
     for before, line in zip(["", *lines], lines, strict=False):
@@ -403,9 +406,9 @@ def test_the_page_can_be_left_away(small: Path, tmp_path: Path) -> None:
 def test_a_run_of_changed_code_says_so(tmp_path: Path) -> None:
     for commit, words in ((f"{'0' * 40}+changes", "commit 0000000000+changes"), ("1" * 40, "commit 1111111111")):
         save(result(environment={**ENVIRONMENT, "commit": commit}), tmp_path / "a.json")
-        assert run_of(tmp_path / "a.json").title.endswith(words)
+        assert load_result(tmp_path / "a.json").title.endswith(words)
     save(result(environment={**ENVIRONMENT, "commit": None}), tmp_path / "a.json")
-    assert "commit" not in run_of(tmp_path / "a.json").title
+    assert "commit" not in load_result(tmp_path / "a.json").title
 
 
 def test_two_runs_of_a_device_have_names_of_their_own_and_a_file_that_is_named_twice_is_one(
@@ -416,8 +419,8 @@ def test_two_runs_of_a_device_have_names_of_their_own_and_a_file_that_is_named_t
     found = [run.name for run in runs]
     cpu = "cpu-some-cpu-avx2-2-threads"
     assert found == [f"{cpu}-202601010304", f"{cpu}-202601020304", "cuda-nvidia-h100-more"]
-    one = run_of(small / "a.json")
-    assert len({run.name for run in named_apart([one, copy.copy(one)])}) == 2
+    one = load_result(small / "a.json")
+    assert len({run.name for run in with_unique_names([one, copy.copy(one)])}) == 2
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, list[str]]:
@@ -434,7 +437,7 @@ def test_how_far_it_is_and_the_time_left_are_said(
     first, *others = capsys.readouterr().err.splitlines()
     assert first == "1/6 the page (0 s)"
     assert [re.sub(r"\(.*\)", "", line) for line in others] == [
-        f"{number}/6 {run_of(small / 'a.json').name}: the picture {key} "
+        f"{number}/6 {load_result(small / 'a.json').name}: the picture {key} "
         for number, key in enumerate(pictures.PICTURES, 2)
     ]
     assert all(line.endswith(" left)") for line in others)
@@ -446,7 +449,7 @@ def test_files_that_cannot_be_shown_are_a_line_each_and_the_others_go_on(
     (tmp_path / "cut.json").write_text((small / "a.json").read_text()[:3000])
     (tmp_path / "other.json").write_text(json.dumps(whole(version=VERSION + 1)))
     lacking = whole()
-    del lacking["prices"][0]["tasks"]["per_token"]["alone"]["ratio"]
+    del lacking[ABLATION][0]["tasks"]["per_token"]["alone"]["ratio"]
     (tmp_path / "lacking.json").write_text(json.dumps(lacking))
     (tmp_path / "numbers.json").write_text(json.dumps(whole(cases=5)))
     bad = ["cut", "other", "lacking", "numbers", "nowhere"]
@@ -483,7 +486,7 @@ def test_folders_without_results_and_places_to_write_that_are_none_are_one_line(
     assert status == 2
     remedy = "measure by nox -s bench in a checkout, or name a file"
     assert line == f"error: {tmp_path}: has no result file (*.json): {remedy}"
-    monkeypatch.setattr("bench.report.gather.HOME", tmp_path / "results")
+    monkeypatch.setattr("bench.report.load_results.HOME", tmp_path / "results")
     status, (line,) = told(capsys)
     assert status == 2
     assert line == f"error: {tmp_path / 'results'}: is not there: {remedy}"
@@ -542,10 +545,10 @@ def test_the_made_up_environment_is_that_of_a_run() -> None:
 @pytest.mark.parametrize("path", sorted(HOME.glob("*.json")), ids=lambda path: path.name)
 def test_the_committed_tables_are_those_of_the_committed_results(path: Path) -> None:
     """As `python -m bench report --out docs/results --no-page` writes them, with the pictures."""
-    (run,) = named_apart([run_of(path)])
+    (run,) = with_unique_names([load_result(path)])
     folder = DOCS / "results" / run.name
     drawn = {key: f"{key}.png" for key in pictures.PICTURES if any(view.charts for view in run.views[key])}
-    assert (folder / "tables.md").read_text() == document(run, 0, chapters([run.views], "", ""), drawn)
+    assert (folder / "tables.md").read_text() == document(run, 0, all_sections([run.views], "", ""), drawn)
     assert {file.name for file in folder.iterdir()} == {"tables.md", *drawn.values()}
 
 

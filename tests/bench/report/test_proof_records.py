@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.report.documents import read_bugs, read_parity, tables_of
+from bench.report.proof_records import read_bugs, read_parity, tables_of
 from bench.settings import DOCS
 from tests.bugs.mutants import MUTANTS
 
@@ -23,7 +23,7 @@ def test_the_errors_of_every_recipe_in_every_precision() -> None:
         assert all(len(row) == 6 for row in rows)
 
 
-def test_every_bug_of_the_zoo() -> None:
+def test_every_planted_bug_is_there() -> None:
     bugs = read_bugs(DOCS / "bugs.md")
     assert bugs.summary.startswith(f"{len(MUTANTS)} of {len(MUTANTS)} mutants are caught")
     assert [row[1] for row in bugs.caught[1]] == [mutant.name for mutant in MUTANTS]
@@ -60,7 +60,7 @@ def test_a_table_of_errors_that_is_another_one_is_refused(text: str, message: st
         (b"\xff\xfe", r"bugs.md: is no text \("),
     ],
 )
-def test_a_zoo_that_is_another_one_is_refused(text: str | bytes, message: str, tmp_path: Path) -> None:
+def test_a_record_of_planted_bugs_of_another_form_is_refused(text: str | bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "bugs.md"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=message):

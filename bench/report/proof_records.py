@@ -28,8 +28,8 @@ class Parity:
 
 
 @dataclass(frozen=True)
-class Bugs:
-    """The zoo."""
+class PlantedBugs:
+    """The planted bugs."""
 
     summary: str  # plain words
     caught: Rows
@@ -57,8 +57,8 @@ def read_parity(path: Path) -> Parity:
     return Parity(found)
 
 
-def read_bugs(path: Path) -> Bugs:
-    """Read docs/bugs.md. Raises ValueError, one line, for a file that is not there or not as the zoo writes it."""
+def read_bugs(path: Path) -> PlantedBugs:
+    """Read docs/bugs.md. Raises ValueError, one line, for a file that is not there or not as the tests write it."""
     text = text_of(path)
     tables = list(tables_of(path, text).values())
     heads = (CAUGHT_HEAD, USUAL_HEAD, CHECKS_HEAD)
@@ -72,7 +72,7 @@ def read_bugs(path: Path) -> Bugs:
         if not row[3].isdecimal():
             raise ValueError(f"{path}: {row[3]!r} mutants of the check {row[1]} are no number, {remedy(path)}")
     paragraphs = [part for part in text.split("\n\n") if not part.startswith(("#", "    ", "|"))]
-    return Bugs(" ".join(paragraphs[0].split()), caught, usual, checks)
+    return PlantedBugs(" ".join(paragraphs[0].split()), caught, usual, checks)
 
 
 def remedy(path: Path) -> str:

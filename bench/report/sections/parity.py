@@ -1,13 +1,13 @@
-"""Parity: how much of its budget everybody's error takes, in this run and in the tests."""
+"""Parity: the error of each contender over its budget, in this run and in the tests."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from bench.formatting import scientific
-from bench.report.chapter import Table, View
 from bench.report.charts import Axis, Dot, dots, ordered
-from bench.report.documents import Parity
+from bench.report.proof_records import Parity
+from bench.report.section import Table, View
 
 WORDS = (
     "Nobody is timed who was not proven first, on the same device: logits and loss at the size and shape that are "
@@ -17,8 +17,8 @@ WORDS = (
     "above 1 fails.",
 )
 TESTED = (
-    "What the tests prove of every rung in every precision, on one CPU: the largest distance to the readable model "
-    "in float64 over all tensors, over its budget. Above 1 fails.",
+    "What the tests prove of every rung in every precision, on one CPU: the largest distance to the readable model in "
+    "float64 over all tensors, over its budget. Above 1 fails.",
 )
 OVER = Axis("largest error / budget", rule=1.0, top=1.1, format=".1f")
 
@@ -44,9 +44,9 @@ def view(result: Result, of: str, found: list[dict[str, Any]]) -> View:
         for one in found
         for precision, over in one["over"].items()
     ]
-    everybody = [] if scaling else [precision for one in result["parity"] for precision in one["over"]]
+    precisions = [] if scaling else [precision for one in result["parity"] for precision in one["over"]]
     title = f"Error over budget, {of}"
-    charts = (dots(title, shown, OVER, side_by_side=False, everybody=everybody),) if shown else ()
+    charts = (dots(title, shown, OVER, side_by_side=False, all_kinds=precisions),) if shown else ()
     return View(of, charts, (table(of, found),))
 
 

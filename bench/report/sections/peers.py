@@ -1,26 +1,26 @@
-"""Everybody who was measured at the same workload, against the readable model."""
+"""Every contender at the same workload and task, against the readable model."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from bench.formatting import size
-from bench.report.chapter import Table, View
 from bench.report.charts import Axis, Dot, dots
-from bench.report.ladder import rate
+from bench.report.result_keys import SCENARIO
+from bench.report.section import Table, View
+from bench.report.sections.ablation import rate
 from bench.suite.tables import basis, cost_of, interval, shape
 
 WORDS = (
-    "The readable model, Hugging Face's GPT-2 in several ways, and the fast model, on the same weights and tokens. "
-    "They take turns, A B C A B C, each in a process of its own; what is compared is the ratio of times from the "
-    "same turn, and the bar through a point is its interval: of 95 %, less of fewer than six "
-    "rounds or of several starts, as the title of the table says. Who fails its proof at a size has no number there, "
-    "and says why.",
-    "Tokens per second come from the median time, ± half the distance between the quartiles. MFU is the share of the "
-    "device's rate of matrix products that is used, measured and from its data sheet; n/a where that is not known. "
-    "Floor is the least time by the roofline over the time it took. Compiling is outside the times, in a column of "
-    "its own: all that the process has compiled so far. Memory is the peak of the process so far, the compiler's "
-    "included, less what interpreter and libraries take.",
+    "The readable model, Hugging Face's GPT-2 in several settings, and the fast model, on the same weights and tokens. "
+    "Each runs in a process of its own and they take turns, A B C A B C; a ratio compares times of the same turn. The "
+    "bar through a point is its interval: of 95 %, less with fewer than six rounds or several starts, as the title of "
+    "the table says. A contender that fails its proof at a size has no number there; its row gives the reason.",
+    "Tokens/s come from the median time, ± half the distance between the quartiles. MFU is the share of the device's "
+    "rate of matrix products that is used: of the measured rate and of the data sheet's; n/a where that is unknown. "
+    "Floor is the least time by the roofline, divided by the time taken. Compiling is outside the times and has its "
+    "own column: everything that the process has compiled so far. Memory is the peak of the process so far, the "
+    "compiler's included, without interpreter and libraries.",
 )
 
 Result = dict[str, Any]
@@ -31,22 +31,22 @@ def groups(result: Result) -> list[list[Case]]:
     """Cases that were measured together."""
     together: dict[tuple[str, str, str], list[Case]] = {}
     for case in result["cases"]:
-        together.setdefault((case["workload"], case["sitting"], case["task"]), []).append(case)
+        together.setdefault((case["workload"], case[SCENARIO], case["task"]), []).append(case)
     return list(together.values())
 
 
 def name_of(cases: list[Case]) -> str:
-    """What a group did, in words."""
+    """Workload, task and shape of a group, in words."""
     return f"{cases[0]['workload']}: {cases[0]['task'].replace('_', ' ')}{shape(cases[0])}"
 
 
 def base_of(cases: list[Case]) -> str | None:
-    """Who the ratios of a group are to; None if there are none."""
+    """The contender that the ratios of a group are against; None if there are no ratios."""
     return next((anchor for case in cases for anchor in case["ratios"]), None)
 
 
 def views(result: Result) -> tuple[View, ...]:
-    """One for each group."""
+    """A view for each group."""
     return tuple(view(result, cases) for cases in groups(result))
 
 
@@ -68,7 +68,7 @@ def view(result: Result, cases: list[Case]) -> View:
     ]
     if ratios:
         axis = Axis(f"times as fast as {base}", log=True, rule=1.0)
-        charts.append(dots(f"Speed against {base}, {name}", ratios, axis, side_by_side=False, everybody=precisions))
+        charts.append(dots(f"Speed against {base}, {name}", ratios, axis, side_by_side=False, all_kinds=precisions))
     memory = [
         Dot(case["contender"], case["precision"], case["memory"]["peak"], size(case["memory"]["peak"]))
         for case in cases
@@ -76,13 +76,13 @@ def view(result: Result, cases: list[Case]) -> View:
     ]
     if memory:
         charts.append(
-            dots(f"Memory, {name}", memory, Axis("peak memory", bytes=True), side_by_side=False, everybody=precisions)
+            dots(f"Memory, {name}", memory, Axis("peak memory", bytes=True), side_by_side=False, all_kinds=precisions)
         )
     return View(name, tuple(charts), (table(result, cases),))
 
 
 def table(result: Result, cases: list[Case]) -> Table:
-    """A row for each contender, then one for each that has no number."""
+    """A row for each contender, then one for each contender that has no number."""
     base = base_of(cases)
     head = (
         *("contender", "precision", f"times {base}", "tokens/s", "MFU, measured", "MFU, data sheet", "floor"),
@@ -107,7 +107,7 @@ def table(result: Result, cases: list[Case]) -> Table:
 
 
 def named_with(best: Case, cases: list[Case], base: str | None) -> str:
-    """The fastest, and after "or" those whose intervals reach into its own, fastest first."""
+    """The fastest contender, then after "or" the contenders whose interval overlaps its own, fastest first."""
     if base is None or base not in best["ratios"]:
         return str(best["contender"])
     low = best["ratios"][base]["low"]
@@ -117,11 +117,11 @@ def named_with(best: Case, cases: list[Case], base: str | None) -> str:
 
 
 def fastest_views(result: Result) -> tuple[View, ...]:
-    """Who of each group is the fastest."""
+    """The fastest contender of each group."""
     rows = []
     for cases in groups(result):
         base = base_of(cases)
-        # by times that were taken next to each other, where there are any
+        # by ratios where there are any: absolute times drift
         best = max(
             cases, key=lambda case: (case["ratios"].get(base, {"median": 0.0})["median"], case["tokens_per_second"])
         )
@@ -131,4 +131,4 @@ def fastest_views(result: Result) -> tuple[View, ...]:
     if not rows:
         return ()
     head = ("what", "fastest", "times as fast", "tokens/s", "peak memory")
-    return (View("", tables=(Table("The fastest of those that were proven", head, tuple(rows), words=(0, 1)),)),)
+    return (View("", tables=(Table("The fastest proven contender", head, tuple(rows), words=(0, 1)),)),)

@@ -1,18 +1,18 @@
-"""The bug zoo: real bugs, planted, and what notices them."""
+"""Planted bugs: bugs that GPT implementations had, and the check that catches each."""
 
 from __future__ import annotations
 
-from bench.report.chapter import Table, View
 from bench.report.charts import Axis, Dot, bars, ordered
-from bench.report.documents import Bugs
+from bench.report.proof_records import PlantedBugs
+from bench.report.section import Table, View
 
 WORDS = (
-    "A proof is worth what it would have caught. So real bugs, those that public implementations had and some of our "
-    "own, are planted one by one, and the check that is meant to catch each is looked at.",
+    "A proof is worth what it would have caught. Bugs that public implementations had, and some of our own, are "
+    "planted one by one, and the check that is meant to catch each is run.",
 )
 
 
-def views(bugs: Bugs) -> tuple[View, ...]:
+def views(bugs: PlantedBugs) -> tuple[View, ...]:
     """What was caught, and what a mere comparison of outputs sees."""
     of_kind: dict[str, int] = {}
     for row in bugs.checks[1]:
