@@ -188,10 +188,10 @@ class Report:
     """The folder to write into: index.html, and for each run a folder with pictures and tables.md"""
     page: bool = True
     """Whether to write index.html"""
-    parity: Annotated[Path, shown("FILE.md", "docs/parity.md")] = DOCS / "parity.md"
-    """The table of errors over budgets that the parity tests write"""
-    bugs: Annotated[Path, shown("FILE.md", "docs/bugs.md")] = DOCS / "bugs.md"
-    """The table of the planted bugs"""
+    parity: Annotated[Path, shown("FILE.json", "docs/parity.json")] = DOCS / "parity.json"
+    """Errors over budgets, as the parity tests write them"""
+    bugs: Annotated[Path, shown("FILE.json", "docs/bugs.json")] = DOCS / "bugs.json"
+    """Planted bugs, as python -m tests.bugs.table writes them"""
 
     def check(self) -> None:
         """Raise a ValueError, one line, for a value that cannot be."""

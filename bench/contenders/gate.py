@@ -38,6 +38,7 @@ class Pass:
     logits: float | None  # relative L2, in the precision it computes in; None if it could not be asked
     shape: tuple[int, int]  # (B, T) it was proven on
     why: str  # what failed, in words; "" if nothing
+    unlike: str = ""  # why it is another function, if it is known to be one and failed
 
 
 Place = tuple[str, int, int, str]  # size, batch, time, contender
@@ -166,6 +167,7 @@ def outcome(verdicts: list[Verdict], text: Pass | None, work: Workload, unlike: 
         logits=last.report.worst("logits").error,
         shape=(work.batch, work.time),
         why=why,
+        unlike=unlike if failures else "",
     )
 
 

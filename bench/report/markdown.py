@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench.report.load_results import Run
-from bench.report.section import Section, Table
+from bench.report.section import Cell, Link, Section, Table
 
 
 def document(run: Run, number: int, sections: Sequence[Section], pictures: dict[str, str]) -> str:
@@ -35,8 +35,13 @@ def table_lines(table: Table) -> list[str]:
     """A table as lines of Markdown."""
     ruler = ("---" if column in table.words else "---:" for column in range(len(table.head)))
     rows = (table.head, *table.rows)
-    lines = [f"| {' | '.join(map(escaped, row))} |" for row in rows]
+    lines = [f"| {' | '.join(map(shown, row))} |" for row in rows]
     return [lines[0], f"| {' | '.join(ruler)} |", *lines[1:]]
+
+
+def shown(cell: Cell) -> str:
+    """A cell."""
+    return f"[{escaped(cell.text)}]({cell.address})" if isinstance(cell, Link) else escaped(cell)
 
 
 def escaped(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
@@ -15,13 +14,12 @@ import vl_convert
 from bench.report.charts import ordered
 from bench.report.load_results import Run
 from bench.report.pictures import VEGA_LITE
-from bench.report.section import Section, Table, View
+from bench.report.section import Cell, Link, Section, Table, View
 from bench.report.theme import DARK, LIGHT
 
 HERE = Path(__file__).parent
 EXPORT = "window.vegaEmbed = vegaEmbed;"  # what the library gives to the page's own script
 LONG = 40  # characters of a cell that needs some width, or it has too many lines
-LINK = re.compile(r"\[([^\]]+)\]\((https://[^\s()]+)\)")  # of Markdown, alone in a cell
 
 
 def page(runs: Sequence[Run], sections: Sequence[Section]) -> str:
@@ -110,14 +108,14 @@ def figure(place: str, title: str) -> str:
 def table_html(table: Table) -> str:
     """A table that scrolls by itself where the page is narrow, by keyboard too."""
 
-    def cells(row: tuple[str, ...], head: bool) -> Iterator[str]:
+    def cells(row: tuple[Cell, ...], head: bool) -> Iterator[str]:
         for column, cell in enumerate(row):
-            words = "words long" if len(cell) > LONG else "words"
+            words = "words long" if isinstance(cell, str) and len(cell) > LONG else "words"
             of = f' class="{words}"' if column in table.words else ""
             if head:
-                yield f'<th scope="col"{of}>{escape(cell)}</th>'
+                yield f'<th scope="col"{of}>{linked(cell)}</th>'
             elif column == 0:
-                yield f'<th scope="row"{of}>{escape(cell)}</th>'
+                yield f'<th scope="row"{of}>{linked(cell)}</th>'
             else:
                 yield f"<td{of}>{linked(cell)}</td>"
 
@@ -132,7 +130,6 @@ def table_html(table: Table) -> str:
     return found
 
 
-def linked(cell: str) -> str:
-    """The text of a cell, as a link if it is one."""
-    link = LINK.fullmatch(cell)
-    return escape(cell) if link is None else f'<a href="{escape(link[2])}">{escape(link[1])}</a>'
+def linked(cell: Cell) -> str:
+    """A cell."""
+    return f'<a href="{escape(cell.address)}">{escape(cell.text)}</a>' if isinstance(cell, Link) else escape(cell)

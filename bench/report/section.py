@@ -7,12 +7,23 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class Link:
+    """A cell that leads elsewhere."""
+
+    text: str
+    address: str
+
+
+Cell = str | Link
+
+
+@dataclass(frozen=True)
 class Table:
     """Text in rows; the first column names the row."""
 
     title: str
     head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[Cell, ...], ...]
     words: tuple[int, ...] = (0,)  # columns of words, aligned left; numbers are aligned right
     folded: bool = False  # a long table, which the page shows on request
 

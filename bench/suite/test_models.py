@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from bench.formatting import NOT_THE_SAME
 from bench.suite.session import Session
 from bench.workloads.scenarios import named
 
@@ -46,7 +45,7 @@ def test_model(case: Case, sessions: dict[str, Session], benchmark: Any) -> None
     found = session.sitting(workload, sitting, row.contenders, starts=row.starts)
     if name not in found:
         passed = session.passes.of(named(workload), [name])[name]
-        if passed.why.startswith(NOT_THE_SAME):
+        if passed.unlike:
             raise session.leave_out(f"{workload}: {name}: {passed.why}")
         pytest.fail(f"no parity pass, no number: {name} at {workload}: {passed.why}", pytrace=False)
     turns = found[name][task]

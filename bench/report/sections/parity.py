@@ -6,7 +6,7 @@ from typing import Any
 
 from bench.formatting import scientific
 from bench.report.charts import Axis, Dot, dots, ordered
-from bench.report.proof_records import Parity
+from bench.report.proof_records import QUANTITIES, Parity
 from bench.report.section import Table, View
 
 WORDS = (
@@ -68,23 +68,23 @@ def table(of: str, found: list[dict[str, Any]]) -> Table:
     return Table(f"Proofs at {of}", head, tuple(rows), words=(0, 1, len(head) - 1))
 
 
-def tested_views(parity: Parity) -> tuple[View, ...]:
-    """One for each precision of the tests' own table."""
+def tested_views(proofs: Parity) -> tuple[View, ...]:
+    """A view for each precision that the tests prove."""
     found = []
-    for precision, (head, rows) in parity.tables.items():
+    head = ("recipe", *QUANTITIES.values())
+    for precision, recipes in proofs.precisions.items():
         shown = [
-            Dot(row[0], quantity, judged, cell)
-            for row in rows
-            for quantity, cell in zip(head[1:], row[1:], strict=True)
-            if (judged := over_budget(cell)) is not None
+            Dot(one.recipe, words, error.over, str(error))
+            for one in recipes
+            for quantity, words in QUANTITIES.items()
+            if (error := one.errors.get(quantity)) is not None and error.over is not None
         ]
+        rows = tuple(
+            (one.recipe, *(str(one.errors.get(quantity, "")) for quantity in QUANTITIES))
+            for one in recipes
+            if one.errors
+        )
         title = f"Error (over budget) in {precision}"
         charts = (dots(title, shown, OVER, side_by_side=False),) if shown else ()
         found.append(View(precision, charts, (Table(title, head, rows),)))
     return tuple(found)
-
-
-def over_budget(cell: str) -> float | None:
-    """What stands behind an error: 4.0e-07 (0.08) has taken 0.08 of its budget. None where nothing does."""
-    _, bracket, rest = cell.partition(" (")
-    return float(rest.removesuffix(")")) if bracket else None

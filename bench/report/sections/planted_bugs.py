@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bench.report.charts import Axis, Dot, bars, ordered
-from bench.report.proof_records import PlantedBugs
+from bench.report.charts import Axis, Dot, bars
+from bench.report.proof_records import CAUGHT_HEAD, CHECKS_HEAD, PlantedBugs
 from bench.report.section import Table, View
 
 WORDS = (
@@ -13,31 +13,41 @@ WORDS = (
 
 
 def views(bugs: PlantedBugs) -> tuple[View, ...]:
-    """What was caught, and what a mere comparison of outputs sees."""
-    of_kind: dict[str, int] = {}
-    for row in bugs.checks[1]:
-        of_kind[row[0]] = of_kind.get(row[0], 0) + int(row[3])
-    caught = [Dot(kind, "caught", count, str(count)) for kind, count in of_kind.items()]
-    head, rows = bugs.usual
-    ways = [(column, way) for column, way in enumerate(head) if column > 1]
-    seen = [
-        Dot(way, "seen", count, f"{count} of {len(rows)}")
-        for column, way in ways
-        for count in [sum(row[column] == "seen" for row in rows)]
-    ]
-    assert ordered(dot.name for dot in seen) == [way for _, way in ways]
+    """The bugs by the check that catches them, and by the comparisons of outputs that see them."""
+    of_topic: dict[str, int] = {}
+    for check in bugs.checks:
+        topic = f"{check.kind}, {check.topic}"
+        of_topic[topic] = of_topic.get(topic, 0) + check.mutants
+    caught = [Dot(topic, "caught", count, str(count)) for topic, count in of_topic.items()]
+    total = len(bugs.compared)
+    counts = {way: sum(bug.seen[way] for bug in bugs.compared) for way in bugs.compared_head[2:]}
+    seen = [Dot(way, "seen", count, f"{count} of {total}") for way, count in counts.items()]
     return (
         View(
-            "what caught what",
+            "the check that catches each",
             (bars("Bugs caught, by the kind of check", caught, Axis("bugs", format="d")),),
             (
-                Table("The checks", *bugs.checks, words=(0, 1, 2)),
-                Table("Every bug and what caught it", *bugs.caught, words=(0, 1, 2, 3, 4, 5), folded=True),
+                Table("The checks", CHECKS_HEAD, tuple(check.cells for check in bugs.checks), words=(0, 1, 2)),
+                Table(
+                    "Every bug and what caught it",
+                    CAUGHT_HEAD,
+                    tuple(bug.cells for bug in bugs.caught),
+                    words=(0, 1, 2, 3, 4, 5),
+                    folded=True,
+                ),
             ),
         ),
         View(
-            "what comparing outputs sees",
+            "what a comparison of outputs sees",
             (bars("Bugs inside a model that a comparison of outputs sees", seen, Axis("bugs", format="d")),),
-            (Table("Every bug inside a model", head, rows, words=(0, 1), folded=True),),
+            (
+                Table(
+                    "Every bug inside a model",
+                    bugs.compared_head,
+                    tuple(bug.cells for bug in bugs.compared),
+                    words=(0, 1),
+                    folded=True,
+                ),
+            ),
         ),
     )

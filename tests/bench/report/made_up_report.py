@@ -128,16 +128,18 @@ def whole(seed: int = 0, **changes: Any) -> dict[str, Any]:
         left_out=["gpt2-xl/training: needs about 30.0 GB of memory & <more> | or less: left out"],
     )
     made["parity"] += [
-        proof("tiny", "x-transformers", 7.5e3, "logits in float32: 7.5e+03 times the error that is allowed"),
+        proof(
+            "tiny", "x-transformers", 7.5e3, "logits in float32: 7.5e+03 times the error that is allowed", "no biases"
+        ),
         *(proof("ladder", name, drawn.uniform(0.1, 0.9)) for name in ("plain", *RUNGS)),
         *(proof(f"scaling-time-{value}", name, 0.2) for value in (64, 128) for name in ("plain", "sdpa")),
     ]
     return {**made, **changes}
 
 
-def proof(size: str, contender: str, over: float, why: str = "") -> dict[str, Any]:
+def proof(size: str, contender: str, over: float, why: str = "", unlike: str = "") -> dict[str, Any]:
     """One proof, which failed if there is a reason."""
     return {
         **{"size": size, "contender": contender, "passed": not why, "over": {"float32": over}},
-        **{"logits": 1e-6, "shape": [8, 64], "why": why},
+        **{"logits": 1e-6, "shape": [8, 64], "why": why, "unlike": unlike},
     }

@@ -74,7 +74,7 @@ def runs(folder: Path) -> list[Run]:
 
 @pytest.fixture(scope="module")
 def html(runs: list[Run]) -> str:
-    parity, bugs = read_parity(DOCS / "parity.md"), read_bugs(DOCS / "bugs.md")
+    parity, bugs = read_parity(DOCS / "parity.json"), read_bugs(DOCS / "bugs.json")
     return page(runs, all_sections([run.views for run in runs], parity, bugs))
 
 
@@ -262,18 +262,17 @@ def test_every_point_under_the_roofs_is_in_a_table(results: list[dict[str, Any]]
 
 
 def test_all_planted_bugs_and_all_of_the_tests_own_proofs_are_there(read: Reader, data: dict[str, Any]) -> None:
-    text = (DOCS / "bugs.md").read_text()
-    of, there = re.search(r"^(\d+) of (\d+) mutants are caught", text, re.M).groups()  # type: ignore[union-attr]
+    bugs, parity = read_bugs(DOCS / "bugs.json"), read_parity(DOCS / "parity.json")
     (rows,) = read.tables["Every bug and what caught it"]
-    assert len(rows) - 1 == int(of) == int(there)
-    assert sum(row["value"] for row in rows_of(data, "bugs-0-0-0")) == int(of)
+    assert [row[1] for row in rows[1:]] == [bug.bug for bug in bugs.caught]
+    assert sum(row["value"] for row in rows_of(data, "bugs-0-0-0")) == len(bugs.caught)
     for way in rows_of(data, "bugs-0-1-0"):
         assert way["shown"].startswith(f"{way['value']} of ")
-    for precision in ("float64", "float32", "bfloat16"):
+    for precision, recipes in parity.precisions.items():
         (rows,) = read.tables[f"Error (over budget) in {precision}"]
-        assert [row[0] for row in rows if row[0] == "full"]
-        for row in rows[1:]:
-            assert re.search(rf"^\| {row[0]} \| {re.escape(row[1])} ", (DOCS / "parity.md").read_text(), re.M)
+        proven = [one for one in recipes if one.errors]
+        assert [row[0] for row in rows[1:]] == [one.recipe for one in proven]
+        assert [row[1] for row in rows[1:]] == [str(one.errors["logits"]) for one in proven]
 
 
 def test_the_environment_and_what_was_left_out_are_there_and_what_is_unknown_is_not_0(read: Reader) -> None:
@@ -523,14 +522,14 @@ def test_a_report_that_fails_half_way_leaves_the_last_one_and_nothing_else(
 def test_documents_that_cannot_be_read_are_a_note_and_the_rest_goes_on(
     tmp_path: Path, small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "bugs.md").write_text("# nothing\n")
-    options = ("--parity", tmp_path / "parity.md", "--bugs", tmp_path / "bugs.md", "--out", tmp_path / "out")
+    (tmp_path / "bugs.json").write_text("{}")
+    options = ("--parity", tmp_path / "parity.json", "--bugs", tmp_path / "bugs.json", "--out", tmp_path / "out")
     status, lines = told(capsys, small / "a.json", *options)
     assert status == 0
     assert lines == [
-        f"note: {tmp_path / 'parity.md'}: cannot be read (No such file or directory), write it again by "
+        f"note: {tmp_path / 'parity.json'}: cannot be read (No such file or directory), write it again by "
         'python -m pytest tests/parity/test_parity_recipes.py -m "slow or not slow" in a checkout',
-        f"note: {tmp_path / 'bugs.md'}: has 0 tables, not 3, write it again by "
+        f"note: {tmp_path / 'bugs.json'}: is no record of planted bugs, version 1, write it again by "
         "python -m tests.bugs.table in a checkout",
     ]
     made = unescape((tmp_path / "out" / "index.html").read_text())

@@ -38,7 +38,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, one in enumerate(made):
         save(one, folder / f"{number}.json")
     runs = with_unique_names([load_result(path) for path in sorted(folder.glob("*.json"))])
-    parity, bugs = read_parity(DOCS / "parity.md"), read_bugs(DOCS / "bugs.md")
+    parity, bugs = read_parity(DOCS / "parity.json"), read_bugs(DOCS / "bugs.json")
     found = folder / "index.html"
     found.write_text(page(runs, all_sections([run.views for run in runs], parity, bugs)), encoding="utf-8")
     return found
@@ -127,7 +127,7 @@ def test_it_loads_without_a_word_in_the_console_and_asks_for_nothing_else(tab: c
 def test_the_page_of_the_committed_results_loads_as_well(browser: chromium.Page, tmp_path: Path) -> None:
     """The picture that it leaves is the one in the README: docs/results/page.png."""
     runs = with_unique_names([load_result(path) for path in RESULTS])
-    parity, bugs = read_parity(DOCS / "parity.md"), read_bugs(DOCS / "bugs.md")
+    parity, bugs = read_parity(DOCS / "parity.json"), read_bugs(DOCS / "bugs.json")
     index = tmp_path / "index.html"
     index.write_text(page(runs, all_sections([run.views for run in runs], parity, bugs)), encoding="utf-8")
     browser.resize(1200, 2300)
