@@ -12,6 +12,7 @@ from bench.report.sections import (
     ablation,
     components,
     environment,
+    headline,
     parity,
     peers,
     planted_bugs,
@@ -35,9 +36,12 @@ class RunSection:
     words: tuple[str, ...]
     choice: str  # what the reader chooses among the views
     views: Callable[[dict[str, Any]], tuple[View, ...]]  # of a result
+    empty: str = "This run has none."
+    side_by_side: bool = False
 
 
 RUN_SECTIONS: dict[str, RunSection] = {
+    "headline": RunSection(headline.TITLE, headline.WORDS, "", headline.views, empty=headline.EMPTY, side_by_side=True),
     "fastest": RunSection("At a glance", METHOD, "", peers.fastest_views),
     "ablation": RunSection("Ablation", ablation.WORDS, "Task", ablation.views),
     "peers": RunSection("Peers", peers.WORDS, "Workload and task", peers.views),
@@ -59,7 +63,15 @@ def all_sections(
         proofs, bugs: the tests' records, or the line that says why a record cannot be read
     """
     found = [
-        Section(key, one.title, one.words, one.choice, tuple(views[key] for views in of_runs))
+        Section(
+            key,
+            one.title,
+            one.words,
+            one.choice,
+            tuple(views[key] for views in of_runs),
+            empty=one.empty,
+            side_by_side=one.side_by_side,
+        )
         for key, one in RUN_SECTIONS.items()
     ]
     tested = Section(

@@ -1,13 +1,12 @@
-"""The kinds of drawings, in Altair: dots with intervals, bars, curves, the roofline.
+"""The kinds of charts, in Altair: dots with intervals, bars, curves, the roofline.
 
-None has a width or colours of its own: a page draws them as wide as it is and in its colours, light or dark, and a
-picture in those of bench/report/theme.py.
+A chart has no width and no colours of its own: the page sets both, and a picture takes those of bench/report/theme.py.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -16,11 +15,13 @@ import altair as alt
 from bench.report.section import Chart
 from reference.plots.charts import inline
 
-LINE = 15  # height of a dot and what is above and below it
+LINE = 15  # height of a dot with its margin
+ROW = 21  # height of a bar with its margin
+BESIDE = 1.75  # width of the axis over that of the longest bar: room for the number behind it on a phone
 BYTES = "replace(format(datum.value, '.3~s'), regexp('([kMGT]?)$'), ' $1B')"
 DECADES = "datum.value < 1 ? format(datum.value, '~r') : format(datum.value, '~s')"
 
-# a point in words, for who points at it and for who cannot see it
+# a point in words, for the tooltip and for screen readers
 SAYING: dict[str, Any] = {"tooltip": alt.Tooltip("says:N"), "description": alt.Description("says:N")}
 
 
@@ -37,6 +38,16 @@ class Dot:
 
 
 @dataclass(frozen=True)
+class Bar:
+    """A number of something in a group."""
+
+    group: str
+    name: str
+    value: float
+    shown: str  # the number in words, behind the bar
+
+
+@dataclass(frozen=True)
 class Axis:
     """What the numbers are, and how they are laid out."""
 
@@ -45,26 +56,34 @@ class Axis:
     rule: float | None = None  # where a line is to compare with
     format: str = ",~r"  # d3's
     bytes: bool = False
-    top: float | None = None  # where the axis ends, whatever the numbers: those beyond lie on its end
+    top: float | None = None  # where the axis ends; a larger number is an arrow at the end, with the number beside it
 
 
 def chart(title: str, drawn: Any, says: str) -> Chart:
-    """A finished drawing, with a description for who cannot see it."""
+    """A finished chart, with a description for screen readers."""
     spec = drawn.properties(description=says).to_dict()
     spec.pop("config", None)  # Altair's default size
     return Chart(title, spec)
 
 
 def dots(
-    title: str, found: Sequence[Dot], axis: Axis, side_by_side: bool = True, all_kinds: Sequence[str] = ()
+    title: str,
+    found: Sequence[Dot],
+    axis: Axis,
+    side_by_side: bool = True,
+    all_kinds: Sequence[str] = (),
+    notes: Mapping[str, str] | None = None,
 ) -> Chart:
     """A row for each name, in it a dot for each kind, with its interval if it has one.
 
     Args:
         side_by_side: each kind has a line of its own in the row; otherwise they share it
         all_kinds: every kind of the section, so that a kind has one colour in all its drawings
+        notes: by name, words in a row that has no number
     """
-    names, kinds = ordered(dot.name for dot in found), ordered(dot.kind for dot in found)
+    notes = notes or {}
+    names = ordered([*(dot.name for dot in found), *notes])
+    kinds = ordered(dot.kind for dot in found)
     apart = side_by_side and len(kinds) > 1
     colours = alt.Scale(domain=ordered([*all_kinds, *kinds]))
     y: dict[str, Any] = {
@@ -80,7 +99,8 @@ def dots(
     if apart:
         y["yOffset"] = alt.YOffset("kind:N", sort=kinds)
     x = alt.X("value:Q", title=axis.title, scale=scale(found, axis), axis=drawn_axis(found, axis))
-    base = alt.Chart(inline(rows_of(found, axis)))
+    beyond = [dot for dot in found if axis.top is not None and dot.value > axis.top]
+    base = alt.Chart(inline(rows_of([dot for dot in found if dot not in beyond], axis)))
     layers = []
     if axis.rule is not None:
         layers.append(alt.Chart(inline([{"at": axis.rule}])).mark_rule(strokeDash=[4, 3]).encode(x="at:Q"))
@@ -88,6 +108,14 @@ def dots(
         layers.append(base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=axis.title), x2="high:Q", **y))
     shape = alt.Shape("kind:N", scale=colours, title=None, legend=legend(kinds))
     layers.append(base.mark_point(filled=True, opacity=1, size=60).encode(x=x, shape=shape, **y, **SAYING))
+    if beyond:
+        off_scale = alt.Chart(inline(rows_of(beyond, axis))).encode(x=alt.value("width"), **y, **SAYING)
+        layers.append(off_scale.mark_point(shape="triangle-right", filled=True, opacity=1, size=90))
+        layers.append(off_scale.mark_text(align="right", dx=-10).encode(text="shown:N"))
+    if notes:
+        said = [{"name": name, "words": words} for name, words in notes.items()]
+        words = alt.Chart(inline(said)).mark_text(align="left", fontStyle="italic", opacity=0.8)
+        layers.append(words.encode(x=alt.value(4), y=y["y"], text="words:N"))
     height = LINE * len(names) * (len(kinds) + 0.7 if apart else 1.4)
     says = f"{title}: {axis.title} of {', '.join(names)}"
     return chart(title, alt.layer(*layers).properties(height=max(40, height)), says)
@@ -105,11 +133,44 @@ def bars(title: str, found: Sequence[Dot], axis: Axis) -> Chart:
     return chart(title, layers.properties(height=22 * len(names)), f"{title}: {', '.join(names)}")
 
 
+def grouped_bars(title: str, found: Sequence[Bar], axis_title: str) -> Chart:
+    """Bars under the title of their group, each with its name before it and its number behind it."""
+    keys, rows, headings = [], [], []
+    for bar in found:
+        if bar.group not in keys:
+            keys.append(bar.group)
+            headings.append({"key": bar.group, "words": bar.group})
+        key = f"{bar.group}: {bar.name}"
+        keys.append(key)
+        rows.append({**asdict(bar), "key": key, "says": f"{key}: {bar.shown}"})
+    labels = {f"{bar.group}: {bar.name}": bar.name for bar in found}
+    names = ordered(bar.name for bar in found)
+    y = alt.Y(
+        "key:N",
+        sort=keys,
+        title=None,
+        scale=alt.Scale(domain=keys),
+        axis=alt.Axis(domain=False, ticks=False, labelExpr=f"({labels})[datum.label] || ''"),
+    )
+    longest = max(bar.value for bar in found)
+    axis = alt.Axis(labelExpr=plain(",~r"), values=even_numbers(0.0, longest), grid=True)
+    x = alt.X("value:Q", title=axis_title, axis=axis, scale=alt.Scale(domain=[0, BESIDE * longest], nice=False))
+    colour = alt.Color("name:N", scale=alt.Scale(domain=names), legend=None)
+    base = alt.Chart(inline(rows)).encode(x=x, y=y, **SAYING)
+    bold = alt.Chart(inline(headings)).mark_text(align="left", fontWeight="bold")
+    layers = (
+        base.mark_bar(height={"band": 0.75}).encode(color=colour)
+        + base.mark_text(align="left", dx=5).encode(text="shown:N")
+        + bold.encode(x=alt.value(0), y=y, text="words:N")
+    )
+    return chart(title, layers.properties(height=ROW * len(keys)), f"{title}: {axis_title} of {', '.join(names)}")
+
+
 def curves(title: str, rows: Sequence[dict[str, Any]], across: str, axis: Axis) -> Chart:
     """A line for each kind.
 
     Args:
-        rows: at, kind, value and shown
+        rows: at, kind, value, shown, and low and high of the interval, or None
         across: what `at` is
     """
     kinds, places = ordered(row["kind"] for row in rows), sorted({row["at"] for row in rows})
@@ -117,7 +178,7 @@ def curves(title: str, rows: Sequence[dict[str, Any]], across: str, axis: Axis) 
         "at:Q",
         title=across,
         scale=alt.Scale(type="log", base=2, nice=False, padding=8),
-        axis=alt.Axis(values=places, format=",d"),
+        axis=alt.Axis(values=places, labelExpr=plain(",d")),
     )
     y = alt.Y("value:Q", title=axis.title, scale=scale(rows, axis), axis=drawn_axis(rows, axis))
     colour = alt.Color("kind:N", scale=alt.Scale(domain=kinds), title=None, legend=legend(kinds))
@@ -126,6 +187,8 @@ def curves(title: str, rows: Sequence[dict[str, Any]], across: str, axis: Axis) 
     base = alt.Chart(inline(said)).encode(x=x, y=y, color=colour)
     points = base.mark_point(filled=True, opacity=1, size=50).encode(shape=shape, **SAYING)
     layers = base.mark_line(strokeWidth=2) + points
+    if any(row["low"] is not None for row in said):
+        layers += base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q", title=axis.title), y2="high:Q")
     return chart(title, layers.properties(height=220), f"{title}: {', '.join(kinds)}")
 
 
@@ -154,9 +217,7 @@ def roofline(
             x=x,
             y=y,
             color=alt.Color("kind:N", scale=alt.Scale(domain=kinds), title=None, legend=legend(kinds)),
-            shape=alt.Shape(
-                "precision:N", scale=alt.Scale(domain=precisions), title=None, legend=legend(precisions, "bottom")
-            ),
+            shape=alt.Shape("precision:N", scale=alt.Scale(domain=precisions), title=None, legend=legend(precisions)),
             **SAYING,
         )
     )
@@ -217,12 +278,16 @@ def limits(found: Sequence[Any], axis: Axis) -> tuple[float, float]:
 
 def drawn_axis(found: Sequence[Any], axis: Axis) -> alt.Axis:
     """Ticks at round numbers."""
-    options: dict[str, Any] = {"grid": True, "format": axis.format, "tickCount": 5}
-    if axis.bytes:
-        options["labelExpr"] = BYTES
+    options: dict[str, Any] = {"grid": True, "tickCount": 4 if axis.bytes else 5}
+    options["labelExpr"] = BYTES if axis.bytes else plain(axis.format)
     if axis.log:
         options["values"] = round_numbers(*limits(found, axis))
     return alt.Axis(**options)
+
+
+def plain(number_format: str) -> str:
+    """The label of a tick, by the format alone: Vega-Lite's own `format` rounds 150 to 200 and omits labels."""
+    return f"format(datum.value, '{number_format}')"
 
 
 def round_numbers(low: float, high: float) -> list[float]:
@@ -231,10 +296,15 @@ def round_numbers(low: float, high: float) -> list[float]:
         first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
         ticks = (1,) if high / low > 100 else (1, 2, 5) if high / low > 8 else (1, 1.5, 2, 3, 5, 7)
         found = [tick * 10.0**power for power in range(first, last + 1) for tick in ticks]
-    else:
-        rough = (high - low) / 4
-        unit = 10.0 ** math.floor(math.log10(rough))
-        step = next(unit * many for many in (1, 2, 5, 10) if unit * many >= rough)
-        begin = math.ceil(low / step)
-        found = [step * number for number in range(begin, begin + 8)]
-    return [float(f"{number:.6g}") for number in found if low <= number <= high]
+        return [float(f"{number:.6g}") for number in found if low <= number <= high]
+    return even_numbers(low, high)
+
+
+def even_numbers(low: float, high: float) -> list[float]:
+    """About four round numbers between two others, equally far apart."""
+    rough = (high - low) / 4
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * many for many in (1, 2, 5, 10) if unit * many >= rough)
+    begin = math.ceil(low / step)
+    found = [float(f"{step * number:.6g}") for number in range(begin, begin + 8)]
+    return [number for number in found if low <= number <= high]

@@ -47,6 +47,8 @@ def report(options: Report) -> int:
         written = write(options, runs, found, progress)
     for path in written:
         print(path)
+    first = next(path for path in written if path.suffix in (".html", ".md"))
+    print(f"Open {first}{' in a browser' if options.page else ''}.")
     return 0
 
 
@@ -65,7 +67,7 @@ def write(options: Report, runs: Sequence[Run], found: Sequence[Section], progre
                 pictures = {}
                 for key in PICTURES:
                     progress.stage(f"{run.name}: the picture {key}")
-                    drawn = png(run.views[key])
+                    drawn = png(run.views[key][: PICTURES[key]])
                     if drawn is not None:
                         pictures[key] = f"{key}.png"
                         (folder / pictures[key]).write_bytes(drawn)

@@ -17,7 +17,15 @@ WIDTHS = {1: 640, 2: 380, 3: 240}
 SHARPNESS = 1.5  # pixels for each unit of the drawing
 ON_PAPER = {**{key: value for key, value in LIGHT.items() if key != "autosize"}, "background": "white", "padding": 16}
 APART = {"scale": {"color": "independent", "shape": "independent"}}  # each drawing has kinds of its own
-PICTURES = ("ablation", "peers", "roofline", "scaling", "parity")
+# by section, how many of its views are in the picture; None: all
+PICTURES: dict[str, int | None] = {
+    "headline": None,
+    "ablation": None,
+    "peers": 1,
+    "roofline": None,
+    "scaling": None,
+    "parity": None,
+}
 VEGA_LITE = "_".join(alt.SCHEMA_VERSION.split(".")[:2])  # as vl-convert names the version that Altair writes: v6_4
 
 

@@ -55,4 +55,5 @@ class Section:
     choice: str  # what the reader chooses among the views
     views: tuple[tuple[View, ...], ...]  # of every run; one entry if the section is the same for all runs
     shared: bool = False  # the same for all runs
+    side_by_side: bool = False  # the page shows the newest run of every device at once
     empty: str = "This run has none."  # shown where there are no views

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import Any
 
 from bench.formatting import size
 from bench.report.charts import Axis, Dot, dots
 from bench.report.result_keys import SCENARIO
-from bench.report.section import Table, View
+from bench.report.section import Chart, Table, View
 from bench.report.sections.ablation import rate
 from bench.suite.tables import basis, cost_of, interval, shape
 
@@ -22,6 +23,8 @@ WORDS = (
     "own column: everything that the process has compiled so far. Memory is the peak of the process so far, the "
     "compiler's included, without interpreter and libraries.",
 )
+
+OVERVIEW = "training_step"  # the task of the first view
 
 Result = dict[str, Any]
 Case = dict[str, Any]
@@ -46,14 +49,35 @@ def base_of(cases: list[Case]) -> str | None:
 
 
 def views(result: Result) -> tuple[View, ...]:
-    """A view for each group."""
-    return tuple(view(result, cases) for cases in groups(result))
+    """The training step at every size, then a view for each group."""
+    found = groups(result)
+    steps = [cases for cases in found if cases[0]["task"] == OVERVIEW and base_of(cases) is not None]
+    each = tuple(view(result, cases) for cases in found)
+    return (overview(result, steps), *each) if steps else each
 
 
-def view(result: Result, cases: list[Case]) -> View:
-    """The ratios and memory of a group, and its table."""
-    name, base, charts = name_of(cases), base_of(cases), []
-    precisions = [case["precision"] for case in result["cases"]]
+def overview(result: Result, steps: list[list[Case]]) -> View:
+    """One chart of ratios for each size, the largest size first."""
+    steps = sorted(steps, key=lambda cases: -max(median(case["seconds"]) for case in cases))
+    charts = tuple(ratios_chart(result, cases, name_of(cases)) for cases in steps)
+    rows = [
+        (name_of(cases), case["contender"], interval(case["ratios"][base]), rate(case))
+        for cases in steps
+        for base in [base_of(cases)]
+        for case in cases
+        if base is not None and base in case["ratios"]
+    ]
+    head = ("what", "contender", "times as fast", "tokens/s")
+    return View(
+        "training step at every size",
+        charts,
+        (Table("The training step at every size", head, tuple(rows), words=(0, 1)),),
+    )
+
+
+def ratios_chart(result: Result, cases: list[Case], title: str) -> Chart:
+    """The ratios of a group, with their intervals."""
+    base = base_of(cases)
     ratios = [
         Dot(
             case["contender"],
@@ -66,9 +90,17 @@ def view(result: Result, cases: list[Case]) -> View:
         for case in cases
         if base is not None and base in case["ratios"]
     ]
-    if ratios:
-        axis = Axis(f"times as fast as {base}", log=True, rule=1.0)
-        charts.append(dots(f"Speed against {base}, {name}", ratios, axis, side_by_side=False, all_kinds=precisions))
+    precisions = [case["precision"] for case in result["cases"]]
+    axis = Axis(f"times as fast as {base}", log=True, rule=1.0)
+    return dots(title, ratios, axis, side_by_side=False, all_kinds=precisions)
+
+
+def view(result: Result, cases: list[Case]) -> View:
+    """The ratios and memory of a group, and its table."""
+    name, charts = name_of(cases), []
+    if base_of(cases) is not None:
+        charts.append(ratios_chart(result, cases, f"Speed against {base_of(cases)}, {name}"))
+    precisions = [case["precision"] for case in result["cases"]]
     memory = [
         Dot(case["contender"], case["precision"], case["memory"]["peak"], size(case["memory"]["peak"]))
         for case in cases

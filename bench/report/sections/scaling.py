@@ -38,11 +38,24 @@ def view(points: list[dict[str, Any]], axis: str) -> View:
     """The curves of one size and their table."""
     across = ACROSS.get(axis, axis)
     rates = [
-        {"at": point["value"], "kind": point["contender"], "value": point["tokens_per_second"], "shown": rate(point)}
+        {
+            "at": point["value"],
+            "kind": point["contender"],
+            "value": point["tokens_per_second"],
+            "shown": rate(point),
+            **bounds(point, points),
+        }
         for point in points
     ]
     memory = [
-        {"at": point["value"], "kind": point["contender"], "value": point["memory"], "shown": size(point["memory"])}
+        {
+            "at": point["value"],
+            "kind": point["contender"],
+            "value": point["memory"],
+            "shown": size(point["memory"]),
+            "low": None,
+            "high": None,
+        }
         for point in points
         if point["memory"]
     ]
@@ -50,6 +63,16 @@ def view(points: list[dict[str, Any]], axis: str) -> View:
     if memory:
         charts.append(curves(f"Memory over {axis}", memory, across, Axis("peak memory", log=steep(memory), bytes=True)))
     return View(axis, tuple(charts), (table(points, axis),))
+
+
+def bounds(point: dict[str, Any], points: list[dict[str, Any]]) -> dict[str, float | None]:
+    """The interval of a point's ratio to its base, in tokens/s of the base; none for the base itself."""
+    for base, ratio in point["ratios"].items():
+        if base != point["contender"]:
+            for other in points:
+                if (other["contender"], other["value"]) == (base, point["value"]):
+                    return {end: ratio[end] * other["tokens_per_second"] for end in ("low", "high")}
+    return {"low": None, "high": None}
 
 
 def steep(rows: list[dict[str, Any]]) -> bool:

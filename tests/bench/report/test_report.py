@@ -15,16 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import vl_convert
 
 from bench.__main__ import main
 from bench.formatting import significant, size
 from bench.report import pictures
 from bench.report.all_sections import RUN_SECTIONS, all_sections
-from bench.report.load_results import Run, load_result, result_files, with_unique_names
+from bench.report.charts import Axis, Bar, Dot, dots, grouped_bars
+from bench.report.load_results import Run, load_result, load_results, result_files, with_unique_names
 from bench.report.markdown import document
 from bench.report.page import page
 from bench.report.proof_records import read_bugs, read_parity
 from bench.report.result_keys import ABLATION
+from bench.report.sections import headline, parity, peers
 from bench.report.sections.ablation import KINDS
 from bench.report.sections.peers import named_with
 from bench.settings import DOCS
@@ -175,7 +178,7 @@ def test_every_ratio_of_a_peer_that_is_drawn_is_the_files(
 ) -> None:
     for number, task in enumerate(("loss_and_gradient", "training_step")):
         cases = [case for case in results[run]["cases"] if case["task"] == task]
-        drawn = [row for row in rows_of(data, f"peers-{run}-{number}-0") if "kind" in row]
+        drawn = [row for row in rows_of(data, f"peers-{run}-{number + 1}-0") if "kind" in row]
         assert [(row["name"], row["kind"], row["value"], row["low"], row["high"]) for row in drawn] == [
             (
                 case["contender"],
@@ -184,7 +187,7 @@ def test_every_ratio_of_a_peer_that_is_drawn_is_the_files(
             )
             for case in cases
         ]
-        drawn = rows_of(data, f"peers-{run}-{number}-1")
+        drawn = rows_of(data, f"peers-{run}-{number + 1}-1")
         assert [row["value"] for row in drawn] == [case["memory"]["peak"] for case in cases]
 
 
@@ -213,9 +216,116 @@ def test_every_point_of_the_curves_and_under_the_roofs_is_the_files(
 
 def test_every_proof_that_is_drawn_is_the_files(results: list[dict[str, Any]], data: dict[str, Any]) -> None:
     drawn = [row for place in places(data, "parity", 1) for row in rows_of(data, place) if "kind" in row]
-    assert [row["value"] for row in drawn] == [found["over"]["float32"] for found in results[1]["parity"]]
+    proven = [found["over"]["float32"] for found in results[1]["parity"] if not found["unlike"]]
+    assert [row["value"] for row in drawn] == proven
     titles = [data["charts"][place]["description"].partition(":")[0] for place in places(data, "parity", 1)]
     assert titles == [f"Error over budget, {size}" for size in ("tiny", "ladder", "scaling")]
+
+
+def test_another_function_has_words_in_its_row_and_no_dot(data: dict[str, Any]) -> None:
+    rows = [row for row in rows_of(data, "parity-1-0-0") if row.get("name") == "x-transformers"]
+    assert rows == [{"name": "x-transformers", "words": "not the same function: no biases"}]
+
+
+def test_an_error_beyond_the_scale_is_an_arrow_at_its_end_with_its_number() -> None:
+    made = whole(1)
+    made["parity"][1]["over"] = {"float32": 7500.0}
+    (chart,) = parity.views(made)[0].charts
+    arrows = [one for one in chart.spec["layer"] if one["mark"].get("shape") == "triangle-right"]
+    assert [one["encoding"]["x"] for one in arrows] == [{"value": "width"}]
+    assert [(row["value"], row["shown"]) for row in arrows[0]["data"]["values"]] == [(7500.0, "7,500")]
+    dots_drawn = [one for one in chart.spec["layer"] if one["mark"].get("size") == 60]
+    assert all(row["value"] <= 1.1 for one in dots_drawn for row in one["data"]["values"])
+
+
+def of_gpt2_size(seed: int, **changes: Any) -> dict[str, Any]:
+    """A whole run whose cases are of GPT-2's size."""
+    made = whole(seed, **changes)
+    for case in made["cases"]:
+        case["size"] = "gpt2"
+    return made
+
+
+def test_the_headline_has_the_reference_hugging_faces_best_and_ours_with_the_files_numbers() -> None:
+    made = of_gpt2_size(1)
+    (view,) = headline.views(made)
+    cases = {case["contender"]: case for case in made["cases"] if case["task"] == "training_step"}
+    theirs = [cases[name] for name in ("huggingface-sdpa", "huggingface-best")]
+    best = max(theirs, key=lambda case: case["ratios"]["reference"]["median"])
+    expected = [cases["reference"], best, cases["full"]]
+    rows = [row for row in rows_of({"charts": {"it": view.charts[0].spec}}, "it") if "value" in row]
+    assert [(row["name"], row["value"]) for row in rows] == [
+        (name, case["tokens_per_second"])
+        for name, case in zip(("readable reference", "Hugging Face's best", "ours"), expected, strict=True)
+    ]
+    assert [row[1] for row in view.tables[0].rows] == [case["contender"] for case in expected]
+    assert headline.views(whole(1)) == (), "other sizes are no headline"
+    assert [headline.three_digits(value) for value in (1234.0, 160.55, 23.75, 6.333)] == [
+        "1,234",
+        "161",
+        "23.8",
+        "6.33",
+    ]
+    assert [headline.in_words(seconds) for seconds in (2.4014, 0.0421)] == ["2.40 s", "42.1 ms"]
+
+
+def test_the_page_opens_with_the_headline_of_the_newest_run_of_each_device(tmp_path: Path) -> None:
+    for name, one in {
+        "a": of_gpt2_size(1, started=OLDER),
+        "b": of_gpt2_size(2),
+        "c": of_gpt2_size(3, environment=CUDA),
+    }.items():
+        save(one, tmp_path / f"{name}.json")
+    runs, refused = load_results([tmp_path])
+    assert not refused
+    made = page(runs, all_sections([run.views for run in runs], "no parity", "no bugs"))
+    found = re.findall(r'data-chart="([^"]+)"', made)
+    assert found[:2] == ["headline-1-0-0", "headline-2-0-0"]
+    assert made.index('id="headline"') < made.index('<select id="device"') < made.index('id="fastest"')
+    assert "headline-0-0-0" not in found, "an older run"
+
+
+def test_the_ticks_of_an_axis_are_plain_numbers_with_a_labelled_zero() -> None:
+    bars = [Bar("Training step", "ours", 161.0, "161/s")]
+    dot = [Dot("ours", "float32", 12_345.0, "12,345")]
+    for chart, expected in (
+        (grouped_bars("title", bars, "tokens per second"), {"0", "50", "100", "150"}),
+        (dots("title", dot, Axis("tokens per second")), {"0", "6,000", "10,000"}),
+        (dots("title", [Dot("ours", "float32", 0.5, "0.5")], Axis("times", log=True, rule=10.0)), {"0.5", "1", "10"}),
+    ):
+        drawn = vl_convert.vegalite_to_svg({**chart.spec, "width": 400}, vl_version=pictures.VEGA_LITE)
+        assert expected <= set(re.findall(r">([^<>]+)</text>", drawn))
+        assert "e+" not in drawn
+
+
+def test_the_first_panels_of_the_peers_are_the_training_step_at_each_size(results: list[dict[str, Any]]) -> None:
+    made = copy.deepcopy(results[0])
+    for case in [case for case in made["cases"] if case["task"] == "training_step"]:
+        longer = [10 * seconds for seconds in case["seconds"]]
+        made["cases"].append({**case, "workload": "larger", "seconds": longer})
+    first, *others = peers.views(made)
+    assert [chart.title.partition(":")[0] for chart in first.charts] == ["larger", "smoke"]
+    assert len(others) == 3, "a view for each workload and task"
+    assert pictures.PICTURES["peers"] == 1, "of which the picture shows the first"
+
+
+def test_the_curves_have_the_intervals_of_their_ratios_in_tokens_per_second(
+    results: list[dict[str, Any]], data: dict[str, Any]
+) -> None:
+    points = [point for point in results[0]["scaling"] if point["axis"] == "time"]
+    plain = {point["value"]: point["tokens_per_second"] for point in points if point["contender"] == "plain"}
+    drawn = rows_of(data, "scaling-0-0-0")
+    for point, row in zip(points, drawn, strict=True):
+        if point["contender"] == "plain":
+            assert (row["low"], row["high"]) == (None, None)
+        else:
+            ends = [point["ratios"]["plain"][end] * plain[point["value"]] for end in ("low", "high")]
+            assert [row["low"], row["high"]] == ends
+
+
+def test_every_number_of_a_table_names_its_column_where_a_phone_shows_it_as_a_line(html: str) -> None:
+    (table,) = re.findall(r"<caption>The training step at every size.*?</table>", html, re.S)[:1]
+    assert re.findall(r'<td data-head="([^"]+)"', table)[:3] == ["contender", "times as fast", "tokens/s"]
 
 
 def test_the_tables_say_the_same_in_words(results: list[dict[str, Any]], read: Reader) -> None:
@@ -351,7 +461,9 @@ def test_the_command_writes_page_pictures_and_tables_and_nothing_else(
     names = ("cpu-some-cpu-avx2-2-threads", "cuda-nvidia-h100-more")
     drawings = [f"{key}.png" for key in pictures.PICTURES]
     assert made == {"index.html", *(f"{name}/{file}" for name in names for file in (*drawings, "tables.md"))}
-    assert {str(out / name) for name in made} == set(capsys.readouterr().out.split())
+    *paths, last = capsys.readouterr().out.splitlines()
+    assert {str(out / name) for name in made} == set(paths)
+    assert last == f"Open {out / 'index.html'} in a browser."
     for path in out.rglob("*.png"):
         head = path.read_bytes()[:24]
         assert head[:8] == b"\x89PNG\r\n\x1a\n"
@@ -434,9 +546,9 @@ def test_how_far_it_is_and_the_time_left_are_said(
 ) -> None:
     assert main(["report", str(small / "a.json"), "--out", str(tmp_path)]) == 0
     first, *others = capsys.readouterr().err.splitlines()
-    assert first == "1/6 the page (0 s)"
+    assert first == "1/7 the page (0 s)"
     assert [re.sub(r"\(.*\)", "", line) for line in others] == [
-        f"{number}/6 {load_result(small / 'a.json').name}: the picture {key} "
+        f"{number}/7 {load_result(small / 'a.json').name}: the picture {key} "
         for number, key in enumerate(pictures.PICTURES, 2)
     ]
     assert all(line.endswith(" left)") for line in others)
