@@ -304,7 +304,7 @@ class PlotAttention:
 
     run: Annotated[Positional[Path | None], shown("[RUN]", "the newest in runs/")] = None
     """Folder of a run, or one step-NNNNNN folder of it"""
-    prompt: Annotated[str | None, shown("TEXT", "the first 24 tokens of the run's validation text")] = None
+    prompt: Annotated[str | None, shown("TEXT", "the first words of the run's validation text")] = None
     """Text to read; at most as long as the model's block"""
     layer: Annotated[int | None, shown("INT", "all")] = None
     """Draw only this layer, counted from 0"""
@@ -367,7 +367,7 @@ class PlotTemperature:
 
     run: Annotated[Positional[Path | None], shown("[RUN]", "the newest in runs/")] = None
     """Folder of a run, or one step-NNNNNN folder of it"""
-    prompt: Annotated[str | None, shown("TEXT", "a line break, or <|endoftext|> for gpt2")] = None
+    prompt: Annotated[str | None, shown("TEXT", "the first words of the run's validation text")] = None
     """Text to go on from; of one longer than the model's block, the model sees only the end"""
     tokens: int = 48
     """Tokens to write at each temperature, at most 200"""

@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from reference.lessons import drawing
+from reference.lessons import command, drawing
 from reference.vector_math import choose_kernels
 
 choose_kernels()
@@ -280,4 +280,4 @@ def main(folder: Path = drawing.FOLDER) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.start("attention_steps", __doc__, main)

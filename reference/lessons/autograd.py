@@ -25,7 +25,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from reference.cli.progress import watched
-from reference.lessons import drawing
+from reference.lessons import command, drawing
 
 STATED_LOSS = 0.01  # what the network of two half moons is trained to
 
@@ -282,4 +282,4 @@ def main(folder: Path = drawing.FOLDER, steps: int = 150) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.start("autograd", __doc__, main)
