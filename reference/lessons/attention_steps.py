@@ -11,7 +11,7 @@ positions before it, and each step below gives the same numbers as the one befor
     6  heads_by_loop           several heads side by side; with one of them: step 5
     7  heads_at_once           all heads in one batched product: the same as 6, and what a GPT does
 
-One head without the mask lets everybody see everybody (an encoder, which reads); with keys and values from
+One head without the mask sees the whole text (an encoder, which reads); with keys and values from
 another sequence it is cross-attention (a translator, which looks at the other language).
 
     python -m reference.lessons.attention_steps

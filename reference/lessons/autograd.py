@@ -208,7 +208,7 @@ def descend(
 
 
 def movie_network(last_activation: str = "relu") -> Network:
-    """Does somebody like a film? From how much action and romance it has; two hidden neurons, nine numbers."""
+    """Whether a viewer likes a film, from its action and romance: two hidden neurons, nine numbers."""
     hidden = Layer([Neuron([0.5, 0.3], 0.1), Neuron([-0.2, 0.8], -0.1)])
     return Network([hidden, Layer([Neuron([0.7, 0.4], 0.05, last_activation)])])
 

@@ -267,7 +267,7 @@ def means(losses: list[float], points: int) -> list[tuple[int, float]]:
 
 
 def run() -> None:
-    """The command. ValueError, one line, for what cannot be."""
+    """The command. Raises ValueError, one line, for a wrong option."""
     parser = command.parser("letter_gpts", __doc__)
     parser.add_argument("--stated", action="store_true", help="train at full size, many minutes for each text")
     parser.add_argument("--text", help=f"train on one text: {', '.join(COURSES)}")

@@ -27,6 +27,7 @@ from bench.report.markdown import document
 from bench.report.page import page
 from bench.report.proof_records import read_bugs, read_parity
 from bench.report.result_keys import ABLATION
+from bench.report.section import View
 from bench.report.sections import headline, parity, peers
 from bench.report.sections.ablation import KINDS
 from bench.report.sections.peers import named_with
@@ -296,6 +297,7 @@ def test_the_ticks_of_an_axis_are_plain_numbers_with_a_labelled_zero() -> None:
         drawn = vl_convert.vegalite_to_svg({**chart.spec, "width": 400}, vl_version=pictures.VEGA_LITE)
         assert expected <= set(re.findall(r">([^<>]+)</text>", drawn))
         assert "e+" not in drawn
+        assert '"format": ' not in json.dumps(chart.spec), "Vega-Lite's own format may round 150 to 200"
 
 
 def test_the_first_panels_of_the_peers_are_the_training_step_at_each_size(results: list[dict[str, Any]]) -> None:
@@ -307,6 +309,22 @@ def test_the_first_panels_of_the_peers_are_the_training_step_at_each_size(result
     assert [chart.title.partition(":")[0] for chart in first.charts] == ["larger", "smoke"]
     assert len(others) == 3, "a view for each workload and task"
     assert pictures.PICTURES["peers"] == 1, "of which the picture shows the first"
+
+
+def test_a_picture_has_at_most_three_charts_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, Any]] = []
+
+    def draw(spec: dict[str, Any], **options: Any) -> bytes:
+        made.append(spec)
+        return b""
+
+    monkeypatch.setattr("vl_convert.vegalite_to_png", draw)
+    monkeypatch.setattr(pictures, "packed", lambda picture: picture)
+    one = dots("title", [Dot("ours", "float32", 1.0, "1")], Axis("times"))
+    for count, expected in ((1, [1]), (3, [3]), (4, [3, 1]), (7, [3, 3, 1])):
+        assert pictures.png((View("", (one,) * count), View("no charts"))) == b""
+        assert [len(row["hconcat"]) for row in made[-1]["vconcat"]] == expected
+    assert pictures.png((View("no charts"),)) is None
 
 
 def test_the_curves_have_the_intervals_of_their_ratios_in_tokens_per_second(
