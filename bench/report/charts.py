@@ -27,7 +27,7 @@ SAYING: dict[str, Any] = {"tooltip": alt.Tooltip("says:N"), "description": alt.D
 
 @dataclass(frozen=True)
 class Dot:
-    """A number of something, in one of several kinds."""
+    """A number in a row, of one of several kinds."""
 
     name: str
     kind: str
@@ -39,7 +39,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Bar:
-    """A number of something in a group."""
+    """A bar of a group."""
 
     group: str
     name: str
@@ -49,7 +49,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Axis:
-    """What the numbers are, and how they are laid out."""
+    """Title, scale and labels of the axis of numbers."""
 
     title: str
     log: bool = False
@@ -60,7 +60,7 @@ class Axis:
 
 
 def chart(title: str, drawn: Any, says: str) -> Chart:
-    """A finished chart, with a description for screen readers."""
+    """Finish a chart: give it a description for screen readers."""
     spec = drawn.properties(description=says).to_dict()
     spec.pop("config", None)  # Altair's default size
     return Chart(title, spec)
@@ -74,7 +74,7 @@ def dots(
     all_kinds: Sequence[str] = (),
     notes: Mapping[str, str] | None = None,
 ) -> Chart:
-    """A row for each name, in it a dot for each kind, with its interval if it has one.
+    """Draw a row for each name, with a dot and its interval for each kind.
 
     Args:
         side_by_side: each kind has a line of its own in the row; otherwise they share it
@@ -122,7 +122,7 @@ def dots(
 
 
 def bars(title: str, found: Sequence[Dot], axis: Axis) -> Chart:
-    """A bar for each name, with its number at the end."""
+    """Draw a bar for each name, with its number at the end."""
     names = ordered(dot.name for dot in found)
     base = alt.Chart(inline(rows_of(found, axis))).encode(
         x=alt.X("value:Q", title=axis.title, scale=scale(found, axis), axis=drawn_axis(found, axis)),
@@ -134,7 +134,7 @@ def bars(title: str, found: Sequence[Dot], axis: Axis) -> Chart:
 
 
 def grouped_bars(title: str, found: Sequence[Bar], axis_title: str) -> Chart:
-    """Bars under the title of their group, each with its name before it and its number behind it."""
+    """Draw bars under the title of their group, the name before a bar and the number behind it."""
     keys, rows, headings = [], [], []
     for bar in found:
         if bar.group not in keys:
@@ -167,7 +167,7 @@ def grouped_bars(title: str, found: Sequence[Bar], axis_title: str) -> Chart:
 
 
 def curves(title: str, rows: Sequence[dict[str, Any]], across: str, axis: Axis) -> Chart:
-    """A line for each kind.
+    """Draw a line for each kind.
 
     Args:
         rows: at, kind, value, shown, and low and high of the interval, or None
@@ -195,7 +195,7 @@ def curves(title: str, rows: Sequence[dict[str, Any]], across: str, axis: Axis) 
 def roofline(
     title: str, roofs: Sequence[dict[str, Any]], ends: Sequence[dict[str, Any]], points: Sequence[dict[str, Any]]
 ) -> Chart:
-    """What a device can do at each intensity, and what was reached.
+    """Draw the limits of a device at each intensity, and a point for each case.
 
     Args:
         roofs: precision, intensity, flops: the corners of each roof
@@ -226,14 +226,14 @@ def roofline(
 
 
 def decades(points: Sequence[dict[str, Any]], roofs: Sequence[dict[str, Any]], of: str) -> alt.Axis:
-    """Ticks at powers of ten alone."""
+    """An axis with ticks at powers of ten only."""
     found = [math.log10(row[of]) for row in (*points, *roofs)]
     powers = [10.0**power for power in range(math.floor(min(found)), math.ceil(max(found)) + 1)]
     return alt.Axis(values=powers, labelExpr=DECADES)
 
 
 def rows_of(found: Sequence[Dot], axis: Axis) -> list[dict[str, Any]]:
-    """Dots as rows, with what each says of itself."""
+    """Dots as rows of a chart, each with its words."""
     several = len({dot.kind for dot in found}) > 1
     return [
         {**asdict(dot), "says": f"{dot.name}{f', {dot.kind}' if several else ''}: {dot.shown}, {axis.title}"}
@@ -242,12 +242,12 @@ def rows_of(found: Sequence[Dot], axis: Axis) -> list[dict[str, Any]]:
 
 
 def ordered(names: Iterable[str]) -> list[str]:
-    """Each once, in the order in which they first come."""
+    """The distinct names, in the order of their first appearance."""
     return list(dict.fromkeys(names))
 
 
 def legend(kinds: Sequence[str], place: Literal["top", "bottom"] = "top") -> alt.Legend | None:
-    """Above the drawing or below it; none if there is nothing to tell apart."""
+    """A legend above or below the chart; None for a single kind."""
     if len(kinds) < 2:
         return None
     longest = max(map(len, kinds))
@@ -256,7 +256,7 @@ def legend(kinds: Sequence[str], place: Literal["top", "bottom"] = "top") -> alt
 
 
 def scale(found: Sequence[Any], axis: Axis) -> alt.Scale:
-    """From zero, or logarithmic around what there is."""
+    """A scale from zero, or a logarithmic one around the numbers."""
     if axis.log:
         low, high = limits(found, axis)
         return alt.Scale(type="log", domain=[low, high], nice=False)
@@ -266,7 +266,7 @@ def scale(found: Sequence[Any], axis: Axis) -> alt.Scale:
 
 
 def limits(found: Sequence[Any], axis: Axis) -> tuple[float, float]:
-    """Where a logarithmic axis begins and ends: a little beyond the numbers, their intervals and the rule."""
+    """Ends of a logarithmic axis: a little beyond the numbers, their intervals and the rule."""
     numbers = [] if axis.rule is None else [axis.rule]
     for one in found:
         row = asdict(one) if isinstance(one, Dot) else one
@@ -277,7 +277,7 @@ def limits(found: Sequence[Any], axis: Axis) -> tuple[float, float]:
 
 
 def drawn_axis(found: Sequence[Any], axis: Axis) -> alt.Axis:
-    """Ticks at round numbers."""
+    """The axis itself, with ticks at round numbers."""
     options: dict[str, Any] = {"grid": True, "tickCount": 4 if axis.bytes else 5}
     options["labelExpr"] = BYTES if axis.bytes else plain(axis.format)
     if axis.log:
@@ -286,12 +286,12 @@ def drawn_axis(found: Sequence[Any], axis: Axis) -> alt.Axis:
 
 
 def plain(number_format: str) -> str:
-    """The label of a tick, by the format alone: Vega-Lite's own `format` rounds 150 to 200 and omits labels."""
+    """The label of a tick as an expression: Vega-Lite's own `format` may round 150 to 200, and omits labels."""
     return f"format(datum.value, '{number_format}')"
 
 
 def round_numbers(low: float, high: float) -> list[float]:
-    """A few of them between two numbers, for a logarithmic axis."""
+    """A few round numbers between two others, for a logarithmic axis."""
     if high / low > 2.5:
         first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
         ticks = (1,) if high / low > 100 else (1, 2, 5) if high / low > 8 else (1, 1.5, 2, 3, 5, 7)

@@ -22,7 +22,7 @@ LONG = 40  # characters; a longer cell has a least width, or it takes too many l
 
 
 def page(runs: Sequence[Run], sections: Sequence[Section]) -> str:
-    """The whole page. Text is escaped by the template; style and scripts are our own and go in as they are."""
+    """Make the whole page. Text is escaped by the template; style and scripts are our own and go in as they are."""
     devices = ordered(run.device for run in runs)
     newest = {run.device: number for number, run in enumerate(runs)}  # the last of each device
     charts = {

@@ -169,13 +169,13 @@ def read_bugs(path: Path) -> PlantedBugs:
 
 
 def text_of(record: Parity | PlantedBugs) -> str:
-    """A record as the text of its file."""
+    """The JSON text of a record."""
     kind = PARITY if isinstance(record, Parity) else BUGS
     return json.dumps({"kind": kind, "version": VERSION, **asdict(record)}, indent=1, allow_nan=False) + "\n"
 
 
 def strict(of: type[Row], values: dict[str, Any]) -> Row:
-    """A dataclass from its fields by name. Raises ValueError for a missing, unknown or wrongly typed field."""
+    """Make a dataclass from its fields by name. Raises ValueError for a missing, unknown or wrongly typed field."""
     hints = get_type_hints(of)
     known = {field.name for field in fields(of)}  # type: ignore[arg-type]
     for name in sorted(known - values.keys()):
@@ -192,7 +192,7 @@ def strict(of: type[Row], values: dict[str, Any]) -> Row:
 
 
 def record_of(path: Path, kind: str) -> dict[str, Any]:
-    """The object in a record's file."""
+    """Read the object in a record's file."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -211,5 +211,5 @@ def damaged(path: Path, kind: str, error: Exception) -> ValueError:
 
 
 def remedy(kind: str) -> str:
-    """How to make a new record."""
+    """The command that writes a new record."""
     return f"write it again by {REMEDY[kind]} in a checkout"

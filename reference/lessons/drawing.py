@@ -32,7 +32,7 @@ Rows = Sequence[dict[str, Any]]
 
 
 def told(chart: alt.TopLevelMixin, path: Path, what: str) -> str:
-    """Write a picture, with its description inside, and say where it is."""
+    """Write a PNG with its Vega-Lite description inside; returns a line that names the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}")
     chart.save(str(part), format="png", scale_factor=SHARPNESS)
@@ -46,7 +46,7 @@ def told(chart: alt.TopLevelMixin, path: Path, what: str) -> str:
 
 
 def description(path: Path) -> Any:
-    """What `told` drew, as Vega-Lite. ValueError for a PNG that does not say."""
+    """The Vega-Lite description inside a PNG of `told`. Raises ValueError for a PNG without one."""
     for kind, body in chunks(path.read_bytes()):
         if kind == b"zTXt" and body.startswith(KEYWORD + b"\0"):
             return json.loads(zlib.decompress(body[len(KEYWORD) + 2 :]))
@@ -54,7 +54,7 @@ def description(path: Path) -> Any:
 
 
 def chunks(png: bytes) -> list[tuple[bytes, bytes]]:
-    """The parts of a PNG, each its kind and its content: https://www.w3.org/TR/png-3/, section 5."""
+    """The chunks of a PNG, kind and content of each: https://www.w3.org/TR/png-3/, section 5."""
     found, place = [], len(SIGNATURE)
     while place < len(png):
         (length,) = struct.unpack(">I", png[place : place + 4])
@@ -64,22 +64,22 @@ def chunks(png: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def packed(kind: bytes, body: bytes) -> bytes:
-    """One part of a PNG: length, kind, content, check sum."""
+    """One chunk of a PNG: length, kind, content, checksum."""
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def rounded(rows: Rows) -> alt.Data:
-    """Rows with three digits after the point: more cannot be seen, and is another machine's."""
+    """Rows with numbers rounded to three decimals: more digits are invisible and differ by machine."""
     return inline([{k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()} for row in rows])
 
 
 def titled(chart: Any, title: str, subtitle: str = "") -> alt.TopLevelMixin:
-    """A finished picture with a heading."""
+    """Add heading and style."""
     return styled(chart.properties(title=alt.TitleParams(title, subtitle=subtitle or alt.Undefined)))
 
 
 def plane(cells: Rows, dots: Rows) -> alt.TopLevelMixin:
-    """A number at each place of a plane, rows of x, y, x2, y2 and answer; on it dots of two kinds: x, y, wanted."""
+    """Draw a model's answer over a plane (rows of x, y, x2, y2, answer) and dots of two kinds (x, y, wanted)."""
     x = alt.X("x:Q", title=None, axis=alt.Axis(grid=False))
     y = alt.Y("y:Q", title=None, axis=alt.Axis(grid=False))
     shade = alt.Color("answer:Q", scale=alt.Scale(domain=[-1, 0, 1], range=SHADES))
@@ -98,7 +98,7 @@ def plane(cells: Rows, dots: Rows) -> alt.TopLevelMixin:
 def curves(
     rows: Rows, x: str, y: str, kind: str, title: str, subtitle: str = "", log: bool = False, unit: str = ""
 ) -> Any:
-    """A line for each kind: rows of x, y and kind, named so; the kinds keep the order in which they come.
+    """Draw a line for each kind. Rows have x, y and kind under these names; kinds keep their order.
 
     Args:
         unit: of y, on its axis
@@ -113,7 +113,7 @@ def curves(
 
 
 def histograms(rows: Rows, title: str, subtitle: str = "") -> alt.TopLevelMixin:
-    """Distributions side by side: rows of panel, kind, x and share, for each panel one line a kind."""
+    """Draw distributions in panels, a line for each kind: rows of panel, kind, x and share."""
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
     panels = list(dict.fromkeys(row["panel"] for row in rows))
     lines = (
@@ -132,7 +132,7 @@ def histograms(rows: Rows, title: str, subtitle: str = "") -> alt.TopLevelMixin:
 
 
 def labels(rows: Rows, title: str, subtitle: str = "") -> alt.TopLevelMixin:
-    """Words at their places: rows of x, y, text and kind. A word stands beside its dot, where it covers nothing."""
+    """Draw words beside their dots, where no word covers another: rows of x, y, text and kind."""
     placed = []
     for row, (x, y) in zip(rows, apart(rows), strict=True):
         middle = {"line_x": (row["x"] + x) / 2, "line_y": (row["y"] + y) / 2}  # a line that stays clear of the word
@@ -147,7 +147,7 @@ def labels(rows: Rows, title: str, subtitle: str = "") -> alt.TopLevelMixin:
 
 
 def apart(rows: Rows) -> list[tuple[float, float]]:
-    """Places for words near the rows' x and y: words push each other and step off the dots until they have room."""
+    """Find places for words near the rows' x and y: words push each other apart and off the dots."""
     scales = []
     for key, size in (("x", WIDTH), ("y", HEIGHT)):
         values = [float(row[key]) for row in rows]
@@ -167,7 +167,7 @@ def apart(rows: Rows) -> list[tuple[float, float]]:
 
 
 def pushed(word: Sequence[float], other: Sequence[float], room: float) -> tuple[float, float]:
-    """The way that a word has to go to be at least `room` away from another place; equal places part sideways."""
+    """The step that takes a word at least `room` away from another place; equal places part sideways."""
     across, up = word[0] - other[0], word[1] - other[1]
     distance = math.hypot(across, up)
     if distance >= room:
@@ -178,7 +178,7 @@ def pushed(word: Sequence[float], other: Sequence[float], room: float) -> tuple[
 
 
 def tables(rows: Rows, title: str, subtitle: str = "", size: int = 12) -> alt.TopLevelMixin:
-    """Tables of shares side by side: rows of panel, row, column and share; rows and columns keep their order."""
+    """Draw tables of shares side by side: rows of panel, row, column, share; rows and columns keep their order."""
     panels, across, down = (list(dict.fromkeys(row[key] for row in rows)) for key in ("panel", "column", "row"))
     shade = alt.Color(
         "share:Q",

@@ -66,7 +66,7 @@ def facts(result: Result) -> list[tuple[str, str]]:
 
 
 def worded(value: Any) -> str:
-    """A value in words."""
+    """A value as text: yes, no, a list with commas, n/a for None."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):

@@ -48,12 +48,12 @@ def views(result: Result) -> tuple[View, ...]:
 
 
 def three_digits(value: float) -> str:
-    """A number for a bar: 1,234, 123, 12.3 or 1.23."""
+    """A number in three digits: 1,234, 123, 12.3 or 1.23."""
     return f"{value:,.{max(0, 3 - len(str(int(value))))}f}"
 
 
 def in_words(seconds: float) -> str:
-    """A time for a bar: 2.40 s or 797 ms."""
+    """A time in three digits: 2.40 s or 797 ms."""
     return f"{seconds:.2f} s" if seconds >= 1.0 else f"{three_digits(1000 * seconds)} ms"
 
 

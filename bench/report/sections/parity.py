@@ -71,7 +71,7 @@ def table(of: str, found: list[dict[str, Any]]) -> Table:
 
 
 def share(over: float) -> str:
-    """Error / budget: 0.84, 7,500."""
+    """Error / budget as text: 0.84, or 7,500."""
     return f"{over:.2g}" if over < 10.0 else f"{over:,.0f}"
 
 

@@ -109,7 +109,7 @@ def short(cases: list[dict[str, Any]]) -> str:
 
 
 def ceilings_table(found: dict[str, Any]) -> Table:
-    """Operations by precision, and bytes."""
+    """The ceiling of each precision, and of memory."""
     squares = [rate for rate in found["rates"] if rate["product"]["name"] == SQUARE]
     rows = []
     for precision, ceiling in found["ceilings"].items():
