@@ -161,7 +161,7 @@ def attention_chart(
     heads: Sequence[int],
     title: str,
 ) -> alt.TopLevelMixin:
-    """Make the grid of `draw_attention`. A token has a cell for each token that it may attend to; the future stays grey."""
+    """Make the grid of `draw_attention`: a cell for each pair of tokens of which one may attend to the other."""
     T = len(labels)
     cell = 15 if len(layers) * len(heads) == 1 else max(5, min(13, 900 // (len(heads) * T)))
     rows = [
