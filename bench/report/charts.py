@@ -135,7 +135,9 @@ def bars(title: str, found: Sequence[Dot], axis: Axis) -> Chart:
 
 def grouped_bars(title: str, found: Sequence[Bar], axis_title: str) -> Chart:
     """Draw bars under the title of their group, the name before a bar and the number behind it."""
-    keys, rows, headings = [], [], []
+    keys: list[str] = []
+    rows: list[dict[str, Any]] = []
+    headings: list[dict[str, Any]] = []
     for bar in found:
         if bar.group not in keys:
             keys.append(bar.group)

@@ -38,7 +38,8 @@ def load_results(given: Sequence[Path]) -> tuple[list[Run], list[str]]:
 
     Returns the runs, device by device and the newest last, and a line for each file that cannot be shown.
     """
-    runs, refused = [], []
+    runs: list[Run] = []
+    refused: list[str] = []
     for path in result_files(given):
         try:
             runs.append(load_result(path))

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from bench.report.charts import ordered
 from bench.report.load_results import Run
@@ -44,16 +43,16 @@ def page(runs: Sequence[Run], sections: Sequence[Section]) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("page.html").render(
-        style=Markup(text("page.css")),
+        style=text("page.css"),
         devices=devices,
         runs=runs,
         newest=sorted(newest.values()),
         sections=sections,
         long=LONG,
-        data=Markup(json.dumps(data, allow_nan=False).replace("<", "\\u003c")),
+        data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
         # no text in a script may look like its end
-        library=Markup(vl_convert.javascript_bundle(EXPORT, VEGA_LITE).replace("</script", "<\\/script")),
-        script=Markup(text("page.js")),
+        library=vl_convert.javascript_bundle(EXPORT, VEGA_LITE).replace("</script", "<\\/script"),
+        script=text("page.js"),
     )
 
 

@@ -32,7 +32,7 @@ VEGA_LITE = "_".join(alt.SCHEMA_VERSION.split(".")[:2])  # as vl-convert names t
 def png(views: tuple[View, ...]) -> bytes | None:
     """The charts of a section, view below view, at most three in a row; None if it has none."""
     most = max(WIDTHS)
-    rows = []
+    rows: list[list[dict[str, Any]]] = []
     for view in views:
         width = WIDTHS[min(most, max(1, len(view.charts)))]
         drawn = [placed(chart, width) for chart in view.charts]

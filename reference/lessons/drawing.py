@@ -138,10 +138,10 @@ def labels(rows: Rows, title: str, subtitle: str = "") -> alt.TopLevelMixin:
         middle = {"line_x": (row["x"] + x) / 2, "line_y": (row["y"] + y) / 2}  # a line that stays clear of the word
         placed.append({**row, "text_x": x, "text_y": y, **middle})
     bare = alt.Axis(grid=False, labels=False, ticks=False)
-    x, y = alt.X("x:Q", title=None, axis=bare), alt.Y("y:Q", title=None, axis=bare)
+    across, up = alt.X("x:Q", title=None, axis=bare), alt.Y("y:Q", title=None, axis=bare)
     base = alt.Chart(rounded(placed)).encode(color=alt.Color("kind:N", title=None, sort=None))
-    lines = base.mark_rule(strokeWidth=0.7).encode(x, y, x2="line_x:Q", y2="line_y:Q")
-    dots = base.mark_circle(size=9, opacity=1).encode(x, y)
+    lines = base.mark_rule(strokeWidth=0.7).encode(across, up, x2="line_x:Q", y2="line_y:Q")
+    dots = base.mark_circle(size=9, opacity=1).encode(across, up)
     texts = base.mark_text(fontSize=15).encode(x="text_x:Q", y="text_y:Q", text="text:N")
     return titled((lines + dots + texts).properties(width=WIDTH, height=HEIGHT), title, subtitle)
 

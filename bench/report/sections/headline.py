@@ -26,7 +26,8 @@ Case = dict[str, Any]
 
 def views(result: Result) -> tuple[View, ...]:
     """One chart and its table; none for a run without GPT-2's size."""
-    rows, bars = [], []
+    rows: list[tuple[str, ...]] = []
+    bars: list[Bar] = []
     for cases in groups(result):
         task = TASKS.get(cases[0]["task"])
         if cases[0]["size"] != SIZE or task is None or any(bar.group == task for bar in bars):
