@@ -45,7 +45,8 @@ def view(result: Result, of: str, found: list[dict[str, Any]]) -> View:
         if not one["unlike"]
         for precision, over in one["over"].items()
     ]
-    notes = {one["contender"]: f"{NOT_THE_SAME}: {one['unlike']}" for one in found if one["unlike"]}
+    # short, as a phone has no room for the reason, which is in the table
+    notes = {one["contender"]: NOT_THE_SAME for one in found if one["unlike"]}
     precisions = [] if scaling else [precision for one in result["parity"] for precision in one["over"]]
     title = f"Error over budget, {of}"
     charts = (dots(title, shown, OVER, side_by_side=False, all_kinds=precisions, notes=notes),) if shown else ()
