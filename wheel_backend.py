@@ -41,7 +41,7 @@ __all__ = [
 ROOT = Path(__file__).parent
 TOP, BELOW = "paritygpt", ("reference", "optimized", "bench")
 SETTINGS = ("pyproject.toml", "README.md", "LICENSE")
-DOCUMENTS = ("docs/parity.md", "docs/bugs.md")  # shown by `paritygpt report`
+DOCUMENTS = ("docs/parity.json", "docs/bugs.json")  # shown by `paritygpt report`
 # Not for those who use it: the suite, which pytest runs in a checkout, and what a checkout alone needs.
 LEFT_OUT = ("__pycache__", "test_*.py", "conftest.py", "checkout.py")
 

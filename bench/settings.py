@@ -199,10 +199,10 @@ class Report:
     """Output folder: index.html, and for each result a folder with pictures and tables.md"""
     page: bool = True
     """Write index.html"""
-    parity: Annotated[Path, shown("FILE.md", "docs/parity.md")] = DOCS / "parity.md"
-    """Table of errors and budgets, as the parity tests write it"""
-    bugs: Annotated[Path, shown("FILE.md", "docs/bugs.md")] = DOCS / "bugs.md"
-    """Table of planted bugs, as python -m tests.bugs.table writes it"""
+    parity: Annotated[Path, shown("FILE.json", "docs/parity.json")] = DOCS / "parity.json"
+    """Errors and budgets, as the parity tests write them"""
+    bugs: Annotated[Path, shown("FILE.json", "docs/bugs.json")] = DOCS / "bugs.json"
+    """Planted bugs, as python -m tests.bugs.table writes them"""
 
     def check(self) -> None:
         """Raise a ValueError, one line, for an invalid value."""

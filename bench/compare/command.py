@@ -80,7 +80,7 @@ def compare(options: Compare) -> int:
     )
     path = path_for(started, options.json)
     with threads(options.threads), denormals_flushed():
-        surroundings = environment(device)
+        run_environment = environment(device)
         contenders = measure(what, options, names, checks, device)
     result: Result = {
         "kind": "compare",
@@ -88,7 +88,7 @@ def compare(options: Compare) -> int:
         "started": started.isoformat(timespec="seconds"),
         "seconds": time.monotonic() - start,
         "arguments": {**asdict(options), "contenders": names, "json": str(path)},
-        "environment": surroundings,
+        "environment": run_environment,
         "workload": {
             "size": what.size,
             "config": asdict(what.config),

@@ -38,6 +38,7 @@ class GateResult:
     logits: float | None  # relative L2, in the precision it computes in; None if it could not be asked
     shape: tuple[int, int]  # (B, T) it was proven on
     why: str  # what failed, in words; "" if nothing
+    unlike: str = ""  # why it is another function, if it is known to be one and failed
 
 
 Place = tuple[str, int, int, str]  # size, batch, time, contender
@@ -165,6 +166,7 @@ def outcome(verdicts: list[Verdict], text: GateResult | None, work: Workload, un
         logits=last.report.worst("logits").error,
         shape=(work.batch, work.time),
         why=why,
+        unlike=unlike if failures else "",
     )
 
 

@@ -1,32 +1,33 @@
-"""The kinds of drawings, in Altair: dots with intervals, bars, curves, the roofline.
+"""The kinds of charts, in Altair: dots with intervals, bars, curves, the roofline.
 
-None has a width or colours of its own: a page draws them as wide as it is and in its colours, light or dark, and a
-picture in those of bench/report/theme.py.
+A chart has no width and no colours of its own: the page sets both, and a picture takes those of bench/report/theme.py.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import altair as alt
 
-from bench.report.chapter import Chart
+from bench.report.section import Chart
 from reference.plots.charts import inline
 
-LINE = 15  # height of a dot and what is above and below it
+LINE = 15  # height of a dot with its margin
+ROW = 21  # height of a bar with its margin
+BESIDE = 1.75  # width of the axis over that of the longest bar: room for the number behind it on a phone
 BYTES = "replace(format(datum.value, '.3~s'), regexp('([kMGT]?)$'), ' $1B')"
 DECADES = "datum.value < 1 ? format(datum.value, '~r') : format(datum.value, '~s')"
 
-# a point in words, for who points at it and for who cannot see it
+# a point in words, for the tooltip and for screen readers
 SAYING: dict[str, Any] = {"tooltip": alt.Tooltip("says:N"), "description": alt.Description("says:N")}
 
 
 @dataclass(frozen=True)
 class Dot:
-    """A number of something, in one of several kinds."""
+    """A number in a row, of one of several kinds."""
 
     name: str
     kind: str
@@ -37,36 +38,54 @@ class Dot:
 
 
 @dataclass(frozen=True)
+class Bar:
+    """A bar of a group."""
+
+    group: str
+    name: str
+    value: float
+    shown: str  # the number in words, behind the bar
+
+
+@dataclass(frozen=True)
 class Axis:
-    """What the numbers are, and how they are laid out."""
+    """Title, scale and labels of the axis of numbers."""
 
     title: str
     log: bool = False
     rule: float | None = None  # where a line is to compare with
     format: str = ",~r"  # d3's
     bytes: bool = False
-    top: float | None = None  # where the axis ends, whatever the numbers: those beyond lie on its end
+    top: float | None = None  # where the axis ends; a larger number is an arrow at the end, with the number beside it
 
 
 def chart(title: str, drawn: Any, says: str) -> Chart:
-    """A finished drawing, with a description for who cannot see it."""
+    """Finish a chart: give it a description for screen readers."""
     spec = drawn.properties(description=says).to_dict()
     spec.pop("config", None)  # Altair's default size
     return Chart(title, spec)
 
 
 def dots(
-    title: str, found: Sequence[Dot], axis: Axis, side_by_side: bool = True, everybody: Sequence[str] = ()
+    title: str,
+    found: Sequence[Dot],
+    axis: Axis,
+    side_by_side: bool = True,
+    all_kinds: Sequence[str] = (),
+    notes: Mapping[str, str] | None = None,
 ) -> Chart:
-    """A row for each name, in it a dot for each kind, with its interval if it has one.
+    """Draw a row for each name, with a dot and its interval for each kind.
 
     Args:
         side_by_side: each kind has a line of its own in the row; otherwise they share it
-        everybody: all kinds of a chapter, so that each has the same colour in all its drawings
+        all_kinds: every kind of the section, so that a kind has one colour in all its drawings
+        notes: by name, words in a row that has no number
     """
-    names, kinds = ordered(dot.name for dot in found), ordered(dot.kind for dot in found)
+    notes = notes or {}
+    names = ordered([*(dot.name for dot in found), *notes])
+    kinds = ordered(dot.kind for dot in found)
     apart = side_by_side and len(kinds) > 1
-    all_kinds = alt.Scale(domain=ordered([*everybody, *kinds]))
+    colours = alt.Scale(domain=ordered([*all_kinds, *kinds]))
     y: dict[str, Any] = {
         "y": alt.Y(
             "name:N",
@@ -75,26 +94,35 @@ def dots(
             scale=alt.Scale(paddingInner=0.35, paddingOuter=0.2) if apart else alt.Undefined,
             axis=alt.Axis(grid=True, domain=False, ticks=False, labelPadding=9),
         ),
-        "color": alt.Color("kind:N", scale=all_kinds, title=None, legend=legend(kinds)),
+        "color": alt.Color("kind:N", scale=colours, title=None, legend=legend(kinds)),
     }
     if apart:
         y["yOffset"] = alt.YOffset("kind:N", sort=kinds)
     x = alt.X("value:Q", title=axis.title, scale=scale(found, axis), axis=drawn_axis(found, axis))
-    base = alt.Chart(inline(rows_of(found, axis)))
+    beyond = [dot for dot in found if axis.top is not None and dot.value > axis.top]
+    base = alt.Chart(inline(rows_of([dot for dot in found if dot not in beyond], axis)))
     layers = []
     if axis.rule is not None:
         layers.append(alt.Chart(inline([{"at": axis.rule}])).mark_rule(strokeDash=[4, 3]).encode(x="at:Q"))
     if any(dot.low is not None for dot in found):
         layers.append(base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=axis.title), x2="high:Q", **y))
-    shape = alt.Shape("kind:N", scale=all_kinds, title=None, legend=legend(kinds))
+    shape = alt.Shape("kind:N", scale=colours, title=None, legend=legend(kinds))
     layers.append(base.mark_point(filled=True, opacity=1, size=60).encode(x=x, shape=shape, **y, **SAYING))
+    if beyond:
+        off_scale = alt.Chart(inline(rows_of(beyond, axis))).encode(x=alt.value("width"), **y, **SAYING)
+        layers.append(off_scale.mark_point(shape="triangle-right", filled=True, opacity=1, size=90))
+        layers.append(off_scale.mark_text(align="right", dx=-10).encode(text="shown:N"))
+    if notes:
+        said = [{"name": name, "words": words} for name, words in notes.items()]
+        words = alt.Chart(inline(said)).mark_text(align="left", fontStyle="italic", opacity=0.8)
+        layers.append(words.encode(x=alt.value(4), y=y["y"], text="words:N"))
     height = LINE * len(names) * (len(kinds) + 0.7 if apart else 1.4)
     says = f"{title}: {axis.title} of {', '.join(names)}"
     return chart(title, alt.layer(*layers).properties(height=max(40, height)), says)
 
 
 def bars(title: str, found: Sequence[Dot], axis: Axis) -> Chart:
-    """A bar for each name, with its number at the end."""
+    """Draw a bar for each name, with its number at the end."""
     names = ordered(dot.name for dot in found)
     base = alt.Chart(inline(rows_of(found, axis))).encode(
         x=alt.X("value:Q", title=axis.title, scale=scale(found, axis), axis=drawn_axis(found, axis)),
@@ -105,11 +133,46 @@ def bars(title: str, found: Sequence[Dot], axis: Axis) -> Chart:
     return chart(title, layers.properties(height=22 * len(names)), f"{title}: {', '.join(names)}")
 
 
+def grouped_bars(title: str, found: Sequence[Bar], axis_title: str) -> Chart:
+    """Draw bars under the title of their group, the name before a bar and the number behind it."""
+    keys: list[str] = []
+    rows: list[dict[str, Any]] = []
+    headings: list[dict[str, Any]] = []
+    for bar in found:
+        if bar.group not in keys:
+            keys.append(bar.group)
+            headings.append({"key": bar.group, "words": bar.group})
+        key = f"{bar.group}: {bar.name}"
+        keys.append(key)
+        rows.append({**asdict(bar), "key": key, "says": f"{key}: {bar.shown}"})
+    labels = {f"{bar.group}: {bar.name}": bar.name for bar in found}
+    names = ordered(bar.name for bar in found)
+    y = alt.Y(
+        "key:N",
+        sort=keys,
+        title=None,
+        scale=alt.Scale(domain=keys),
+        axis=alt.Axis(domain=False, ticks=False, labelExpr=f"({labels})[datum.label] || ''"),
+    )
+    longest = max(bar.value for bar in found)
+    axis = alt.Axis(labelExpr=plain(",~r"), values=even_numbers(0.0, longest), grid=True)
+    x = alt.X("value:Q", title=axis_title, axis=axis, scale=alt.Scale(domain=[0, BESIDE * longest], nice=False))
+    colour = alt.Color("name:N", scale=alt.Scale(domain=names), legend=None)
+    base = alt.Chart(inline(rows)).encode(x=x, y=y, **SAYING)
+    bold = alt.Chart(inline(headings)).mark_text(align="left", fontWeight="bold")
+    layers = (
+        base.mark_bar(height={"band": 0.75}).encode(color=colour)
+        + base.mark_text(align="left", dx=5).encode(text="shown:N")
+        + bold.encode(x=alt.value(0), y=y, text="words:N")
+    )
+    return chart(title, layers.properties(height=ROW * len(keys)), f"{title}: {axis_title} of {', '.join(names)}")
+
+
 def curves(title: str, rows: Sequence[dict[str, Any]], across: str, axis: Axis) -> Chart:
-    """A line for each kind.
+    """Draw a line for each kind.
 
     Args:
-        rows: at, kind, value and shown
+        rows: at, kind, value, shown, and low and high of the interval, or None
         across: what `at` is
     """
     kinds, places = ordered(row["kind"] for row in rows), sorted({row["at"] for row in rows})
@@ -117,7 +180,7 @@ def curves(title: str, rows: Sequence[dict[str, Any]], across: str, axis: Axis) 
         "at:Q",
         title=across,
         scale=alt.Scale(type="log", base=2, nice=False, padding=8),
-        axis=alt.Axis(values=places, format=",d"),
+        axis=alt.Axis(values=places, labelExpr=plain(",d")),
     )
     y = alt.Y("value:Q", title=axis.title, scale=scale(rows, axis), axis=drawn_axis(rows, axis))
     colour = alt.Color("kind:N", scale=alt.Scale(domain=kinds), title=None, legend=legend(kinds))
@@ -126,13 +189,15 @@ def curves(title: str, rows: Sequence[dict[str, Any]], across: str, axis: Axis) 
     base = alt.Chart(inline(said)).encode(x=x, y=y, color=colour)
     points = base.mark_point(filled=True, opacity=1, size=50).encode(shape=shape, **SAYING)
     layers = base.mark_line(strokeWidth=2) + points
+    if any(row["low"] is not None for row in said):
+        layers += base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q", title=axis.title), y2="high:Q")
     return chart(title, layers.properties(height=220), f"{title}: {', '.join(kinds)}")
 
 
 def roofline(
     title: str, roofs: Sequence[dict[str, Any]], ends: Sequence[dict[str, Any]], points: Sequence[dict[str, Any]]
 ) -> Chart:
-    """What a device can do at each intensity, and what was reached.
+    """Draw the limits of a device at each intensity, and a point for each case.
 
     Args:
         roofs: precision, intensity, flops: the corners of each roof
@@ -154,9 +219,7 @@ def roofline(
             x=x,
             y=y,
             color=alt.Color("kind:N", scale=alt.Scale(domain=kinds), title=None, legend=legend(kinds)),
-            shape=alt.Shape(
-                "precision:N", scale=alt.Scale(domain=precisions), title=None, legend=legend(precisions, "bottom")
-            ),
+            shape=alt.Shape("precision:N", scale=alt.Scale(domain=precisions), title=None, legend=legend(precisions)),
             **SAYING,
         )
     )
@@ -165,14 +228,14 @@ def roofline(
 
 
 def decades(points: Sequence[dict[str, Any]], roofs: Sequence[dict[str, Any]], of: str) -> alt.Axis:
-    """Ticks at powers of ten alone."""
+    """An axis with ticks at powers of ten only."""
     found = [math.log10(row[of]) for row in (*points, *roofs)]
     powers = [10.0**power for power in range(math.floor(min(found)), math.ceil(max(found)) + 1)]
     return alt.Axis(values=powers, labelExpr=DECADES)
 
 
 def rows_of(found: Sequence[Dot], axis: Axis) -> list[dict[str, Any]]:
-    """Dots as rows, with what each says of itself."""
+    """Dots as rows of a chart, each with its words."""
     several = len({dot.kind for dot in found}) > 1
     return [
         {**asdict(dot), "says": f"{dot.name}{f', {dot.kind}' if several else ''}: {dot.shown}, {axis.title}"}
@@ -181,12 +244,12 @@ def rows_of(found: Sequence[Dot], axis: Axis) -> list[dict[str, Any]]:
 
 
 def ordered(names: Iterable[str]) -> list[str]:
-    """Each once, in the order in which they first come."""
+    """The distinct names, in the order of their first appearance."""
     return list(dict.fromkeys(names))
 
 
 def legend(kinds: Sequence[str], place: Literal["top", "bottom"] = "top") -> alt.Legend | None:
-    """Above the drawing or below it; none if there is nothing to tell apart."""
+    """A legend above or below the chart; None for a single kind."""
     if len(kinds) < 2:
         return None
     longest = max(map(len, kinds))
@@ -195,7 +258,7 @@ def legend(kinds: Sequence[str], place: Literal["top", "bottom"] = "top") -> alt
 
 
 def scale(found: Sequence[Any], axis: Axis) -> alt.Scale:
-    """From zero, or logarithmic around what there is."""
+    """A scale from zero, or a logarithmic one around the numbers."""
     if axis.log:
         low, high = limits(found, axis)
         return alt.Scale(type="log", domain=[low, high], nice=False)
@@ -205,7 +268,7 @@ def scale(found: Sequence[Any], axis: Axis) -> alt.Scale:
 
 
 def limits(found: Sequence[Any], axis: Axis) -> tuple[float, float]:
-    """Where a logarithmic axis begins and ends: a little beyond the numbers, their intervals and the rule."""
+    """Ends of a logarithmic axis: a little beyond the numbers, their intervals and the rule."""
     numbers = [] if axis.rule is None else [axis.rule]
     for one in found:
         row = asdict(one) if isinstance(one, Dot) else one
@@ -216,25 +279,34 @@ def limits(found: Sequence[Any], axis: Axis) -> tuple[float, float]:
 
 
 def drawn_axis(found: Sequence[Any], axis: Axis) -> alt.Axis:
-    """Ticks at round numbers."""
-    options: dict[str, Any] = {"grid": True, "format": axis.format, "tickCount": 5}
-    if axis.bytes:
-        options["labelExpr"] = BYTES
+    """The axis itself, with ticks at round numbers."""
+    options: dict[str, Any] = {"grid": True, "tickCount": 4 if axis.bytes else 5}
+    options["labelExpr"] = BYTES if axis.bytes else plain(axis.format)
     if axis.log:
         options["values"] = round_numbers(*limits(found, axis))
     return alt.Axis(**options)
 
 
+def plain(number_format: str) -> str:
+    """The label of a tick as an expression: Vega-Lite's own `format` may round 150 to 200, and omits labels."""
+    return f"format(datum.value, '{number_format}')"
+
+
 def round_numbers(low: float, high: float) -> list[float]:
-    """A few of them between two numbers, for a logarithmic axis."""
+    """A few round numbers between two others, for a logarithmic axis."""
     if high / low > 2.5:
         first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
         ticks = (1,) if high / low > 100 else (1, 2, 5) if high / low > 8 else (1, 1.5, 2, 3, 5, 7)
         found = [tick * 10.0**power for power in range(first, last + 1) for tick in ticks]
-    else:
-        rough = (high - low) / 4
-        unit = 10.0 ** math.floor(math.log10(rough))
-        step = next(unit * many for many in (1, 2, 5, 10) if unit * many >= rough)
-        begin = math.ceil(low / step)
-        found = [step * number for number in range(begin, begin + 8)]
-    return [float(f"{number:.6g}") for number in found if low <= number <= high]
+        return [float(f"{number:.6g}") for number in found if low <= number <= high]
+    return even_numbers(low, high)
+
+
+def even_numbers(low: float, high: float) -> list[float]:
+    """About four round numbers between two others, equally far apart."""
+    rough = (high - low) / 4
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * many for many in (1, 2, 5, 10) if unit * many >= rough)
+    begin = math.ceil(low / step)
+    found = [float(f"{step * number:.6g}") for number in range(begin, begin + 8)]
+    return [number for number in found if low <= number <= high]

@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from bench.report.chapter import Chapter
-from bench.report.contents import chapters
-from bench.report.documents import read_bugs, read_parity
-from bench.report.gather import Run, named_apart, result_files, run_of
+from bench.report.all_sections import all_sections
+from bench.report.load_results import Run, load_results
 from bench.report.markdown import document
 from bench.report.page import page
 from bench.report.pictures import PICTURES, png
+from bench.report.proof_records import read_bugs, read_parity
+from bench.report.section import Section
 from bench.settings import Report
 from reference.cli.progress import Stages, waiting
 
@@ -25,27 +25,35 @@ Read = TypeVar("Read")
 
 
 def report(options: Report) -> int:
-    """Run the command; returns 0. What cannot be shown is told in a line, and the rest goes on.
+    """Run the command; returns 0. A file that cannot be shown is one line on stderr, and the others are shown.
 
-    Raises ValueError, one line, if nothing is left or what was made cannot be written.
+    Raises ValueError, one line, if no file can be shown or the report cannot be written.
     """
     options.check()
     with waiting("reading the results"):
-        runs = named_apart(readable(result_files(options.files)))
+        runs, refused = load_results(options.files)
+    for line in refused:
+        print(f"left out: {line}", file=sys.stderr)
+    if not runs:
+        raise ValueError(
+            f"none of {len(refused)} result files can be shown: measure by nox -s bench in a checkout, or name others"
+        )
     parity, bugs = or_line(read_parity, options.parity), or_line(read_bugs, options.bugs)
-    for line in (parity, bugs):
-        if isinstance(line, str):
-            print(f"note: {line}", file=sys.stderr)
-    found = chapters([run.views for run in runs], parity, bugs)
+    for found_or_line in (parity, bugs):
+        if isinstance(found_or_line, str):
+            print(f"note: {found_or_line}", file=sys.stderr)
+    found = all_sections([run.views for run in runs], parity, bugs)
     with Stages(options.page + len(runs) * len(PICTURES), even=True) as progress:
         written = write(options, runs, found, progress)
     for path in written:
         print(path)
+    first = next(path for path in written if path.suffix in (".html", ".md"))
+    print(f"Open {first}{' in a browser' if options.page else ''}.")
     return 0
 
 
-def write(options: Report, runs: Sequence[Run], found: Sequence[Chapter], progress: Stages) -> list[Path]:
-    """Write everything, and put it into place when it is whole; returns where it is."""
+def write(options: Report, runs: Sequence[Run], found: Sequence[Section], progress: Stages) -> list[Path]:
+    """Write page, pictures and tables, and move them into place once all are written; returns their paths."""
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=".report.", dir=options.out))
@@ -59,7 +67,7 @@ def write(options: Report, runs: Sequence[Run], found: Sequence[Chapter], progre
                 pictures = {}
                 for key in PICTURES:
                     progress.stage(f"{run.name}: the picture {key}")
-                    drawn = png(run.views[key])
+                    drawn = png(run.views[key][: PICTURES[key]])
                     if drawn is not None:
                         pictures[key] = f"{key}.png"
                         (folder / pictures[key]).write_bytes(drawn)
@@ -71,23 +79,8 @@ def write(options: Report, runs: Sequence[Run], found: Sequence[Chapter], progre
         raise ValueError(f"cannot write into {str(options.out)!r}: {error.strerror}") from None
 
 
-def readable(paths: Sequence[Path]) -> list[Run]:
-    """The runs of files that can be shown; a line is printed for each other one. ValueError if none is left."""
-    runs = []
-    for path in paths:
-        try:
-            runs.append(run_of(path))
-        except ValueError as error:
-            print(f"left out: {error}", file=sys.stderr)
-    if not runs:
-        raise ValueError(
-            f"none of {len(paths)} result files can be shown: measure by nox -s bench in a checkout, or name others"
-        )
-    return runs
-
-
 def or_line(read: Callable[[Path], Read], path: Path) -> Read | str:
-    """What is read from a document, or the line that says why it cannot be."""
+    """The record of a file, or the line that says why it cannot be read."""
     try:
         return read(path)
     except ValueError as error:
@@ -95,7 +88,7 @@ def or_line(read: Callable[[Path], Read], path: Path) -> Read | str:
 
 
 def put_into_place(unfinished: Path, out: Path) -> list[Path]:
-    """Move finished files to where they belong, over those of the last time; returns where they are, the page first."""
+    """Move finished files over those of the last report; returns their paths, the page first."""
     moved = []
     for path in sorted(unfinished.rglob("*"), key=lambda path: (len(path.relative_to(unfinished).parts), path)):
         if path.is_dir():

@@ -3,136 +3,66 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
-from html import escape
 from pathlib import Path
-from string import Template
-from typing import Any
 
 import vl_convert
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from bench.report.chapter import Chapter, Table, View
 from bench.report.charts import ordered
-from bench.report.gather import Run
+from bench.report.load_results import Run
 from bench.report.pictures import VEGA_LITE
+from bench.report.section import Chart, Section, View
 from bench.report.theme import DARK, LIGHT
 
 HERE = Path(__file__).parent
 EXPORT = "window.vegaEmbed = vegaEmbed;"  # what the library gives to the page's own script
-LONG = 40  # characters of a cell that needs some width, or it has too many lines
-LINK = re.compile(r"\[([^\]]+)\]\((https://[^\s()]+)\)")  # of Markdown, alone in a cell
+LONG = 40  # characters; a longer cell has a least width, or it takes too many lines
 
 
-def page(runs: Sequence[Run], chapters: Sequence[Chapter]) -> str:
-    """The whole page."""
+def page(runs: Sequence[Run], sections: Sequence[Section]) -> str:
+    """Make the whole page. Text is escaped by the template; style and scripts are our own and go in as they are."""
+    devices = ordered(run.device for run in runs)
+    newest = {run.device: number for number, run in enumerate(runs)}  # the last of each device
     charts = {
         place: chart.spec
-        for chapter in chapters
-        for number, views in enumerate(chapter.views)
-        for place, chart in charts_of(chapter, number, views)
+        for section in sections
+        for number, views in enumerate(section.views)
+        for place, chart in charts_of(section, number, views)
     }
-    devices = ordered(run.device for run in runs)
     data = {
         "charts": charts,
         "themes": {"light": LIGHT, "dark": DARK},
         "runs": [{"device": devices.index(run.device), "title": run.title} for run in runs],
     }
-    return Template(text("page.html")).substitute(
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html").render(
         style=text("page.css"),
-        devices="".join(option(number, device) for number, device in enumerate(devices)),
-        runs="".join(option(number, run.title) for number, run in enumerate(runs)),
-        links="".join(f'<li><a href="#{chapter.key}">{escape(chapter.title)}</a></li>' for chapter in chapters),
-        chapters="\n".join(chapter_html(chapter, runs) for chapter in chapters),
+        devices=devices,
+        runs=runs,
+        newest=sorted(newest.values()),
+        sections=sections,
+        long=LONG,
         data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
-        # nothing in a script may look like its end
+        # no text in a script may look like its end
         library=vl_convert.javascript_bundle(EXPORT, VEGA_LITE).replace("</script", "<\\/script"),
         script=text("page.js"),
     )
 
 
 def text(name: str) -> str:
-    """A file beside this one."""
+    """The text of a file beside this one."""
     return (HERE / name).read_text(encoding="utf-8")
 
 
-def charts_of(chapter: Chapter, number: int, views: tuple[View, ...]) -> Iterator[tuple[str, Any]]:
-    """The place of each drawing of a run, and the drawing."""
+def charts_of(section: Section, number: int, views: tuple[View, ...]) -> Iterator[tuple[str, Chart]]:
+    """The charts of a run in a section, each with the name of its place on the page."""
     for v, view in enumerate(views):
         for c, chart in enumerate(view.charts):
-            yield f"{chapter.key}-{number}-{v}-{c}", chart
-
-
-def option(value: int, name: str) -> str:
-    """Something to choose."""
-    return f'<option value="{value}">{escape(name)}</option>'
-
-
-def chapter_html(chapter: Chapter, runs: Sequence[Run]) -> str:
-    """Text, then what there is of each run."""
-    words = "".join(f"<p>{escape(paragraph)}</p>" for paragraph in chapter.words)
-    bodies = []
-    for number, views in enumerate(chapter.views):
-        of = "" if chapter.shared else f' data-run="{number}"{" hidden" if number else ""}'
-        bodies.append(f"<div{of}>{views_html(chapter, number, views)}</div>")
-    return (
-        f'<section id="{chapter.key}" aria-labelledby="{chapter.key}-title">'
-        f'<h2 id="{chapter.key}-title">{escape(chapter.title)}</h2>{words}{"".join(bodies)}</section>'
-    )
-
-
-def views_html(chapter: Chapter, number: int, views: tuple[View, ...]) -> str:
-    """A choice if there is one, and all views, of which the first is seen."""
-    if not views:
-        return f'<p class="empty">{escape(chapter.empty)}</p>'
-    place = f"{chapter.key}-{number}"
-    choice = ""
-    if len(views) > 1:
-        options = "".join(option(v, view.name) for v, view in enumerate(views))
-        choice = (
-            f'<p class="choice"><label for="{place}">{escape(chapter.choice)}</label> '
-            f'<select id="{place}" class="views">{options}</select></p>'
-        )
-    bodies = (
-        f'<div data-view="{v}"{" hidden" if v else ""}>'
-        f"{''.join(figure(f'{place}-{v}-{c}', chart.title) for c, chart in enumerate(view.charts))}"
-        f"{''.join(map(table_html, view.tables))}</div>"
-        for v, view in enumerate(views)
-    )
-    return choice + "".join(bodies)
-
-
-def figure(place: str, title: str) -> str:
-    """Where a drawing goes."""
-    return f'<figure><figcaption>{escape(title)}</figcaption><div class="chart" data-chart="{place}"></div></figure>'
-
-
-def table_html(table: Table) -> str:
-    """A table that scrolls by itself where the page is narrow, by keyboard too."""
-
-    def cells(row: tuple[str, ...], head: bool) -> Iterator[str]:
-        for column, cell in enumerate(row):
-            words = "words long" if len(cell) > LONG else "words"
-            of = f' class="{words}"' if column in table.words else ""
-            if head:
-                yield f'<th scope="col"{of}>{escape(cell)}</th>'
-            elif column == 0:
-                yield f'<th scope="row"{of}>{escape(cell)}</th>'
-            else:
-                yield f"<td{of}>{linked(cell)}</td>"
-
-    head = f"<thead><tr>{''.join(cells(table.head, head=True))}</tr></thead>"
-    body = "".join(f"<tr>{''.join(cells(row, head=False))}</tr>" for row in table.rows)
-    found = (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(table.title)}">'
-        f"<table><caption>{escape(table.title)}</caption>{head}<tbody>{body}</tbody></table></div>"
-    )
-    if table.folded:
-        return f"<details><summary>{escape(table.title)}</summary>{found}</details>"
-    return found
-
-
-def linked(cell: str) -> str:
-    """The text of a cell, as a link if it is one."""
-    link = LINK.fullmatch(cell)
-    return escape(cell) if link is None else f'<a href="{escape(link[2])}">{escape(link[1])}</a>'
+            yield f"{section.key}-{number}-{v}-{c}", chart

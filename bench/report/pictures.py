@@ -1,4 +1,4 @@
-"""Drawings as PNG files: those of a chapter in one picture, in light colours."""
+"""The drawings of a section as one PNG file, in light colours."""
 
 from __future__ import annotations
 
@@ -9,21 +9,34 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from bench.report.chapter import Chart, View
+from bench.report.section import Chart, View
 from bench.report.theme import LIGHT
 
-# of a drawing without the names beside it, by how many share the width: together about that of a page
+# pixels of a chart without the names beside it, by the number of charts in a row: a row is about as wide as a page
 WIDTHS = {1: 640, 2: 380, 3: 240}
 SHARPNESS = 1.5  # pixels for each unit of the drawing
 ON_PAPER = {**{key: value for key, value in LIGHT.items() if key != "autosize"}, "background": "white", "padding": 16}
-APART = {"scale": {"color": "independent", "shape": "independent"}}  # each drawing has kinds of its own
-PICTURES = ("ladder", "peers", "roofline", "scaling", "parity")
+APART = {"scale": {"color": "independent", "shape": "independent"}}  # each chart has kinds of its own
+# by section, how many of its views are in the picture; None: all
+PICTURES: dict[str, int | None] = {
+    "headline": None,
+    "ablation": None,
+    "peers": 1,
+    "roofline": None,
+    "scaling": None,
+    "parity": None,
+}
 VEGA_LITE = "_".join(alt.SCHEMA_VERSION.split(".")[:2])  # as vl-convert names the version that Altair writes: v6_4
 
 
 def png(views: tuple[View, ...]) -> bytes | None:
-    """The charts of a chapter: a row for each view; None if it has none."""
-    rows = [[placed(chart, WIDTHS[len(view.charts)]) for chart in view.charts] for view in views if view.charts]
+    """The charts of a section, view below view, at most three in a row; None if it has none."""
+    most = max(WIDTHS)
+    rows: list[list[dict[str, Any]]] = []
+    for view in views:
+        width = WIDTHS[min(most, max(1, len(view.charts)))]
+        drawn = [placed(chart, width) for chart in view.charts]
+        rows += [drawn[start : start + most] for start in range(0, len(drawn), most)]
     if not rows:
         return None
     spec = {
@@ -36,7 +49,7 @@ def png(views: tuple[View, ...]) -> bytes | None:
 
 
 def packed(picture: bytes) -> bytes:
-    """The same PNG in about a fifth of the bytes: vl-convert packs it in a hurry."""
+    """The same PNG in about a fifth of the bytes, as pictures are committed: vl-convert compresses little."""
     chunks, place = [], 8  # behind the signature; then length, kind, data, checksum
     while place < len(picture):
         length, kind = struct.unpack(">I4s", picture[place : place + 8])
@@ -52,6 +65,6 @@ def packed(picture: bytes) -> bytes:
 
 
 def placed(chart: Chart, width: int) -> dict[str, Any]:
-    """A drawing with a width and its title, to be part of a picture."""
+    """A chart with a width and its title, as part of a picture."""
     spec = {key: value for key, value in chart.spec.items() if key not in ("$schema", "config")}
     return {**spec, "title": chart.title, "width": width}

@@ -1,4 +1,4 @@
-"""Colours and sizes of all drawings, light and dark, as Vega-Lite takes them."""
+"""Colours and sizes of all charts, light and dark, as configurations of Vega-Lite."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ FONT = "system-ui, sans-serif"
 
 
 def theme(ink: str, faint: str, lines: str, colours: list[str]) -> dict[str, Any]:
-    """What a drawing does not say itself.
+    """The configuration of a chart: colours, fonts and sizes.
 
     Args:
-        ink, faint: of names and of numbers on axes
-        lines: of a grid
-        colours: of kinds, which have shapes too
+        ink, faint: colours of names, and of numbers on axes
+        lines: colour of a grid
+        colours: one for each kind; kinds differ by shape too
     """
     words = {"labelColor": ink, "titleColor": faint, "labelFontSize": 12, "titleFontSize": 12}
     return {

@@ -42,8 +42,8 @@ def measure_roofline(options: MeasureRoofline, command: str) -> int:
     names = list(dict.fromkeys(options.workloads or USUAL))
     scenarios = {name: SCENARIOS[name] for name in EVERY_SCENARIO}
     with threads(options.threads):
-        surroundings = environment(device)
-        journal = journal_of(options, surroundings, command)
+        run_environment = environment(device)
+        journal = journal_of(options, run_environment, command)
         stages = len(precisions_of(device)) + len(names) * len(with_floors(device))
         with Stages(stages) as progress, interrupts.last_words(lambda: journal.words):
             left = TimeLeft(planned(device, names, scenarios), options.seconds)
@@ -62,8 +62,8 @@ def measure_roofline(options: MeasureRoofline, command: str) -> int:
 
             roofline = Roofline(device, options.seconds, keep=keep)
             found = list(floors(roofline, names, scenarios, begin))
-        surroundings["clocks"] = clocks_after_work(surroundings["clocks"], device)
-    result = {"environment": surroundings, "roofline": {**roofline.record(), "floors": found}}
+        run_environment["clocks"] = clocks_after_work(run_environment["clocks"], device)
+    result = {"environment": run_environment, "roofline": {**roofline.record(), "floors": found}}
     show(result)
     if options.json is not None:
         arguments = {**saved_arguments(options), "workloads": names}
@@ -72,11 +72,11 @@ def measure_roofline(options: MeasureRoofline, command: str) -> int:
     return 0
 
 
-def journal_of(options: MeasureRoofline, surroundings: dict[str, Any], command: str) -> Journal:
+def journal_of(options: MeasureRoofline, run_environment: dict[str, Any], command: str) -> Journal:
     """The journal: a new one, or that of a stopped run."""
     if options.resume is None:
         usual = HOME / f"{datetime.now():%Y%m%d-%H%M%S}"
-        return Journal(partial_path(options.json or usual), KIND, command, surroundings, saved_arguments(options))
+        return Journal(partial_path(options.json or usual), KIND, command, run_environment, saved_arguments(options))
     journal = resume(options.resume, KIND, command)
     saved = MeasureRoofline.from_json(journal.arguments)
     for field in dataclasses.fields(options):
@@ -86,7 +86,7 @@ def journal_of(options: MeasureRoofline, surroundings: dict[str, Any], command: 
                 f"--resume {options.resume} with --{field.name} {worded(now)}: it was begun with {worded(before)}; "
                 f"leave --{field.name} out, or start again without --resume"
             )
-    check_same(journal, surroundings)
+    check_same(journal, run_environment)
     journal.go_on()
     return journal
 

@@ -15,8 +15,8 @@ null and never 0.
                  seconds_of_bytes, seconds (see bench/roofline/roofline.py)
     parity       a list: size (of bench/workloads/scenarios.py's; "ladder" for the ablation, "scaling..." for the
                  curves), contender, passed, over (largest error / budget by precision), logits (relative L2),
-                 shape [B, T], why (what failed; "not the same function: ..." for one known
-                 to differ; "" if nothing)
+                 shape [B, T], why (what failed, in words; "" if nothing), unlike (of a
+                 contender that is known to be another function, why; else "")
     cases        a list, one for each number of a whole model. ONLY for contenders with a parity pass.
       name         workload/scenario/task/contender, unique; each of these also by itself, and the size
       description, precision (what it computes in), batch, time or prompt and new

@@ -59,7 +59,7 @@ def tables(result: Result) -> Iterator[tuple[str, Any, str]]:
     for (workload, _, task), cases in together.items():
         last = cases is list(together.values())[-1]
         title = f"{workload}: {task.replace('_', ' ')}{shape(cases[0])}; {basis(cases[0])}"
-        others = [p for p in result["parity"] if p["size"] == cases[0]["size"] and p["why"].startswith(NOT_THE_SAME)]
+        others = [p for p in result["parity"] if p["size"] == cases[0]["size"] and p["unlike"]]
         table = Fitted(cases_table(cases, [p["contender"] for p in others]), together=(2, 2))
         yield title, table, CASES_NOTE if last else ""
     if result["components"]:

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from bench.formatting import NOT_THE_SAME
 from bench.suite.replay import CLOCK, report
 from bench.suite.session import Session
 from bench.workloads.scenarios import named
@@ -26,7 +25,7 @@ def test_model(case: Case, sessions: dict[str, Session], benchmark: Any) -> None
     found = session.timings_of(workload, scenario, row.contenders, launches=row.launches)
     if name not in found:
         passed = session.gate.of(named(workload), [name])[name]
-        if passed.why.startswith(NOT_THE_SAME):
+        if passed.unlike:
             raise session.leave_out(f"{workload}: {name}: {passed.why}")
         pytest.fail(f"no parity pass, no number: {name} at {workload}: {passed.why}", pytrace=False)
     timings = found[name][task]

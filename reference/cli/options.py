@@ -322,7 +322,7 @@ class PlotLoss:
 class PlotAttention(Device, ModelPicture):
     """Plot attention weights of each layer and head, for every token of a prompt."""
 
-    prompt: Annotated[str | None, shown("TEXT", "the first 24 tokens of the run's validation text")] = None
+    prompt: Annotated[str | None, shown("TEXT", "the first words of the run's validation text")] = None
     """Text to read; at most block_size tokens"""
     layer: Annotated[int | None, shown("INT", "all")] = None
     """Only this layer, counted from 0"""
@@ -354,7 +354,7 @@ class PlotHistograms(Device, ModelPicture):
 class PlotTemperature(Device, ModelPicture):
     """Plot texts generated at several temperatures, each token shaded by its probability."""
 
-    prompt: Annotated[str | None, shown("TEXT", "a line break, or <|endoftext|> for gpt2")] = None
+    prompt: Annotated[str | None, shown("TEXT", "the first words of the run's validation text")] = None
     """Text to continue; the model sees its last block_size tokens"""
     tokens: int = 48
     """Tokens to generate at each temperature, at most 200"""

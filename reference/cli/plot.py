@@ -10,15 +10,14 @@ from reference.checkpoints.run_folder import is_run, newest_run
 from reference.cli.backend import Backend
 from reference.cli.open_model import Trained, open_trained
 from reference.cli.options import Plot, PlotAttention, PlotEmbedding, PlotHistograms, PlotLoss, PlotTemperature
-from reference.cli.plot_model import plot_embedding, plot_histograms, plot_temperature
+from reference.cli.plot_model import plot_embedding, plot_histograms, plot_temperature, words_to_read
 from reference.cli.progress import waiting
-from reference.data.datasets import load_dataset
 from reference.gpt import GPT
 from reference.plots.attention_maps import attention_maps
 from reference.plots.charts import check_picture, draw_attention, draw_losses
 from reference.training.devices import choose_device
 
-UNASKED = 24  # tokens to read without a prompt
+UNASKED = 24  # tokens, at most, that are read when no prompt is given
 
 
 def plot(options: Plot, backend: Backend) -> int:
@@ -80,14 +79,10 @@ def plot_attention(options: PlotAttention) -> Path:
 
 
 def prompt_ids(prompt: str | None, trained: Trained) -> list[int]:
-    """The ids of the prompt; without one, the first tokens of the run's validation split."""
+    """The tokens of the prompt; without one, the first words of the run's validation text."""
     if prompt is not None:
         ids = trained.tokenizer.encode(prompt)
         if not ids:
             raise ValueError(f"empty prompt {prompt!r}: give some text whose tokens look at each other")
         return ids
-    if "corpus" not in trained.settings:
-        raise ValueError(f"{trained.name} has no corpus of its own: give a text by --prompt")
-    validation = load_dataset(trained.settings["corpus"], trained.tokenizer).validation
-    ids = validation[: min(UNASKED, trained.config.block_size)].numpy().tolist()
-    return [int(one) for one in ids]
+    return words_to_read(trained, min(UNASKED, trained.config.block_size))

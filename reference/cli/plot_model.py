@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
@@ -16,7 +17,12 @@ from reference.plots.introspection import choices, flattened, streams_and_gradie
 from reference.plots.model_charts import embedding_chart, histograms_chart, temperature_chart
 from reference.training.devices import choose_device
 
-MOST_TOKENS = 400  # in a map: more labels are unreadable
+MOST_TOKENS = 400  # in a map: more cannot be read
+UNASKED = 12  # tokens, at most, that a text begins with when no prompt is given
+LOOKED_AT = 2000  # tokens of a validation text in which words are looked for
+SENTENCE = "The quick brown fox jumps over the lazy dog"  # for published weights, which have no validation text
+WORDS = re.compile(r"(?<=\s)[^\W\d_]{2,}\s+[^\W\d_]+")  # two words, the first of them whole
+WHOLE = re.compile(r"(.*\S)\s", re.DOTALL)  # everything before the last white space
 
 
 def checked_and_opened(options: PlotEmbedding | PlotHistograms | PlotTemperature) -> Trained:
@@ -37,6 +43,30 @@ def readable_model(trained: Trained, device: str) -> GPT:
 def picture_of(trained: Trained, out: Path | None, name: str) -> Path:
     """The path of the picture: `out`, or `name` in the run's folder."""
     return out or (trained.folder or Path()) / name
+
+
+def words_to_read(trained: Trained, count: int) -> list[int]:
+    """The first words of a run's validation text, or an English sentence for published weights: at most `count` tokens.
+
+    A text without two words in a row is read from its beginning. Raises ValueError, one line, for a model without a
+    text whose tokenizer cannot express the sentence.
+    """
+    if "corpus" not in trained.settings:
+        try:
+            return trained.tokenizer.encode(SENTENCE)[:count]
+        except ValueError:
+            raise ValueError(f"{trained.name} has no text of its own: say what it is to read by --prompt") from None
+    tokens = load_dataset(trained.settings["corpus"], trained.tokenizer).validation[:LOOKED_AT]
+    ids = [int(one) for one in tokens.numpy().tolist()]
+    text = trained.tokenizer.decode(ids)
+    words = WORDS.search(text)
+    if words is None:
+        return ids[:count]
+    ids = trained.tokenizer.encode(text[words.start() :])
+    if len(ids) <= count:
+        return ids
+    whole = WHOLE.match(trained.tokenizer.decode(ids[: count + 1]))
+    return ids[:count] if whole is None else trained.tokenizer.encode(whole[1])[:count]
 
 
 def plot_embedding(options: PlotEmbedding) -> Path:
@@ -70,7 +100,10 @@ def plot_histograms(options: PlotHistograms) -> Path:
 def plot_temperature(options: PlotTemperature) -> Path:
     """Draw texts generated at several temperatures."""
     trained = checked_and_opened(options)
-    ids = first_ids(trained.tokenizer, options.prompt)
+    if options.prompt is None:
+        ids = words_to_read(trained, min(UNASKED, trained.config.block_size))
+    else:
+        ids = first_ids(trained.tokenizer, options.prompt)
     model = readable_model(trained, options.device)
     samples = {}
     for temperature in options.temperatures:

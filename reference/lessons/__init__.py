@@ -11,7 +11,7 @@ bpe.py               text into tokens: byte-pair encoding, up to GPT-2's own
 tiny_gpt.py          a whole GPT that learns a nursery rhyme
 letter_gpts.py       the GPT of reference/gpt.py on four texts; after it read that file
 
-names.py and drawing.py are what several of them use: a list of names, and pictures.
+Several lessons use names.py (a list of names), drawing.py (pictures) and command.py (--help).
 bpe_speed.py takes the times of lesson 8 and of the library in turn.
 """
 

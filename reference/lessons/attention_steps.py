@@ -11,7 +11,7 @@ positions before it, and each step below gives the same numbers as the one befor
     6  heads_by_loop           several heads side by side; with one of them: step 5
     7  heads_at_once           all heads in one batched product: the same as 6, and what a GPT does
 
-One head without the mask lets everybody see everybody (an encoder, which reads); with keys and values from
+One head without the mask sees the whole text (an encoder, which reads); with keys and values from
 another sequence it is cross-attention (a translator, which looks at the other language).
 
     python -m reference.lessons.attention_steps
@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from reference.lessons import drawing
+from reference.lessons import command, drawing
 from reference.vector_math import choose_kernels
 
 choose_kernels()
@@ -280,4 +280,4 @@ def main(folder: Path = drawing.FOLDER) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.start("attention_steps", __doc__, main)

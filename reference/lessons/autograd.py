@@ -25,7 +25,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from reference.cli.progress import watched
-from reference.lessons import drawing
+from reference.lessons import command, drawing
 
 STATED_LOSS = 0.01  # at which training on two half moons stops
 
@@ -208,7 +208,7 @@ def descend(
 
 
 def movie_network(last_activation: str = "relu") -> Network:
-    """Does somebody like a film? From how much action and romance it has; two hidden neurons, nine numbers."""
+    """Whether a viewer likes a film, from its action and romance: two hidden neurons, nine numbers."""
     hidden = Layer([Neuron([0.5, 0.3], 0.1), Neuron([-0.2, 0.8], -0.1)])
     return Network([hidden, Layer([Neuron([0.7, 0.4], 0.05, last_activation)])])
 
@@ -282,4 +282,4 @@ def main(folder: Path = drawing.FOLDER, steps: int = 150) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.start("autograd", __doc__, main)

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from reference.cli.progress import watched
 from reference.functional import cross_entropy
-from reference.lessons import drawing
+from reference.lessons import command, drawing
 from reference.lessons.names import ALPHABET, examples, load_names, split_names
 
 EPS = 1e-5  # keeps a channel that never changes from being divided by 0
@@ -204,9 +204,11 @@ def main(folder: Path = drawing.FOLDER, steps: int = 1200) -> None:
             means = losses.view(30, -1).mean(dim=1).tolist()
             kind_of = f"{name}, {gain_of_weights}"
             rows += [{"step": (i + 1) * steps // 30, "loss": min(m, 4.0), "kind": kind_of} for i, m in enumerate(means)]
-    chart = drawing.curves(rows, "step", "loss", "kind", "Five layers with weights of the wrong size")
+    chart = drawing.curves(
+        rows, "step", "loss", "kind", "Five layers with weights of the wrong size", unit="nats per letter"
+    )
     print(drawing.told(chart, folder / "batchnorm.png", "Losses with and without norms"))
 
 
 if __name__ == "__main__":
-    main()
+    command.start("batchnorm", __doc__, main)

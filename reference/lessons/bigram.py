@@ -19,7 +19,6 @@ e^loss is how many characters the model hesitates between.
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Iterator
@@ -30,7 +29,7 @@ from torch import Tensor, nn
 
 from reference.cli.progress import watched
 from reference.data.corpora import load_text
-from reference.lessons import drawing
+from reference.lessons import command, drawing
 from reference.lessons.names import load_names
 from reference.plots.charts import visible
 from reference.vector_math import choose_kernels
@@ -242,7 +241,7 @@ def main(corpus: str = "names", steps: int = 10_000, folder: Path = drawing.FOLD
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog=f"python -m {__package__}.bigram")
+    parser = command.parser("bigram", __doc__)
     parser.add_argument("corpus", nargs="?", default="names", help="a text by name or file (default: a list of names)")
     try:
         main(parser.parse_args().corpus)

@@ -31,7 +31,7 @@ from pathlib import Path
 
 from reference.data.corpora import load_text
 from reference.data.gpt2_vocabulary import END_OF_TEXT, load_encoding
-from reference.lessons import drawing
+from reference.lessons import command, drawing
 
 SPACES = "\t\n\v\f\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # what Unicode calls white space
 SPECIAL = "<|endoftext|>"
@@ -265,4 +265,4 @@ def main(folder: Path = drawing.FOLDER, merges: int = 1000) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.start("bpe", __doc__, main)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from typing import Any
 
 from reference.data.corpora import load_text
+from reference.lessons import command
 from reference.lessons.bpe import Tokenizer, learn, tokens_of
 
 
@@ -53,8 +53,4 @@ def measured(_: object = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        print(json.dumps(measured()))
-    except ValueError as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
-        sys.exit(2)
+    command.start("bpe_speed", __doc__, lambda: print(json.dumps(measured())))

@@ -23,7 +23,6 @@ Characters outside a text's alphabet become <UNK>, so that a prompt may have any
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import sys
@@ -42,7 +41,7 @@ from reference.data.shakespeare import COPY_VARIABLE
 from reference.data.tokenizers import Tokenizer, build_tokenizer
 from reference.functional import softmax
 from reference.gpt import GPT
-from reference.lessons import drawing
+from reference.lessons import command, drawing
 from reference.sampling import generate
 from reference.training.evaluation import mean_loss
 from reference.training.schedule import learning_rate
@@ -200,7 +199,7 @@ def main(folder: Path = drawing.FOLDER, steps: int | None = None, text: str | No
         for prompt in PROMPTS[name][:3]:
             print(f"    > {prompt!r} {goes_on(model, tokenizer, prompt, 40, 0.5)!r}")
         rows += [{"step": step, "loss": loss, "text": name} for step, loss in means(losses, 30)]
-    chart = drawing.curves(rows, "step", "loss", "text", "Learning texts by letters")
+    chart = drawing.curves(rows, "step", "loss", "text", "Learning texts by letters", unit="nats per letter")
     print(drawing.told(chart, folder / "letter_gpts-loss.png", "Losses"))
     if "counting" not in models:
         return
@@ -247,7 +246,7 @@ def full_size(name: str, folder: Path = drawing.FOLDER, steps: int | None = None
     model.eval()
     lines = {"batches": means(losses, 60), judged: judgements.items()}
     rows = [{"step": step, "loss": loss, "of": of} for of, points in lines.items() for step, loss in points]
-    chart = drawing.curves(rows, "step", "loss", "of", f"Learning {name} at full size")
+    chart = drawing.curves(rows, "step", "loss", "of", f"Learning {name} at full size", unit="nats per letter")
     print("It goes on, at temperature 0.8:")
     for prompt in PROMPTS[name]:
         print(f"    > {prompt!r} {goes_on(model, tokenizer, prompt, 80, 0.8)!r}")
@@ -268,11 +267,11 @@ def means(losses: list[float], points: int) -> list[tuple[int, float]]:
 
 
 def run() -> None:
-    """The command. Raises ValueError for invalid options."""
-    parser = argparse.ArgumentParser(prog=f"python -m {__package__}.letter_gpts")
-    parser.add_argument("--stated", action="store_true", help="the full size: many minutes for each text")
-    parser.add_argument("--text", help=f"one of the texts alone: {', '.join(COURSES)}")
-    parser.add_argument("--steps", type=int, help="so many batches, instead of what a text needs")
+    """The command. Raises ValueError, one line, for a wrong option."""
+    parser = command.parser("letter_gpts", __doc__)
+    parser.add_argument("--stated", action="store_true", help="train at full size, many minutes for each text")
+    parser.add_argument("--text", help=f"train on one text: {', '.join(COURSES)}")
+    parser.add_argument("--steps", type=int, help="training steps (default: by text)")
     options = parser.parse_args()
     if options.text not in (None, *COURSES):
         raise ValueError(f"unknown text {options.text!r}: choose one of {', '.join(COURSES)}")

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from reference.cli.progress import watched
 from reference.functional import softmax
-from reference.lessons import drawing
+from reference.lessons import command, drawing
 from reference.lessons.names import ALPHABET, examples, load_names, split_names
 
 V = len(ALPHABET)
@@ -206,4 +206,4 @@ def main(folder: Path = drawing.FOLDER, steps: int = 4800) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.start("manual_backprop", __doc__, main)

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from reference.cli.progress import watched
 from reference.functional import cross_entropy, softmax
-from reference.lessons import drawing
+from reference.lessons import command, drawing
 from reference.lessons.names import ALPHABET, END, examples, load_names, split_names
 
 V = len(ALPHABET)
@@ -173,7 +173,7 @@ def main(folder: Path = drawing.FOLDER, steps: int = 6000) -> None:
         print(f"{loss_on(model, validation):.2f}. It invents:")
         print("    > " + ", ".join(invent(model, 3, generator) for _ in range(8)))
     why = "cut off at 6; bad first numbers cost long"
-    chart = drawing.curves(rows, "step", "loss", "start", "Loss of batches", why)
+    chart = drawing.curves(rows, "step", "loss", "start", "Loss of batches", why, unit="nats per letter")
     print(drawing.told(chart, folder / "mlp-loss.png", "Both losses"))
 
     generator = torch.Generator().manual_seed(1337)
@@ -207,4 +207,4 @@ def main(folder: Path = drawing.FOLDER, steps: int = 6000) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.start("mlp", __doc__, main)

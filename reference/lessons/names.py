@@ -22,7 +22,7 @@ ALPHABET = END + "abcdefghijklmnopqrstuvwxyz"  # so that END has the number 0
 
 
 def load_names() -> list[str]:
-    """2,799 names of 4 to 10 letters, the same for everybody. ValueError where GPT-2's vocabulary cannot be had.
+    """2,799 names of 4 to 10 letters, the same on every machine. ValueError where GPT-2's vocabulary cannot be had.
 
     >>> load_names()[:4]
     ['washington', 'september', 'june', 'july']

@@ -15,7 +15,6 @@ Shapes: B batch, T time (up to BLOCK), C width, D = C / HEADS width of one head,
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections import Counter, defaultdict
@@ -28,7 +27,7 @@ from torch import Tensor, nn
 from reference.cli.progress import watched
 from reference.data.corpora import load_text
 from reference.functional import cross_entropy, layer_norm, softmax
-from reference.lessons import drawing
+from reference.lessons import command, drawing
 
 BLOCK = 6  # how many words the model sees
 WIDTH = 32
@@ -245,7 +244,9 @@ def main(start: str = "", steps: int = 1500, seed: int = 1337, folder: Path = dr
         for i in range(0, steps - each + 1, each)
     ]
     rows += [{"step": step, "loss": least, "kind": "the least that is possible"} for step in (0, steps)]
-    chart = drawing.curves(rows, "step", "loss", "kind", "Learning a rhyme by heart", f"means over {each} batches")
+    chart = drawing.curves(
+        rows, "step", "loss", "kind", "Learning a rhyme by heart", f"means over {each} batches", unit="nats per word"
+    )
     print(drawing.told(chart, folder / "tiny_gpt-loss.png", "Loss"))
     words = ids[6 : 6 + BLOCK]
     panels = [
@@ -259,7 +260,7 @@ def main(start: str = "", steps: int = 1500, seed: int = 1337, folder: Path = dr
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog=f"python -m {__package__}.tiny_gpt")
+    parser = command.parser("tiny_gpt", __doc__)
     parser.add_argument("start", nargs="*", help="words to begin with (default: several words in turn)")
     try:
         main(" ".join(parser.parse_args().start))

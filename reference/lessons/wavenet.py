@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from reference.cli.progress import watched
 from reference.functional import cross_entropy, layer_norm
-from reference.lessons import drawing
+from reference.lessons import command, drawing
 from reference.lessons.names import ALPHABET, END, examples, load_names, split_names
 
 BLOCK = 8
@@ -185,7 +185,15 @@ def main(folder: Path = drawing.FOLDER, steps: int = 3000) -> None:
         print(f"{name}: {count:,} numbers, {steps:,} steps, loss {after[0]:.2f}, on names kept back {after[1]:.2f}")
         means = losses.view(30, -1).mean(dim=1).tolist()
         rows += [{"step": (i + 1) * steps // 30, "loss": m, "shape": name} for i, m in enumerate(means)]
-    chart = drawing.curves(rows, "step", "loss", "shape", "Eight letters at once, or as a tree", "as many numbers each")
+    chart = drawing.curves(
+        rows,
+        "step",
+        "loss",
+        "shape",
+        "Eight letters at once, or as a tree",
+        "as many numbers each",
+        unit="nats per letter",
+    )
     print(drawing.told(chart, folder / "wavenet.png", "Losses of both"))
 
     print("\nThe tree invents:")
@@ -205,4 +213,4 @@ def invent(model: WaveNet | Flat, generator: torch.Generator) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    command.start("wavenet", __doc__, main)

@@ -1,4 +1,4 @@
-"""What each head of each layer attends to."""
+"""Attention weights of every head."""
 
 from __future__ import annotations
 

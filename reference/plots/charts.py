@@ -22,10 +22,11 @@ MOST_CELLS = 300_000  # of attention maps in one picture: more takes minutes and
 TRAINING, VALIDATION = "#9aa7b8", "#c2410c"
 PALE_TO_DARK = ["#ffffff", "#fde2c8", "#f79a58", "#c2410c", "#4a1204"]
 FUTURE = "#e8ebf0"
+PLAIN = "format(datum.value, ',~r')"  # the label of a tick: 0, 0.5 or 10,000, never 1e+4
 
 
 def check_picture(path: Path) -> None:
-    """Raise a ValueError unless pictures of this kind can be written, there."""
+    """Raise a ValueError unless a picture of this name can be written: format and folder."""
     if path.suffix not in SUFFIXES:
         raise ValueError(f"picture {str(path)!r}: give a name that ends in {', '.join(SUFFIXES)}")
     if not path.parent.is_dir():
@@ -33,7 +34,7 @@ def check_picture(path: Path) -> None:
 
 
 def write_picture(chart: alt.TopLevelMixin, path: Path) -> Path:
-    """Write a chart, in the format that the name ends in, so that a reader never finds half of it; returns `path`."""
+    """Write a chart in the format of the name's suffix, whole or not at all; returns `path`."""
     check_picture(path)
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
@@ -71,7 +72,7 @@ def draw_losses(runs: Sequence[Path], path: Path) -> Path:
 def loss_chart(
     names: Sequence[str], training: Sequence[dict[str, Any]], validation: Sequence[dict[str, Any]]
 ) -> alt.TopLevelMixin:
-    """Loss curves.
+    """Draw loss curves.
 
     Args:
         names: of the runs, each once
@@ -160,7 +161,7 @@ def attention_chart(
     heads: Sequence[int],
     title: str,
 ) -> alt.TopLevelMixin:
-    """The grid of `draw_attention`. Only what a token may look at has a cell; the future stays blank."""
+    """Make the grid of `draw_attention`: a cell for each pair of tokens of which one may attend to the other."""
     T = len(labels)
     cell = 15 if len(layers) * len(heads) == 1 else max(5, min(13, 900 // (len(heads) * T)))
     rows = [
@@ -218,18 +219,18 @@ def attention_chart(
 
 
 def inline(rows: Sequence[dict[str, Any]]) -> alt.Data:
-    """Rows inside the chart, so that it needs no file beside it."""
+    """Put rows inside the chart, which then needs no file beside it."""
     return alt.Data(values=list(rows))  # type: ignore[no-untyped-call]
 
 
 def visible(token: str) -> str:
-    """A token as a label: white space that can be seen."""
+    """A token as a label, with marks for white space."""
     marks = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
     return "".join(marks.get(c, c if c.isprintable() else f"\\u{ord(c):04x}") for c in token)
 
 
 def styled(chart: Any, inside: str | None = None) -> alt.TopLevelMixin:
-    """What all pictures have in common; `inside` is the colour of the plotted area."""
+    """Set the fonts and margins of all pictures; `inside` is the colour of the plotted area."""
     styled_chart: alt.TopLevelMixin = (
         chart.configure(background="white", padding=12, font="sans-serif")
         .configure_title(anchor="start", fontSize=15, subtitleFontSize=12, subtitleColor="#555555", offset=10)

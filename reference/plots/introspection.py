@@ -1,4 +1,4 @@
-"""What is to be seen inside a model: its embedding on a plane, its activations with their gradients, its choices."""
+"""Look inside a model: embedding on a plane, activations with their gradients, sampled tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reference.training.evaluation import evaluating
 
 
 def flattened(table: Tensor) -> tuple[Tensor, float]:
-    """The rows of a table in the two directions in which they differ most (principal components).
+    """Project the rows of a table on their first two principal components.
 
     Args:
         table: (V, C), with at least two rows and columns
@@ -33,7 +33,7 @@ def flattened(table: Tensor) -> tuple[Tensor, float]:
 
 
 def streams_and_gradients(model: GPT, ids: Tensor, targets: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """The residual stream before the blocks and after each, and the slopes of the loss there.
+    """The residual stream before the first block and after each block, and the gradients of the loss there.
 
     Args:
         ids, targets: (B, T) int64, one batch; computed without dropout
@@ -65,10 +65,10 @@ def streams_and_gradients(model: GPT, ids: Tensor, targets: Tensor) -> tuple[lis
 def choices(
     model: GPT, ids: Sequence[int], count: int, temperature: float, generator: torch.Generator
 ) -> list[tuple[int, float]]:
-    """Tokens drawn one after another, and how probable each was when it was drawn.
+    """Sample tokens one after another, each with its probability.
 
     Args:
-        ids: what is gone on from; of more than the block, the end is seen
+        ids: the prompt; of one longer than the block, the model sees the end
         temperature: 0 takes the most probable token, with probability 1
     """
     check_values(torch.tensor(ids), model.config.vocab_size)

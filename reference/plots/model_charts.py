@@ -1,4 +1,4 @@
-"""Pictures of a model's inside: the embedding as a map, histograms of activations and gradients, samples."""
+"""Charts of a model's inside: embedding map, histograms of activations and gradients, samples by temperature."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 import altair as alt
 from torch import Tensor
 
-from reference.plots.charts import PALE_TO_DARK, inline, styled, visible
+from reference.plots.charts import PALE_TO_DARK, PLAIN, inline, styled, visible
 
 BINS = 41
 
 
 def embedding_chart(places: Tensor, labels: Sequence[str], share: float, title: str) -> alt.TopLevelMixin:
-    """Tokens at their places on a plane.
+    """Draw tokens at their places on a plane.
 
     Args:
         places: (V, 2), as `flattened` gives them
@@ -42,7 +42,7 @@ def embedding_chart(places: Tensor, labels: Sequence[str], share: float, title: 
 
 
 def kind_of(token: str) -> str:
-    """Which colour a token has in the map."""
+    """The kind of a token, which gives its colour in the map."""
     core = token.strip()
     if not core:
         return "white space"
@@ -56,14 +56,14 @@ def kind_of(token: str) -> str:
 
 
 def histogram(values: Tensor, bound: float) -> list[tuple[float, float]]:
-    """Middles of equal bins from -bound to bound and the share of all values in each; what is beyond is left out."""
+    """Equal bins from -bound to bound: the middle of each and its share of all values. Values beyond are left out."""
     counts = values.detach().float().flatten().histc(bins=BINS, min=-bound, max=bound)
     width = 2 * bound / BINS
     return [(-bound + (i + 0.5) * width, float(count) / values.numel()) for i, count in enumerate(counts.tolist())]
 
 
 def histograms_chart(streams: Sequence[Tensor], gradients: Sequence[Tensor], title: str) -> alt.TopLevelMixin:
-    """The residual stream and its gradients, a row for the embedding and for each block.
+    """Draw histograms of the residual stream and its gradients, a row for the embedding and for each block.
 
     Args:
         streams, gradients: as `streams_and_gradients` gives them
@@ -80,7 +80,7 @@ def histograms_chart(streams: Sequence[Tensor], gradients: Sequence[Tensor], tit
         alt.Chart()
         .mark_area(interpolate="step", color="#c2410c", opacity=0.5, line={"color": "#c2410c", "strokeWidth": 1})
         .encode(
-            x=alt.X("x:Q", title=None, axis=alt.Axis(grid=False, format="~g")),
+            x=alt.X("x:Q", title=None, axis=alt.Axis(grid=False, labelExpr=PLAIN)),
             y=alt.Y("share:Q", title=None, axis=alt.Axis(labels=False, ticks=False, grid=False)),
         )
     )
@@ -103,14 +103,14 @@ def histograms_chart(streams: Sequence[Tensor], gradients: Sequence[Tensor], tit
 
 
 def spread(tensor: Tensor) -> str:
-    """The standard deviation, to be read."""
+    """The standard deviation as text."""
     return f"deviation {float(tensor.float().std()):.2g}"
 
 
 def temperature_chart(
     samples: Mapping[float, Sequence[tuple[str, float]]], prompt: str, title: str
 ) -> alt.TopLevelMixin:
-    """A text for each temperature, every token as dark as it was probable.
+    """Draw a text for each temperature, a token the darker the more probable it was.
 
     Args:
         samples: temperature -> tokens as text and how probable each was

@@ -163,12 +163,15 @@ def test_another_function_is_said_to_be_one_with_its_reason_its_error_and_the_bu
     assert not found.passed
     assert found.why.startswith(f"{NOT_THE_SAME}: its norms have no shift (logits in float32: error ")
     assert found.why.endswith(" against a budget of 5.0e-06)")
+    assert found.unlike == "its norms have no shift"
     assert passed(poor_toy, NO_BIAS).passed, "without biases there is nothing that it lacks"
 
 
 def test_a_proof_that_fails_for_no_known_reason_is_a_failure_as_ever(toy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toy_library, "places", toy_library.swapped)
-    assert passed(toy, CONFIG).why.endswith(" times the error that is allowed")
+    found = passed(toy, CONFIG)
+    assert found.why.endswith(" times the error that is allowed")
+    assert found.unlike == ""
 
 
 @pytest.fixture
@@ -213,7 +216,7 @@ def test_compare_without_biases_says_so_and_fails_for_what_is_wrong_all_the_same
 def test_the_table_of_the_suite_has_a_row_without_numbers_and_the_reason_below() -> None:
     why = f"{NOT_THE_SAME}: it has no biases (logits in float32: error 8.1e-01 against a budget of 5.0e-06)"
     made = result()
-    other = {**made["parity"][0], "contender": "toy", "passed": False, "why": why}
+    other = {**made["parity"][0], "contender": "toy", "passed": False, "why": why, "unlike": "it has no biases"}
     lines = show({**made, "parity": [*made["parity"], other], "left_out": [f"smoke: toy: {why}"]})
     (row,) = [line for line in lines if line.startswith("toy ")]
     assert row.split() == ["toy", *NOT_THE_SAME.split()]

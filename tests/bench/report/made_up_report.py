@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from bench.report.result_keys import AA_TEST, ABLATION, COMPONENT, COMPONENTS, LEAVE_ONE_OUT, SCENARIO
 from tests.bench.suite.made_up import ENVIRONMENT, case, result
 
 RUNGS = ("fused_qkv", "sdpa", "kv_cache")
@@ -49,7 +50,7 @@ def whole(seed: int = 0, **changes: Any) -> dict[str, Any]:
     }
     floors = [
         {
-            **{"workload": "smoke", "scenario": "training", "task": task, "precision": precision},
+            **{"workload": "smoke", SCENARIO: "training", "task": task, "precision": precision},
             **{"operations": 10**9, "bytes": 10**9 * number, "seconds_of_operations": 0.01, "seconds_of_bytes": 0.002},
             "seconds": 0.012,
         }
@@ -66,22 +67,24 @@ def whole(seed: int = 0, **changes: Any) -> dict[str, Any]:
             "bandwidth": {"measured": 2.5e10, "data_sheet": None},
             "floors": floors,
         },
-        ablation=[
-            {
-                **{"rung": rung, "claim": "the same", "loses": f"where {rung} <does not> pay", "workload": "mini"},
-                **{"batch": 4, "time": 128},
-                **{"in_full": True, "parity": {"float32": 0.25}},
-                "tasks": {
-                    task: {
-                        "alone": effect(rung),
-                        "leave_one_out": None if rung == "sdpa" else effect(f"without-{rung}"),
-                        "cumulative": effect(f"upto-{rung}"),
-                    }
-                    for task in ("training_step", "per_token")
-                },
-            }
-            for rung in RUNGS
-        ],
+        **{
+            ABLATION: [
+                {
+                    **{"rung": rung, "claim": "the same", "loses": f"where {rung} <does not> pay", "workload": "mini"},
+                    **{"batch": 4, "time": 128},
+                    **{"in_full": True, "parity": {"float32": 0.25}},
+                    "tasks": {
+                        task: {
+                            "alone": effect(rung),
+                            LEAVE_ONE_OUT: None if rung == "sdpa" else effect(f"without-{rung}"),
+                            "cumulative": effect(f"upto-{rung}"),
+                        }
+                        for task in ("training_step", "per_token")
+                    },
+                }
+                for rung in RUNGS
+            ]
+        },
         scaling=[
             {
                 **{"axis": axis, "value": value, "contender": name, "batch": 2, "time": 128, "config": {}},
@@ -98,39 +101,45 @@ def whole(seed: int = 0, **changes: Any) -> dict[str, Any]:
             for value in values
             for name in ("plain", "sdpa", "fused_loss")
         ],
-        components=[
-            {
+        **{
+            COMPONENTS: [
+                {
+                    **{
+                        "name": "mini/sdpa",
+                        COMPONENT: "sdpa",
+                        "workload": "mini",
+                        "group": "attention",
+                        "description": "",
+                    },
+                    **{"unit": "tokens", "amount": 512, "per_second": rate(), "spread": 0.01, "seconds": [0.1]},
+                    **{"memory": None, "error": 1e-7},
+                }
+            ]
+        },
+        **{
+            AA_TEST: {
+                **{"contender": "reference", "workload": "smoke", "task": "training_step"},
                 **{
-                    "name": "mini/sdpa",
-                    "component": "sdpa",
-                    "workload": "mini",
-                    "group": "attention",
-                    "description": "",
+                    "ratio": {"median": 1.0, "low": 0.98, "high": 1.03, "confidence": 0.875},
+                    "launches": [ratio(), ratio()],
                 },
-                **{"unit": "tokens", "amount": 512, "per_second": rate(), "spread": 0.01, "seconds": [0.1]},
-                **{"description": "", "memory": None, "error": 1e-7},
             }
-        ],
-        aa_test={
-            **{"contender": "reference", "workload": "smoke", "task": "training_step"},
-            **{
-                "ratio": {"median": 1.0, "low": 0.98, "high": 1.03, "confidence": 0.875},
-                "launches": [ratio(), ratio()],
-            },
         },
         left_out=["gpt2-xl/training: needs about 30.0 GB of memory & <more> | or less: left out"],
     )
     made["parity"] += [
-        proof("tiny", "x-transformers", 7.5e3, "logits in float32: 7.5e+03 times the error that is allowed"),
+        proof(
+            "tiny", "x-transformers", 7.5e3, "logits in float32: 7.5e+03 times the error that is allowed", "no biases"
+        ),
         *(proof("ladder", name, drawn.uniform(0.1, 0.9)) for name in ("plain", *RUNGS)),
         *(proof(f"scaling-time-{value}", name, 0.2) for value in (64, 128) for name in ("plain", "sdpa")),
     ]
     return {**made, **changes}
 
 
-def proof(size: str, contender: str, over: float, why: str = "") -> dict[str, Any]:
+def proof(size: str, contender: str, over: float, why: str = "", unlike: str = "") -> dict[str, Any]:
     """One proof, which failed if there is a reason."""
     return {
         **{"size": size, "contender": contender, "passed": not why, "over": {"float32": over}},
-        **{"logits": 1e-6, "shape": [8, 64], "why": why},
+        **{"logits": 1e-6, "shape": [8, 64], "why": why, "unlike": unlike},
     }

@@ -15,22 +15,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import vl_convert
 
 from bench.__main__ import main
 from bench.formatting import interval, significant, size
 from bench.report import pictures
-from bench.report.contents import OF_A_RUN, chapters
-from bench.report.documents import read_bugs, read_parity
-from bench.report.gather import Run, named_apart, result_files, run_of
+from bench.report.all_sections import RUN_SECTIONS, all_sections
+from bench.report.charts import Axis, Bar, Dot, dots, grouped_bars
+from bench.report.load_results import Run, load_result, load_results, result_files, with_unique_names
 from bench.report.markdown import document
 from bench.report.page import page
-from bench.report.peers import named_with
+from bench.report.proof_records import read_bugs, read_parity
+from bench.report.result_keys import ABLATION
+from bench.report.section import View
+from bench.report.sections import headline, parity, peers
+from bench.report.sections.ablation import KINDS
+from bench.report.sections.peers import named_with
 from bench.settings import DOCS
 from bench.suite.result_file import HOME, VERSION, save
 from tests.bench.report.made_up_report import CUDA, RUNGS, whole
 from tests.bench.suite.made_up import ENVIRONMENT, result
 
-KINDS = {"alone": "alone", "leave_one_out": "leave-one-out", "cumulative": "cumulative"}
 OLDER = "2026-01-01T03:04:05+00:00"
 
 
@@ -67,13 +72,13 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(folder: Path) -> list[Run]:
-    return named_apart([run_of(path) for path in result_files([folder])])
+    return with_unique_names([load_result(path) for path in result_files([folder])])
 
 
 @pytest.fixture(scope="module")
 def html(runs: list[Run]) -> str:
-    parity, bugs = read_parity(DOCS / "parity.md"), read_bugs(DOCS / "bugs.md")
-    return page(runs, chapters([run.views for run in runs], parity, bugs))
+    parity, bugs = read_parity(DOCS / "parity.json"), read_bugs(DOCS / "bugs.json")
+    return page(runs, all_sections([run.views for run in runs], parity, bugs))
 
 
 @pytest.fixture(scope="module")
@@ -142,24 +147,26 @@ def rows_of(data: dict[str, Any], place: str) -> list[dict[str, Any]]:
     return found
 
 
-def places(data: dict[str, Any], chapter: str, run: int) -> list[str]:
-    return [place for place in data["charts"] if place.startswith(f"{chapter}-{run}-")]
+def places(data: dict[str, Any], section: str, run: int) -> list[str]:
+    return [place for place in data["charts"] if place.startswith(f"{section}-{run}-")]
 
 
 @pytest.mark.parametrize("run", range(3))
-def test_every_price_that_is_drawn_is_the_files(run: int, results: list[dict[str, Any]], data: dict[str, Any]) -> None:
+def test_every_ratio_rate_and_memory_of_the_ablation_is_drawn_as_in_the_file(
+    run: int, results: list[dict[str, Any]], data: dict[str, Any]
+) -> None:
     for number, task in enumerate(("training_step", "per_token")):
         expected: list[dict[tuple[str, str], list[Any]]] = [{}, {}, {}]
-        for entry in results[run]["ablation"]:
-            for kind, one in entry["tasks"][task].items():
+        for row in results[run][ABLATION]:
+            for kind, one in row["tasks"][task].items():
                 if one is not None:
-                    key, ratio = (entry["rung"], KINDS[kind]), one["ratio"]
+                    key, ratio = (row["rung"], KINDS[kind]), one["ratio"]
                     expected[0][key] = [ratio["median"], ratio["low"], ratio["high"]]
                     expected[1][key] = [one["tokens_per_second"], None, None]
                     expected[2][key] = [one["memory"], None, None]
-        assert len(expected[0]) == 8, "sdpa has no leave-one-out ratio"
+        assert len(expected[0]) == 8, "sdpa has no leave-one-out"
         for chart in range(3):
-            drawn = [row for row in rows_of(data, f"ladder-{run}-{number}-{chart}") if "kind" in row]
+            drawn = [row for row in rows_of(data, f"ablation-{run}-{number}-{chart}") if "kind" in row]
             found = {(row["name"], row["kind"]): [row["value"], row["low"], row["high"]] for row in drawn}
             assert found == expected[chart]
             assert len(drawn) == len(found)
@@ -171,7 +178,7 @@ def test_every_ratio_of_a_peer_that_is_drawn_is_the_files(
 ) -> None:
     for number, task in enumerate(("loss_and_gradient", "training_step")):
         cases = [case for case in results[run]["cases"] if case["task"] == task]
-        drawn = [row for row in rows_of(data, f"peers-{run}-{number}-0") if "kind" in row]
+        drawn = [row for row in rows_of(data, f"peers-{run}-{number + 1}-0") if "kind" in row]
         assert [(row["name"], row["kind"], row["value"], row["low"], row["high"]) for row in drawn] == [
             (
                 case["contender"],
@@ -180,7 +187,7 @@ def test_every_ratio_of_a_peer_that_is_drawn_is_the_files(
             )
             for case in cases
         ]
-        drawn = rows_of(data, f"peers-{run}-{number}-1")
+        drawn = rows_of(data, f"peers-{run}-{number + 1}-1")
         assert [row["value"] for row in drawn] == [case["memory"]["peak"] for case in cases]
 
 
@@ -209,20 +216,144 @@ def test_every_point_of_the_curves_and_under_the_roofs_is_the_files(
 
 def test_every_proof_that_is_drawn_is_the_files(results: list[dict[str, Any]], data: dict[str, Any]) -> None:
     drawn = [row for place in places(data, "parity", 1) for row in rows_of(data, place) if "kind" in row]
-    assert [row["value"] for row in drawn] == [found["over"]["float32"] for found in results[1]["parity"]]
+    proven = [found["over"]["float32"] for found in results[1]["parity"] if not found["unlike"]]
+    assert [row["value"] for row in drawn] == proven
     titles = [data["charts"][place]["description"].partition(":")[0] for place in places(data, "parity", 1)]
     assert titles == [f"Error over budget, {size}" for size in ("tiny", "ladder", "scaling")]
+
+
+def test_another_function_has_words_in_its_row_and_no_dot(data: dict[str, Any]) -> None:
+    rows = [row for row in rows_of(data, "parity-1-0-0") if row.get("name") == "x-transformers"]
+    assert rows == [{"name": "x-transformers", "words": "not the same function"}]
+
+
+def test_an_error_beyond_the_scale_is_an_arrow_at_its_end_with_its_number() -> None:
+    made = whole(1)
+    made["parity"][1]["over"] = {"float32": 7500.0}
+    (chart,) = parity.views(made)[0].charts
+    arrows = [one for one in chart.spec["layer"] if one["mark"].get("shape") == "triangle-right"]
+    assert [one["encoding"]["x"] for one in arrows] == [{"value": "width"}]
+    assert [(row["value"], row["shown"]) for row in arrows[0]["data"]["values"]] == [(7500.0, "7,500")]
+    dots_drawn = [one for one in chart.spec["layer"] if one["mark"].get("size") == 60]
+    assert all(row["value"] <= 1.1 for one in dots_drawn for row in one["data"]["values"])
+
+
+def of_gpt2_size(seed: int, **changes: Any) -> dict[str, Any]:
+    """A whole run whose cases are of GPT-2's size."""
+    made = whole(seed, **changes)
+    for case in made["cases"]:
+        case["size"] = "gpt2"
+    return made
+
+
+def test_the_headline_has_the_reference_hugging_faces_best_and_ours_with_the_files_numbers() -> None:
+    made = of_gpt2_size(1)
+    (view,) = headline.views(made)
+    cases = {case["contender"]: case for case in made["cases"] if case["task"] == "training_step"}
+    theirs = [cases[name] for name in ("huggingface-sdpa", "huggingface-best")]
+    best = max(theirs, key=lambda case: case["ratios"]["reference"]["median"])
+    expected = [cases["reference"], best, cases["full"]]
+    rows = [row for row in rows_of({"charts": {"it": view.charts[0].spec}}, "it") if "value" in row]
+    assert [(row["name"], row["value"]) for row in rows] == [
+        (name, case["tokens_per_second"])
+        for name, case in zip(("readable reference", "Hugging Face's best", "ours"), expected, strict=True)
+    ]
+    assert [row[1] for row in view.tables[0].rows] == [case["contender"] for case in expected]
+    assert headline.views(whole(1)) == (), "other sizes are no headline"
+    assert [headline.three_digits(value) for value in (1234.0, 160.55, 23.75, 6.333)] == [
+        "1,234",
+        "161",
+        "23.8",
+        "6.33",
+    ]
+    assert [headline.in_words(seconds) for seconds in (2.4014, 0.0421)] == ["2.40 s", "42.1 ms"]
+
+
+def test_the_page_opens_with_the_headline_of_the_newest_run_of_each_device(tmp_path: Path) -> None:
+    for name, one in {
+        "a": of_gpt2_size(1, started=OLDER),
+        "b": of_gpt2_size(2),
+        "c": of_gpt2_size(3, environment=CUDA),
+    }.items():
+        save(one, tmp_path / f"{name}.json")
+    runs, refused = load_results([tmp_path])
+    assert not refused
+    made = page(runs, all_sections([run.views for run in runs], "no parity", "no bugs"))
+    found = re.findall(r'data-chart="([^"]+)"', made)
+    assert found[:2] == ["headline-1-0-0", "headline-2-0-0"]
+    assert made.index('id="headline"') < made.index('<select id="device"') < made.index('id="fastest"')
+    assert "headline-0-0-0" not in found, "an older run"
+
+
+def test_the_ticks_of_an_axis_are_plain_numbers_with_a_labelled_zero() -> None:
+    bars = [Bar("Training step", "ours", 161.0, "161/s")]
+    dot = [Dot("ours", "float32", 12_345.0, "12,345")]
+    for chart, expected in (
+        (grouped_bars("title", bars, "tokens per second"), {"0", "50", "100", "150"}),
+        (dots("title", dot, Axis("tokens per second")), {"0", "6,000", "10,000"}),
+        (dots("title", [Dot("ours", "float32", 0.5, "0.5")], Axis("times", log=True, rule=10.0)), {"0.5", "1", "10"}),
+    ):
+        drawn = vl_convert.vegalite_to_svg({**chart.spec, "width": 400}, vl_version=pictures.VEGA_LITE)
+        assert expected <= set(re.findall(r">([^<>]+)</text>", drawn))
+        assert "e+" not in drawn
+        assert '"format": ' not in json.dumps(chart.spec), "Vega-Lite's own format may round 150 to 200"
+
+
+def test_the_first_panels_of_the_peers_are_the_training_step_at_each_size(results: list[dict[str, Any]]) -> None:
+    made = copy.deepcopy(results[0])
+    for case in [case for case in made["cases"] if case["task"] == "training_step"]:
+        longer = [10 * seconds for seconds in case["seconds"]]
+        made["cases"].append({**case, "workload": "larger", "seconds": longer})
+    first, *others = peers.views(made)
+    assert [chart.title.partition(":")[0] for chart in first.charts] == ["larger", "smoke"]
+    assert len(others) == 3, "a view for each workload and task"
+    assert pictures.PICTURES["peers"] == 1, "of which the picture shows the first"
+
+
+def test_a_picture_has_at_most_three_charts_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, Any]] = []
+
+    def draw(spec: dict[str, Any], **options: Any) -> bytes:
+        made.append(spec)
+        return b""
+
+    monkeypatch.setattr("vl_convert.vegalite_to_png", draw)
+    monkeypatch.setattr(pictures, "packed", lambda picture: picture)
+    one = dots("title", [Dot("ours", "float32", 1.0, "1")], Axis("times"))
+    for count, expected in ((1, [1]), (3, [3]), (4, [3, 1]), (7, [3, 3, 1])):
+        assert pictures.png((View("", (one,) * count), View("no charts"))) == b""
+        assert [len(row["hconcat"]) for row in made[-1]["vconcat"]] == expected
+    assert pictures.png((View("no charts"),)) is None
+
+
+def test_the_curves_have_the_intervals_of_their_ratios_in_tokens_per_second(
+    results: list[dict[str, Any]], data: dict[str, Any]
+) -> None:
+    points = [point for point in results[0]["scaling"] if point["axis"] == "time"]
+    plain = {point["value"]: point["tokens_per_second"] for point in points if point["contender"] == "plain"}
+    drawn = rows_of(data, "scaling-0-0-0")
+    for point, row in zip(points, drawn, strict=True):
+        if point["contender"] == "plain":
+            assert (row["low"], row["high"]) == (None, None)
+        else:
+            ends = [point["ratios"]["plain"][end] * plain[point["value"]] for end in ("low", "high")]
+            assert [row["low"], row["high"]] == ends
+
+
+def test_every_number_of_a_table_names_its_column_where_a_phone_shows_it_as_a_line(html: str) -> None:
+    (table,) = re.findall(r"<caption>The training step at every size.*?</table>", html, re.S)[:1]
+    assert re.findall(r'<td data-head="([^"]+)"', table)[:3] == ["contender", "times as fast", "tokens/s"]
 
 
 def test_the_tables_say_the_same_in_words(results: list[dict[str, Any]], read: Reader) -> None:
     for run, found in enumerate(results):
         rows = read.tables["mini, training step: times as fast, with intervals of 6 rounds of 3 launches, 75 %"][run]
         assert [row[0] for row in rows[1:]] == list(RUNGS)
-        for row, entry in zip(rows[1:], found["ablation"], strict=True):
-            effects = entry["tasks"]["training_step"]
-            words = ["n/a" if effects[kind] is None else interval(effects[kind]["ratio"]) for kind in KINDS]
-            assert row == [entry["rung"], *words, "0.25", entry["loses"]]
-        rows = read.tables["smoke: training step, batch 8 x time 64; 5 rounds of 1 launch, 94 %"][run]
+        for row, rung in zip(rows[1:], found[ABLATION], strict=True):
+            task = rung["tasks"]["training_step"]
+            words = ["n/a" if task[kind] is None else interval(task[kind]["ratio"]) for kind in KINDS]
+            assert row == [rung["rung"], *words, "0.25", rung["loses"]]
+        rows = read.tables["smoke: training step, batch 8 x time 64; 5 rounds of 1 start, 94 %"][run]
         cases = [case for case in found["cases"] if case["task"] == "training_step"]
         for row, case in zip(rows[1:], cases, strict=False):
             assert row[2] == interval(case["ratios"]["reference"])
@@ -233,7 +364,7 @@ def test_the_tables_say_the_same_in_words(results: list[dict[str, Any]], read: R
             "x-transformers",
             "no number: logits in float32: 7.5e+03 times the error that is allowed",
         ]
-        ((best, *_),) = [[row[1:] for row in read.tables["The fastest of those that were proven"][run][2:]]]
+        ((best, *_),) = [[row[1:] for row in read.tables["The fastest proven contender"][run][2:]]]
         fastest = max(cases, key=lambda case: case["ratios"]["reference"]["median"])
         assert best[0] == named_with(fastest, cases, "reference")
 
@@ -257,19 +388,18 @@ def test_every_point_under_the_roofs_is_in_a_table(results: list[dict[str, Any]]
             assert row[3] == f"{case['flops_per_second'] / 1e9:.4g} GFLOP/s"
 
 
-def test_all_of_the_zoo_and_of_the_tests_own_proofs_is_there(read: Reader, data: dict[str, Any]) -> None:
-    text = (DOCS / "bugs.md").read_text()
-    of, there = re.search(r"^(\d+) of (\d+) mutants are caught", text, re.M).groups()  # type: ignore[union-attr]
+def test_all_planted_bugs_and_all_of_the_tests_own_proofs_are_there(read: Reader, data: dict[str, Any]) -> None:
+    bugs, parity = read_bugs(DOCS / "bugs.json"), read_parity(DOCS / "parity.json")
     (rows,) = read.tables["Every bug and what caught it"]
-    assert len(rows) - 1 == int(of) == int(there)
-    assert sum(row["value"] for row in rows_of(data, "bugs-0-0-0")) == int(of)
+    assert [row[1] for row in rows[1:]] == [bug.bug for bug in bugs.caught]
+    assert sum(row["value"] for row in rows_of(data, "bugs-0-0-0")) == len(bugs.caught)
     for way in rows_of(data, "bugs-0-1-0"):
         assert way["shown"].startswith(f"{way['value']} of ")
-    for precision in ("float64", "float32", "bfloat16"):
+    for precision, recipes in parity.precisions.items():
         (rows,) = read.tables[f"Error (over budget) in {precision}"]
-        assert [row[0] for row in rows if row[0] == "full"]
-        for row in rows[1:]:
-            assert re.search(rf"^\| {row[0]} \| {re.escape(row[1])} ", (DOCS / "parity.md").read_text(), re.M)
+        proven = [one for one in recipes if one.errors]
+        assert [row[0] for row in rows[1:]] == [one.recipe for one in proven]
+        assert [row[1] for row in rows[1:]] == [str(one.errors["logits"]) for one in proven]
 
 
 def test_the_environment_and_what_was_left_out_are_there_and_what_is_unknown_is_not_0(read: Reader) -> None:
@@ -279,7 +409,7 @@ def test_the_environment_and_what_was_left_out_are_there_and_what_is_unknown_is_
     rows_left_out = read.tables["What was left out, and why"][0]
     assert rows_left_out[1] == ["1", "gpt2-xl/training: needs about 30.0 GB of memory & <more> | or less: left out"]
     (title,) = [title for title in read.tables if "A/A test" in title]
-    assert read.tables[title][0][1] == ["all together", "1.00 [0.98, 1.03]"]
+    assert read.tables[title][0][1] == ["all starts", "1.00 [0.98, 1.03]"]
 
 
 def test_names_are_text_and_never_markup(html: str) -> None:
@@ -291,7 +421,7 @@ def test_names_are_text_and_never_markup(html: str) -> None:
     evil = whole(4)
     name = '"><img src=x onerror=alert(1)></script><script>alert(2)</script>'
     evil["cases"][0]["contender"] = evil["environment"]["device"] = evil["left_out"][0] = name
-    evil["cases"][0]["name"] = evil["ablation"][0]["rung"] = name
+    evil["cases"][0]["name"] = evil[ABLATION][0]["rung"] = name
     made = page_of(evil)
     assert "<img" not in made
     assert made.count("</script>") == made.count("<script") == 3
@@ -299,9 +429,9 @@ def test_names_are_text_and_never_markup(html: str) -> None:
 
 
 def page_of(one: dict[str, Any]) -> str:
-    views = {key: chapter.views(one) for key, chapter in OF_A_RUN.items()}
+    views = {key: section.views(one) for key, section in RUN_SECTIONS.items()}
     run = Run(Path("x.json"), "x", one["environment"]["device"], "today", "torch", False, views)
-    return page([run], chapters([views], "no parity", "no bugs"))
+    return page([run], all_sections([views], "no parity", "no bugs"))
 
 
 def test_nothing_is_loaded_from_anywhere(read: Reader, html: str) -> None:
@@ -315,7 +445,7 @@ def test_nothing_is_loaded_from_anywhere(read: Reader, html: str) -> None:
         assert "url" not in json.dumps({key: value for key, value in chart.items() if key != "$schema"})
 
 
-def test_every_link_to_a_chapter_leads_to_one_and_every_choice_has_a_label(html: str) -> None:
+def test_every_link_to_a_section_leads_to_one_and_every_choice_has_a_label(html: str) -> None:
     ids = re.findall(r' id="([^"]+)"', html.partition('<script type="application/json"')[0])
     assert len(ids) == len(set(ids)), "an id is there twice"
     for target in re.findall(r'href="#([^"]+)"', html):
@@ -328,7 +458,7 @@ def test_every_link_to_a_chapter_leads_to_one_and_every_choice_has_a_label(html:
 
 def test_a_run_with_nothing_but_cases_has_a_page_that_says_what_it_lacks() -> None:
     made = page_of(result())
-    assert made.count("This run has none.") == 4, "ladder, roofline, scaling, components"
+    assert made.count("This run has none.") == 4, "ablation, roofline, scaling, components"
     assert "no parity" in made
     assert "no bugs" in made
 
@@ -348,7 +478,9 @@ def test_the_command_writes_page_pictures_and_tables_and_nothing_else(
     names = ("cpu-some-cpu-avx2-2-threads", "cuda-nvidia-h100-more")
     drawings = [f"{key}.png" for key in pictures.PICTURES]
     assert made == {"index.html", *(f"{name}/{file}" for name in names for file in (*drawings, "tables.md"))}
-    assert {str(out / name) for name in made} == set(capsys.readouterr().out.split())
+    *paths, last = capsys.readouterr().out.splitlines()
+    assert {str(out / name) for name in made} == set(paths)
+    assert last == f"Open {out / 'index.html'} in a browser."
     for path in out.rglob("*.png"):
         head = path.read_bytes()[:24]
         assert head[:8] == b"\x89PNG\r\n\x1a\n"
@@ -357,9 +489,9 @@ def test_the_command_writes_page_pictures_and_tables_and_nothing_else(
         assert 300 < height < 12000
     markdown = (out / names[0] / "tables.md").read_text()
     assert "2026-01-02 03:04, torch 2.13.0, transformers 5.1.0, numpy 2.0.0, commit 0000000000" in markdown
-    assert "![The ladder, Some CPU (AVX2), 2 threads](ladder.png)" in markdown
-    entry = results[1]["ablation"][0]
-    words = " | ".join(interval(entry["tasks"]["training_step"][kind]["ratio"]) for kind in KINDS)
+    assert "![Ablation, Some CPU (AVX2), 2 threads](ablation.png)" in markdown
+    rung = results[1][ABLATION][0]
+    words = " | ".join(interval(rung["tasks"]["training_step"][kind]["ratio"]) for kind in KINDS)
     assert f"| fused_qkv | {words} | 0.25 | where fused_qkv \\<does not> pay |" in markdown
 
 
@@ -383,7 +515,7 @@ def test_a_picture_that_is_packed_again_is_the_same() -> None:
 
 
 def test_markdown_tables_are_whole(runs: list[Run]) -> None:
-    found = chapters([run.views for run in runs], "", "")
+    found = all_sections([run.views for run in runs], "", "")
     lines = document(runs[0], 0, found, {}).splitlines()
     width = 0
     for before, line in zip(["", *lines], lines, strict=False):
@@ -402,9 +534,9 @@ def test_the_page_can_be_left_away(small: Path, tmp_path: Path) -> None:
 def test_a_run_of_changed_code_says_so(tmp_path: Path) -> None:
     for commit, words in ((f"{'0' * 40}+changes", "commit 0000000000+changes"), ("1" * 40, "commit 1111111111")):
         save(result(environment={**ENVIRONMENT, "commit": commit}), tmp_path / "a.json")
-        assert run_of(tmp_path / "a.json").title.endswith(words)
+        assert load_result(tmp_path / "a.json").title.endswith(words)
     save(result(environment={**ENVIRONMENT, "commit": None}), tmp_path / "a.json")
-    assert "commit" not in run_of(tmp_path / "a.json").title
+    assert "commit" not in load_result(tmp_path / "a.json").title
 
 
 def test_two_runs_of_a_device_have_names_of_their_own_and_a_file_that_is_named_twice_is_one(
@@ -415,8 +547,8 @@ def test_two_runs_of_a_device_have_names_of_their_own_and_a_file_that_is_named_t
     found = [run.name for run in runs]
     cpu = "cpu-some-cpu-avx2-2-threads"
     assert found == [f"{cpu}-202601010304", f"{cpu}-202601020304", "cuda-nvidia-h100-more"]
-    one = run_of(small / "a.json")
-    assert len({run.name for run in named_apart([one, copy.copy(one)])}) == 2
+    one = load_result(small / "a.json")
+    assert len({run.name for run in with_unique_names([one, copy.copy(one)])}) == 2
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, list[str]]:
@@ -431,9 +563,9 @@ def test_how_far_it_is_and_the_time_left_are_said(
 ) -> None:
     assert main(["report", str(small / "a.json"), "--out", str(tmp_path)]) == 0
     first, *others = capsys.readouterr().err.splitlines()
-    assert first == "1/6 the page (0 s)"
+    assert first == "1/7 the page (0 s)"
     assert [re.sub(r"\(.*\)", "", line) for line in others] == [
-        f"{number}/6 {run_of(small / 'a.json').name}: the picture {key} "
+        f"{number}/7 {load_result(small / 'a.json').name}: the picture {key} "
         for number, key in enumerate(pictures.PICTURES, 2)
     ]
     assert all(line.endswith(" left)") for line in others)
@@ -445,7 +577,7 @@ def test_files_that_cannot_be_shown_are_a_line_each_and_the_others_go_on(
     (tmp_path / "cut.json").write_text((small / "a.json").read_text()[:3000])
     (tmp_path / "other.json").write_text(json.dumps(whole(version=VERSION + 1)))
     lacking = whole()
-    del lacking["ablation"][0]["tasks"]["per_token"]["alone"]["ratio"]
+    del lacking[ABLATION][0]["tasks"]["per_token"]["alone"]["ratio"]
     (tmp_path / "lacking.json").write_text(json.dumps(lacking))
     (tmp_path / "numbers.json").write_text(json.dumps(whole(cases=5)))
     bad = ["cut", "other", "lacking", "numbers", "nowhere"]
@@ -482,7 +614,7 @@ def test_folders_without_results_and_places_to_write_that_are_none_are_one_line(
     assert status == 2
     remedy = "measure by nox -s bench in a checkout, or name a file"
     assert line == f"error: {tmp_path}: has no result file (*.json): {remedy}"
-    monkeypatch.setattr("bench.report.gather.HOME", tmp_path / "results")
+    monkeypatch.setattr("bench.report.load_results.HOME", tmp_path / "results")
     status, (line,) = told(capsys)
     assert status == 2
     assert line == f"error: {tmp_path / 'results'}: is not there: {remedy}"
@@ -519,14 +651,14 @@ def test_a_report_that_fails_half_way_leaves_the_last_one_and_nothing_else(
 def test_documents_that_cannot_be_read_are_a_note_and_the_rest_goes_on(
     tmp_path: Path, small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "bugs.md").write_text("# nothing\n")
-    options = ("--parity", tmp_path / "parity.md", "--bugs", tmp_path / "bugs.md", "--out", tmp_path / "out")
+    (tmp_path / "bugs.json").write_text("{}")
+    options = ("--parity", tmp_path / "parity.json", "--bugs", tmp_path / "bugs.json", "--out", tmp_path / "out")
     status, lines = told(capsys, small / "a.json", *options)
     assert status == 0
     assert lines == [
-        f"note: {tmp_path / 'parity.md'}: cannot be read (No such file or directory), write it again by "
+        f"note: {tmp_path / 'parity.json'}: cannot be read (No such file or directory), write it again by "
         'python -m pytest tests/parity/test_parity_recipes.py -m "slow or not slow" in a checkout',
-        f"note: {tmp_path / 'bugs.md'}: has 0 tables, not 3, write it again by "
+        f"note: {tmp_path / 'bugs.json'}: is no record of planted bugs, version 1, write it again by "
         "python -m tests.bugs.table in a checkout",
     ]
     made = unescape((tmp_path / "out" / "index.html").read_text())
@@ -541,10 +673,10 @@ def test_the_made_up_environment_is_that_of_a_run() -> None:
 @pytest.mark.parametrize("path", sorted(HOME.glob("*.json")), ids=lambda path: path.name)
 def test_the_committed_tables_are_those_of_the_committed_results(path: Path) -> None:
     """As `python -m bench report --out docs/results --no-page` writes them, with the pictures."""
-    (run,) = named_apart([run_of(path)])
+    (run,) = with_unique_names([load_result(path)])
     folder = DOCS / "results" / run.name
     drawn = {key: f"{key}.png" for key in pictures.PICTURES if any(view.charts for view in run.views[key])}
-    assert (folder / "tables.md").read_text() == document(run, 0, chapters([run.views], "", ""), drawn)
+    assert (folder / "tables.md").read_text() == document(run, 0, all_sections([run.views], "", ""), drawn)
     assert {file.name for file in folder.iterdir()} == {"tables.md", *drawn.values()}
 
 

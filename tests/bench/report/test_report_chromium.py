@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from bench.report.contents import chapters
-from bench.report.documents import read_bugs, read_parity
-from bench.report.gather import named_apart, run_of
+from bench.report.all_sections import all_sections
+from bench.report.load_results import load_result, with_unique_names
 from bench.report.page import page
+from bench.report.proof_records import read_bugs, read_parity
+from bench.report.result_keys import ABLATION
 from bench.settings import DOCS
 from bench.suite.result_file import HOME, save
 from tests.bench.report import chromium
@@ -36,10 +37,10 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = [whole(1, started="2026-01-01T03:04:05+00:00"), whole(2), whole(3, environment=CUDA)]
     for number, one in enumerate(made):
         save(one, folder / f"{number}.json")
-    runs = named_apart([run_of(path) for path in sorted(folder.glob("*.json"))])
-    parity, bugs = read_parity(DOCS / "parity.md"), read_bugs(DOCS / "bugs.md")
+    runs = with_unique_names([load_result(path) for path in sorted(folder.glob("*.json"))])
+    parity, bugs = read_parity(DOCS / "parity.json"), read_bugs(DOCS / "bugs.json")
     found = folder / "index.html"
-    found.write_text(page(runs, chapters([run.views for run in runs], parity, bugs)), encoding="utf-8")
+    found.write_text(page(runs, all_sections([run.views for run in runs], parity, bugs)), encoding="utf-8")
     return found
 
 
@@ -116,7 +117,7 @@ def test_it_loads_without_a_word_in_the_console_and_asks_for_nothing_else(tab: c
     assert asked == [file.resolve().as_uri()]
     found = places(tab)
     assert {place.split("-")[0] for place in found} == {
-        *("ladder", "peers", "roofline", "scaling", "parity", "tests", "bugs")
+        *("ablation", "peers", "roofline", "scaling", "parity", "tested", "bugs")
     }
     assert cut_off(tab) == []
     tab.picture(PICTURES / "light.png")
@@ -125,18 +126,27 @@ def test_it_loads_without_a_word_in_the_console_and_asks_for_nothing_else(tab: c
 @pytest.mark.skipif(not RESULTS, reason="no result is committed")
 def test_the_page_of_the_committed_results_loads_as_well(browser: chromium.Page, tmp_path: Path) -> None:
     """The picture that it leaves is the one in the README: docs/results/page.png."""
-    runs = named_apart([run_of(path) for path in RESULTS])
-    parity, bugs = read_parity(DOCS / "parity.md"), read_bugs(DOCS / "bugs.md")
+    runs = with_unique_names([load_result(path) for path in RESULTS])
+    parity, bugs = read_parity(DOCS / "parity.json"), read_bugs(DOCS / "bugs.json")
     index = tmp_path / "index.html"
-    index.write_text(page(runs, chapters([run.views for run in runs], parity, bugs)), encoding="utf-8")
-    browser.resize(1200, 2300)
+    index.write_text(page(runs, all_sections([run.views for run in runs], parity, bugs)), encoding="utf-8")
+    browser.resize(1280, 2300)
     browser.prefer("light")
     browser.events.clear()
     browser.open(index)
     browser.until(f"{DRAWN} === 'light'")
     assert browser.complaints() == []
     assert cut_off(browser) == []
-    assert {place.split("-")[0] for place in places(browser)} >= {"ladder", "peers", "roofline", "scaling", "parity"}
+    first = "document.querySelector('.chart').getBoundingClientRect().bottom"
+    assert browser.run(first) < 800, "the first chart is above the fold"
+    assert {place.split("-")[0] for place in places(browser)} >= {
+        "headline",
+        "ablation",
+        "peers",
+        "roofline",
+        "scaling",
+        "parity",
+    }
     browser.picture(PICTURES / "page.png", whole=False)
 
 
@@ -144,9 +154,9 @@ def test_the_newest_run_of_the_first_device_is_shown_first_and_both_choices_chan
     tab: chromium.Page,
 ) -> None:
     first = places(tab)
-    assert {place for place in first if place.startswith("ladder")} == {f"ladder-1-0-{chart}" for chart in range(3)}
-    older, newer, other = (whole(seed)["ablation"][0]["tasks"] for seed in (1, 2, 3))
-    seen = labels(tab, "ladder-1-0-0")
+    assert {place for place in first if place.startswith("ablation")} == {f"ablation-1-0-{chart}" for chart in range(3)}
+    older, newer, other = (whole(seed)[ABLATION][0]["tasks"] for seed in (1, 2, 3))
+    seen = labels(tab, "ablation-1-0-0")
     assert len(seen) == 8
 
     def shows(seen: list[str], tasks: dict[str, Any], task: str) -> bool:
@@ -155,13 +165,13 @@ def test_the_newest_run_of_the_first_device_is_shown_first_and_both_choices_chan
 
     assert shows(seen, newer, "training_step")
     choose(tab, "run", 0)
-    assert not tab.run("document.querySelectorAll('[data-chart^=\"ladder-1\"] svg').length"), "the old ones are gone"
-    assert shows(labels(tab, "ladder-0-0-0"), older, "training_step")
-    choose(tab, "ladder-0", 1)
-    assert shows(labels(tab, "ladder-0-1-0"), older, "per_token")
+    assert not tab.run("document.querySelectorAll('[data-chart^=\"ablation-1\"] svg').length"), "the old ones are gone"
+    assert shows(labels(tab, "ablation-0-0-0"), older, "training_step")
+    choose(tab, "ablation-0", 1)
+    assert shows(labels(tab, "ablation-0-1-0"), older, "per_token")
     choose(tab, "device", 1)
     assert tab.run("document.getElementById('run').options.length") == 1
-    assert shows(labels(tab, "ladder-2-0-0"), other, "training_step")
+    assert shows(labels(tab, "ablation-2-0-0"), other, "training_step")
     choose(tab, "device", 0)
     assert tab.run("[...document.getElementById('run').options].map((one) => one.value)") == ["0", "1"]
     assert places(tab) == first
@@ -169,7 +179,7 @@ def test_the_newest_run_of_the_first_device_is_shown_first_and_both_choices_chan
 
 
 @pytest.mark.parametrize("width", [390, 1200])
-def test_every_view_of_every_chapter_can_be_drawn_and_has_room(width: int, tab: chromium.Page) -> None:
+def test_every_view_of_every_section_can_be_drawn_and_has_room(width: int, tab: chromium.Page) -> None:
     tab.resize(width, 900)
     selects = tab.run(
         """[...document.querySelectorAll('select.views')].filter((one) => !one.closest('[hidden]'))
@@ -189,7 +199,7 @@ def test_in_the_dark_paper_words_and_drawings_are_dark_and_change_as_the_wish_do
     def colours() -> tuple[str, str, str]:
         return tab.run(
             """[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color,
-            document.querySelector('[data-chart="ladder-1-0-0"] .role-axis-label text').getAttribute('fill')]"""
+            document.querySelector('[data-chart="ablation-1-0-0"] .role-axis-label text').getAttribute('fill')]"""
         )
 
     light = colours()
@@ -206,7 +216,7 @@ def test_in_the_dark_paper_words_and_drawings_are_dark_and_change_as_the_wish_do
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_on_a_phone_nothing_is_wider_than_the_screen_and_tables_scroll(
+def test_on_a_phone_nothing_is_wider_than_the_screen_and_every_number_is_seen(
     scheme: str, browser: chromium.Page, file: Path
 ) -> None:
     browser.resize(390, 844, phone=True)
@@ -218,21 +228,21 @@ def test_on_a_phone_nothing_is_wider_than_the_screen_and_tables_scroll(
     assert overflow(browser) == []
     assert cut_off(browser) == []
     assert browser.run("document.documentElement.scrollWidth") <= 390
-    wide = browser.run(
-        "[...document.querySelectorAll('.scroll')].filter((one) => one.scrollWidth > one.clientWidth + 1).length"
+    hidden = browser.run(
+        "[...document.querySelectorAll('.scroll td')].filter((one) => one.getBoundingClientRect().right > 391).length"
     )
-    assert wide >= 2, "the wide tables scroll by themselves"
+    assert hidden == 0, "numbers beyond the edge of the screen"
     assert browser.complaints() == []
     browser.picture(PICTURES / f"phone-{scheme}.png")
 
 
 def test_a_window_that_becomes_narrow_takes_its_drawings_along(tab: chromium.Page) -> None:
     tab.resize(500, 900)
-    tab.until("document.querySelector('[data-chart=\"ladder-1-0-0\"] svg').getBoundingClientRect().width < 500")
+    tab.until("document.querySelector('[data-chart=\"ablation-1-0-0\"] svg').getBoundingClientRect().width < 500")
     assert overflow(tab) == []
 
 
-def test_the_keyboard_reaches_the_choices_the_chapters_and_the_tables(tab: chromium.Page) -> None:
+def test_the_keyboard_reaches_the_choices_the_sections_and_the_tables(tab: chromium.Page) -> None:
     def at() -> str:
         return tab.run("document.activeElement.id || document.activeElement.className || document.activeElement.hash")
 
@@ -243,13 +253,13 @@ def test_the_keyboard_reaches_the_choices_the_chapters_and_the_tables(tab: chrom
         if reached[-1] == "run":
             tab.press("ArrowUp")
             tab.until("document.getElementById('run').value === '0'")
-            tab.until(f"{DRAWN} && document.querySelector('[data-chart=\"ladder-0-0-0\"] svg') !== null")
-        if reached[-1] == "ladder-0":
+            tab.until(f"{DRAWN} && document.querySelector('[data-chart=\"ablation-0-0-0\"] svg') !== null")
+        if reached[-1] == "ablation-0":
             tab.press("ArrowDown")
-            tab.until(f"{DRAWN} && document.querySelector('[data-chart=\"ladder-0-1-0\"] svg') !== null")
+            tab.until(f"{DRAWN} && document.querySelector('[data-chart=\"ablation-0-1-0\"] svg') !== null")
         if reached.count("scroll") == 4:
             break
     assert reached[0] == "skip" or reached[0] == "#contents"
-    assert reached.index("device") < reached.index("run") < reached.index("#ladder") < reached.index("ladder-0")
+    assert reached.index("device") < reached.index("run") < reached.index("#ablation") < reached.index("ablation-0")
     assert reached.count("scroll") >= 4, "tables can be scrolled by keyboard"
     assert tab.complaints() == []

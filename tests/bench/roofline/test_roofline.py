@@ -14,7 +14,7 @@ import torch
 from bench.__main__ import main
 from bench.environment import environment, identity_in_words
 from bench.formatting import WIDTH, milliseconds, per_second
-from bench.report import ceilings
+from bench.report.sections import roofline as roofline_section
 from bench.roofline.command import TimeLeft, ceilings_table, planned, rates_table, show
 from bench.roofline.datasheets import DATA_SHEETS, data_sheet_bandwidth, data_sheet_rate
 from bench.roofline.roofline import (
@@ -309,7 +309,7 @@ def test_the_square_is_named_in_every_table(monkeypatch: pytest.MonkeyPatch) -> 
         with console.capture() as captured:
             console.print(table)
         assert "square" in captured.get()
-    rows = ceilings.ceilings_table(found).rows
+    rows = roofline_section.ceilings_table(found).rows
     assert rows[:2] == (
         ("float32 products", "2 GFLOP/s", "67 TFLOP/s"),
         ("float32, a square of 1,024 alone", "2 GFLOP/s", ""),

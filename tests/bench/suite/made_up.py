@@ -81,6 +81,7 @@ def result(**changes: Any) -> dict[str, Any]:
                 "logits": 1e-6,
                 "shape": [8, 64],
                 "why": "",
+                "unlike": "",
             }
             for name in ("reference", "full")
         ],

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bench.journal import anew
-from bench.report.components import views
+from bench.report.sections.components import views
 from bench.suite import byte_pairs, test_components
 from bench.suite.session import LeftOut
 from bench.suite.tables import show

@@ -5,6 +5,7 @@ import re
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -162,17 +163,43 @@ def test_attention_is_drawn_in_the_format_that_the_name_ends_in(cli: Cli, traine
         assert not re.findall(r"<script[^>]+src=", text), "the page needs a network"
 
 
-def test_without_a_prompt_the_model_reads_the_beginning_of_its_validation_text(cli: Cli, trained: Path) -> None:
+def test_without_a_prompt_the_model_reads_the_first_words_of_its_validation_text(cli: Cli, trained: Path) -> None:
     from reference.data.corpora import load_text
 
     text = load_text("nursery")
     unseen = text[int(0.9 * len(text)) :]
-    for arguments in (["--out", "own.svg"], ["--out", "given.svg", "--prompt", unseen[:8]]):
+    words = re.search(r"(?<=\s)[a-z]{2,} [a-z]+", unseen)
+    assert words is not None
+    begins = unseen[words.start() :][:8]  # the block has room for 8
+    whole = begins if unseen[words.start() + 8] in " \n" else begins.rpartition(" ")[0]
+    for arguments in (["--out", "own.svg"], ["--out", "given.svg", "--prompt", whole]):
         assert cli("plot", "attention", trained, *arguments).status == 0
     own, given = (re.sub(r"gradient_\d+", "gradient", Path(f"{name}.svg").read_text()) for name in ("own", "given"))
     assert own == given
     result = cli("plot", "attention", "--init-from", trained)
     assert f"{trained} has no corpus of its own: give a text by --prompt" in result.message
+
+
+@pytest.mark.parametrize(
+    "text,count,expected",
+    [
+        ("ding of the other day", 12, "of the other"),  # the first word is cut, and so the second begins
+        ("ding of the other day", 100, "of the other day"),
+        ("7 8 9 10 11", 5, "7 8 9"),  # no words: from the beginning
+        ("d\nMary had a little lamb", 20, "Mary had a little"),
+    ],
+)
+def test_a_prompt_of_words_begins_and_ends_with_whole_words(
+    text: str, count: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from reference.cli import plot_model
+    from reference.data.tokenizers import build_tokenizer
+
+    tokenizer = build_tokenizer("char", text)
+    dataset = SimpleNamespace(validation=torch.tensor(tokenizer.encode(text)))
+    monkeypatch.setattr(plot_model, "load_dataset", lambda corpus, tokenizer: dataset)
+    trained: Any = SimpleNamespace(name="a run", settings={"corpus": "any"}, tokenizer=tokenizer)
+    assert tokenizer.decode(plot_model.words_to_read(trained, count)) == expected
 
 
 def test_a_picture_of_too_many_cells_is_refused_and_says_how_to_choose(tmp_path: Path) -> None:

@@ -92,9 +92,7 @@ def test_streams_of_ids_and_targets_that_the_model_has_not_are_refused(sharp_mod
     good = torch.tensor([[3, 1]])
     with pytest.raises(ValueError, match=r"^token id 11: this model's vocabulary has the ids 0 to 10$"):
         streams_and_gradients(sharp_model, torch.tensor([[3, 11]]), good)
-    with pytest.raises(
-        ValueError, match=r"^target 11: this model's vocabulary has the ids 0 to 10, and -1 means"
-    ):
+    with pytest.raises(ValueError, match=r"^target 11: this model's vocabulary has the ids 0 to 10, and -1 means"):
         streams_and_gradients(sharp_model, good, torch.tensor([[3, 11]]))
 
 

@@ -42,7 +42,7 @@ SHORT = {
     "letter_gpts": {"steps": 3},
 }
 # In the folder of the lessons, and none.
-HELPERS = {"__init__", "drawing", "names", "bpe_speed"}
+HELPERS = {"__init__", "command", "drawing", "names", "bpe_speed"}
 # Numbers of a whole run may differ so much from those of the page, which another machine computed.
 ALLOWED = {"relative": 0.08, "absolute": 0.06}
 

@@ -1,15 +1,16 @@
-"""The machine and the software of a run, what was asked for, what was left out."""
+"""Machine, software and arguments of a run, its A/A test, and what was left out."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from bench.formatting import interval, size
-from bench.report.chapter import Table, View
+from bench.report.result_keys import AA_TEST
+from bench.report.section import Table, View
 
 WORDS = (
-    "Where the numbers come from. A rate says nothing without its machine, and other programs on it change rates "
-    "from one minute to the next: compare ratios, not rates.",
+    "Machine and software of this run. Other programs on a machine change its rates from one minute to the next: "
+    "compare ratios, not rates.",
 )
 
 CLOCKS = {"now": "clock before, MHz", "most": "clock at most, MHz"}
@@ -19,14 +20,14 @@ Result = dict[str, Any]
 
 
 def views(result: Result) -> tuple[View, ...]:
-    """The environment; the A/A test; what was left out."""
+    """Tables of the environment, of the A/A test, and of what was left out."""
     tables = [Table("Environment", ("what", "value"), tuple(facts(result)), words=(0, 1))]
-    found = result["aa_test"]
+    found = result[AA_TEST]
     if found is not None:
-        rows = [("all together", interval(found["ratio"]))]
-        rows += [(f"launch {number}", interval(one)) for number, one in enumerate(found["launches"], 1)]
-        title = f"A/A test: {found['contender']} against itself, {found['workload']}, {found['task'].replace('_', ' ')}"
-        tables.append(Table(f"{title}: an honest method finds 1", ("", "times as fast"), tuple(rows)))
+        rows = [("all starts", interval(found["ratio"]))]
+        rows += [(f"start {number}", interval(one)) for number, one in enumerate(found["launches"], 1)]
+        title = f"A/A test: {found['contender']}, {found['workload']}, {found['task'].replace('_', ' ')}"
+        tables.append(Table(f"{title}; a method without error finds 1", ("", "times as fast"), tuple(rows)))
     if result["left_out"]:
         rows = [(str(number), line) for number, line in enumerate(result["left_out"], 1)]
         tables.append(Table("What was left out, and why", ("", "reason"), tuple(rows), words=(0, 1)))
@@ -34,7 +35,7 @@ def views(result: Result) -> tuple[View, ...]:
 
 
 def facts(result: Result) -> list[tuple[str, str]]:
-    """Everything that the file says about the machine, in words; what it could not tell is n/a."""
+    """Everything that the file says about the machine, in words; n/a where it says nothing."""
     where, asked = result["environment"], result["arguments"]
     cores, kind = where["cores"], where["identity"]
     rows = [
@@ -42,7 +43,7 @@ def facts(result: Result) -> list[tuple[str, str]]:
         ("memory of the device", size(where["device_memory"])),
         ("bfloat16 instructions", worded(where["computes_bfloat16"])),
         ("instruction sets that torch may use", worded(kind["instruction_sets"])),
-        *(("limited by", f"{name}={value}") for name, value in kind["limits"].items()),
+        *(("limited by environment variable", f"{name}={value}") for name, value in kind["limits"].items()),
         ("CPU", where["cpu"]),
         ("CPU instructions", ", ".join(where["cpu_flags"]) or "n/a"),
         ("cores", f"{worded(cores['physical'])} physical, {worded(cores['logical'])} logical"),
@@ -50,7 +51,7 @@ def facts(result: Result) -> list[tuple[str, str]]:
         ("load before", worded(where["load"])),
         *((CLOCKS.get(name, name.replace("_", " ")), worded(value)) for name, value in where["clocks"].items()),
         ("threads", worded(where["threads"])),
-        ("float32 products", worded(where["matmul_precision"])),
+        ("float32 matmul precision", worded(where["matmul_precision"])),
         ("CUDA", worded(where["cuda"])),
         ("system", where["system"]),
         ("Python", where["python"]),
@@ -64,7 +65,7 @@ def facts(result: Result) -> list[tuple[str, str]]:
 
 
 def worded(value: Any) -> str:
-    """A value in words."""
+    """A value as text: yes, no, a list with commas, n/a for None."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""The roofline: what the device can do at most, the floor of each task, and how close everybody comes to it."""
+"""The roofline: ceilings of the device, the least time (floor) of each task, and each contender's share of it."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from statistics import median
 from typing import Any
 
 from bench.formatting import milliseconds, per_second, scaled, significant
-from bench.report.chapter import Chart, Table, View
 from bench.report.charts import Axis, Dot, dots, ordered, roofline
-from bench.report.peers import groups
+from bench.report.result_keys import SCENARIO
+from bench.report.section import Chart, Table, View
+from bench.report.sections.peers import groups
 from bench.roofline.roofline import SQUARE
 from bench.suite.tables import share
 
 WORDS = (
-    "Before anything else the device is measured: how fast it multiplies matrices of these models' own shapes in "
-    "each precision, and how fast it moves bytes. A task has to do its products and to read its weights, and so it "
-    "takes a least time on this device: its floor. The roof in the drawing is what the device can do for work that "
-    "needs so many operations for each byte; left of its edge memory decides, right of it arithmetic.",
-    "At 100 % of the floor code does its products, or reads its weights, as fast as the device was seen to do that "
-    "alone, and nothing else takes any time. That is no law: code that multiplies a shape faster than the library "
-    "does, or whose weights stay in a cache, comes above 100 %. The ceiling of a precision is the best rate of all "
-    "shapes; every run has a large square product among them, so that its ceiling hardly hangs on its workloads.",
+    "The device is measured first: its rate of matrix products in these models' own shapes in each precision, and its "
+    "memory bandwidth. A task must do its products and read its weights; the time that this takes at those rates is "
+    "its floor. The roof in the drawing is the device's limit for work of so many operations per byte: left of the "
+    "edge memory limits, right of it arithmetic.",
+    "At 100 % of the floor, products or weights take as long as the device needs for them alone, and everything else "
+    "takes no time. A share above 100 % is possible: code may multiply a shape faster than the library does, and "
+    "weights may stay in a cache. The ceiling of a precision is its best rate over all shapes; each run measures a "
+    "large square product too, so the ceiling hardly depends on the workloads.",
 )
 
 Result = dict[str, Any]
@@ -38,13 +39,13 @@ def views(result: Result) -> tuple[View, ...]:
 
 
 def floor_of(result: Result, case: dict[str, Any]) -> dict[str, Any] | None:
-    """The floor of a case's task in its precision."""
-    wanted = {key: case[key] for key in ("workload", "scenario", "task", "precision")}
+    """The floor of a case's task in its precision; None if it was not measured."""
+    wanted = {key: case[key] for key in ("workload", SCENARIO, "task", "precision")}
     return next((floor for floor in result["roofline"]["floors"] if wanted.items() <= floor.items()), None)
 
 
 def points_of(result: Result) -> list[dict[str, Any]]:
-    """Everything that was measured and has a floor, as `bench.report.charts.roofline` takes it."""
+    """Every case that has a floor, as a point for `bench.report.charts.roofline`."""
     found = []
     for case in result["cases"]:
         floor = floor_of(result, case)
@@ -64,7 +65,7 @@ def points_of(result: Result) -> list[dict[str, Any]]:
 
 
 def roofs(result: Result, points: list[dict[str, Any]]) -> tuple[Chart, ...]:
-    """The roofs with everything that was measured under them."""
+    """The roofs, with a point for each case."""
     found = result["roofline"]
     bandwidth = found["bandwidth"]["measured"]
     ceilings = {name: ceiling["measured"] for name, ceiling in found["ceilings"].items() if ceiling["measured"]}
@@ -79,11 +80,11 @@ def roofs(result: Result, points: list[dict[str, Any]]) -> tuple[Chart, ...]:
             flops = min(ceiling, intensity * bandwidth)
             corners.append({"precision": precision, "intensity": intensity, "flops": flops})
         ends.append({"precision": precision, "intensity": right, "flops": ceiling})
-    return (roofline("The roofline, with every case that was measured", corners, ends, points),)
+    return (roofline("The roofline, with every measured case", corners, ends, points),)
 
 
 def view(result: Result, workload: str) -> View:
-    """How close everybody comes to the floors of a workload, and the floors."""
+    """How close each contender comes to the floors of a workload, and the floors."""
     together = [cases for cases in groups(result) if cases[0]["workload"] == workload]
     shares = [
         Dot(short(cases), case["contender"], case["floor"]["share"], share(case["floor"]["share"]))
@@ -92,15 +93,15 @@ def view(result: Result, workload: str) -> View:
         if case["floor"] is not None
     ]
     axis = Axis("share of the floor", format=".0%")
-    everybody = [case["contender"] for case in result["cases"]]
+    contenders = [case["contender"] for case in result["cases"]]
     title = f"How close to the floor, {workload}"
-    charts = (dots(title, shares, axis, side_by_side=False, everybody=everybody),) if shares else ()
+    charts = (dots(title, shares, axis, side_by_side=False, all_kinds=contenders),) if shares else ()
     floors = [floor for floor in result["roofline"]["floors"] if floor["workload"] == workload]
     return View(workload, charts, (shares_table(result, workload), floors_table(floors, workload)))
 
 
 def short(cases: list[dict[str, Any]]) -> str:
-    """What a group did, in few words: its workload is known."""
+    """Task and shape of a group; the workload is in the title."""
     case = cases[0]
     texts = "1 text" if case["batch"] == 1 else f"{case['batch']} texts"
     rows = f"{case['batch']} x {case['time']}" if "time" in case else texts
@@ -108,7 +109,7 @@ def short(cases: list[dict[str, Any]]) -> str:
 
 
 def ceilings_table(found: dict[str, Any]) -> Table:
-    """Operations by precision, and bytes."""
+    """The ceiling of each precision, and of memory."""
     squares = [rate for rate in found["rates"] if rate["product"]["name"] == SQUARE]
     rows = []
     for precision, ceiling in found["ceilings"].items():
@@ -118,11 +119,11 @@ def ceilings_table(found: dict[str, Any]) -> Table:
                 words = f"{precision}, a {SQUARE} of {rate['product']['rows']:,} alone"
                 rows.append((words, per_second(rate["flops_per_second"], "FLOP"), ""))
     rows.append(("memory", *(per_second(found["bandwidth"][of], "B") for of in ("measured", "data_sheet"))))
-    return Table("What this device can do at most", ("", "measured", "data sheet"), tuple(rows))
+    return Table("Ceilings of this device", ("", "measured", "data sheet"), tuple(rows))
 
 
 def points_table(points: list[dict[str, Any]]) -> Table:
-    """What is under the roofs, in numbers."""
+    """The points under the roofs, in numbers."""
     rows = [
         (point["name"], point["precision"], significant(point["intensity"]), per_second(point["flops"], "FLOP"))
         for point in points
@@ -132,7 +133,7 @@ def points_table(points: list[dict[str, Any]]) -> Table:
 
 
 def shares_table(result: Result, workload: str) -> Table:
-    """How long everybody took, beside the floor."""
+    """The time of each contender, beside the floor."""
     rows = [
         (
             short(cases),
@@ -151,10 +152,10 @@ def shares_table(result: Result, workload: str) -> Table:
 
 
 def floors_table(floors: list[dict[str, Any]], workload: str) -> Table:
-    """What each task takes at least, and why."""
+    """The least time of each task, and what sets it."""
     rows = [
         (
-            f"{floor['scenario']}: {floor['task'].replace('_', ' ')}",
+            f"{floor[SCENARIO]}: {floor['task'].replace('_', ' ')}",
             floor["precision"],
             scaled(floor["operations"], "FLOP"),
             scaled(floor["bytes"], "B"),

@@ -1,4 +1,4 @@
-"""Which result files there are, and what of them can be shown."""
+"""Find result files, read them, and make the views of each run."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from datetime import datetime
 from pathlib import Path
 
 from bench.environment import identity_in_words
-from bench.report.chapter import View
-from bench.report.contents import OF_A_RUN
+from bench.report.all_sections import RUN_SECTIONS
+from bench.report.section import View
 from bench.suite.result_file import HOME, read, slug
 
 REMEDY = "measure by nox -s bench in a checkout, or name a file"
@@ -17,11 +17,11 @@ REMEDY = "measure by nox -s bench in a checkout, or name a file"
 
 @dataclass(frozen=True)
 class Run:
-    """One result file and everything that is shown of it."""
+    """One result file and its views."""
 
     path: Path
-    name: str  # of its files: its device's, and its time if the device has several
-    device: str  # its identity, for people
+    name: str  # of its folder: its device, and its time if the device has several runs
+    device: str  # its identity in words
     when: str
     software: str
     quick: bool
@@ -29,14 +29,29 @@ class Run:
 
     @property
     def title(self) -> str:
-        """What tells it from other runs of its device."""
+        """Time and software, which differ among the runs of a device."""
         return f"{self.when}, {self.software}{', a quick run' if self.quick else ''}"
 
 
-def result_files(given: Sequence[Path]) -> list[Path]:
-    """The files that were given, and those in folders that were; those of bench/results/ if nothing was.
+def load_results(given: Sequence[Path]) -> tuple[list[Run], list[str]]:
+    """Read the given result files, see `result_files`.
 
-    Raises ValueError, one line, where there is none.
+    Returns the runs, device by device and the newest last, and a line for each file that cannot be shown.
+    """
+    runs: list[Run] = []
+    refused: list[str] = []
+    for path in result_files(given):
+        try:
+            runs.append(load_result(path))
+        except ValueError as error:
+            refused.append(str(error))
+    return with_unique_names(runs), refused
+
+
+def result_files(given: Sequence[Path]) -> list[Path]:
+    """The given files and the files in given folders; the files of bench/results/ if nothing is given.
+
+    Raises ValueError, one line, for a folder without results.
     """
     found: list[Path] = []
     for path in given or (HOME,):
@@ -52,8 +67,8 @@ def result_files(given: Sequence[Path]) -> list[Path]:
     return list({path.resolve(): path for path in found}.values())
 
 
-def run_of(path: Path) -> Run:
-    """Read a result file and make all that is shown of it. Raises ValueError, one line, for what is none."""
+def load_result(path: Path) -> Run:
+    """Read a result file and make its views. Raises ValueError, one line, for a file that is no whole result."""
     result = read(path)
     try:
         where = result["environment"]
@@ -67,21 +82,21 @@ def run_of(path: Path) -> Run:
             when=f"{datetime.fromisoformat(result['started']):%Y-%m-%d %H:%M}",
             software=", ".join([*packages, *source]),
             quick=bool(result["arguments"]["quick"]),
-            views={key: chapter.views(result) for key, chapter in OF_A_RUN.items()},
+            views={key: section.views(result) for key, section in RUN_SECTIONS.items()},
         )
     except (KeyError, TypeError, AttributeError, IndexError, ValueError, ZeroDivisionError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
         raise ValueError(f"{path}: is damaged, or not written by the suite ({what}): measure again") from error
 
 
-def named_apart(runs: Sequence[Run]) -> list[Run]:
-    """The same, device by device and the newest last, each with a name of its own."""
-    found: list[Run] = []
+def with_unique_names(runs: Sequence[Run]) -> list[Run]:
+    """The runs, device by device and the newest last, each with a name of its own."""
+    named: list[Run] = []
     for run in sorted(runs, key=lambda run: (run.name, run.when)):
         name = run.name
         if sum(other.name == run.name for other in runs) > 1:
             name = f"{run.name}-{''.join(filter(str.isdigit, run.when))}"
-        while name in {other.name for other in found}:
+        while name in {other.name for other in named}:
             name += "-again"
-        found.append(replace(run, name=name))
-    return found
+        named.append(replace(run, name=name))
+    return named

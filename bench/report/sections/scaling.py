@@ -5,21 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from bench.formatting import interval, size
-from bench.report.chapter import Table, View
 from bench.report.charts import Axis, curves, ordered
-from bench.report.ladder import rate
+from bench.report.section import Table, View
+from bench.report.sections.ablation import rate
 
 WORDS = (
-    "A whole training step of a small model, as one size grows and the others stay: explicit attention and the plain "
-    "loss (plain), with scaled_dot_product_attention instead (sdpa), and with the loss in chunks instead "
-    "(fused_loss). Every point is a process of its own for each of the three, which take turns. An interval of three "
-    "rounds holds with 75 %, of four with 88 %, of five with 94 %, of more with 95 %.",
+    "A whole training step of a small model as one size grows: with explicit attention and the plain loss (plain), "
+    "with scaled_dot_product_attention instead (sdpa), and with the loss in chunks instead (fused_loss). At each point "
+    "each of the three runs in a process of its own, and they take turns. An interval of three rounds has 75 % "
+    "confidence, of four 88 %, of five 94 %, of more 95 %. In the drawing the bar is the interval of the ratio to "
+    "plain, times plain's tokens/s.",
 )
 ACROSS = {
-    "time": "tokens of a sequence",
+    "time": "tokens in a sequence",
     "batch": "sequences in a batch",
-    "depth": "layers",
-    "width": "width of the model",
+    "depth": "layers (n_layer)",
+    "width": "embedding width (n_embd)",
     "vocabulary": "tokens in the vocabulary",
 }
 
@@ -27,20 +28,33 @@ Result = dict[str, Any]
 
 
 def views(result: Result) -> tuple[View, ...]:
-    """One for each axis."""
+    """A view for each size that grows."""
     axes = ordered(point["axis"] for point in result["scaling"])
     return tuple(view([point for point in result["scaling"] if point["axis"] == axis], axis) for axis in axes)
 
 
 def view(points: list[dict[str, Any]], axis: str) -> View:
-    """The curves of one axis and their table."""
+    """The curves of one size and their table."""
     across = ACROSS.get(axis, axis)
     rates = [
-        {"at": point["value"], "kind": point["contender"], "value": point["tokens_per_second"], "shown": rate(point)}
+        {
+            "at": point["value"],
+            "kind": point["contender"],
+            "value": point["tokens_per_second"],
+            "shown": rate(point),
+            **bounds(point, points),
+        }
         for point in points
     ]
     memory = [
-        {"at": point["value"], "kind": point["contender"], "value": point["memory"], "shown": size(point["memory"])}
+        {
+            "at": point["value"],
+            "kind": point["contender"],
+            "value": point["memory"],
+            "shown": size(point["memory"]),
+            "low": None,
+            "high": None,
+        }
         for point in points
         if point["memory"]
     ]
@@ -50,8 +64,18 @@ def view(points: list[dict[str, Any]], axis: str) -> View:
     return View(axis, tuple(charts), (table(points, axis),))
 
 
+def bounds(point: dict[str, Any], points: list[dict[str, Any]]) -> dict[str, float | None]:
+    """The interval of a point's ratio to its base, in tokens/s of the base; none for the base itself."""
+    for base, ratio in point["ratios"].items():
+        if base != point["contender"]:
+            for other in points:
+                if (other["contender"], other["value"]) == (base, point["value"]):
+                    return {end: ratio[end] * other["tokens_per_second"] for end in ("low", "high")}
+    return {"low": None, "high": None}
+
+
 def steep(rows: list[dict[str, Any]]) -> bool:
-    """Whether numbers are so far apart that only a logarithmic axis shows the small ones."""
+    """Whether only a logarithmic axis shows the small numbers: the largest is over 8 times the smallest."""
     found = [row["value"] for row in rows]
     return bool(max(found) > 8 * min(found))
 
