@@ -151,7 +151,7 @@ def test_bfloat16_moves_half_the_bytes_of_the_weights_but_its_optimizer_as_many(
 
 
 def test_the_floor_of_one_token_is_asked_for_after_something_was_measured() -> None:
-    with pytest.raises(ValueError, match=r"^no product in float32 was measured: ask for the floor of a forward pass"):
+    with pytest.raises(ValueError, match=r"^no product in float32 was measured: compute the floor of a forward pass"):
         made_up().floor(WORK, "per_token", "float32", 1)
 
 
