@@ -92,7 +92,7 @@ def test_streams_of_ids_and_targets_that_the_model_has_not_are_refused(hot_model
     good = torch.tensor([[3, 1]])
     with pytest.raises(ValueError, match=r"^token id 11: this model's vocabulary has the ids 0 to 10$"):
         streams_and_gradients(hot_model, torch.tensor([[3, 11]]), good)
-    with pytest.raises(ValueError, match=r"^target 11: this model's vocabulary has the ids 0 to 10, and -1 is for"):
+    with pytest.raises(ValueError, match=r"^target 11: this model's vocabulary has the ids 0 to 10, and -1 means"):
         streams_and_gradients(hot_model, good, torch.tensor([[3, 11]]))
 
 
