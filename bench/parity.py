@@ -22,6 +22,7 @@ from bench.numerics.errors import Measurement, Report, distance, measure_all
 from bench.numerics.outputs import BuildStep, collect_outputs, compare_outputs
 from bench.numerics.tolerances import BUDGETS, Budget
 from reference.ids import check_targets, check_type, check_values
+from reference.training.defaults import WEIGHT_DECAY
 from reference.training.step import build_step
 
 __all__ = ["Measurement", "Report", "assert_same", "compare", "distance", "measure_all"]
@@ -70,7 +71,7 @@ def compare(
     build: BuildStep = build_step,
     oracle_build: BuildStep = build_step,
     learning_rate: float = 1e-4,
-    weight_decay: float = 0.1,
+    weight_decay: float = WEIGHT_DECAY,
 ) -> Report:
     """Measure a model against an oracle with the same weights.
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bench.numerics.errors import Measurement, Report, distance, measure_all
 from reference.checkpoints.canonical import canonical_gradients
+from reference.training.defaults import WEIGHT_DECAY
 
 Batch = tuple[Tensor, Tensor]  # ids and targets, (B, T) int64 each
 BuildStep = Callable[..., Callable[[Tensor, Tensor], Tensor]]
@@ -50,7 +51,7 @@ def collect_outputs(
     steps: int,
     *,
     learning_rate: float,
-    weight_decay: float = 0.1,
+    weight_decay: float = WEIGHT_DECAY,
     weights: Mapping[str, Tensor] | None = None,
     first_weights: Mapping[str, Tensor] | None = None,
 ) -> ModelOutputs:
