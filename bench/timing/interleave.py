@@ -252,6 +252,7 @@ def time_task(
     calls = (one, "generation") if task == "per_token" else (one,)
     progress.task(task, workers)
     first = [take_turns(workers, call) if cold else all_at_once(workers, call) for call in calls]
+    called_once = {name: worker.compiled() for name, worker in workers.items()}
     warm = [take_turns(workers, call) for call in calls]
     before = {name: worker.compiled() for name, worker in workers.items()}
     memory = {name: worker.peak() for name, worker in workers.items()}
@@ -261,7 +262,9 @@ def time_task(
     rounds = rounds_within(time_budget.seconds * len(workers), one_round, time_budget.least, time_budget.most)
     progress.rounds(task, workers, rounds)
     samples: dict[str, list[list[float]]] = {name: [] for name in workers}
-    for number in range(1, rounds + 1):
+    if before == called_once and repeats == [1]:  # the warm round was like those that follow, and may be long
+        samples = {name: [[turn[name] for turn in warm]] for name in workers}
+    for number in range(1 + len(next(iter(samples.values()))), rounds + 1):
         progress.round(task, number)
         for name, worker in workers.items():
             samples[name].append([worker.time(call, k) for call, k in zip(calls, repeats, strict=True)])
