@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor
 
-from reference.vector_math import choose_kernels
+from reference.mkl_kernels import choose_kernels
 
 choose_kernels()
 

@@ -55,7 +55,7 @@ def words_to_read(trained: Trained, count: int) -> list[int]:
         try:
             return trained.tokenizer.encode(SENTENCE)[:count]
         except ValueError:
-            raise ValueError(f"{trained.name} has no text of its own: say what it is to read by --prompt") from None
+            raise ValueError(f"{trained.name} has no corpus of its own: give a text by --prompt") from None
     tokens = load_dataset(trained.settings["corpus"], trained.tokenizer).validation[:LOOKED_AT]
     ids = [int(one) for one in tokens.numpy().tolist()]
     text = trained.tokenizer.decode(ids)

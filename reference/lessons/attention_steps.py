@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from reference.lessons import command, drawing
-from reference.vector_math import choose_kernels
+from reference.mkl_kernels import choose_kernels
 
 choose_kernels()
 

@@ -31,8 +31,8 @@ from reference.cli.progress import watched
 from reference.data.corpora import load_text
 from reference.lessons import command, drawing
 from reference.lessons.names import load_names
+from reference.mkl_kernels import choose_kernels
 from reference.plots.charts import visible
-from reference.vector_math import choose_kernels
 
 choose_kernels()
 

@@ -21,7 +21,13 @@ The end.
 """
 
 
-@pytest.mark.parametrize("document", documents(), ids=lambda path: path.name)
+QUICK = ("README.md", "CONTRIBUTING.md")  # the others take up to 15 s
+
+
+@pytest.mark.parametrize(
+    "document",
+    [pytest.param(path, id=path.name, marks=[] if path.name in QUICK else pytest.mark.slow) for path in documents()],
+)
 def test_every_output_in_a_document_is_what_its_command_prints(document: Path) -> None:
     if importlib.util.find_spec(NEEDS.get(document.name, "torch")) is None:
         pytest.skip(f"{NEEDS[document.name]} is not installed")

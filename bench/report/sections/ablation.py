@@ -23,9 +23,9 @@ WORDS = (
     "recipe's own process, without interpreter and libraries.",
     "Two rungs check the method: a key-value cache changes nothing in a training step, and a fused AdamW changes "
     "nothing in generation. Their distance from 1 is the error of the method. A process keeps its place in memory for "
-    "as long as it runs, and that place can change all its times by 10 %. Intervals over several starts of the process "
-    "include this; intervals of one start do not. The title of the table gives the confidence. All recipes were proven "
-    "on a small model with a batch of 3 x 48, the best one also at the sizes at which it is timed.",
+    "as long as it runs, and that place can change all its times by 10 %. Intervals over several launches of the "
+    "process include this; those of one launch do not. The title of the table gives the confidence. All recipes were "
+    "proven on a small model with a batch of 3 x 48, the best one also at the sizes at which it is timed.",
 )
 
 Result = dict[str, Any]

@@ -24,8 +24,8 @@ def views(result: Result) -> tuple[View, ...]:
     tables = [Table("Environment", ("what", "value"), tuple(facts(result)), words=(0, 1))]
     found = result[AA_TEST]
     if found is not None:
-        rows = [("all starts", interval(found["ratio"]))]
-        rows += [(f"start {number}", interval(one)) for number, one in enumerate(found["launches"], 1)]
+        rows = [("all launches", interval(found["ratio"]))]
+        rows += [(f"launch {number}", interval(one)) for number, one in enumerate(found["launches"], 1)]
         title = f"A/A test: {found['contender']}, {found['workload']}, {found['task'].replace('_', ' ')}"
         tables.append(Table(f"{title}; a method without error finds 1", ("", "times as fast"), tuple(rows)))
     if result["left_out"]:

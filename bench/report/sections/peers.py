@@ -15,8 +15,8 @@ from bench.suite.tables import basis, cost_of, shape
 WORDS = (
     "The readable model, Hugging Face's GPT-2 in several settings, and the fast model, on the same weights and tokens. "
     "Each runs in a process of its own and they take turns, A B C A B C; a ratio compares times of the same turn. The "
-    "bar through a point is its interval: of 95 %, less with fewer than six rounds or several starts, as the title of "
-    "the table says. A contender that fails its proof at a size has no number there; its row gives the reason.",
+    "bar through a point is its interval: of 95 %, less with fewer than six rounds or several launches, as the title "
+    "of the table says. A contender that fails its proof at a size has no number there; its row gives the reason.",
     "Tokens/s come from the median time, ± half the distance between the quartiles. MFU is the share of the device's "
     "rate of matrix products that is used: of the measured rate and of the data sheet's; n/a where that is unknown. "
     "Floor is the least time by the roofline, divided by the time taken. Compiling is outside the times and has its "

@@ -353,7 +353,7 @@ def test_the_tables_say_the_same_in_words(results: list[dict[str, Any]], read: R
             task = rung["tasks"]["training_step"]
             words = ["n/a" if task[kind] is None else interval(task[kind]["ratio"]) for kind in KINDS]
             assert row == [rung["rung"], *words, "0.25", rung["loses"]]
-        rows = read.tables["smoke: training step, batch 8 x time 64; 5 rounds of 1 start, 94 %"][run]
+        rows = read.tables["smoke: training step, batch 8 x time 64; 5 rounds of 1 launch, 94 %"][run]
         cases = [case for case in found["cases"] if case["task"] == "training_step"]
         for row, case in zip(rows[1:], cases, strict=False):
             assert row[2] == interval(case["ratios"]["reference"])
@@ -409,7 +409,7 @@ def test_the_environment_and_what_was_left_out_are_there_and_what_is_unknown_is_
     rows_left_out = read.tables["What was left out, and why"][0]
     assert rows_left_out[1] == ["1", "gpt2-xl/training: needs about 30.0 GB of memory & <more> | or less: left out"]
     (title,) = [title for title in read.tables if "A/A test" in title]
-    assert read.tables[title][0][1] == ["all starts", "1.00 [0.98, 1.03]"]
+    assert read.tables[title][0][1] == ["all launches", "1.00 [0.98, 1.03]"]
 
 
 def test_names_are_text_and_never_markup(html: str) -> None:

@@ -195,7 +195,7 @@ def test_the_page_of_the_full_sizes_says_what_was_trained() -> None:
     for text, course in letter_gpts.STATED.items():
         said = f"{course.steps:,} batches of {course.rows}, highest learning rate {course.peak:g}."
         assert said in parts[text], f"trained otherwise: {AGAIN} --stated {text}"
-        assert f"{letter_gpts.one_line(course.shape)}, dropout {course.shape.dropout}:" in parts[text]
+        assert f"{letter_gpts.in_words(course.shape)}, dropout {course.shape.dropout}:" in parts[text]
 
 
 # ---- The way through ----

@@ -1,4 +1,4 @@
-"""No process computes its first functions at a lower accuracy than its later ones (reference/vector_math.py)."""
+"""No process computes its first functions at a lower accuracy than its later ones (reference/mkl_kernels.py)."""
 
 import os
 import subprocess
@@ -39,5 +39,5 @@ def test_the_first_function_of_a_process_is_as_exact_as_the_next() -> None:
 
 def test_lessons_that_compute_without_the_reference_choose_kernels_too() -> None:
     lessons = "import reference.lessons.bigram, reference.lessons.attention_steps, sys"
-    run = subprocess.run([sys.executable, "-c", f"{lessons}; assert 'reference.vector_math' in sys.modules"])
+    run = subprocess.run([sys.executable, "-c", f"{lessons}; assert 'reference.mkl_kernels' in sys.modules"])
     assert run.returncode == 0
