@@ -80,7 +80,7 @@ def compare(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["environment"])
 def bench(session: nox.Session) -> None:
-    """Measure every rung and peer on every device: tokens/s, memory, roofline. `-- --quick` takes two minutes."""
+    """Measure every rung and peer on every device: tokens/s, memory, roofline. `-- --quick` takes 2 to 4 minutes."""
     run_python(session, "-m", "pytest", "bench/suite", "--benchmark-columns=median,iqr,rounds", *session.posargs)
 
 

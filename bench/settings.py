@@ -46,7 +46,7 @@ def check_file(json: Path | None) -> None:
 class Compare:
     """Compare models: prove that they are the same function, then time them in turn.
 
-    Without options: gpt2 (124 million parameters), one sequence of 128 tokens, 3 minutes on two CPU cores.
+    Without options: gpt2 (124 million parameters), one sequence of 128 tokens, 3 to 4 minutes on two CPU cores.
 
     To test a GPT of your own: --candidate FILE.py:build, which has its own options: --candidate x --help.
     """

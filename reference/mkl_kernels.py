@@ -20,4 +20,4 @@ def choose_kernels() -> None:
     """
     for dtype in (torch.float32, torch.float64):
         for function in FUNCTIONS:
-            function(torch.ones(1, dtype=dtype))
+            function(torch.ones(1, dtype=dtype, device="cpu"))

@@ -161,10 +161,11 @@ def speed_table(
 
 def speed_note(proven: list[dict[str, Any]]) -> str:
     """How the times were taken and what the memory holds."""
-    forward, step = (len(proven[0]["speed"][what]["seconds"]) for what in ("forward", "training_step"))
-    sure = confidence_of(min(forward, step))
+    forward, step = (rounds_of(proven, what) for what in ("forward", "training_step"))
+    sure = confidence_of(min(forward[0], step[0]))
     lines = [
-        f"in turn, {forward} rounds of forward passes and {step} of training steps (forward, backward, clip, AdamW);",
+        f"in turn, {span(forward)} rounds of forward passes and {span(step)} of training steps "
+        "(forward, backward, clip, AdamW);",
         f"median ± half the distance between the quartiles; [{100 * sure:.0f} % interval of the ratio].",
     ]
     where = (
@@ -182,10 +183,24 @@ def speed_note(proven: list[dict[str, Any]]) -> str:
 
 def generation_note(result: Result, proven: list[dict[str, Any]]) -> str:
     """What was generated."""
-    rounds = len(proven[0]["speed"]["generation"]["seconds"])
-    new = result["workload"]["new_tokens"]
-    lines = [f"one text, {new} tokens one after another, the most probable each time; {rounds} rounds."]
+    rounds = rounds_of(proven, "generation")
+    sure, new = confidence_of(rounds[0]), result["workload"]["new_tokens"]
+    lines = [
+        f"one text, {new} tokens one after another, the most probable each time; {span(rounds)} rounds,",
+        f"[{100 * sure:.0f} % interval of the ratio].",
+    ]
     return "\n".join(lines + first_calls(proven, "generation"))
+
+
+def rounds_of(proven: list[dict[str, Any]], task: str) -> tuple[int, int]:
+    """The least and the most rounds of a task: contenders timed in groups may have different numbers."""
+    counts = [len(contender["speed"][task]["seconds"]) for contender in proven]
+    return min(counts), max(counts)
+
+
+def span(ends: tuple[int, int]) -> str:
+    """5, or 5 to 7."""
+    return str(ends[0]) if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
 
 
 def first_calls(proven: list[dict[str, Any]], task: str) -> list[str]:

@@ -19,7 +19,7 @@ QUANTITIES = {"logits": "logits", "loss": "loss", "gradient": "gradient", "traje
 CAUGHT_HEAD = ("#", "bug", "met in", "of", "needs", "check", "error", "allowed", "times")
 CHECKS_HEAD = ("kind", "check", "asks", "mutants", "right code")
 REMEDY = {
-    PARITY: 'python -m pytest tests/parity/test_parity_recipes.py -m "slow or not slow"',
+    PARITY: 'python -m pytest tests/parity/test_parity_recipes.py -m "slow or not slow" && cp build/parity.json docs/',
     BUGS: "python -m tests.bugs.table",
 }
 Row = TypeVar("Row")

@@ -40,7 +40,8 @@ null and never 0.
                  memory, compile (of all at the same time); null where one of the two has no parity pass. And parity:
                  largest error / budget by precision
                    alone          PLAIN with the rung against PLAIN
-                   leave_one_out  FULL against FULL without it
+                   leave_one_out  the best recipe of the device against itself without the rung; one that it lacks is
+                                  added to it instead
                    cumulative     the ladder up to it against PLAIN
     scaling      a list of points: axis (time, batch, depth, width, vocabulary), value, contender, batch, time, config,
                  tokens_per_second, spread, memory, seconds, rounds, ratios, parity (largest error / budget by

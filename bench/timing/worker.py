@@ -3,7 +3,7 @@
 What one contender does to its process (threads, the memory allocator, compiled code, warm caches of a library) is then
 no other's gain or loss, and the most memory that each held can be read from the system.
 
-    with crew(["reference", "optimized"], ...) as workers:
+    with crew([job("reference", ...), job("optimized", ...)]) as workers:
         seconds = take_turns(workers, "training_step")
 
 A worker builds its contender with fresh weights: speed does not depend on them. It waits, asleep, for its turn, and

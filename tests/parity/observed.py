@@ -16,7 +16,7 @@ from bench.report.section import Table
 from optimized import FULL, PLAIN, RUNGS, Recipe, only
 
 # What changes nothing of a forward pass and a training step in one process is proven by tests of its own.
-ELSEWHERE = {"generate": "test_parity_cached_generation.py", "launch": "tests/distributed/"}
+ELSEWHERE = {"generation": "test_parity_cached_generation.py", "distributed": "tests/distributed/"}
 ROOT = Path(__file__).parents[2]
 RECORD, COMMITTED = ROOT / "build" / "parity.json", ROOT / "docs" / "parity.json"
 HEAD = """\
@@ -77,8 +77,8 @@ def recipes_of(rows: list[Row]) -> tuple[ProvenRecipe, ...]:
     full = FULL.plus(*coarse).without(*({"bf16", "tf32"} - coarse))
     named = {"plain": PLAIN, **{name: only(name) for name in RUNGS}, "full": FULL}
     for name, recipe in named.items():
-        if name in RUNGS and RUNGS[name].seam in ELSEWHERE:
-            recipes.append(ProvenRecipe(name, {}, None, None, ELSEWHERE[RUNGS[name].seam]))
+        if name in RUNGS and RUNGS[name].slot in ELSEWHERE:
+            recipes.append(ProvenRecipe(name, {}, None, None, ELSEWHERE[RUNGS[name].slot]))
             continue
         wanted = full if name == "full" else recipe.plus(*coarse)
         alone = next((row for row in rows if row.recipe == wanted), None)
