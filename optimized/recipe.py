@@ -219,7 +219,8 @@ class Recipe:
             rung = RUNGS[name]
             clash = rung.clash(device, dtype)
             if clash is not None:
-                wanted = f"the device {' or '.join(rung.devices)}" if clash.startswith("the device") else rung.dtypes[0]
+                excluded = rung.devices and device not in rung.devices
+                wanted = f"the device {' or '.join(rung.devices)}" if excluded else rung.dtypes[0]
                 raise ValueError(
                     f"the rung {name} and {clash} do not go together: leave {name} out of the recipe, "
                     f"or choose {wanted}"

@@ -26,6 +26,10 @@ PREFIX = "transformer."
 COMPILED = "_orig_mod."  # torch.compile prefixes a module's names with it
 
 
+class Refused(ValueError):
+    """A candidate that cannot be tested; the message says why, in one line."""
+
+
 class Candidate(nn.Module):
     """A module with its layout.
 
@@ -199,7 +203,7 @@ def takes_targets(module: nn.Module) -> bool:
 
 
 def logits_of(found: Any) -> Tensor:
-    """The logits of a call's result: itself, its first item, or `.logits`. Raises ValueError if there are none."""
+    """The logits of a call's result: itself, its first item, or `.logits`. Raises `Refused` if there are none."""
     if isinstance(found, Tensor):
         return found
     logits = getattr(found, "logits", None)
@@ -208,7 +212,7 @@ def logits_of(found: Any) -> Tensor:
     if logits is None and isinstance(found, tuple | list) and found:
         logits = found[0]
     if not isinstance(logits, Tensor):
-        raise ValueError(
+        raise Refused(
             f"candidate: its call returned {type(found).__name__}: return logits, (logits, loss), or an object with "
             ".logits"
         )

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.candidate.adapter import Build, Candidate
+from bench.candidate.adapter import Build, Candidate, Refused
 from bench.candidate.diagnose import Cause, Probe, Where, of_gradients, of_loss, of_probe, of_structure, too_small
 from bench.candidate.layouts import Layout
-from bench.candidate.validate import Refused, logits_at, validate
+from bench.candidate.validate import logits_at, validate
 from bench.numerics.errors import Measurement, Report, distance
 from bench.numerics.inputs import random_batch, sharp_state_dict
 from bench.numerics.outputs import collect_outputs, compare_outputs

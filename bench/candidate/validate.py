@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.candidate.adapter import Build, Candidate
+from bench.candidate.adapter import Build, Candidate, Refused
 from bench.candidate.layouts import Layout
 from bench.candidate.recorder import Rounding, only_python, roundings
 from bench.formatting import one_line
@@ -18,10 +18,6 @@ from bench.numerics.tolerances import BUDGETS
 from reference.config import GPTConfig
 
 Weights = Mapping[str, Tensor]
-
-
-class Refused(ValueError):
-    """A candidate that cannot be tested; the message says why, in one line."""
 
 
 def validate(
@@ -96,9 +92,9 @@ def called(function: Callable[[], Any], what: str) -> Any:
     """Run a candidate's code; an exception becomes `Refused`, with `what` raised it in one line."""
     try:
         return function()
+    except Refused:
+        raise
     except Exception as error:
-        if isinstance(error, ValueError) and str(error).startswith("candidate:"):
-            raise Refused(str(error)) from error
         raise Refused(f"candidate: {what} raised {one_line(error)}") from error
 
 
