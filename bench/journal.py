@@ -30,8 +30,8 @@ Measure = Callable[[], Any]
 Keep = Callable[[str, Any, Measure], Any]
 
 
-def anew(what: str, key: Any, measure: Measure) -> Any:
-    """Measure without a journal: a `Keep`."""
+def without_journal(what: str, key: Any, measure: Measure) -> Any:
+    """A `Keep` without a journal: measure each time."""
     return measure()
 
 
@@ -118,7 +118,7 @@ class Journal:
             self.tell(f"measurements are kept on disk; if this run is stopped, {self.words}")
 
     def append(self, line: dict[str, Any]) -> None:
-        """Write a line to the disk. If that fails, the run still goes on measuring."""
+        """Write a line to the disk. If that fails, the run continues without a journal."""
         if self.lost:
             return
         try:

@@ -20,7 +20,7 @@ from torch import Tensor
 from bench.contenders import Weights, build_in, find, import_what_is_needed, own_precision
 from bench.contenders.verify import Check, Verdict, asked_of, checks_of, prove, weights_of
 from bench.formatting import NOT_THE_SAME
-from bench.journal import Keep, anew
+from bench.journal import Keep, without_journal
 from bench.numerics.inputs import random_batch
 from bench.workloads.scenarios import text_shape
 from bench.workloads.workload import Workload
@@ -59,7 +59,9 @@ class ParityGate:
         keep: keeps what was found, or knows it from a run that was stopped
     """
 
-    def __init__(self, device: torch.device, tell: Callable[[str], None], seed: int = 0, keep: Keep = anew) -> None:
+    def __init__(
+        self, device: torch.device, tell: Callable[[str], None], seed: int = 0, keep: Keep = without_journal
+    ) -> None:
         self.device, self.tell, self.seed, self.keep = device, tell, seed, keep
         self.found: dict[Place, GateResult] = {}
 

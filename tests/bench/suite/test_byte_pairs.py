@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench.journal import anew
+from bench.journal import without_journal
 from bench.report.sections.components import views
 from bench.suite import byte_pairs, test_components
 from bench.suite.session import LeftOut
@@ -27,7 +27,7 @@ class Session:
         self.components: list[dict[str, Any]] = []
         self.left_out: list[str] = []
         self.plan = SimpleNamespace(components=("smoke", "mini"))
-        self.keep = anew
+        self.keep = without_journal
 
     def tell(self, what: str) -> None:
         pass

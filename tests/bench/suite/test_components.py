@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.journal import anew
+from bench.journal import without_journal
 from bench.suite import components, test_components
 from bench.suite.component_timing import Outcome, weights_of
 from bench.suite.components import ALLOWED, COMPONENTS
@@ -90,7 +90,7 @@ class Session:
         self.environment: dict[str, Any] = {"device": "Some CPU"}
         self.components: list[dict[str, Any]] = []
         self.log: list[str] = []
-        self.keep = anew
+        self.keep = without_journal
 
     def check_component(self, workload: str) -> None:
         self.log.append(f"does {workload} fit")
