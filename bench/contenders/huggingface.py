@@ -16,7 +16,7 @@ from reference import GPTConfig
 
 
 def built(attention: str, compiled: bool = False) -> Build:
-    """transformers' GPT-2 with one of its kinds of attention, "eager" or "sdpa", and maybe the whole model compiled."""
+    """transformers' GPT-2 with attention "eager" or "sdpa", optionally with the whole model compiled."""
 
     def build(config: GPTConfig, weights: Weights | None, device: torch.device, dtype: torch.dtype) -> nn.Module:
         from bench.contenders.huggingface_model import HuggingFaceGPT
@@ -30,19 +30,19 @@ def built(attention: str, compiled: bool = False) -> Build:
 
 
 def step(model: nn.Module, fused: bool = False, **settings: Any) -> Callable[[Tensor, Tensor], Tensor]:
-    """By `torch.optim.AdamW` and `clip_grad_norm_`."""
+    """A training step with `torch.optim.AdamW` and `clip_grad_norm_`."""
     return build_library_step(model, fused=fused, **settings)
 
 
 def write(model: Any, ids: Tensor, new: int) -> Tensor:
-    """transformers' own, with its cache."""
+    """Generate by transformers, with its cache."""
     from bench.contenders.huggingface_model import greedy
 
     return greedy(model, ids, new)
 
 
 def row(what: str, build: Build, rounds: Rounds = never, fused: bool = False) -> Contender:
-    """A contender of this kind."""
+    """A variant of transformers' GPT-2 as a contender."""
     description, module = f"transformers' GPT2LMHeadModel, {what}", resolve_name(".huggingface_model", __package__)
     return Contender(description, build, partial(step, fused=fused), write, rounds=rounds, module=module)
 
