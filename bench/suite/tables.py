@@ -1,4 +1,4 @@
-"""A result of the suite on the terminal: the ratios first, then what they are made of."""
+"""Print a result of the suite as tables: ratios first, then rates."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COMPONENTS_NOTE = "times: how many times as fast as the 1 above it, where they w
 
 
 def show(result: Result, width: int = WIDTH) -> list[str]:
-    """What was measured on, then all tables of a result, in lines of at most so many characters."""
+    """The device and all tables of a result, as lines of at most `width` characters."""
     from rich.console import Console
 
     out = io.StringIO()
@@ -39,7 +39,7 @@ def show(result: Result, width: int = WIDTH) -> list[str]:
         console.print(title, style="bold", markup=False)
         console.print(table)
         if note:
-            # its own lines, if there is room for them
+            # keep the note's line breaks if its lines fit
             whole = max(map(len, note.splitlines())) <= width
             console.print(note if whole else " ".join(note.split()), style="dim", markup=False)
     if result["left_out"]:
@@ -52,7 +52,7 @@ def show(result: Result, width: int = WIDTH) -> list[str]:
 
 
 def tables(result: Result) -> Iterator[tuple[str, Any, str]]:
-    """Title, table and note of each."""
+    """Yield the title, table and note of each table."""
     together: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for case in result["cases"]:
         together.setdefault((case["workload"], case["scenario"], case["task"]), []).append(case)
@@ -91,14 +91,14 @@ def shape(case: dict[str, Any]) -> str:
 
 
 def basis(measured: dict[str, Any]) -> str:
-    """What the intervals of a case, a rung or a point rest on, and how surely they hold."""
+    """The rounds and launches behind an interval, and its confidence."""
     rounds = measured["rounds"]
     words = f"{len(rounds)} launches" if len(rounds) > 1 else "1 launch"
     return f"{sum(rounds)} rounds of {words}, {percent(confidence_of(len(rounds) if len(rounds) > 1 else rounds[0]))}"
 
 
 def percent(confidence: float) -> str:
-    """A confidence for people."""
+    """A confidence in per cent."""
     return f"{100 * confidence:.0f} %"
 
 
@@ -122,8 +122,8 @@ def cases_table(cases: list[dict[str, Any]], others: list[str]) -> Any:
 
 
 def cost_of(case: dict[str, Any]) -> tuple[str, ...]:
-    """What a number comes with: MFU of the measured ceiling and the data sheet's, share of the floor, seconds of
-    compiling ("" if nothing was), peak memory, largest error / budget."""
+    """Cells of a case: MFU of the measured ceiling and the data sheet's, share of the floor, seconds of compiling
+    ("" if none), peak memory, largest error / budget."""
     return (
         share(case["mfu"]["measured"]),
         share(case["mfu"]["data_sheet"]),
@@ -157,7 +157,7 @@ def components_table(components: list[dict[str, Any]]) -> Any:
 
 
 def bases(ablation: list[dict[str, Any]]) -> list[str]:
-    """What the intervals of each task rest on."""
+    """The rounds and launches of each task, in words."""
     found = {task: one for entry in ablation for task, kinds in entry["tasks"].items() for one in kinds.values() if one}
     return [f"{task.replace('_', ' ')}: {basis(one)}" for task, one in found.items()]
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from bench.suite import component_timing, components
-from bench.suite.component_timing import Outcome, in_turn, measure, outcomes, time_group, weights_of
+from bench.suite.component_timing import Outcome, in_turn, measure, outcomes, peaks_of, time_group
 from bench.suite.components import ALLOWED, COMPONENTS, Component, Prepared
 from bench.timing.fresh_process import Call
 from bench.timing.peak_memory import Peak
@@ -51,10 +51,10 @@ def toy(name: str, error: float = 0.0, missing: str = "", called: list[str] | No
     return Component(name, "toys", "", "pieces", prepare)
 
 
-def timed(monkeypatch: pytest.MonkeyPatch, *toys: Component, weighed: bool = False) -> dict[str, Any]:
+def timed(monkeypatch: pytest.MonkeyPatch, *toys: Component, with_memory: bool = False) -> dict[str, Any]:
     monkeypatch.setattr(component_timing, "COMPONENTS", {one.name: one for one in toys})
     where = {"workload": "smoke", "device": "cpu", "threads": torch.get_num_threads()}
-    return time_group({**where, "group": "toys", "seconds": 0.01, "weighed": weighed})["components"]
+    return time_group({**where, "group": "toys", "seconds": 0.01, "with_memory": with_memory})["components"]
 
 
 def found(seconds: list[float], amount: int = 10, **more: Any) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def test_only_the_first_is_weighed_where_it_is_timed_and_before_anything_was_don
         return Peak(7, 1, "resident")
 
     monkeypatch.setattr(component_timing, "watched", watched)
-    result = timed(monkeypatch, toy("a", called=called), toy("b", called=called), weighed=True)
+    result = timed(monkeypatch, toy("a", called=called), toy("b", called=called), with_memory=True)
     assert [one.get("memory") for one in result.values()] == [7, None]
     assert all("seconds" in one for one in result.values())
     assert called[0] == "a"
@@ -175,7 +175,7 @@ def test_memory_of_which_nothing_was_seen_is_not_known(
 ) -> None:
     class Seen:
         def __init__(self, target: str, argument: dict[str, Any]) -> None:
-            assert (target, argument["component"]) == ("bench.suite.components:weigh", "batches")
+            assert (target, argument["component"]) == ("bench.suite.components:first_call", "batches")
 
         def result(self) -> Peak:
             return Peak(seen, 1, "resident")
@@ -184,7 +184,7 @@ def test_memory_of_which_nothing_was_seen_is_not_known(
             pass
 
     monkeypatch.setattr(component_timing, "Measurement", Seen)
-    (memory,) = weights_of(["batches"], {}).values()
+    (memory,) = peaks_of(["batches"], {}).values()
     for one in (found([0.1], memory=memory), found([0.1], memory=seen)):
         row = outcomes({"batches": one}, "mini")["batches"].row
         assert row is not None
@@ -194,13 +194,15 @@ def test_memory_of_which_nothing_was_seen_is_not_known(
 def test_a_group_is_measured_in_a_process_of_its_own_with_our_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(COMPONENTS, "batches", toy("batches"))  # what is changed here changes nothing there
     argument = {"workload": "smoke", "device": "cpu", "threads": 3, "group": "batches", "seconds": 0.05}
-    result = Call("bench.suite.component_timing:time_group", {**argument, "weighed": True}, "timing batches").result()
+    result = Call(
+        "bench.suite.component_timing:time_group", {**argument, "with_memory": True}, "timing batches"
+    ).result()
     assert result["process"] != os.getpid()
     assert result["threads"] == 3
     batches = result["components"]["batches"]
     assert batches["amount"] == named("smoke").tokens
     assert batches["calls"] > 1, "some 30 µs are no sample"
-    assert 0 < batches["memory"] < 50e6, "of the first of a group, weighed before anything else was done there"
+    assert 0 < batches["memory"] < 50e6, "of the first of a group, measured before anything else was done there"
 
 
 def test_we_ask_for_our_threads_and_weigh_only_those_that_were_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,19 +216,19 @@ def test_we_ask_for_our_threads_and_weigh_only_those_that_were_not(monkeypatch: 
             one = {"attention, explicit": found([0.2], memory=5), "attention, sdpa": found([0.1])}
             return {"components": {**one, "made up": {"failure": "it is off"}}}
 
-    def weigh(names: list[str], argument: dict[str, Any]) -> dict[str, int]:
+    def peaks(names: list[str], argument: dict[str, Any]) -> dict[str, int]:
         assert (names, argument["threads"]) == (["attention, sdpa"], torch.get_num_threads())
         return {"attention, sdpa": 6}
 
     monkeypatch.setattr(component_timing, "Call", Answered)
-    monkeypatch.setattr(component_timing, "weights_of", weigh)
+    monkeypatch.setattr(component_timing, "peaks_of", peaks)
     rows = measure("attention", "smoke", CPU, 0.1)
     assert {name: one.row and one.row["memory"] for name, one in rows.items()} == {
         **{"attention, explicit": 5, "attention, sdpa": 6, "made up": None}
     }
     assert asked[0]["threads"] == torch.get_num_threads()
-    rows = measure("attention", "smoke", CPU, 0.1, weighed=False)
-    assert not asked[1]["weighed"]
+    rows = measure("attention", "smoke", CPU, 0.1, with_memory=False)
+    assert not asked[1]["with_memory"]
 
 
 def test_on_cuda_the_peak_is_forgotten_only_where_cuda_was_begun(monkeypatch: pytest.MonkeyPatch) -> None:

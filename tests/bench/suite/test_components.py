@@ -13,7 +13,7 @@ import torch
 
 from bench.journal import without_journal
 from bench.suite import components, test_components
-from bench.suite.component_timing import Outcome, weights_of
+from bench.suite.component_timing import Outcome, peaks_of
 from bench.suite.components import ALLOWED, COMPONENTS
 from bench.suite.replay import CLOCK
 from bench.suite.result_file import read
@@ -62,7 +62,7 @@ def test_a_part_that_is_another_function_is_found(
 @pytest.mark.slow
 def test_the_memory_of_a_part_is_that_of_its_call_alone() -> None:
     names = ["head and loss, plain", "head and loss, fused"]
-    plain, fused = weights_of(names, {"workload": "mini", "device": "cpu", "threads": 1}).values()
+    plain, fused = peaks_of(names, {"workload": "mini", "device": "cpu", "threads": 1}).values()
     logits = 4 * 4 * 128 * 50257  # float32, B T V
     assert plain > 2 * logits
     assert fused < 2 * logits
@@ -103,8 +103,10 @@ class Session:
 
 
 def test_a_group_is_measured_once_and_every_sample_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    def measure(group: str, workload: str, device: torch.device, seconds: float, weighed: bool) -> dict[str, Outcome]:
-        session.log.append(f"{group} at {workload} on {device}, {seconds} s, weighed: {weighed}")
+    def measure(
+        group: str, workload: str, device: torch.device, seconds: float, with_memory: bool
+    ) -> dict[str, Outcome]:
+        session.log.append(f"{group} at {workload} on {device}, {seconds} s, with_memory: {with_memory}")
         samples = [0.25, 0.5, 0.25]
         return {"attention, explicit": Outcome(row={"seconds": samples}), "attention, sdpa": Outcome("it is off")}
 
@@ -117,7 +119,7 @@ def test_a_group_is_measured_once_and_every_sample_is_shown(monkeypatch: pytest.
     with pytest.raises(pytest.fail.Exception, match="it is off"):
         test_components.test_component(("cpu", "smoke", "attention, sdpa"), sessions, groups, Shown())
     assert session.components == [{"seconds": [0.25, 0.5, 0.25]}], "what is off has no number"
-    measured = "attention at smoke on cpu, 0.5 s, weighed: False"
+    measured = "attention at smoke on cpu, 0.5 s, with_memory: False"
     assert session.log == [*("does smoke fit", "smoke: attention, in turn", "given back", measured, "does smoke fit")]
 
 

@@ -187,7 +187,7 @@ def test_a_suite_goes_on_with_no_other_options(name: str, value: Any, before: st
     with pytest.raises(ValueError, match=r"^--resume ") as error:
         resumed(config_of(journal, **{name: value}))
     assert str(error.value) == (
-        f"--resume {journal.path} with --{name} {value}: it was begun {before}; leave it out, or start anew without "
+        f"--resume {journal.path} with --{name} {value}: it was begun {before}; leave it out, or start again without "
         "--resume"
     )
 

@@ -21,7 +21,7 @@ from bench.suite import component_timing
 from bench.suite.component_timing import Outcome
 from bench.suite.components import COMPONENTS
 
-def measure(group, workload, device, seconds, weighed=True):
+def measure(group, workload, device, seconds, with_memory=True):
     taken = [float(os.environ["FACTOR"]) * one for one in {SAMPLES}]
     made = {{"workload": workload, "group": group, "description": "", "unit": "tokens", "amount": 1, "per_second": 1.0,
             "spread": 0.0, "seconds": taken, "calls": 1, "error": 0.0, "memory": None}}
