@@ -1,4 +1,4 @@
-"""Contenders in processes of their own: in turn, with their own memory, and with a reason where one fails."""
+"""Worker processes: they run in turn, measure their memory, and report why one failed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WORK = workload("tiny", 2, 16)
 
 @dataclass
 class Recorder:
-    """In place of a worker: writes down when it was asked."""
+    """A fake worker that logs its requests."""
 
     name: str
     log: list[str] = field(default_factory=list)
@@ -37,7 +37,7 @@ def test_workers_take_turns() -> None:
     assert log == ["a forward", "b forward"]
 
 
-def test_a_worker_does_every_task_and_weighs_itself() -> None:
+def test_a_worker_does_every_task_and_measures_its_memory() -> None:
     jobs = [job("kv_cache", WORK, "float32", CPU, threads=1, new=3)]
     with crew(jobs) as workers:
         processes = [worker.process for worker in workers.values()]
@@ -51,7 +51,7 @@ def test_a_worker_does_every_task_and_weighs_itself() -> None:
     assert all(process.poll() is not None for process in processes), "a worker is left over"
 
 
-def test_a_failure_is_told_by_its_last_line_and_ends_the_other_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_is_reported_by_its_last_line_and_ends_the_other_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[subprocess.Popen[str]] = []
     usual = child_process.launch
 

@@ -1,4 +1,4 @@
-"""What a scenario does, its tokens, operations and memory, and what does not fit."""
+"""A scenario's tokens, FLOPs and memory, and the line if it does not fit."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_task_has_the_tokens_and_operations_of_one_call() -> None:
     assert flops_per_token(work, "per_token") == generated_flops_per_token(work.config, 32, 32)
 
 
-def test_what_does_not_fit_is_one_line_with_both_numbers() -> None:
+def test_a_scenario_that_does_not_fit_is_one_line_with_both_numbers() -> None:
     each = scenario_bytes(named("gpt2-xl"), "training")
     assert each > 16 * 1_557_611_200
     assert misfit("gpt2-xl", "training", 2, 2 * each) is None
@@ -64,7 +64,7 @@ def test_the_ladder_writes_fewer_tokens() -> None:
 
 
 def test_the_logits_of_the_whole_batch_count_in_the_memory_of_a_proof(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The proof's gradients are of a smaller batch than its logits."""
+    """Gradients are proven on a smaller batch than logits."""
     work = named("gpt2-512")
     small = work.of_shape(*work.proof_shape())
     assert small.tokens < work.tokens
