@@ -1,4 +1,4 @@
-"""No parity pass, no number."""
+"""No parity pass, no number: proofs before timing."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_missing_package_is_said_and_the_others_go_on(monkeypatch: pytest.Monk
 
 
 def test_everything_is_proven_once_and_each_shape_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some code chooses its way by the shape, so a proof for more tokens is none for fewer."""
+    """Some code branches on the shape, so a proof at one shape proves nothing at another."""
     own = gate()
     first = own.of(WORK, ["reference"])
     asked: list[tuple[int, int]] = []

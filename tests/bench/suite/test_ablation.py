@@ -49,7 +49,7 @@ def test_a_ratio_is_above_1_where_the_rung_pays_and_keeps_its_row_where_it_does_
 
 
 def test_a_ratio_is_to_the_anchor_in_the_same_group() -> None:
-    """In another group there were other rounds, at another time, and not even as many."""
+    """Another group has other rounds, maybe another number of them."""
     # The machine was twice as slow when sdpa ran beside PLAIN and the best: 8 s, 2 s, and 4 s for it.
     found = {
         "plain": {"forward": made_up_timings(4.0, rounds=5, plain=4.0, optimized=1.0)},

@@ -1,4 +1,4 @@
-"""Components of the suite: each held against the readable one, each with memory of its own."""
+"""Components of the suite: each is compared with the readable one and has its own peak memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WORK = named("smoke")
 
 
 @pytest.mark.parametrize("name", COMPONENTS)
-def test_every_part_runs_and_is_the_readable_one(name: str, tmp_path: Path) -> None:
+def test_every_component_runs_and_equals_the_readable_one(name: str, tmp_path: Path) -> None:
     prepared = COMPONENTS[name].prepare(WORK, CPU, tmp_path)
     assert prepared.amount > 0
     for _ in range(2):
@@ -33,7 +33,7 @@ def test_every_part_runs_and_is_the_readable_one(name: str, tmp_path: Path) -> N
     assert prepared.error() <= ALLOWED
 
 
-def test_every_part_of_the_issue_is_there() -> None:
+def test_every_group_of_components_exists() -> None:
     groups = {component.group for component in COMPONENTS.values()}
     assert groups == {
         *("attention", "head and loss", "optimizer", "tokenizer, encode", "tokenizer, decode", "batches"),
@@ -52,7 +52,7 @@ def test_every_part_of_the_issue_is_there() -> None:
         ),
     ],
 )
-def test_a_part_that_is_another_function_is_found(
+def test_a_component_that_is_another_function_is_found(
     name: str, place: str, wrong: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(components, place, wrong)
@@ -60,7 +60,7 @@ def test_a_part_that_is_another_function_is_found(
 
 
 @pytest.mark.slow
-def test_the_memory_of_a_part_is_that_of_its_call_alone() -> None:
+def test_a_components_memory_is_only_that_of_its_call() -> None:
     names = ["head and loss, plain", "head and loss, fused"]
     plain, fused = peaks_of(names, {"workload": "mini", "device": "cpu", "threads": 1}).values()
     logits = 4 * 4 * 128 * 50257  # float32, B T V
@@ -69,7 +69,7 @@ def test_the_memory_of_a_part_is_that_of_its_call_alone() -> None:
 
 
 class Shown:
-    """In place of pytest-benchmark: the times of the rounds by its own clock."""
+    """A fake pytest-benchmark fixture: times rounds by the replay clock."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -83,7 +83,7 @@ class Shown:
 
 
 class Session:
-    """As much of one as is asked of it."""
+    """A fake session with the attributes that the test needs."""
 
     def __init__(self) -> None:
         self.device, self.plan, self.quick = CPU, SimpleNamespace(seconds=0.5), True
@@ -118,7 +118,7 @@ def test_a_group_is_measured_once_and_every_sample_is_shown(monkeypatch: pytest.
     assert shown.extra_info == {"seconds": [0.25, 0.5, 0.25], "environment": session.environment}
     with pytest.raises(pytest.fail.Exception, match="it is off"):
         test_components.test_component(("cpu", "smoke", "attention, sdpa"), sessions, groups, Shown())
-    assert session.components == [{"seconds": [0.25, 0.5, 0.25]}], "what is off has no number"
+    assert session.components == [{"seconds": [0.25, 0.5, 0.25]}], "a component that is off has no number"
     measured = "attention at smoke on cpu, 0.5 s, with_memory: False"
     assert session.log == [*("does smoke fit", "smoke: attention, in turn", "given back", measured, "does smoke fit")]
 

@@ -1,4 +1,4 @@
-"""The suite's result file: whole or not at all, and refused in one line if it is not what it should be."""
+"""The suite's result file is written atomically, and a wrong one is refused in one line."""
 
 from __future__ import annotations
 
