@@ -78,9 +78,9 @@ class Journal:
     @property
     def words(self) -> str:
         """How to continue the run; empty if there is no journal."""
-        return (
-            f"go on with: {self.command} --resume {shlex.quote(str(self.path))}" if self.begun and not self.lost else ""
-        )
+        if not self.begun or self.lost:
+            return ""
+        return f"continue with: {self.command} --resume {shlex.quote(str(self.path))}"
 
     def once(self, what: str, key: Any, measure: Measure) -> Any:
         """The kept measurement of a key; measure and keep it if there is none."""
@@ -140,7 +140,7 @@ class Journal:
         self.resumed.append(now)
         self.append({"resumed": now})
         known = "1 measurement" if len(self.found) == 1 else f"{len(self.found)} measurements"
-        self.tell(f"going on with {self.path}: {known}")
+        self.tell(f"continuing {self.path}: {known}")
 
     def remove(self) -> None:
         """Remove the file when the result is written, and the folders made for it if they are empty."""

@@ -85,10 +85,10 @@ def places(config: GPTConfig) -> Places:
         kernel = Place(f"{theirs}/kernel", (*into, *out), transposed=True)
         return {"weight": kernel, "bias": Place(f"{theirs}/bias", out)}
 
-    parts = {"ln_f": norm("layer_norm")}
+    layers = {"ln_f": norm("layer_norm")}
     for i in range(config.n_layer):
         layer = f"transformer_layer_{i}"
-        parts |= {
+        layers |= {
             f"h.{i}.ln_1": norm(f"{layer}/self_attention_layer_norm"),
             f"h.{i}.ln_2": norm(f"{layer}/feedforward_layer_norm"),
             f"h.{i}.mlp.c_fc": linear(f"{layer}/feedforward_intermediate_dense", (C,), (4 * C,)),
@@ -96,12 +96,12 @@ def places(config: GPTConfig) -> Places:
             f"h.{i}.attn.c_proj": linear(f"{layer}/self_attention/attention_output", heads, (C,)),
         }
         for letter, theirs in zip("qkv", ("query", "key", "value"), strict=True):
-            parts[f"h.{i}.attn.{letter}_proj"] = linear(f"{layer}/self_attention/{theirs}", (C,), heads)
+            layers[f"h.{i}.attn.{letter}_proj"] = linear(f"{layer}/self_attention/{theirs}", (C,), heads)
     found = {
         "wte.weight": Place("token_embedding/embeddings", (config.vocab_size, C)),
         "wpe.weight": Place("position_embedding/embeddings", (config.block_size, C)),
     }
-    for ours, both in parts.items():
+    for ours, both in layers.items():
         found |= {f"{ours}.{kind}": place for kind, place in both.items() if config.bias or kind == "weight"}
     return {name: Place(f"variables.{p.name}", p.shape, p.transposed) for name, p in found.items()}
 

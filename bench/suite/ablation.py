@@ -71,7 +71,7 @@ def effects(
         # the contender is the recipe with its own row; the other one is an anchor
         contender, anchor = (slower, faster) if faster in ANCHORS and kind == "leave_one_out" else (faster, slower)
         ours = timings[contender][task]
-        times: Ratio = ours.ratios[anchor] if anchor == slower else ours.ratios[anchor].turned()
+        times: Ratio = ours.ratios[anchor] if anchor == slower else ours.ratios[anchor].inverse()
         return {
             "contender": contender,
             "ratio": asdict(times),

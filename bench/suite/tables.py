@@ -13,17 +13,17 @@ from bench.timing.ratios import confidence_of
 Result = dict[str, Any]
 
 CASES_NOTE = (
-    "times: how many times as fast, from times taken next to each other, [interval that holds it with\n"
-    "the confidence in the title: 95 %, less of fewer than six rounds or launches]; MFU of the measured\n"
-    "ceiling and of the data sheet's; floor: the least time by the roofline over this one; compile: all\n"
-    "that the process has compiled so far; memory: its peak so far, the compiler's included, libraries\n"
-    "apart; parity: largest error / budget of the proof, above 1 fails."
+    "times: speed relative to the base, from times of the same round, [interval with the confidence in\n"
+    "the title: 95 %, less with fewer than six rounds or launches]; MFU: of the measured ceiling; sheet:\n"
+    "MFU of the data sheet's; floor: the least time by the roofline / this time; compile: seconds so far;\n"
+    "memory: the process's peak so far, with the compiler, without libraries; parity: largest error /\n"
+    "budget of the proof, above 1 fails."
 )
 AA_NOTE = (
-    "over {} launches of both processes ({}). In a table of one launch, what is as near to 1 as this\n"
-    "interval is wide may come from the launch and not from the contender."
+    "over {} launches of both processes ({}). In a table of one launch, a ratio as close to 1 as this\n"
+    "interval is wide may come from the launch, not from the contender."
 )
-COMPONENTS_NOTE = "times: how many times as fast as the 1 above it, where they were timed in turn, [interval]."
+COMPONENTS_NOTE = "times: speed relative to the 1 above it, timed in turn, [interval]."
 
 
 def show(result: Result, width: int = WIDTH) -> list[str]:
@@ -68,16 +68,17 @@ def tables(result: Result) -> Iterator[tuple[str, Any, str]]:
         yield (
             "Ablation of every rung",
             Fitted(ablation_table(result["ablation"]), keys=2),
-            "times as fast: PLAIN with it against PLAIN; the best recipe against itself without the rung;\n"
-            "the ladder up to it against PLAIN. A cache changes nothing in a training step, nor AdamW in a\n"
-            "text: how far those rows are from 1 shows how far to trust the others. The intervals of several\n"
-            f"launches include how launches differ, those of one do not. {'; '.join(bases(result['ablation']))}.",
+            "relative speed. alone: PLAIN with the rung / PLAIN; leave-one-out: the best recipe with the rung /\n"
+            "without it; cumulative: the ladder up to the rung / PLAIN. A cache cannot change a training step,\n"
+            "nor AdamW generation: how far those rows are from 1 shows how far to trust the others. Intervals\n"
+            "of several launches include differences between launches; intervals of one do not.\n"
+            f"{'; '.join(bases(result['ablation']))}.",
         )
     if result["aa_test"]:
         found, ratio = result["aa_test"], result["aa_test"]["ratio"]
         line = f"{found['contender']}, {found['workload']}/{found['task']}: {interval(ratio)}"
         yield (
-            "A/A test: one contender against itself",
+            "A/A test: a contender against a second copy of it",
             line,
             AA_NOTE.format(len(found["launches"]), percent(ratio["confidence"])),
         )

@@ -23,7 +23,7 @@ from bench.contenders.gate import precision_of
 from bench.journal import Keep, without_journal
 from bench.timing.peak_memory import Peak
 from bench.timing.ratios import Ratio, ratio, ratio_over_launches, rounds_within, spread
-from bench.timing.worker import Compiled, Job, Worker, all_at_once, crew, job, take_turns
+from bench.timing.worker import Compiled, Job, Worker, all_at_once, crew, in_turn, job
 from bench.workloads.scenarios import ROWS, SCENARIOS, scenario_bytes, text_shape
 from bench.workloads.workload import Workload
 
@@ -165,8 +165,8 @@ def run_jobs(
         keep: stores the result of each launch, or returns it if a stopped run has measured it
     """
     base, others = jobs[:anchors], jobs[anchors:]
-    beside = max(1, together - anchors)
-    groups = [others[i : i + beside] for i in range(0, len(others), beside)] or [[]]
+    at_once = max(1, together - anchors)
+    groups = [others[i : i + at_once] for i in range(0, len(others), at_once)] or [[]]
     found: dict[str, dict[str, Timings]] = {}
     tasks = list(time_budgets)
     for group in groups:
@@ -216,7 +216,7 @@ def joined(launches: Sequence[Mapping[str, Timings]], name: str, anchors: Sequen
     return replace(ours, ratios={anchor: ours.times_as_fast(over_launches(anchor)) for anchor in anchors})
 
 
-def possible(seconds: Mapping[str, list[float]], task: str) -> tuple[dict[str, list[float]], int]:
+def drop_preempted(seconds: Mapping[str, list[float]], task: str) -> tuple[dict[str, list[float]], int]:
     """Drop rounds where generating n tokens was no slower than generating one: the short run was preempted.
 
     Returns the remaining seconds by contender, and the number of rounds. Raises RuntimeError if no round remains.
@@ -250,9 +250,9 @@ def time_task(
     one = "prefill" if task in ("prefill", "per_token") else task
     calls = (one, "generation") if task == "per_token" else (one,)
     progress.task(task, workers)
-    first = [take_turns(workers, call) if cold else all_at_once(workers, call) for call in calls]
+    first = [in_turn(workers, call) if cold else all_at_once(workers, call) for call in calls]
     called_once = {name: worker.compiled() for name, worker in workers.items()}
-    warm = [take_turns(workers, call) for call in calls]
+    warm = [in_turn(workers, call) for call in calls]
     before = {name: worker.compiled() for name, worker in workers.items()}
     memory = {name: worker.peak() for name, worker in workers.items()}
     # repeat calls that are shorter than the scheduler's time slice
@@ -272,7 +272,7 @@ def time_task(
     seconds = {
         name: [s[0] if len(calls) == 1 else (s[1] - s[0]) / (new[name] - 1) for s in samples[name]] for name in workers
     }
-    seconds, rounds = possible(seconds, task)
+    seconds, rounds = drop_preempted(seconds, task)
     return {
         name: Timings(
             seconds=seconds[name],

@@ -31,7 +31,7 @@ class Ratio:
     high: float
     confidence: float = CONFIDENCE
 
-    def turned(self) -> Ratio:
+    def inverse(self) -> Ratio:
         """The inverse ratio."""
         return Ratio(1 / self.median, 1 / self.high, 1 / self.low, self.confidence)
 

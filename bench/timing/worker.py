@@ -4,7 +4,7 @@ So one contender's changes to its process (threads, the memory allocator, compil
 affect another, and the system knows the peak memory of each.
 
     with crew(["reference", "optimized"], ...) as workers:
-        seconds = take_turns(workers, "training_step")
+        seconds = in_turn(workers, "training_step")
 
 A worker builds its contender with random weights, as speed does not depend on them. It sleeps until it is asked, and
 ends with the process that started it.
@@ -137,8 +137,8 @@ def crew(jobs: Sequence[Job]) -> Iterator[dict[str, Worker]]:
             worker.stop()
 
 
-def take_turns(workers: Mapping[str, Worker], task: str) -> dict[str, float]:
-    """Run a task in each worker, one at a time; returns seconds by worker."""
+def in_turn(workers: Mapping[str, Worker], task: str) -> dict[str, float]:
+    """Run a task once in each worker, one after the other; returns seconds by worker."""
     return {name: worker.time(task) for name, worker in workers.items()}
 
 
@@ -196,7 +196,7 @@ def serve(asked: dict[str, Any]) -> None:
     for line in sys.stdin:
         what = line.strip()
         if what == "peak":
-            say(asdict(held(device, baseline)))
+            say(asdict(peak_so_far(device, baseline)))
             continue
         if what == "compiled":
             say(asdict(compiled_so_far()))
@@ -211,7 +211,7 @@ def serve(asked: dict[str, Any]) -> None:
         say({"seconds": time.perf_counter() - start})
 
 
-def held(device: torch.device, baseline: int) -> Peak:
+def peak_so_far(device: torch.device, baseline: int) -> Peak:
     """Peak memory of this process; of the device, if it counts its own."""
     if device.type == "cuda":
         return Peak(torch.cuda.max_memory_allocated(device), baseline, "device")

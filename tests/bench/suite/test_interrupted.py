@@ -72,7 +72,7 @@ class Run:
 def last_line(own: Path, keyword: str) -> str:
     """The last line of a stopped run."""
     left = f"{own}.partial"
-    return f"stopped; go on with: nox -s bench -- -k {shlex.quote(keyword)} --json {own} --resume {left}"
+    return f"stopped; continue with: nox -s bench -- -k {shlex.quote(keyword)} --json {own} --resume {left}"
 
 
 slow = pytest.mark.slow
@@ -122,7 +122,7 @@ def test_a_stopped_and_killed_suite_continues_and_measures_nothing_twice(tmp_pat
     resumed = (f"--resume={left}", f"--json={own}")
     run = Run(*resumed, keyword=keyword, at="round of generation", kind="SIGKILL")
     assert run.status == -signal.SIGKILL
-    assert f"going on with {left}: " in run.stderr
+    assert f"continuing {left}: " in run.stderr
     assert "smoke/training: forward of reference" not in run.stderr, "it is in the journal"
     assert "proving" not in run.stderr
 

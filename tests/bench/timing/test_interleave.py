@@ -14,8 +14,8 @@ from bench.timing.interleave import (
     Progress,
     TimeBudget,
     Timings,
+    drop_preempted,
     joined,
-    possible,
     run_scenario,
     scenario_job,
     time_task,
@@ -38,7 +38,7 @@ class Made:
     compiles_at: tuple[int, ...] = (0,)  # numbers of the calls that compile a graph
     new: int = 5
     done: int = 0
-    held: list[int] = field(default_factory=list)
+    calls_at_peak: list[int] = field(default_factory=list)
     asked: str = ""
 
     def time(self, task: str, calls: int = 1) -> float:
@@ -59,7 +59,7 @@ class Made:
         return Compiled(sum(at < self.done for at in self.compiles_at), 0.5)
 
     def peak(self) -> Peak:
-        self.held.append(self.done)
+        self.calls_at_peak.append(self.done)
         return Peak(100, 10, "resident")
 
 
@@ -113,9 +113,9 @@ def test_seconds_per_token_are_the_extra_time_of_further_tokens_by_their_number(
 
 def test_a_round_where_n_tokens_were_no_slower_than_one_is_dropped_for_all() -> None:
     seconds = {"a": [0.1, -0.2, 0.3], "b": [0.4, 0.5, 0.6]}
-    assert possible(seconds, "per_token") == ({"a": [0.1, 0.3], "b": [0.4, 0.6]}, 2)
+    assert drop_preempted(seconds, "per_token") == ({"a": [0.1, 0.3], "b": [0.4, 0.6]}, 2)
     with pytest.raises(RuntimeError, match=r"^per_token: in none of 1 rounds did more tokens take longer than one"):
-        possible({"a": [0.1], "b": [0.0]}, "per_token")
+        drop_preempted({"a": [0.1], "b": [0.0]}, "per_token")
 
 
 def test_a_call_shorter_than_a_time_slice_is_repeated_by_all() -> None:
@@ -142,7 +142,7 @@ def test_memory_is_read_before_the_next_task_begins(monkeypatch: pytest.MonkeyPa
     found = run_scenario(named("smoke"), "training", ["reference", "full", "reference"], CPU, TIME_BUDGET, tell)
     assert list(found) == ["reference", "full", "reference (again)"]
     assert list(found["full"]) == ["forward", "loss_and_gradient", "training_step"]
-    assert made["full"].held == [2, 6, 10], "after two calls of each task, before its rounds"
+    assert made["full"].calls_at_peak == [2, 6, 10], "after two calls of each task, before its rounds"
 
 
 SECONDS = {"forward": 1.0, "loss_and_gradient": 1.0, "training_step": 2.0, "prefill": 1.0, "generation": 2.0}

@@ -103,7 +103,7 @@ def test_the_interval_of_a_call_against_itself_contains_1_with_its_confidence() 
 def test_intervals_of_few_rounds_have_less_confidence_and_keep_it(rounds: int, said: float) -> None:
     found = [ratio(noisy(1.0, rounds, 2 * n), noisy(1.0, rounds, 2 * n + 1)) for n in range(600)]
     assert {one.confidence for one in found} == {said}
-    assert found[0].turned().confidence == said
+    assert found[0].inverse().confidence == said
     holds = sum(one.low <= 1.0 <= one.high for one in found) / len(found)
     assert holds >= said - 0.04, f"{holds:.0%} of the intervals hold the truth, {said:.0%} are promised"
     if rounds < 6:

@@ -11,7 +11,7 @@ import torch
 
 from bench.contenders import CONTENDERS
 from bench.timing import child_process
-from bench.timing.worker import TASKS, crew, job, take_turns
+from bench.timing.worker import TASKS, crew, in_turn, job
 from bench.workloads.workload import workload
 
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ class Recorder:
 def test_workers_take_turns() -> None:
     log: list[str] = []
     workers: Any = {name: Recorder(name, log) for name in "ab"}
-    assert take_turns(workers, "forward") == {"a": 1.0, "b": 2.0}
+    assert in_turn(workers, "forward") == {"a": 1.0, "b": 2.0}
     assert log == ["a forward", "b forward"]
 
 
