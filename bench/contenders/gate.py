@@ -157,7 +157,7 @@ def outcome(verdicts: list[Verdict], text: GateResult | None, work: Workload, un
         over, verdict, failure = max(telling or failures, key=lambda found: found[0])
         name = f" {failure.name}" if failure.name != failure.quantity else ""
         what, allowed = f"{failure.quantity}{name} in {verdict.check.precision}", verdict.allowed(failure)
-        why = f"{what}: {over:.3g} times the error that is allowed"
+        why = f"{what}: {over:.3g} times its budget"
         if unlike:
             assert allowed is not None
             why = f"{NOT_THE_SAME}: {unlike} ({what}: error {failure.error:.1e} against a budget of {allowed:.1e})"

@@ -114,7 +114,7 @@ def check_places(parameters: Mapping[str, Tensor], places: Places, shapes: Mappi
         if name not in shapes:
             raise ValueError(f"{name!r} is no tensor of this GPT-2")
         if place.name not in parameters:
-            raise ValueError(f"{place.name!r} is no parameter of this version of the library, where {name!r} is kept")
+            raise ValueError(f"{place.name!r}, the place of {name!r}, is no parameter in this version of the library")
         shape = tuple(parameters[place.name].shape)
         if shape != place.shape:
             raise ValueError(f"{place.name!r} has shape {shape} in this version of the library, not {place.shape}")

@@ -33,7 +33,7 @@ KINDS = ("alone", "leave_one_out", "cumulative")
 # Rungs that are not ablated, and why.
 NOT_ABLATED = {
     "ddp": "takes several processes, and the suite times one",
-    "tf32": "is no part of FULL, which computes in bfloat16; what its products do is in the roofline of a CUDA device",
+    "tf32": "is not in FULL, which computes in bfloat16; the roofline of a CUDA device has the rate of its products",
 }
 
 

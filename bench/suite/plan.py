@@ -48,7 +48,7 @@ QUICK = Plan(
     scaling=False,
     seconds=0.5,
     rounds=(5, 50),
-    left_out=("tokenizers, batches and checkpoints, ablation and curves: are part of a whole run",),
+    left_out=("tokenizers, batches and checkpoints, ablation and curves: are measured without --quick",),
 )
 CPU = Plan(
     (

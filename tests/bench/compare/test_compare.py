@@ -114,11 +114,11 @@ def test_all_contenders_are_proven_and_timed_and_their_memory_measured(compariso
     assert comparison.contender("reference")["speed"]["forward"]["ratios"]["reference"]["median"] == 1.0
 
 
-def test_the_heading_says_the_precision_that_is_used(comparison: Run) -> None:
+def test_the_heading_shows_each_precision(comparison: Run) -> None:
     assert "batch 2 x time 16, float32; bf16: bfloat16\n" in comparison.output
 
 
-def test_what_the_best_recipe_leaves_out_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_rung_that_the_best_recipe_leaves_out_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     hardware = Hardware("cpu", bfloat16=False, compiler=True, keeps_memory=True)
     monkeypatch.setattr("optimized.recipe.hardware_of", lambda device: hardware)
     config, cpu = SIZES["mini"], torch.device("cpu")
@@ -129,13 +129,13 @@ def test_what_the_best_recipe_leaves_out_is_a_line(monkeypatch: pytest.MonkeyPat
     assert left_out_by_best(["reference"], cpu, "float32", config) == []
 
 
-def test_the_ratio_says_how_many_times_as_fast(comparison: Run) -> None:
+def test_the_ratio_is_the_quotient_of_the_times(comparison: Run) -> None:
     ours, theirs = (comparison.contender(name)["speed"]["training_step"] for name in NAMES)
     by_hand = sorted(a / b for a, b in zip(ours["seconds"], theirs["seconds"], strict=True))[1]
     assert theirs["ratios"]["reference"]["median"] == pytest.approx(by_hand)
 
 
-def test_the_file_says_what_was_measured_and_where(comparison: Run) -> None:
+def test_the_file_has_the_workload_and_the_environment(comparison: Run) -> None:
     result = comparison.result
     assert (result["kind"], result["version"]) == ("compare", VERSION)
     assert result["workload"]["size"] == "tiny"
@@ -171,7 +171,7 @@ def test_the_tables_have_a_row_for_each_and_fit_into_100_columns(comparison: Run
     assert re.search(r"everything that was measured: runs/compare/\d{8}-\d{6}\.json$", comparison.output.strip())
 
 
-def test_every_stage_is_a_line_on_standard_error_where_there_is_no_terminal(comparison: Run) -> None:
+def test_every_stage_is_a_line_on_standard_error_without_a_terminal(comparison: Run) -> None:
     own = (line for line in comparison.errors.splitlines() if not TORCHS_OWN.match(line))
     # notes appear if bfloat16 is emulated or there is no compiler
     lines = [line for line in own if not line.startswith(("loading PyTorch (", "note: "))]
@@ -248,7 +248,7 @@ def test_bfloat16_is_proven_twice_and_timed(run: Callable[..., Run]) -> None:
 
 
 @pytest.mark.slow
-def test_the_number_of_threads_is_put_back(run: Callable[..., Run]) -> None:
+def test_the_number_of_threads_is_restored(run: Callable[..., Run]) -> None:
     torch.set_num_threads(2)
     try:
         done = run("--contenders", "reference")
@@ -372,5 +372,5 @@ def test_a_rate_has_four_digits(value: float, shown: str) -> None:
 
 
 @pytest.mark.parametrize("count,shown", [(2_340_000_000, "2.34 GB"), (19_400_000, "19 MB"), (None, "n/a")])
-def test_memory_is_shown_for_people(count: int | None, shown: str) -> None:
+def test_memory_is_shown_in_units(count: int | None, shown: str) -> None:
     assert size(count) == shown

@@ -238,7 +238,7 @@ def test_a_bfloat16_copy_of_hugging_face_generates_with_its_own_weights() -> Non
     assert copy(ids).dtype == torch.bfloat16
 
 
-def test_numbers_too_small_for_any_budget_are_flushed_in_a_proof_and_not_after_it() -> None:
+def test_denormals_are_flushed_in_a_proof_and_not_after_it() -> None:
     small = torch.tensor([1e-39])
     if not torch.set_flush_denormal(False):
         pytest.skip("this CPU cannot flush denormals")

@@ -45,7 +45,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Session:
     return session
 
 
-def test_both_are_components_with_how_many_times_as_fast_as_the_lesson(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_are_components_with_ratios_to_the_lesson(monkeypatch: pytest.MonkeyPatch) -> None:
     lesson, library = measured(monkeypatch).components
     assert lesson["name"] == "smoke/byte pairs, lesson"
     assert library["per_second"] == pytest.approx(600_000)

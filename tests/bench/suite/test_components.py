@@ -123,7 +123,7 @@ def test_a_group_is_measured_once_and_every_sample_is_shown(monkeypatch: pytest.
     assert session.log == [*("does smoke fit", "smoke: attention, in turn", "given back", measured, "does smoke fit")]
 
 
-def test_a_group_that_cannot_be_measured_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_that_failed_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[str] = []
 
     def measure(group: str, *_: Any, **__: Any) -> dict[str, Outcome]:

@@ -66,7 +66,7 @@ def test_a_loss_is_shown_with_both_rates_and_both_ratios(tmp_path: Path, capsys:
     assert max(map(len, out.splitlines())) <= 100
 
 
-def test_a_machine_that_was_busy_slows_all_and_is_no_change_of_a_ratio(
+def test_a_busy_machine_slows_all_contenders_and_changes_no_ratio(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     busy = result(cases=[case("reference", 980.0, 1.0), case("full", 1500.0, 2.02)])
@@ -74,7 +74,9 @@ def test_a_machine_that_was_busy_slows_all_and_is_no_change_of_a_ratio(
     assert "0 changed" in out
 
 
-def test_less_than_the_threshold_or_the_spread_is_no_change(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_difference_within_the_threshold_or_the_spread_is_no_change(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     after = result(cases=[REFERENCE, case("full", 1920.0, 1.92)])
     assert "0 changed by more than 5 %" in diff_of(tmp_path, capsys, result(), after)[1]
     assert "1 changed by more than 3 %" in diff_of(tmp_path, capsys, result(), after, "--threshold", "0.03")[1]
@@ -140,7 +142,7 @@ def test_another_machine_is_refused_in_a_line_that_names_both(
     )
 
 
-def test_two_machines_are_compared_if_that_is_wanted_and_each_difference_is_a_note(
+def test_two_machines_are_compared_with_an_option_and_a_note_on_each_difference(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status, out, error = diff_of(tmp_path, capsys, ZEN3, ZEN4, "--across-machines")
@@ -152,11 +154,11 @@ def test_two_machines_are_compared_if_that_is_wanted_and_each_difference_is_a_no
 def test_other_versions_and_proofs_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     packages = {**ENVIRONMENT["packages"], "torch": "2.14.0"}
     after = result(environment={**ENVIRONMENT, "packages": packages, "commit": "1" * 40}, cases=[REFERENCE])
-    after["parity"][1] |= {"passed": False, "why": "logits in float32: 3 times the error that is allowed"}
+    after["parity"][1] |= {"passed": False, "why": "logits in float32: 3 times its budget"}
     _, out, _ = diff_of(tmp_path, capsys, result(), after)
     assert "torch: 2.13.0 -> 2.14.0\n" in out
     assert f"commit: {'0' * 40} -> {'1' * 40}\n" in out
-    assert "proof: full at tiny fails now (logits in float32: 3 times the error that is allowed)\n" in out
+    assert "proof: full at tiny fails now (logits in float32: 3 times its budget)\n" in out
 
 
 def test_components_ablation_and_curves_are_compared_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -223,7 +225,7 @@ def test_a_number_of_another_shape_is_new_and_not_changed(
         assert shape in line
 
 
-def test_a_name_says_what_was_measured_with_its_whole_shape() -> None:
+def test_a_numbers_name_contains_the_whole_shape() -> None:
     made = result(cases=[{**TEXT, "batch": 1, "prompt": 32, "new": 16}], ablation=[entry(ALONE)], scaling=[])
     made["scaling"] = [point(1.0, RATIO, vocab_size=8192, n_head=4, n_embd=256)]
     assert list(numbers(made)) == [

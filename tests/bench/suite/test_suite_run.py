@@ -111,7 +111,7 @@ def test_only_a_run_that_began_everything_becomes_its_devices_result() -> None:
 
 
 @pytest.mark.slow
-def test_a_run_writes_everything_that_belongs_to_a_number(tmp_path: Path) -> None:
+def test_a_run_writes_all_details_of_a_number(tmp_path: Path) -> None:
     own, theirs = tmp_path / "suite.json", tmp_path / "benchmark.json"
     few = ("--quick", "--device", "cpu", "--workloads", "smoke", "--contenders", "full-float32")
     done = bench("bench/suite/test_models.py", *few, f"--json={own}", f"--benchmark-json={theirs}")
@@ -141,7 +141,7 @@ def test_a_run_writes_everything_that_belongs_to_a_number(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_contender_that_is_another_function_gets_no_number_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_another_function_gets_no_number_and_the_others_are_measured(tmp_path: Path) -> None:
     (tmp_path / "makes_it_wrong.py").write_text(WRONG)
     own = tmp_path / "suite.json"
     few = ("--quick", "--device", "cpu", "--workloads", "smoke", "--contenders", "full-float32,huggingface-sdpa")
@@ -158,7 +158,7 @@ def test_a_contender_that_is_another_function_gets_no_number_and_the_rest_goes_o
 
 
 @pytest.mark.slow
-def test_a_workload_that_does_not_fit_is_skipped_in_one_line_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_a_workload_that_does_not_fit_is_skipped_in_one_line_and_the_others_are_measured(tmp_path: Path) -> None:
     (tmp_path / "little_memory.py").write_text(
         "import bench.suite.session\nbench.suite.session.available_bytes = lambda _: 3 * 10**9\n"
     )

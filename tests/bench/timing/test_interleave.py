@@ -70,7 +70,7 @@ def tell(_: str) -> None:
 PROGRESS = Progress(tell)
 
 
-def test_all_take_turns_after_a_first_call_that_is_not_counted() -> None:
+def test_all_run_in_turn_after_a_first_call_that_is_not_counted() -> None:
     log: list[str] = []
     workers: Any = {name: Made(name, log, {"forward": seconds}) for name, seconds in (("a", 1.0), ("b", 0.5))}
     found = time_task(workers, "forward", TIME_BUDGET, PROGRESS)
@@ -100,7 +100,7 @@ def test_first_calls_that_will_not_be_shown_run_all_at_once() -> None:
     assert log[4:] == ["a forward", "b forward"] * 3
 
 
-def test_a_graph_that_is_made_during_the_rounds_is_noticed() -> None:
+def test_a_graph_compiled_during_the_rounds_is_noticed() -> None:
     workers: Any = {"a": Made("a", [], {"forward": 1.0}, compiles_at=(0, 3))}
     assert time_task(workers, "forward", TIME_BUDGET, PROGRESS)["a"].recompiled == 1
 

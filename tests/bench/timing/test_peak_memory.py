@@ -91,7 +91,7 @@ def test_the_estimate_is_close_to_the_peak_of_a_training_step_of_the_reference(p
     assert 0.75 <= estimate / measured <= 1.35, f"{estimate / 1e6:.0f} MB estimated, {measured / 1e6:.0f} MB measured"
 
 
-def test_more_of_anything_needs_more() -> None:
+def test_a_larger_workload_needs_more() -> None:
     work = workload("gpt2", 2, 256)
     need = needed_bytes(work, "float32", 3, 2)
     assert need >= 3 * 16 * work.config.parameter_count()

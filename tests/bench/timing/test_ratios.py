@@ -34,14 +34,14 @@ class Device:
         return call
 
 
-def test_calls_take_turns() -> None:
+def test_calls_run_in_turn() -> None:
     device = Device()
     calls = {name: device.work(name, 1.0) for name in "ABC"}
     interleave(calls, rounds=3, warmup=0, sync=device.sync, clock=device.clock)  # type: ignore[arg-type]
     assert "".join(device.log) == "ABCABCABC"
 
 
-def test_the_device_is_waited_for_inside_the_timed_region() -> None:
+def test_the_device_is_synchronised_inside_the_timed_region() -> None:
     device = Device()
     seconds = interleave({"A": device.work("A", 2.0)}, 2, 1, device.sync, device.clock)  # type: ignore[dict-item]
     assert seconds == {"A": [2.0, 2.0]}, "a call that only queues its work must not look free"
@@ -62,7 +62,7 @@ def test_warm_up_is_done_and_not_counted(warmup: int) -> None:
     assert len(device.log) == warmup + 3
 
 
-def test_what_happens_between_rounds_is_not_counted() -> None:
+def test_time_between_rounds_is_not_counted() -> None:
     device = Device()
 
     def draw_a_progress_bar() -> None:
@@ -75,7 +75,7 @@ def test_what_happens_between_rounds_is_not_counted() -> None:
 
 
 @pytest.mark.parametrize("k", [0.25, 1.0, 1.02, 3.0])
-def test_a_call_k_times_slower_is_found_so_on_a_machine_that_slows_down_meanwhile(k: float) -> None:
+def test_the_ratio_is_exact_on_a_machine_that_slows_down(k: float) -> None:
     device = Device()
     drift = [1.0 * 1.1**n for n in range(30)]
     calls = {"A": device.work("A", *drift), "B": device.work("B", *(k * t for t in drift))}
@@ -188,7 +188,7 @@ def test_as_many_rounds_as_fit_within_limits(seconds: float, one: float, rounds:
     assert rounds_within(seconds, one, least=5, most=200) == rounds
 
 
-def test_the_same_work_against_itself_on_this_machine() -> None:
+def test_the_same_work_has_a_ratio_of_1_on_this_machine() -> None:
     x = torch.randn(192, 192)
     calls = {"one": lambda: x @ x @ x, "the same": lambda: x @ x @ x}
     seconds = interleave(calls, rounds=60, warmup=5)
@@ -202,7 +202,7 @@ def test_a_cpu_needs_no_synchronisation() -> None:
 
 
 @pytest.mark.gpu
-def test_a_gpu_is_waited_for() -> None:
+def test_a_gpu_is_synchronised() -> None:
     device = torch.device("cuda")
     x = torch.randn(4096, 4096, device=device)
     calls = {"queued": lambda: [x @ x for _ in range(20)]}

@@ -30,7 +30,7 @@ class Recorder:
         return float(len(self.log))
 
 
-def test_workers_take_turns() -> None:
+def test_workers_run_in_turn() -> None:
     log: list[str] = []
     workers: Any = {name: Recorder(name, log) for name in "ab"}
     assert in_turn(workers, "forward") == {"a": 1.0, "b": 2.0}
@@ -76,7 +76,7 @@ def test_the_prompt_leaves_room_for_the_new_tokens() -> None:
     assert job("reference", WORK, "float32", CPU, 1, new=500).prompt == 1
 
 
-def test_every_rung_that_changes_what_is_timed_is_a_contender() -> None:
+def test_every_rung_that_can_change_a_timed_task_is_a_contender() -> None:
     from optimized import RUNGS
 
     assert set(RUNGS) - set(CONTENDERS) == {"ddp", "tf32"}

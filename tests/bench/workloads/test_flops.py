@@ -69,7 +69,7 @@ def test_gpt2_at_1024_tokens_is_the_published_855_million() -> None:
     assert training_flops_per_token(SIZES["gpt2"], 1024) == pytest.approx(855e6, rel=1e-3)
 
 
-def test_the_share_that_is_left_out_is_small() -> None:
+def test_the_flops_left_out_are_a_small_share() -> None:
     """Norms, GELU and residuals: some operations per number, on C or 4 C numbers per token and layer."""
     c, T = SIZES["gpt2"], 1024
     left_out = c.n_layer * (2 * 8 * c.n_embd + 15 * 4 * c.n_embd + 2 * c.n_embd) + 8 * c.n_embd

@@ -20,7 +20,7 @@ from bench.workloads.scenarios import (
 )
 
 
-def test_a_task_has_the_tokens_and_operations_of_one_call() -> None:
+def test_tokens_and_flops_of_a_task_are_per_call() -> None:
     work = named("mini")
     assert tokens_of(work, "training", "training_step") == 4 * 128
     assert flops_per_token(work, "training_step") * 512 == work.step_flops()
@@ -49,7 +49,7 @@ def test_a_scenario_that_does_not_fit_is_one_line_with_both_numbers() -> None:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_more_of_anything_needs_more_memory(scenario: str) -> None:
+def test_a_larger_workload_needs_more_memory(scenario: str) -> None:
     work = named("mini")
     assert scenario_bytes(replace(work, config=replace(work.config, n_embd=512)), scenario) > scenario_bytes(
         work, scenario
@@ -58,7 +58,7 @@ def test_more_of_anything_needs_more_memory(scenario: str) -> None:
         assert scenario_bytes(work.of_shape(8, 128), scenario) > scenario_bytes(work, scenario)
 
 
-def test_the_ladder_writes_fewer_tokens() -> None:
+def test_the_ladder_generates_fewer_tokens() -> None:
     assert text_shape(named("mini-64")) == (32, 32)
     assert text_shape(named("mini-64"), "ladder") == (32, 12)
 
