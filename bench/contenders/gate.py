@@ -40,10 +40,10 @@ class GateResult:
     unlike: str = ""  # why it is another function, if that is known and it failed
 
 
-Place = tuple[str, int, int, str]  # size, batch, time, contender
+ProofKey = tuple[str, int, int, str]  # size, batch, time, contender
 
 
-def place(work: Workload, name: str) -> Place:
+def proof_key(work: Workload, name: str) -> ProofKey:
     """The key of a proof."""
     return work.size, work.batch, work.time, name
 
@@ -62,7 +62,7 @@ class ParityGate:
         self, device: torch.device, tell: Callable[[str], None], seed: int = 0, keep: Keep = without_journal
     ) -> None:
         self.device, self.tell, self.seed, self.keep = device, tell, seed, keep
-        self.found: dict[Place, GateResult] = {}
+        self.found: dict[ProofKey, GateResult] = {}
 
     def of(self, work: Workload, names: Sequence[str], texts: bool = True) -> dict[str, GateResult]:
         """Results of contenders at a workload's size and shape; proves those that are not proven yet.
@@ -70,19 +70,19 @@ class ParityGate:
         Args:
             texts: whether to prove generation too
         """
-        missing = [name for name in names if place(work, name) not in self.found]
+        missing = [name for name in names if proof_key(work, name) not in self.found]
         possible: list[str] = []
         for name in missing:
             try:
                 import_what_is_needed(name)
                 possible.append(name)
             except ValueError as error:
-                self.found[place(work, name)] = GateResult(False, {}, None, (work.batch, work.time), str(error))
+                self.found[proof_key(work, name)] = GateResult(False, {}, None, (work.batch, work.time), str(error))
         if possible:
             found = self.keep("proof", [asdict(work), possible, texts], lambda: self.prove(work, possible, texts))
             for name, values in found.items():
-                self.found[place(work, name)] = GateResult(**{**values, "shape": tuple(values["shape"])})
-        return {name: self.found[place(work, name)] for name in names}
+                self.found[proof_key(work, name)] = GateResult(**{**values, "shape": tuple(values["shape"])})
+        return {name: self.found[proof_key(work, name)] for name in names}
 
     def prove(self, work: Workload, names: list[str], texts: bool) -> dict[str, dict[str, Any]]:
         """Run all checks on contenders. Returns their results by name, as plain values."""
@@ -103,7 +103,7 @@ class ParityGate:
                 self.prove_texts(check, work, weights, verdicts)
         found = {}
         for name in names:
-            text, unlike = self.found.get(place(work, name)), find(name).unlike(work.config)
+            text, unlike = self.found.get(proof_key(work, name)), find(name).unlike(work.config)
             found[name] = asdict(outcome(verdicts[name], text, work, unlike))
         return found
 
@@ -126,7 +126,7 @@ class ParityGate:
             right = torch.equal(text[:, : prompt.shape[1]].cpu(), prompt) and text.shape[1] == prompt.shape[1] + new
             if not right or worst > slack:
                 why = f"text: a token in {check.precision} is {worst:.1e} below the oracle's best, allowed {slack:.1e}"
-                self.found[place(work, name)] = GateResult(False, {}, None, (work.batch, work.time), why)
+                self.found[proof_key(work, name)] = GateResult(False, {}, None, (work.batch, work.time), why)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from bench.contenders import ABLATED
-from bench.contenders.gate import ParityGate, place
+from bench.contenders.gate import ParityGate, proof_key
 from bench.timing.interleave import Timings
 from bench.timing.ratios import Ratio, spread
 from bench.workloads.scenarios import SCENARIOS, named, tokens_of
@@ -87,7 +87,7 @@ def effects(
 
 def row(rung: str, workload: str, tasks: dict[str, Any], gate: ParityGate, best: Recipe) -> dict[str, Any]:
     """The row of a rung."""
-    found = gate.found.get(place(PROOF, rung))
+    found = gate.found.get(proof_key(PROOF, rung))
     return {
         "rung": rung,
         "claim": RUNGS[rung].claim,

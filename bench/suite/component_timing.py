@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from bench.formatting import one_line
-from bench.suite.components import ALLOWED, COMPONENTS, Prepared, called_once, place_of
+from bench.suite.components import ALLOWED, COMPONENTS, Prepared, called_once, device_of
 from bench.timing.fresh_process import Call
 from bench.timing.peak_memory import Measurement, watched
 from bench.timing.ratios import interleave, nothing, ratio, rounds_within, spread, synchronise
@@ -129,7 +129,7 @@ def time_group(argument: dict[str, Any]) -> dict[str, Any]:
     """
     torch.set_num_threads(argument["threads"])
     group = [component for component in COMPONENTS.values() if component.group == argument["group"]]
-    device = place_of(group[0], torch.device(argument["device"]))
+    device = device_of(group[0], torch.device(argument["device"]))
     found: dict[str, dict[str, Any]] = {}
     ready: dict[str, Prepared] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -233,7 +233,7 @@ def furthest(actual: Any, expected: Any) -> float:
     return max(distance(a, b)[0] for a, b in zip(actual, expected, strict=True))
 
 
-def place_of(component: Component, device: torch.device) -> torch.device:
+def device_of(component: Component, device: torch.device) -> torch.device:
     """The device where a component runs."""
     return device if component.on_device else torch.device("cpu")
 
@@ -242,7 +242,7 @@ def first_call(argument: dict[str, Any]) -> Callable[[], int | None]:
     """Prepare a component for bench/timing/peak_memory.py; returns a function that calls it once."""
     torch.set_num_threads(argument["threads"])
     component = COMPONENTS[argument["component"]]
-    device = place_of(component, torch.device(argument["device"]))
+    device = device_of(component, torch.device(argument["device"]))
     folder = tempfile.TemporaryDirectory()  # removed when the process ends
     once = called_once(component.prepare(named(argument["workload"]), device, Path(folder.name)).call, device)
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from bench.contenders import find
-from bench.contenders.gate import ParityGate, place, precision_of
+from bench.contenders.gate import ParityGate, precision_of, proof_key
 from bench.environment import clocks_after_work, environment
 from bench.journal import Journal, check_same, partial_path
 from bench.roofline.roofline import Roofline, emulated, floors, utilisation
@@ -214,9 +214,9 @@ class Session:
 
     def point(self, point: Point) -> None:
         """Measure one point of the scaling curves, or note why it is left out."""
-        work, place = point.work, f"{point.axis} {point.value}"
+        work, where = point.work, f"{point.axis} {point.value}"
         free = available_bytes(self.device)
-        line = too_large(f"scaling/{place}", scenario_bytes(work, "step"), 2, free)
+        line = too_large(f"scaling/{where}", scenario_bytes(work, "step"), 2, free)
         if line is not None:
             self.leave_out(line)
             return
@@ -224,10 +224,10 @@ class Session:
         proven = [name for name in CURVES if found[name].passed]
         for name in CURVES:
             if name not in proven:
-                self.leave_out(f"scaling/{place}: no parity pass, no number: {name}: {found[name].why}")
+                self.leave_out(f"scaling/{where}: no parity pass, no number: {name}: {found[name].why}")
         if work not in self.points:
             self.give_back()
-            tell = self.telling(f"scaling/{place}")
+            tell = self.telling(f"scaling/{where}")
             found_here = run_scenario(work, "step", proven, self.device, self.time_budget, tell, free, keep=self.keep)
             self.points[work] = {name: timings["training_step"] for name, timings in found_here.items()}
         for name, timings in self.points[work].items():
@@ -270,7 +270,7 @@ class Session:
         flops = flops_per_token(work, task)
         ceilings = self.roofline.record()["ceilings"][precision]
         floor = self.floor(workload, scenario, task, precision)
-        passed = self.gate.found[place(work, name)]
+        passed = self.gate.found[proof_key(work, name)]
         assert passed.passed, "no parity pass, no number"
         shape = {"prompt": prompt, "new": new} if scenario in ("text", "texts") else {"time": work.time}
         case = {
