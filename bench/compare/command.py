@@ -19,8 +19,8 @@ from bench.contenders.verify import (
     ORACLE,
     Check,
     Verdict,
-    asked_of,
     checks_of,
+    contenders_for,
     denormals_flushed,
     prove,
     stages,
@@ -69,7 +69,7 @@ def compare(options: Compare) -> int:
         if line is not None:
             raise ValueError(line)
         import_what_is_needed(name)
-    rounding = any(CONTENDERS[name].rounds(what.config, device) for name in names)
+    rounding = any(CONTENDERS[name].uses_bfloat16(what.config, device) for name in names)
     checks = checks_of(what, options.precision, options.steps, rounding)
     left_out += left_out_by_best(names, device, options.precision, what.config)
     check_memory(
@@ -130,7 +130,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Prove, time and measure the memory of every contender; returns `contenders` of bench/compare/result_file.py."""
     verdicts: dict[str, list[Verdict | None]] = {name: [] for name in names}
-    asked = [asked_of(check, options.precision, names, what.config, device) for check in checks]
+    asked = [contenders_for(check, options.precision, names, what.config, device) for check in checks]
     timings = 1 + len(tasks_of(options))
     with Stages(sum(stages(check, some) for check, some in zip(checks, asked, strict=True)) + timings) as progress:
         for (check, weights), some in zip(weights_of(checks, what.config, options.seed), asked, strict=True):

@@ -96,7 +96,7 @@ def build_in(precision: str, name: str, config: GPTConfig, weights: Weights | No
 
 def own_precision(precision: str, name: str, config: GPTConfig, device: torch.device) -> str:
     """The precision of a contender when all are to use `precision`: some compute in bfloat16 even for float32."""
-    return "bfloat16" if precision == "float32" and find(name).rounds(config, device) else precision
+    return "bfloat16" if precision == "float32" and find(name).uses_bfloat16(config, device) else precision
 
 
 def chosen(names: Sequence[str]) -> list[str]:

@@ -23,7 +23,7 @@ def greedy(model: Any, ids: Tensor, new: int) -> Tensor:
     return generate(model, ids, new, temperature=0.0)
 
 
-Rounds = Callable[[GPTConfig, torch.device], bool]
+UsesBfloat16 = Callable[[GPTConfig, torch.device], bool]
 
 
 def never(config: GPTConfig, device: torch.device) -> bool:
@@ -57,7 +57,7 @@ class Contender:
     generate: Generate = greedy
     build_bfloat16: Build | None = None  # bfloat16 over float32 weights; None: `build` under autocast
     float64: bool = True  # whether it can compute in float64
-    rounds: Rounds = never  # whether it computes in bfloat16 even if float32 is given
+    uses_bfloat16: UsesBfloat16 = never  # whether it computes in bfloat16 even if float32 is given
     module: str | None = None  # imported before building; may be missing
     # optional packages: import name -> argument of pip install
     needs: Mapping[str, str] = field(default_factory=dict)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bench.contenders import Weights, build_in, find, import_what_is_needed, own_precision
-from bench.contenders.verify import Check, Verdict, asked_of, checks_of, prove, weights_of
+from bench.contenders.verify import Check, Verdict, checks_of, contenders_for, prove, weights_of
 from bench.formatting import NOT_THE_SAME
 from bench.journal import Keep, without_journal
 from bench.numerics.inputs import random_batch
@@ -86,14 +86,14 @@ class ParityGate:
 
     def prove(self, work: Workload, names: list[str], texts: bool) -> dict[str, dict[str, Any]]:
         """Run all checks on contenders. Returns their results by name, as plain values."""
-        rounding = any(find(name).rounds(work.config, self.device) for name in names)
+        rounding = any(find(name).uses_bfloat16(work.config, self.device) for name in names)
         verdicts: dict[str, list[Verdict]] = {name: [] for name in names}
         for check, weights in weights_of(checks_of(work, "float32", STEPS, rounding), work.config, self.seed):
             for name, verdict in prove(
                 check,
                 work.config,
                 weights,
-                asked_of(check, "float32", names, work.config, self.device),
+                contenders_for(check, "float32", names, work.config, self.device),
                 self.device,
                 self.seed,
                 lambda what: self.tell(f"proving at {work.size}: {what}"),
@@ -117,7 +117,7 @@ class ParityGate:
         precise = [
             n for n in verdicts if check.question != "function" or precision_of(n, work, self.device) != "bfloat16"
         ]
-        for name in asked_of(check, "float32", precise, work.config, self.device):
+        for name in contenders_for(check, "float32", precise, work.config, self.device):
             self.tell(f"proving at {work.size}: text of {name} in {check.precision}")
             model = build_in(check.precision, name, work.config, weights, self.device).eval()
             text = find(name).generate(model, prompt.to(self.device), new).to(where)

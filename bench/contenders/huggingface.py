@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.contenders.contender import Build, Contender, Rounds, Weights, always, loaded, never, where_it_pays
+from bench.contenders.contender import Build, Contender, UsesBfloat16, Weights, always, loaded, never, where_it_pays
 from bench.contenders.torch_step import build_library_step
 from reference import GPTConfig
 
@@ -41,21 +41,21 @@ def write(model: Any, ids: Tensor, new: int) -> Tensor:
     return greedy(model, ids, new)
 
 
-def row(what: str, build: Build, rounds: Rounds = never, fused: bool = False) -> Contender:
+def row(what: str, build: Build, uses_bfloat16: UsesBfloat16 = never, fused: bool = False) -> Contender:
     """A variant of transformers' GPT-2 as a contender."""
     description, module = f"transformers' GPT2LMHeadModel, {what}", resolve_name(".huggingface_model", __package__)
-    return Contender(description, build, partial(step, fused=fused), write, rounds=rounds, module=module)
+    return Contender(description, build, partial(step, fused=fused), write, uses_bfloat16=uses_bfloat16, module=module)
 
 
 ROWS: dict[str, Contender] = {
     "huggingface-eager": row("explicit attention, torch's AdamW", built("eager")),
     "huggingface-sdpa": row("torch's fused attention and AdamW", built("sdpa")),
-    "huggingface-bf16": row("sdpa, bfloat16, torch's AdamW", built("sdpa"), rounds=always),
+    "huggingface-bf16": row("sdpa, bfloat16, torch's AdamW", built("sdpa"), uses_bfloat16=always),
     "huggingface-compiled": row("sdpa, compiled, torch's fused AdamW", built("sdpa", compiled=True), fused=True),
     "huggingface-best": row(
         "sdpa, compiled, torch's fused AdamW, bfloat16 where it pays",
         built("sdpa", compiled=True),
-        rounds=where_it_pays,
+        uses_bfloat16=where_it_pays,
         fused=True,
     ),
 }

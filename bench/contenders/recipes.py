@@ -43,10 +43,10 @@ def of_recipe(recipe: RecipeFor, description: str) -> Contender:
     def write(model: Any, ids: Tensor, new: int) -> Tensor:
         return optimized.generate(model, ids, new, temperature=0.0)
 
-    def rounds(config: GPTConfig, device: torch.device) -> bool:
+    def uses_bfloat16(config: GPTConfig, device: torch.device) -> bool:
         return "bf16" in recipe(config, device)
 
-    return Contender(description, build, step, write, build_bfloat16, rounds=rounds)
+    return Contender(description, build, step, write, build_bfloat16, uses_bfloat16=uses_bfloat16)
 
 
 ROWS: dict[str, Contender] = {

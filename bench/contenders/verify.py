@@ -111,7 +111,9 @@ def checks_of(workload: Workload, precision: str, steps: int | None = None, roun
     return [Check("function", precision, "sharp", shape, small, steps)]
 
 
-def asked_of(check: Check, precision: str, names: Sequence[str], config: GPTConfig, device: torch.device) -> list[str]:
+def contenders_for(
+    check: Check, precision: str, names: Sequence[str], config: GPTConfig, device: torch.device
+) -> list[str]:
     """The contenders that a check applies to: rounding applies only to contenders that compute in bfloat16."""
     if check.question == "function":
         return list(names)

@@ -52,10 +52,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--workloads",
         default="",
-        help="comma-separated names of bench/workloads/scenarios.py; default: those of the plan",
+        help="comma-separated names of bench/workloads/scenarios.py; default: the plan's",
     )
     group.addoption(
-        "--contenders", default="", help="comma-separated names of bench/contenders, or all; default: those of the plan"
+        "--contenders", default="", help="comma-separated names of bench/contenders, or all; default: the plan's"
     )
     group.addoption("--threads", type=int, default=None, help="CPU threads; default: torch's choice")
     group.addoption("--json", type=Path, default=None, help="file of the result, for a run on one device")
@@ -247,7 +247,7 @@ def without_emulation(plan: Plan, device: torch.device) -> tuple[Plan, list[str]
     if hardware_of(str(device)).bfloat16:
         return plan, []
     every = dict.fromkeys(name for row in plan.rows for name in row.contenders)
-    names = [name for name in every if find(name).rounds is always]
+    names = [name for name in every if find(name).uses_bfloat16 is always]
     rows = tuple(replace(row, contenders=tuple(n for n in row.contenders if n not in names)) for row in plan.rows)
     lines = [f"{name}: would emulate bfloat16 on this device: give --contenders {name}" for name in names]
     return replace(plan, rows=rows), lines

@@ -336,8 +336,8 @@ def test_a_contender_without_float64_says_so_in_one_line(compared: Any, monkeypa
 def test_every_variant_of_hugging_face_is_a_contender() -> None:
     kinds = {name.removeprefix("huggingface-") for name in CONTENDERS if name.startswith("huggingface-")}
     assert kinds == {"eager", "sdpa", "bf16", "compiled", "best"}
-    assert {kind for kind in kinds if CONTENDERS[f"huggingface-{kind}"].rounds is always} == {"bf16"}
-    assert CONTENDERS["huggingface-best"].rounds is where_it_pays
+    assert {kind for kind in kinds if CONTENDERS[f"huggingface-{kind}"].uses_bfloat16 is always} == {"bf16"}
+    assert CONTENDERS["huggingface-best"].uses_bfloat16 is where_it_pays
     assert not of_recipe(PLAIN, "plain").needs
     assert set(LIBRARIES) <= {name for row in ACCELERATOR.rows for name in row.contenders}
     assert set(LIBRARIES) <= {name for row in CPU.rows for name in row.contenders}

@@ -81,4 +81,4 @@ def test_every_rung_that_can_change_a_timed_task_is_a_contender() -> None:
 
     assert set(RUNGS) - set(CONTENDERS) == {"ddp", "tf32"}
     for name, rounds in (("full", True), ("bf16", True), ("plain", False)):
-        assert CONTENDERS[name].rounds(WORK.config, CPU) is rounds
+        assert CONTENDERS[name].uses_bfloat16(WORK.config, CPU) is rounds
