@@ -93,10 +93,10 @@ def noisy(seconds: float, rounds: int, seed: int) -> list[float]:
 def test_the_interval_of_a_call_against_itself_contains_1_with_its_confidence() -> None:
     pairs = [(noisy(1.0, 25, 2 * n), noisy(1.0, 25, 2 * n + 1)) for n in range(200)]
     intervals = [ratio(a, b) for a, b in pairs]
-    holds = sum(one.low <= 1.0 <= one.high for one in intervals) / len(intervals)
-    assert holds >= 0.93, f"{holds:.0%} of the 95 % intervals hold the truth"
+    coverage = sum(one.low <= 1.0 <= one.high for one in intervals) / len(intervals)
+    assert coverage >= 0.93, f"{coverage:.0%} of the 95 % intervals contain the true ratio"
     widths = sorted(one.high - one.low for one in intervals)
-    assert widths[len(widths) // 2] < 0.1, "an interval that holds anything is no use"
+    assert widths[len(widths) // 2] < 0.1, "the intervals are too wide to be useful"
 
 
 @pytest.mark.parametrize(("rounds", "said"), [(2, 0.5), (3, 0.75), (4, 0.875), (5, 0.9375), (6, 0.95), (9, 0.95)])
@@ -104,10 +104,10 @@ def test_intervals_of_few_rounds_have_less_confidence_and_keep_it(rounds: int, s
     found = [ratio(noisy(1.0, rounds, 2 * n), noisy(1.0, rounds, 2 * n + 1)) for n in range(600)]
     assert {one.confidence for one in found} == {said}
     assert found[0].inverse().confidence == said
-    holds = sum(one.low <= 1.0 <= one.high for one in found) / len(found)
-    assert holds >= said - 0.04, f"{holds:.0%} of the intervals hold the truth, {said:.0%} are promised"
+    coverage = sum(one.low <= 1.0 <= one.high for one in found) / len(found)
+    assert coverage >= said - 0.04, f"{coverage:.0%} of the intervals contain the true ratio, not {said:.0%}"
     if rounds < 6:
-        assert holds <= said + 0.04, f"{holds:.0%} hold it: more than {said:.0%} could be promised"
+        assert coverage <= said + 0.04, f"{coverage:.0%} contain it: the confidence could be higher than {said:.0%}"
 
 
 @pytest.mark.parametrize("noise", [False, True])
@@ -117,9 +117,9 @@ def test_intervals_of_three_launches_of_two_rounds_have_at_least_their_confidenc
         runs = [[([min(a)] * 2, [min(b)] * 2) for a, b in launches] for launches in runs]
     found = [ratio_over_launches(launches) for launches in runs]
     assert {one.confidence for one in found} == {0.75}
-    holds = sum(one.low <= 1.0 <= one.high for one in found) / len(found)
-    assert holds >= 0.71, f"{holds:.0%} of the intervals hold the truth"
-    assert noise or holds <= 0.79
+    coverage = sum(one.low <= 1.0 <= one.high for one in found) / len(found)
+    assert coverage >= 0.71, f"{coverage:.0%} of the intervals contain the true ratio"
+    assert noise or coverage <= 0.79
 
 
 def biased(launches: int, seed: int, rounds: int = 25) -> list[tuple[list[float], list[float]]]:
@@ -139,10 +139,10 @@ def test_the_interval_of_several_launches_includes_their_differences_and_that_of
     runs = [biased(5, seed) for seed in range(100)]
     one = [ratio(*launches[0]) for launches in runs]
     several = [ratio_over_launches(launches) for launches in runs]
-    held = [sum(r.low <= 1.0 <= r.high for r in found) / len(found) for found in (one, several)]
-    assert held[0] < 0.8, f"{held[0]:.0%}: there is nothing to be known here"
-    assert held[1] > 0.9, f"{held[1]:.0%} of the intervals over launches hold the truth"
-    assert max(r.high - r.low for r in several) < 0.15, "an interval that holds anything is no use"
+    covered = [sum(r.low <= 1.0 <= r.high for r in found) / len(found) for found in (one, several)]
+    assert covered[0] < 0.8, f"{covered[0]:.0%}: one launch already has its confidence"
+    assert covered[1] > 0.9, f"{covered[1]:.0%} of the intervals over launches contain the true ratio"
+    assert max(r.high - r.low for r in several) < 0.15, "the intervals are too wide to be useful"
 
 
 def test_a_tenth_slower_differs_from_the_noise_of_launches() -> None:
