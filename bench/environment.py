@@ -25,7 +25,7 @@ CPU_FLAGS = (
 )
 # Variables that limit the instruction sets of torch's own kernels, of oneDNN (under two names) and of MKL.
 LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
-# Besides its identity, these tell machines apart: results of two machines do not show a change of the code.
+# Like its identity, these distinguish machines: results of two machines cannot show a change of the code.
 MACHINE = ("device_kind", "device_memory", "cpu", "cpu_flags", "cores", "threads", "system")
 # These may change on one machine; a change is reported.
 SOFTWARE = ("python", "cuda", "commit", "matmul_precision")
@@ -89,8 +89,8 @@ def identity_in_words(identity: dict[str, Any]) -> str:
 def limits() -> dict[str, str]:
     """The variables of `LIMITS` that are set and have an effect, with their values.
 
-    A limit that is no lower than the CPU's own counts too: better to take a full machine for a limited one than the
-    other way round.
+    A limit at or above the CPU's own level counts too: mistaking a full machine for a limited one does less harm than
+    the reverse.
     """
     found = {name: value for name in LIMITS if (value := os.environ.get(name))}
     if found.get("ATEN_CPU_CAPABILITY") != torch.backends.cpu.get_cpu_capability().lower():
@@ -118,7 +118,7 @@ def device_memory(device: torch.device) -> int:
 
 
 def capabilities() -> dict[str, Any]:
-    """torch's record of the CPU's capabilities; empty if there is none."""
+    """torch's record of the CPU's capabilities; empty if torch has none."""
     return dict(getattr(torch.cpu, "get_capabilities", dict)())
 
 

@@ -30,8 +30,8 @@ Measure = Callable[[], Any]
 Keep = Callable[[str, Any, Measure], Any]
 
 
-def anew(what: str, key: Any, measure: Measure) -> Any:
-    """Measure without a journal: a `Keep`."""
+def without_journal(what: str, key: Any, measure: Measure) -> Any:
+    """A `Keep` without a journal: measure each time."""
     return measure()
 
 
@@ -78,9 +78,9 @@ class Journal:
     @property
     def words(self) -> str:
         """How to continue the run; empty if there is no journal."""
-        return (
-            f"go on with: {self.command} --resume {shlex.quote(str(self.path))}" if self.begun and not self.lost else ""
-        )
+        if not self.begun or self.lost:
+            return ""
+        return f"continue with: {self.command} --resume {shlex.quote(str(self.path))}"
 
     def once(self, what: str, key: Any, measure: Measure) -> Any:
         """The kept measurement of a key; measure and keep it if there is none."""
@@ -118,7 +118,7 @@ class Journal:
             self.tell(f"measurements are kept on disk; if this run is stopped, {self.words}")
 
     def append(self, line: dict[str, Any]) -> None:
-        """Write a line to the disk. If that fails, the run still goes on measuring."""
+        """Write a line to the disk. If that fails, the run continues without a journal."""
         if self.lost:
             return
         try:
@@ -140,7 +140,7 @@ class Journal:
         self.resumed.append(now)
         self.append({"resumed": now})
         known = "1 measurement" if len(self.found) == 1 else f"{len(self.found)} measurements"
-        self.tell(f"going on with {self.path}: {known}")
+        self.tell(f"continuing {self.path}: {known}")
 
     def remove(self) -> None:
         """Remove the file when the result is written, and the folders made for it if they are empty."""

@@ -1,1 +1,1 @@
-"""`nox -s compare`: the models side by side, how far apart they are, then how fast."""
+"""`nox -s compare`: compare the models' outputs, then their speed and memory."""

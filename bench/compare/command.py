@@ -19,8 +19,8 @@ from bench.contenders.verify import (
     ORACLE,
     Check,
     Verdict,
-    asked_of,
     checks_of,
+    contenders_for,
     denormals_flushed,
     prove,
     stages,
@@ -40,17 +40,17 @@ from reference.cli.progress import Stages
 from reference.config import GPTConfig
 from reference.training.devices import choose_device
 
-LEAST_ROUNDS = {"forward": 5, "training_step": 5, "generation": 3}  # fewer make no interval
-MOST_ROUNDS = 200  # more make no better one
-SHARES = {"forward": 0.25, "training_step": 0.5, "generation": 0.25}  # of the time for timing
+LEAST_ROUNDS = {"forward": 5, "training_step": 5, "generation": 3}  # fewer give no useful interval
+MOST_ROUNDS = 200  # more hardly narrow it
+SHARES = {"forward": 0.25, "training_step": 0.5, "generation": 0.25}  # of --seconds
 TITLES = {"forward": "forward passes", "training_step": "training steps", "generation": "generation"}
 
 
 def compare(options: Compare) -> int:
-    """Run a comparison, print it and write it down.
+    """Run a comparison, print it and write its result file.
 
-    Returns 0 if every contender was proven or is known to be another function, else 1. Raises ValueError, one line, for
-    what the user cannot have.
+    Returns 0 if every contender passed its proof or is known to be another function, else 1. Raises ValueError, one
+    line, for a user's mistake.
     """
     started, start = datetime.now().astimezone(), time.monotonic()
     options.check()
@@ -69,7 +69,7 @@ def compare(options: Compare) -> int:
         if line is not None:
             raise ValueError(line)
         import_what_is_needed(name)
-    rounding = any(CONTENDERS[name].rounds(what.config, device) for name in names)
+    rounding = any(CONTENDERS[name].uses_bfloat16(what.config, device) for name in names)
     checks = checks_of(what, options.precision, options.steps, rounding)
     left_out += left_out_by_best(names, device, options.precision, what.config)
     check_memory(
@@ -111,7 +111,7 @@ def compare(options: Compare) -> int:
 
 
 def left_out_by_best(names: Sequence[str], device: torch.device, precision: str, config: GPTConfig) -> list[str]:
-    """A line for each rung that the contender `optimized` does without here."""
+    """A line for each rung that the contender `optimized` leaves out here."""
     if "optimized" not in names:
         return []
     dtype = "float64" if precision == "float64" else "float32"
@@ -119,7 +119,7 @@ def left_out_by_best(names: Sequence[str], device: torch.device, precision: str,
 
 
 def device_for(options: Compare) -> torch.device:
-    """The device that the user asks for; a ValueError if there is none or it lacks the precision."""
+    """The device of --device. Raises ValueError if it does not exist or lacks the precision."""
     if options.device.startswith("mps") and options.precision == "float64":
         raise ValueError("--precision float64 on mps: that device has no float64; give --device cpu, or float32")
     return choose_device(options.device, options.precision)
@@ -128,13 +128,13 @@ def device_for(options: Compare) -> torch.device:
 def measure(
     what: Workload, options: Compare, names: list[str], checks: list[Check], device: torch.device
 ) -> list[dict[str, Any]]:
-    """Proofs, times and memory of every contender, as `bench.compare.result_file` describes them."""
+    """Prove, time and measure the memory of every contender; returns `contenders` of bench/compare/result_file.py."""
     verdicts: dict[str, list[Verdict | None]] = {name: [] for name in names}
-    asked = [asked_of(check, options.precision, names, what.config, device) for check in checks]
+    asked = [contenders_for(check, options.precision, names, what.config, device) for check in checks]
     timings = 1 + len(tasks_of(options))
-    with Stages(sum(stages(check, who) for check, who in zip(checks, asked, strict=True)) + timings) as progress:
-        for (check, weights), who in zip(weights_of(checks, what.config, options.seed), asked, strict=True):
-            found = dict(prove(check, what.config, weights, who, device, options.seed, progress.stage))
+    with Stages(sum(stages(check, some) for check, some in zip(checks, asked, strict=True)) + timings) as progress:
+        for (check, weights), some in zip(weights_of(checks, what.config, options.seed), asked, strict=True):
+            found = dict(prove(check, what.config, weights, some, device, options.seed, progress.stage))
             for name in names:
                 verdicts[name].append(found.get(name))
         del weights
@@ -157,7 +157,7 @@ def measure(
 
 
 def tasks_of(options: Compare) -> list[str]:
-    """What is timed."""
+    """The timed tasks."""
     return [task for task in TASKS if task != "generation" or options.new_tokens]
 
 
@@ -174,7 +174,7 @@ def describe(verdict: Verdict) -> dict[str, Any]:
         }
 
     worst: dict[str, dict[str, Any]] = {}
-    # by what is nearest to its budget, and where nothing is judged by the error itself
+    # the largest error / budget first; without budgets, the largest error
     for m in sorted(verdict.report.measurements, key=lambda m: (-verdict.over(m), -m.error)):
         worst.setdefault(m.quantity, plain(m))
     return {
@@ -186,7 +186,7 @@ def describe(verdict: Verdict) -> dict[str, Any]:
 
 
 class Timing(Progress):
-    """Shows each task as a stage, once, however many groups there are."""
+    """Show each task as one stage, also if contenders are timed in several groups."""
 
     def __init__(self, stages: Stages) -> None:
         super().__init__(stages.within)
@@ -205,7 +205,7 @@ class Timing(Progress):
 def time_in_turn(
     what: Workload, options: Compare, names: Sequence[str], device: torch.device, progress: Stages
 ) -> dict[str, dict[str, Any]]:
-    """Speed and peak memory of contenders, each in a process of its own, in turn; ratios are to the first."""
+    """Speed and peak memory of contenders, timed in turn, each in its own process; ratios are to the first."""
     gc.collect()
     give_back_freed()
     progress.stage(f"building {', '.join(names)}")
@@ -229,7 +229,7 @@ def time_in_turn(
 
 
 def fitting(what: Workload, precision: str, device: torch.device) -> int:
-    """How many contenders can be trained side by side in the memory that is free; 2 at least are tried."""
+    """The number of contenders that fit into free memory when trained together; at least 2."""
     free = available_bytes(device)
     if free is None:
         return len(CONTENDERS)
@@ -239,5 +239,5 @@ def fitting(what: Workload, precision: str, device: torch.device) -> int:
 
 
 def amount(task: str, what: Workload, options: Compare) -> int:
-    """Tokens of a task."""
+    """Tokens of one call of a task."""
     return options.new_tokens if task == "generation" else what.tokens

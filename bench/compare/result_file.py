@@ -1,33 +1,34 @@
-"""The file that a comparison leaves behind.
+"""The result file of a comparison.
 
-JSON, an object with these keys. Times are in seconds, memory in bytes, errors relative (see
-bench/contenders/verify.py). A number that is not finite is null, so that any reader of JSON can read it.
+A JSON object with these keys. Times are in seconds, memory in bytes, errors relative (see bench/contenders/verify.py).
+NaN and infinity are null, as JSON has neither.
 
     kind            "compare"
-    version         VERSION; a reader refuses another
+    version         VERSION; a reader refuses any other
     started         local time, ISO 8601
-    seconds         how long everything took
-    arguments       the command's options, complete
-    environment     see bench/environment.py; its `identity` is what tells kinds of machines apart
+    seconds         of the whole command
+    arguments       all options of the command
+    environment     see bench/environment.py; `identity` distinguishes kinds of machines
     workload        size, config, parameters, batch, time, precision, device, new_tokens,
                     flops: of the matrix products of one {forward, training_step}
     proof           a list of checks: question, precision, weights, shape [B, T], gradient_shape [B, T], steps, oracle
-    contenders      a list, in the order they were timed:
-      name, description, precision (bfloat16 for one that computes in it although float32 is asked for),
-      unlike (why it is known to be another function, in words; "" if it is the same, or should be)
-      proof         passed; checks: a list like the one above, null where the check was not asked of it, of
-                      top1      share of positions where the most probable token is the oracle's
+    contenders      a list, in order of timing:
+      name, description, precision (bfloat16 if it computes in that even for float32),
+      unlike (why it is another function, if that is known; else "")
+      proof         passed; checks: a list like `proof` above, null if the check does not apply, of
+                      top1      share of positions with the oracle's most probable token
                       over      largest error / budget
-                      worst     for each quantity (logits, loss, gradient, trajectory, update) that was measured, the
-                                measurement furthest beyond or nearest to its budget:
-                                name, error, largest (absolute difference), allowed (null: not judged)
-                      failures  what is beyond its budget, furthest first: quantity, name, error, largest, allowed
-      speed         ONLY for a contender whose proof passed: for each of forward, training_step and generation
-                      first (seconds of a call before the rounds, which compiles and allocates), and as in
+                      worst     for each measured quantity (logits, loss, gradient, trajectory, update) the measurement
+                                with the largest error / budget:
+                                name, error, largest (absolute difference), allowed (null: no budget)
+                      failures  measurements over their budget, largest error / budget first: quantity, name, error,
+                                largest, allowed
+      speed         ONLY if the proof passed: for each of forward, training_step and generation
+                      first (seconds of the first call, which compiles and allocates), and as in
                       bench/suite/result_file.py tokens_per_second, spread, seconds, rounds and ratios
-      memory        ONLY with speed: peak of its process above baseline (interpreter and libraries), method: resident
+      memory        ONLY with speed: peak of the process, above baseline (interpreter and libraries), method: resident
                     or device
-    left_out        lines: who was not there, for want of a package
+    left_out        lines: contenders left out because a package is missing, and rungs left out of `optimized`
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ Result = dict[str, Any]
 
 
 def path_for(started: datetime, asked: Path | None) -> Path:
-    """Where a result goes: where the user wants it, or to a file named by its time.
+    """The path of a result: --json, or a file named by the time.
 
-    Makes the folder before any work is done. Raises ValueError, one line, if it cannot be made or written to.
+    Makes the folder before any work is done. Raises ValueError, one line, if the folder cannot be made or written to.
     """
     path = HOME / f"{started:%Y%m%d-%H%M%S}.json" if asked is None else asked
     try:

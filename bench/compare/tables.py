@@ -1,4 +1,4 @@
-"""A result of `bench compare` on the terminal: tables that fit into the terminal, and every number explained."""
+"""Print a result of `bench compare`: tables as wide as the terminal, with a note on every number."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def show(result: Result) -> None:
 
 
 def heading(result: Result) -> list[str]:
-    """What was compared, where, with what."""
+    """The model, the device, the packages, and warnings."""
     work, where = result["workload"], result["environment"]
     packages = ", ".join(f"{name} {version}" for name, version in where["packages"].items() if version)
     on = identity_in_words(where["identity"]) + (
@@ -65,14 +65,14 @@ def heading(result: Result) -> list[str]:
 
 
 def precisions(result: Result) -> str:
-    """What is computed in: the precision that was asked for, and who uses another."""
+    """The precision, and the contenders with another one."""
     asked = result["workload"]["precision"]
     others = [c["name"] for c in result["contenders"] if c["precision"] != asked]
     return f"{asked}; {', '.join(others)}: bfloat16" if others else str(asked)
 
 
 def warnings(result: Result) -> list[str]:
-    """What makes these numbers less than they could be."""
+    """Reasons why the numbers may be worse than usual."""
     work, where = result["workload"], result["environment"]
     lines = []
     coarse = work["precision"] == "bfloat16" or any(c["precision"] == "bfloat16" for c in result["contenders"])
@@ -88,7 +88,7 @@ def warnings(result: Result) -> list[str]:
 
 
 def proof_table(result: Result, number: int) -> Any:
-    """One check of the proof: how far each contender is from the oracle."""
+    """One check of the proof: each contender's errors."""
     check = result["proof"][number]
     table = plain_table()
     table.add_column("contender", no_wrap=True)
@@ -138,7 +138,7 @@ def proof_note(check: dict[str, Any]) -> str:
 def speed_table(
     proven: list[dict[str, Any]], tasks: tuple[str, ...] = ("forward", "training_step"), memory: bool = True
 ) -> Any:
-    """Speed and memory of the contenders that were proven."""
+    """Speed and memory of the proven contenders."""
     base = next(iter(proven[0]["speed"]["forward"]["ratios"]))
     table = plain_table()
     table.add_column("\ncontender", no_wrap=True)
@@ -160,7 +160,7 @@ def speed_table(
 
 
 def speed_note(proven: list[dict[str, Any]]) -> str:
-    """How the times were taken and what the memory holds."""
+    """How times and memory were measured."""
     forward, step = (rounds_of(proven, what) for what in ("forward", "training_step"))
     sure = confidence_of(min(forward[0], step[0]))
     lines = [
@@ -204,7 +204,7 @@ def span(ends: tuple[int, int]) -> str:
 
 
 def first_calls(proven: list[dict[str, Any]], task: str) -> list[str]:
-    """A line with the extra seconds of the first call, for contenders where it took a second more: they compile."""
+    """A line with the first call's extra seconds, for contenders with at least one: they compile."""
     found = []
     for contender in proven:
         speed = contender["speed"][task]
@@ -215,9 +215,9 @@ def first_calls(proven: list[dict[str, Any]], task: str) -> list[str]:
 
 
 def failure(contender: dict[str, Any]) -> str:
-    """The failure furthest beyond its budget, in words; of a contender that has one."""
+    """A contender's failure with the largest error / budget, in words."""
     failures = [found for check in filter(None, contender["proof"]["checks"]) for found in check["failures"]]
-    if contender["unlike"]:  # of another function the logits tell most
+    if contender["unlike"]:  # for another function, the error of the logits is the clearest
         failures = [failure for failure in failures if failure["quantity"] == "logits"] or failures
     found = max(failures, key=lambda failure: failure["error"] / (failure["allowed"] or 1e-300))
     name = found["name"] if found["name"] != found["quantity"] else ""

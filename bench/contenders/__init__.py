@@ -1,12 +1,12 @@
-"""Who is compared: one table, a row for each.
+"""The models that are compared: a table with a row for each, and the proof that each must pass.
 
-To add a contender, write a file that has its rows, and add them to `CONTENDERS`; everything else reads the table.
-What a row builds follows the protocol of this project: `model(ids) -> logits`, `model.loss(ids, targets) -> scalar`,
-and a state dict in the canonical layout, by which it is proven before it is timed. Another library's GPT-2 takes less:
-a file with the functions that `bench.contenders.library` lists.
+To add a contender, write a file with its rows and add them to `CONTENDERS`; all other code reads the table. A row
+builds a model with this project's interface: `model(ids) -> logits`, `model.loss(ids, targets) -> scalar`, and a state
+dict in the canonical layout, which the proof needs. For another library's GPT-2, a file with the functions listed in
+`bench.contenders.library` is enough.
 
-The rungs of `optimized` are contenders by their names: PLAIN with that rung. What is not part of a forward pass, a
-training step or a generated text is not here (ddp), nor what only CUDA has (tf32).
+A rung's name is the contender PLAIN with that rung. Not here: ddp, which needs several processes, and tf32, which needs
+CUDA.
 """
 
 from __future__ import annotations
@@ -67,24 +67,24 @@ CONTENDERS: dict[str, Contender] = {
     "keras-hub": of_library(
         f"{__name__}.kerashub",
         "keras-hub's GPT2CausalLM on torch, its fused attention with a mask of numbers, and AdamW",
-        # without the TensorFlow that keras-hub requires and this does not use
+        # without TensorFlow, which keras-hub requires and this code does not use
         needs={"keras": "keras", "keras_hub": "--no-deps keras-hub"},
         keeps_policy=True,
     ),
     **recipes.ROWS,
 }
 
-USUAL = ("reference", "huggingface-sdpa", "optimized")  # takes part if none is named
+USUAL = ("reference", "huggingface-sdpa", "optimized")  # the contenders if none is named
 ALL = "all"  # stands for every contender whose packages are installed
 
 
 def find(name: str) -> Contender:
-    """The contender of a name, in the table or of the ladder."""
+    """A contender by name, from the table or the ladder."""
     return CONTENDERS[name] if name in CONTENDERS else LADDER[name]
 
 
 def build_in(precision: str, name: str, config: GPTConfig, weights: Weights | None, device: torch.device) -> nn.Module:
-    """A contender by name, computing in a precision: float64, float32, or bfloat16 over float32 weights."""
+    """Build a contender by name in a precision: float64, float32, or bfloat16 over float32 weights."""
     contender = find(name)
     dtype = torch.float64 if precision == "float64" else torch.float32
     if precision != "bfloat16":
@@ -95,12 +95,12 @@ def build_in(precision: str, name: str, config: GPTConfig, weights: Weights | No
 
 
 def own_precision(precision: str, name: str, config: GPTConfig, device: torch.device) -> str:
-    """What a contender computes in when a precision is asked of all: some round by nature, and do in float32 too."""
-    return "bfloat16" if precision == "float32" and find(name).rounds(config, device) else precision
+    """The precision of a contender when all are to use `precision`: some compute in bfloat16 even for float32."""
+    return "bfloat16" if precision == "float32" and find(name).uses_bfloat16(config, device) else precision
 
 
 def chosen(names: Sequence[str]) -> list[str]:
-    """The names that a user asks for; a ValueError for one that is unknown or there twice."""
+    """The contenders that a user names. Raises ValueError for an unknown or repeated name."""
     for number, name in enumerate(names):
         if name not in (*CONTENDERS, ALL):
             raise ValueError(f"unknown contender {name!r}: give some of {', '.join(CONTENDERS)}, or {ALL}")
@@ -110,7 +110,7 @@ def chosen(names: Sequence[str]) -> list[str]:
 
 
 def missing(name: str, precision: str = "float32") -> str | None:
-    """What a contender lacks, in one line: a package and how to have it, or the precision; None if it can take part."""
+    """Why a contender cannot run, in one line: a package to install, or the precision; None if it can."""
     if precision == "float64" and not find(name).float64:
         return f"{name!r} cannot compute in float64: give --precision float32"
     for package, install in find(name).needs.items():
@@ -120,13 +120,13 @@ def missing(name: str, precision: str = "float32") -> str | None:
 
 
 def able(names: Sequence[str], precision: str = "float32") -> tuple[list[str], list[str]]:
-    """Those of some contenders that can take part here, and a line for each of the others."""
+    """The contenders that can run here, and a line for each other one."""
     lines = {name: missing(name, precision) for name in names}
     return [name for name in names if lines[name] is None], [f"{line}: left out" for line in lines.values() if line]
 
 
 def import_what_is_needed(name: str) -> None:
-    """Import a contender's module. Raises ValueError, one line, that says which package to install."""
+    """Import a contender's module. Raises ValueError, one line, with the package to install."""
     line = missing(name)
     if line is not None:
         raise ValueError(line)

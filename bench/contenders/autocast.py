@@ -1,4 +1,4 @@
-"""bfloat16 by torch's autocast, for contenders that have no way of their own."""
+"""bfloat16 by torch's autocast, for contenders without their own."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 class Autocast(nn.Module):
-    """A float32 model that computes in bfloat16 where `torch.autocast` thinks it safe; the weights stay float32.
+    """A float32 model under `torch.autocast` to bfloat16; the weights stay float32.
 
-    The context is opened for each call and closed before the backward pass. Left open over several steps it would go
-    on using the bfloat16 copies of weights that the optimizer has changed meanwhile.
+    The context is opened for each call and closed before the backward pass. If it stayed open over several steps,
+    autocast would use cached bfloat16 copies of weights that the optimizer has changed.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
@@ -33,13 +33,13 @@ class Autocast(nn.Module):
 
     @property
     def config(self) -> Any:
-        """That of the model itself."""
+        """The inner model's config."""
         return self.model.config
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """That of the model itself."""
+        """The inner model's state dict."""
         return self.model.state_dict(*args, **kwargs)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Into the model itself."""
+        """Load into the inner model."""
         return self.model.load_state_dict(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""What a row of the table says about a contender."""
+"""The rows of the table of contenders."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ Generate = Callable[[Any, Tensor, int], Tensor]
 
 
 def greedy(model: Any, ids: Tensor, new: int) -> Tensor:
-    """The readable way: the whole text again for each token."""
+    """Generate without a cache: a forward pass over the whole text for each token."""
     return generate(model, ids, new, temperature=0.0)
 
 
-Rounds = Callable[[GPTConfig, torch.device], bool]
+UsesBfloat16 = Callable[[GPTConfig, torch.device], bool]
 
 
 def never(config: GPTConfig, device: torch.device) -> bool:
-    """It computes in the precision that is asked for."""
+    """Compute in the given precision."""
     return False
 
 
 def always(config: GPTConfig, device: torch.device) -> bool:
-    """It computes in bfloat16: that is what it is."""
+    """Compute in bfloat16 always."""
     return True
 
 
 def where_it_pays(config: GPTConfig, device: torch.device) -> bool:
-    """It computes in bfloat16 where `optimized.best` does, at this shape on this device."""
+    """Compute in bfloat16 if `optimized.best` does, at this shape on this device."""
     return "bf16" in best(str(device), "float32", config)
 
 
 def same(config: GPTConfig) -> str:
-    """No difference is known: it is to be the same function."""
+    """No known difference: it must be the same function."""
     return ""
 
 
@@ -51,23 +51,23 @@ class Contender:
     """One row of the table."""
 
     description: str
-    build: Build  # from (config, canonical weights or None for its own, device, dtype of the weights)
-    build_step: BuildStep  # a whole training step of that model: forward, backward, clip at 1.0, AdamW
-    # from (model in eval mode, prompt (B, T), n): the prompt and the n most probable tokens after it, (B, T + n)
+    build: Build  # (config, canonical weights or None for random ones, device, dtype of the weights) -> model
+    build_step: BuildStep  # a training step of that model: forward, backward, clip at 1.0, AdamW
+    # (model in eval mode, prompt (B, T), n) -> prompt and n greedy tokens (B, T + n)
     generate: Generate = greedy
-    build_bfloat16: Build | None = None  # computing in bfloat16 over float32 weights; None for `build` under autocast
-    float64: bool = True  # whether it can compute in it
-    rounds: Rounds = never  # whether it computes in bfloat16 even where float32 is asked for
-    module: str | None = None  # to be imported before it is built, and where it may be missing
-    # optional packages: the name that is imported -> what pip installs
+    build_bfloat16: Build | None = None  # bfloat16 over float32 weights; None: `build` under autocast
+    float64: bool = True  # whether it can compute in float64
+    uses_bfloat16: UsesBfloat16 = never  # whether it computes in bfloat16 even if float32 is given
+    module: str | None = None  # imported before building; may be missing
+    # optional packages: import name -> argument of pip install
     needs: Mapping[str, str] = field(default_factory=dict)
-    # why it is another function than this GPT-2, in words; "" for a config for which it is the same. It is proven all
-    # the same: these are the words for a proof that fails, and then it has no numbers.
+    # why it is another function than this GPT-2 at a config; "" if it is the same. The proof runs anyway; these words
+    # explain its failure, and then the contender gets no numbers.
     unlike: Callable[[GPTConfig], str] = same
 
 
 def loaded(model: nn.Module, weights: Weights | None, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """A model moved to its device and precision, with the weights if there are any."""
+    """Move a model to a device and dtype; load the weights, if any."""
     model = model.to(device=device, dtype=dtype)
     if weights is not None:
         model.load_state_dict(weights)

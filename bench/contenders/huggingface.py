@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.contenders.contender import Build, Contender, Rounds, Weights, always, loaded, never, where_it_pays
+from bench.contenders.contender import Build, Contender, UsesBfloat16, Weights, always, loaded, never, where_it_pays
 from bench.contenders.torch_step import build_library_step
 from reference import GPTConfig
 
 
 def built(attention: str, compiled: bool = False) -> Build:
-    """transformers' GPT-2 with one of its kinds of attention, "eager" or "sdpa", and maybe the whole model compiled."""
+    """transformers' GPT-2 with attention "eager" or "sdpa", optionally with the whole model compiled."""
 
     def build(config: GPTConfig, weights: Weights | None, device: torch.device, dtype: torch.dtype) -> nn.Module:
         from bench.contenders.huggingface_model import HuggingFaceGPT
@@ -30,32 +30,32 @@ def built(attention: str, compiled: bool = False) -> Build:
 
 
 def step(model: nn.Module, fused: bool = False, **settings: Any) -> Callable[[Tensor, Tensor], Tensor]:
-    """By `torch.optim.AdamW` and `clip_grad_norm_`."""
+    """A training step with `torch.optim.AdamW` and `clip_grad_norm_`."""
     return build_library_step(model, fused=fused, **settings)
 
 
 def write(model: Any, ids: Tensor, new: int) -> Tensor:
-    """transformers' own, with its cache."""
+    """Generate by transformers, with its cache."""
     from bench.contenders.huggingface_model import greedy
 
     return greedy(model, ids, new)
 
 
-def row(what: str, build: Build, rounds: Rounds = never, fused: bool = False) -> Contender:
-    """A contender of this kind."""
+def row(what: str, build: Build, uses_bfloat16: UsesBfloat16 = never, fused: bool = False) -> Contender:
+    """A variant of transformers' GPT-2 as a contender."""
     description, module = f"transformers' GPT2LMHeadModel, {what}", resolve_name(".huggingface_model", __package__)
-    return Contender(description, build, partial(step, fused=fused), write, rounds=rounds, module=module)
+    return Contender(description, build, partial(step, fused=fused), write, uses_bfloat16=uses_bfloat16, module=module)
 
 
 ROWS: dict[str, Contender] = {
     "huggingface-eager": row("explicit attention, torch's AdamW", built("eager")),
     "huggingface-sdpa": row("torch's fused attention and AdamW", built("sdpa")),
-    "huggingface-bf16": row("sdpa, bfloat16, torch's AdamW", built("sdpa"), rounds=always),
+    "huggingface-bf16": row("sdpa, bfloat16, torch's AdamW", built("sdpa"), uses_bfloat16=always),
     "huggingface-compiled": row("sdpa, compiled, torch's fused AdamW", built("sdpa", compiled=True), fused=True),
     "huggingface-best": row(
         "sdpa, compiled, torch's fused AdamW, bfloat16 where it pays",
         built("sdpa", compiled=True),
-        rounds=where_it_pays,
+        uses_bfloat16=where_it_pays,
         fused=True,
     ),
 }

@@ -1,4 +1,4 @@
-"""Hugging Face's GPT-2 behind the protocol of this project."""
+"""Hugging Face's GPT-2 with this project's interface."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class HuggingFaceGPT(nn.Module):
     """`transformers.GPT2LMHeadModel` with `model(ids)`, `model.loss` and a canonical state dict.
 
     Args:
-        config: the shape; without biases those of Hugging Face are held at zero and not trained
+        config: the shape; if it has no biases, Hugging Face's are zero and not trained
         attention: transformers' `attn_implementation`, "eager" or "sdpa"
-        draw: random weights; without, they are arbitrary until `load_state_dict`: gpt2 takes 8 s to draw
+        draw: whether to draw random weights, which takes 8 s for gpt2; if not, load weights by `load_state_dict`
     """
 
     def __init__(self, config: GPTConfig, attention: str = "eager", draw: bool = True) -> None:
@@ -36,7 +36,7 @@ class HuggingFaceGPT(nn.Module):
             self.model = GPT2LMHeadModel._from_config(  # type: ignore[no-untyped-call]
                 GPT2Config(**hf_config(config)), attn_implementation=attention
             )
-        self.model.tie_weights()  # not done where none are drawn
+        self.model.tie_weights()  # no_init_weights skips it
         if self.model.config._attn_implementation != attention:
             raise ValueError(f"transformers chose {self.model.config._attn_implementation!r}, not {attention!r}")
         if not config.bias:
@@ -50,13 +50,13 @@ class HuggingFaceGPT(nn.Module):
         return logits
 
     def compile_forward(self) -> None:
-        """Have torch.compile run the model and its head, where there is a compiler; the loss stays as it is."""
+        """Compile the model and its head by torch.compile, if there is a compiler; not the loss."""
         if not compilers():
             return
         self.model.forward = torch.compile(self.model.forward, options=vector_width())
 
     def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy over the targets that are not -1, by torch, in the precision of the logits.
+        """Mean cross-entropy over targets other than -1, by torch, in the dtype of the logits, but at least float32.
 
         Not by `labels=`: transformers 5 computes that loss in float32 even for a float64 model.
         """
@@ -68,12 +68,12 @@ class HuggingFaceGPT(nn.Module):
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
         """The canonical layout, through `reference.checkpoints.huggingface.from_hf`."""
         state = self.model.state_dict()
-        if not self.config.bias:  # gradients take this way too, and Hugging Face has them for its biases
+        if not self.config.bias:  # gradients pass here too, and Hugging Face's biases have some
             state = {n: t * 0.0 if n.endswith("bias") else t for n, t in state.items()}
         return from_hf(state, self.config)
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
-        """Take over canonical weights, through `reference.checkpoints.huggingface.to_hf`; strict whatever is asked."""
+        """Load canonical weights, through `reference.checkpoints.huggingface.to_hf`; always strict."""
         state = to_hf(dict(state_dict), self.config)
         return self.model.load_state_dict({**state, "lm_head.weight": state[PREFIX + "wte.weight"]}, assign=assign)
 
@@ -81,7 +81,7 @@ class HuggingFaceGPT(nn.Module):
 def greedy(model: Any, ids: Tensor, new: int) -> Tensor:
     """The most probable `new` tokens after ids (B, T), by transformers' generate with its cache: (B, T + new).
 
-    A model under autocast is taken for one whose weights are bfloat16: autocast would convert them for each token.
+    A model under autocast generates with a bfloat16 copy of its weights: autocast would convert them for each token.
     """
     inner = model if isinstance(model, HuggingFaceGPT) else bfloat16_copy(model)
     with run_as_python(inner):
@@ -90,7 +90,7 @@ def greedy(model: Any, ids: Tensor, new: int) -> Tensor:
 
 @contextmanager
 def run_as_python(model: HuggingFaceGPT) -> Iterator[None]:
-    """Put aside what `compile_forward` has made: with a cache that grows it would be compiled for each length."""
+    """Inside, run without the compiled forward: a growing cache would recompile it for each length."""
     compiled = model.model.__dict__.pop("forward", None)
     try:
         yield
@@ -105,8 +105,8 @@ def library_text(
     """Exactly `new` tokens after ids (B, T), by transformers' generate with its cache: (B, T + new).
 
     Args:
-        padding: (B,) int64, how many tokens at the left of each row are none; none of them anywhere if None
-        settings: of generate, such as do_sample; what is not given has transformers' default, top_k = 50 among them
+        padding: (B,) int64, the left padding tokens of each row; None for no padding
+        settings: of generate, such as do_sample; transformers' defaults apply, top_k = 50 among them
     """
     columns = torch.arange(ids.shape[1], device=ids.device)
     real = torch.ones_like(ids) if padding is None else (columns >= padding[:, None]).long()
@@ -115,7 +115,7 @@ def library_text(
         attention_mask=real,
         max_new_tokens=new,
         min_new_tokens=new,
-        use_cache=True,  # a new DynamicCache. The argument for one of our own got another name in transformers 5.24
+        use_cache=True,  # a new DynamicCache; transformers 5.24 renamed the argument for a cache of one's own
         pad_token_id=0,
         eos_token_id=None,
         **settings,
@@ -124,12 +124,12 @@ def library_text(
 
 
 def bfloat16_copy(model: Any) -> HuggingFaceGPT:
-    """The model inside an autocast one, with bfloat16 weights, run as Python; made anew when a weight has changed."""
+    """An autocast model's inner model with bfloat16 weights, not compiled; copied again when a weight has changed."""
     versions = tuple(p._version for p in model.parameters())
     kept = COPIES.get(model)
     if kept is None or kept[0] != versions:
         twin = copy.deepcopy(model.model)
-        # what compile_forward has put there belongs to the original, and would run with its weights
+        # the compiled forward is bound to the original and would run with its weights
         twin.model.__dict__.pop("forward", None)
         kept = versions, twin.bfloat16()
         COPIES[model] = kept

@@ -1,12 +1,11 @@
 """keras-hub's GPT-2 on Keras' torch backend.
 
-Keras decides its backend when it is imported, by KERAS_BACKEND; it is set here, and so Keras has to be imported here
-first. `GPT2Backbone` is GPT-2 as published: LayerNorm with 1e-5, the tanh GELU, the head tied (`ReversibleEmbedding`
-reversed). Attention is torch's fused one with a mask of numbers, not its causal one. In bfloat16 the head's product
-stays in float32.
+Keras chooses its backend at import, by KERAS_BACKEND. This file sets that, so it must be the first to import Keras.
+`GPT2Backbone` is GPT-2 as published: LayerNorm with eps 1e-5, tanh GELU, tied head (`ReversibleEmbedding`). Attention
+is torch's fused one with a float mask, not `is_causal`. In bfloat16 the head's product stays in float32.
 
-On torch Keras computes in float32 what it is given in float64, so it is proven in float32. It imports neither
-TensorFlow nor tensorflow-text for this, although keras-hub requires them.
+On torch, Keras computes float64 inputs in float32, so it is proven in float32. keras-hub requires TensorFlow and
+tensorflow-text, but this code imports neither.
 
     python -m bench compare --candidate bench.contenders.kerashub --layout bench.contenders.kerashub:layout
 """
@@ -32,11 +31,11 @@ POLICIES = {torch.float32: "float32", torch.bfloat16: "mixed_bfloat16"}
 
 
 class KerasGPT(nn.Module):
-    """`GPT2CausalLM` as a torch module whose parameters have the names of Keras' variables.
+    """`GPT2CausalLM` as a torch module; its parameters have the names of Keras' variables.
 
     Args:
-        config: the shape; Keras' biases are there whether it has some or not
-        dtype: float32; or bfloat16 for computing in it over float32 weights, which Keras calls mixed_bfloat16
+        config: the shape; Keras always has biases
+        dtype: float32; or bfloat16 over float32 weights, Keras' mixed_bfloat16
     """
 
     def __init__(self, config: GPTConfig, dtype: torch.dtype) -> None:
@@ -58,24 +57,24 @@ class KerasGPT(nn.Module):
         )
         model = GPT2CausalLM(backbone, preprocessor=None, dtype=POLICIES[dtype])
         model.compile(sampler="greedy")
-        self.own = (model,)  # in a tuple: a torch module that is found here would be registered a second time
+        self.own = (model,)  # in a tuple, or torch would register it as a submodule too
         self.variables = nn.ParameterDict({v.path: v.value for v in model.trainable_variables})
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids (B, T) int64 -> logits (B, T, V)."""
         (model,) = self.own
-        with keras.device(str(ids.device)):  # Keras computes where it is told to, not where its weights are
+        with keras.device(str(ids.device)):  # Keras computes on its current device, not where its weights are
             logits: Tensor = model({"token_ids": ids, "padding_mask": torch.ones_like(ids)}, training=self.training)
         return logits
 
 
 def build(config: GPTConfig, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A `GPT2CausalLM` as a torch module."""
+    """Build a `GPT2CausalLM` as a torch module."""
     return KerasGPT(config, dtype)
 
 
 def places(config: GPTConfig) -> Places:
-    """Keras' matrices are (in, out), those of attention with the heads apart."""
+    """Keras' matrices are (in, out), with a separate axis for the heads in attention."""
     C, H = config.n_embd, config.n_head
     heads = (H, C // H)
 
@@ -86,10 +85,10 @@ def places(config: GPTConfig) -> Places:
         kernel = Place(f"{theirs}/kernel", (*into, *out), transposed=True)
         return {"weight": kernel, "bias": Place(f"{theirs}/bias", out)}
 
-    parts = {"ln_f": norm("layer_norm")}
+    layers = {"ln_f": norm("layer_norm")}
     for i in range(config.n_layer):
         layer = f"transformer_layer_{i}"
-        parts |= {
+        layers |= {
             f"h.{i}.ln_1": norm(f"{layer}/self_attention_layer_norm"),
             f"h.{i}.ln_2": norm(f"{layer}/feedforward_layer_norm"),
             f"h.{i}.mlp.c_fc": linear(f"{layer}/feedforward_intermediate_dense", (C,), (4 * C,)),
@@ -97,28 +96,28 @@ def places(config: GPTConfig) -> Places:
             f"h.{i}.attn.c_proj": linear(f"{layer}/self_attention/attention_output", heads, (C,)),
         }
         for letter, theirs in zip("qkv", ("query", "key", "value"), strict=True):
-            parts[f"h.{i}.attn.{letter}_proj"] = linear(f"{layer}/self_attention/{theirs}", (C,), heads)
+            layers[f"h.{i}.attn.{letter}_proj"] = linear(f"{layer}/self_attention/{theirs}", (C,), heads)
     found = {
         "wte.weight": Place("token_embedding/embeddings", (config.vocab_size, C)),
         "wpe.weight": Place("position_embedding/embeddings", (config.block_size, C)),
     }
-    for ours, both in parts.items():
+    for ours, both in layers.items():
         found |= {f"{ours}.{kind}": place for kind, place in both.items() if config.bias or kind == "weight"}
     return {name: Place(f"variables.{p.name}", p.shape, p.transposed) for name, p in found.items()}
 
 
 def layout(weights: Weights, config: GPTConfig) -> Weights:
-    """Canonical weights by its names."""
+    """Canonical weights under Keras' names."""
     return laid_out(weights, places(config))
 
 
 def unlike(config: GPTConfig) -> str:
-    """It is GPT-2."""
+    """It is the same function as GPT-2."""
     return ""
 
 
 def write(module: nn.Module, ids: Tensor, new: int) -> Tensor:
-    """ids (B, T) and `new` tokens after them, by its own `generate` with its cache: (B, T + new)."""
+    """ids (B, T) -> ids and `new` greedy tokens (B, T + new), by Keras' `generate` with its cache."""
     own: Any = module.own
     (model,) = own
     room = ids.new_zeros(ids.shape[0], new)

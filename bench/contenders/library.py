@@ -1,14 +1,14 @@
-"""Another library's GPT-2 as a contender, from one file that says how it is built and where it keeps our tensors.
+"""Another library's GPT-2 as a contender, from one file that builds it and maps our tensors to its parameters.
 
-The file imports its library at its head, and has
+The file imports its library at the top and defines
 
-    build(config, dtype)       a torch module whose call with ids (B, T) gives logits (B, T, V)
-    places(config)             where that module keeps each of our tensors; those that are missing it does not have
-    write(module, ids, new)    ids (B, T) and the `new` most probable tokens after them, by the library's own means
+    build(config, dtype)       a torch module: ids (B, T) -> logits (B, T, V)
+    places(config)             the place of each of our tensors in that module; a tensor without a place does not exist
+    write(module, ids, new)    ids (B, T) -> ids and `new` greedy tokens (B, T + new), by the library's own generation
     unlike(config)             why it is another function than GPT-2, in words; "" if it is the same
     layout(weights, config)    `laid_out` by `places`
 
-so that it can be put to the candidate tool as it is:
+The candidate tool can test the file unchanged:
 
     python -m bench compare --candidate bench.contenders.NAME --layout bench.contenders.NAME:layout
 """
@@ -35,16 +35,16 @@ from reference.checkpoints.huggingface import canonical_shapes, check_tensors
 class Place:
     """Where a library keeps one of our tensors."""
 
-    name: str  # among the module's parameters
+    name: str  # of the module's parameter
     shape: tuple[int, ...]
-    transposed: bool = False  # kept as (in, out), where nn.Linear has (out, in)
+    transposed: bool = False  # (in, out), unlike nn.Linear's (out, in)
 
     def theirs(self, tensor: Tensor) -> Tensor:
-        """Our tensor as they keep it."""
+        """Our tensor in the library's layout."""
         return (tensor.T if self.transposed else tensor).reshape(self.shape)
 
     def ours(self, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Theirs as we keep it, in our shape."""
+        """The library's tensor in our layout and shape."""
         return tensor.reshape(shape[::-1]).T if self.transposed else tensor.reshape(shape)
 
 
@@ -52,18 +52,18 @@ Places = Mapping[str, Place]  # by canonical name
 
 
 def laid_out(weights: Weights, places: Places) -> Weights:
-    """Canonical weights by the library's names, less those that it has no place for."""
+    """Canonical weights under the library's names; tensors without a place are dropped."""
     return {place.name: place.theirs(weights[name]) for name, place in places.items()}
 
 
 class LibraryGPT(nn.Module):
-    """A library's module behind the protocol of this project.
+    """A library's module with this project's interface.
 
     Args:
-        module: its call with ids (B, T) gives logits (B, T, V)
+        module: ids (B, T) -> logits (B, T, V)
         config: the shape
-        places: of our tensors. One that is missing is left out when weights are loaded, and is zeros in the state
-            dict. A parameter that no place names is held at zero and not trained: a bias, where the config has none.
+        places: of our tensors. A tensor without a place is not loaded, and is zeros in the state dict. A parameter
+            that no place names stays zero and untrained: a bias, if the config has none.
     """
 
     def __init__(self, module: nn.Module, config: GPTConfig, places: Places) -> None:
@@ -82,7 +82,7 @@ class LibraryGPT(nn.Module):
         return logits
 
     def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy over the targets that are not -1, by torch, in float32 at least."""
+        """Mean cross-entropy over targets other than -1, by torch, in at least float32."""
         logits = self(ids)
         if logits.dtype in (torch.bfloat16, torch.float16):
             logits = logits.float()
@@ -101,7 +101,7 @@ class LibraryGPT(nn.Module):
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
-        """Take over canonical weights; strict whatever is asked."""
+        """Load canonical weights; always strict."""
         check_tensors(dict(state_dict), self.shapes, "canonical state dict")
         own = dict(self.module.named_parameters())
         for name, tensor in laid_out(dict(state_dict), self.places).items():
@@ -109,26 +109,26 @@ class LibraryGPT(nn.Module):
 
 
 def check_places(parameters: Mapping[str, Tensor], places: Places, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise a ValueError for a place that the module does not have: another version of the library, as a rule."""
+    """Raise a ValueError for a place that the module lacks, usually because the library's version differs."""
     for name, place in places.items():
         if name not in shapes:
             raise ValueError(f"{name!r} is no tensor of this GPT-2")
         if place.name not in parameters:
-            raise ValueError(f"{place.name!r} is no parameter of this version of the library, where {name!r} is kept")
+            raise ValueError(f"{place.name!r}, the place of {name!r}, is no parameter in this version of the library")
         shape = tuple(parameters[place.name].shape)
         if shape != place.shape:
             raise ValueError(f"{place.name!r} has shape {shape} in this version of the library, not {place.shape}")
 
 
 def of_library(module: str, description: str, needs: Mapping[str, str], keeps_policy: bool = False) -> Contender:
-    """The contender of a file.
+    """Make a contender from a library's file.
 
     Args:
-        module: the file, by its dotted name; imported when it is needed
+        module: the file's dotted name; imported on first use
         description: in words
-        needs: packages: the name that is imported -> what pip installs
-        keeps_policy: whether it computes in what it is built for, whatever its weights are: in float32 or, over
-            float32 weights, in bfloat16, and never in float64; if not, torch's autocast has it compute in bfloat16
+        needs: packages: import name -> argument of pip install
+        keeps_policy: whether its precision is fixed when it is built (float32, or bfloat16 over float32 weights) and
+            float64 is impossible; if not, bfloat16 is by torch's autocast
     """
 
     def made(config: GPTConfig, weights: Weights | None, device: torch.device, dtype: torch.dtype) -> LibraryGPT:
@@ -168,7 +168,7 @@ def of_library(module: str, description: str, needs: Mapping[str, str], keeps_po
 
 
 def step(model: nn.Module, **settings: Any) -> Callable[[Tensor, Tensor], Tensor]:
-    """By torch's AdamW and clipping; what decays here is what decays in our GPT, whatever it is called there."""
+    """A training step by torch's AdamW and clipping; the tensors that decay are the same as in our GPT."""
     inner: Any = model.model if isinstance(model, Autocast) else model
     ours = {f"module.{place.name}": name for name, place in inner.places.items()}
     return build_library_step(model, decays=lambda name: decays_by_name(ours[name.removeprefix("model.")]), **settings)

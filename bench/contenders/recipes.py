@@ -1,4 +1,4 @@
-"""The fast GPT as a contender: its best recipe here, no rung, each alone, all, and each step of the ladder."""
+"""The fast GPT as contenders: the best recipe, PLAIN, each rung alone, FULL, and the recipes of the ablation."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from bench.contenders.contender import Contender, Weights
 from optimized import FULL, PLAIN, RUNGS, Recipe, best, only
 from reference import GPTConfig
 
-RecipeFor = Callable[[GPTConfig, torch.device], Recipe]  # which recipe, for models of a shape on a device
+RecipeFor = Callable[[GPTConfig, torch.device], Recipe]  # chooses a recipe by shape and device
 
 
 def best_here(config: GPTConfig, device: torch.device) -> Recipe:
-    """The rungs that pay."""
+    """The rungs that pay at a shape on a device."""
     return best(str(device), "float32", config)
 
 
 def fixed(recipe: Recipe) -> RecipeFor:
-    """The same everywhere."""
+    """The same recipe for every shape and device."""
     return lambda config, device: recipe
 
 
 def of_recipe(recipe: RecipeFor, description: str) -> Contender:
-    """The fast GPT of a recipe; where it is asked in float64 or float32 it does without its coarser products."""
+    """The fast GPT of a recipe; in float64 and float32 without bf16."""
 
     def build(config: GPTConfig, weights: Weights | None, device: torch.device, dtype: torch.dtype) -> nn.Module:
         return optimized.build(config, recipe(config, device).without("bf16"), weights, device, dtype)
@@ -43,10 +43,10 @@ def of_recipe(recipe: RecipeFor, description: str) -> Contender:
     def write(model: Any, ids: Tensor, new: int) -> Tensor:
         return optimized.generate(model, ids, new, temperature=0.0)
 
-    def rounds(config: GPTConfig, device: torch.device) -> bool:
+    def uses_bfloat16(config: GPTConfig, device: torch.device) -> bool:
         return "bf16" in recipe(config, device)
 
-    return Contender(description, build, step, write, build_bfloat16, rounds=rounds)
+    return Contender(description, build, step, write, build_bfloat16, uses_bfloat16=uses_bfloat16)
 
 
 ROWS: dict[str, Contender] = {
@@ -60,23 +60,23 @@ ROWS: dict[str, Contender] = {
     "full": of_recipe(fixed(FULL), "optimized with all rungs"),
     "full-float32": of_recipe(fixed(FULL.without("bf16")), "optimized with all rungs but bf16"),
 }
-# The three numbers of every rung: alone on PLAIN (a row above), added to or taken out of the best recipe of the device,
-# and cumulative in ladder order. Apart from the table because users do not ask for them by name.
+# The rungs of the ablation: alone on PLAIN (a row above), added to or left out of the device's best recipe, and
+# cumulative in ladder order. The last two are in LADDER, not in the table, as users do not name them.
 ABLATED = tuple(name for name in RUNGS if name in FULL and name in ROWS)
 
 
 def best_with(name: str) -> RecipeFor:
-    """The best recipe and a rung that it may lack."""
+    """The best recipe with a rung."""
     return lambda config, device: best_here(config, device).plus(name)
 
 
 def best_without(name: str) -> RecipeFor:
-    """The best recipe less a rung that it may have."""
+    """The best recipe without a rung."""
     return lambda config, device: best_here(config, device).without(name)
 
 
 def best_upto(name: str) -> RecipeFor:
-    """The rungs of the best recipe from the first up to this one, which is in it even if the best does without."""
+    """The best recipe's rungs before this one, and this one, even if the best recipe lacks it."""
     before = list(RUNGS)[: list(RUNGS).index(name)]
     return lambda config, device: only(*(rung for rung in before if rung in best_here(config, device)), name)
 

@@ -11,7 +11,7 @@ from reference.training.defaults import BETAS, CLIP, EPS, LEARNING_RATE, WEIGHT_
 
 
 class LibraryStep:
-    """A training step by torch's own parts; made by `build_library_step`."""
+    """A training step of torch's AdamW and clipping; made by `build_library_step`."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class LibraryStep:
 def decays_by_name(name: str) -> bool:
     """Whether a parameter decays: all but biases and norms.
 
-    By name, where the reference goes by dimension: an oracle that shares a rule cannot notice that it is wrong.
+    Decided by name, while the reference decides by dimension: a shared rule could be wrong unnoticed.
     """
     return not (name.endswith("bias") or "ln_" in name)
 
@@ -57,9 +57,9 @@ def build_library_step(
     """The step that `reference.build_step` writes by hand, from `torch.optim.AdamW` and `clip_grad_norm_`.
 
     Args:
-        model, learning_rate, weight_decay, betas, clip: as there
-        fused: whether the library's one-kernel AdamW takes the step
-        decays: which parameters decay, by the names of `model.named_parameters()`
+        model, learning_rate, weight_decay, betas, clip: as for `reference.build_step`
+        fused: whether AdamW is torch's fused kernel
+        decays: whether a parameter decays, by its name in `model.named_parameters()`
     """
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     decayed = [p for name, p in trained if decays(name)]

@@ -1,21 +1,21 @@
-"""Is each contender the same function, and does it only round? Asked before anything is timed.
+"""Prove that each contender is the same function and only rounds, before any is timed.
 
-The oracle is Hugging Face's GPT-2 with explicit attention, in float64. Every contender starts from the weights of the
-oracle and is held against its logits, loss, every gradient and a number of AdamW steps. The oracle's own code is a
-contender like the others: in float64 it must differ by exactly nothing, in float32 it shows how much peers round.
+The oracle is Hugging Face's GPT-2 with explicit attention, in float64. Every contender starts from its weights; the
+logits, loss, every gradient and some AdamW steps are compared with the oracle's. The oracle's own code is a
+contender too: in float64 its error must be 0, in float32 it shows how much peers round.
 
-For float64 and float32 the budgets are those of `bench.numerics.tolerances`. bfloat16 keeps 8 significant bits, too few
-to tell one GELU from another, so there it takes two checks:
+The budgets for float64 and float32 are in `bench.numerics.tolerances`. bfloat16 has 8 significant bits, too few to
+distinguish the exact GELU from the tanh one, so a bfloat16 contender takes two checks:
 
     function   in float32, without autocast, by the float32 budgets
-    rounding   with autocast, by the rule: at most twice the error (logits, loss) or three times the error (gradients,
-               tensor by tensor) of the reference under the same autocast, plus one unit in the last place; and never
-               more than a cap. The reference itself is judged by the caps.
+    rounding   with autocast: at most twice (logits, loss) or three times (gradients, each tensor) the error of the
+               reference under the same autocast, plus one unit in the last place, and at most a cap. The reference
+               itself is judged by the caps.
 
-The function check has "sharp" weights: all random, none zero, attention sharp. The rounding check has "typical" ones:
-the same, with q and k of ordinary size and the residual projections scaled by 1/sqrt(2 L), as in a new GPT-2. Sharp
-attention multiplies rounding: with sharp weights at gpt2 size even plain code loses 8 % of a gradient in bfloat16, more
-than the cap, and twice that would prove little.
+The function check has "sharp" weights: random, none zero, with sharp attention. The rounding check has "typical" ones:
+q and k of ordinary size and residual projections scaled by 1/sqrt(2 L), as in a new GPT-2. Sharp attention multiplies
+rounding: with sharp weights at gpt2 size, even plain code has an error of 8 % in a bfloat16 gradient. That is more than
+the cap, and a budget of twice that would prove little.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from bench.workloads.workload import Workload
 from reference.config import GPTConfig
 
 ORACLE = "huggingface-eager"
-PLAIN = "reference"  # what other bfloat16 code may round like
+PLAIN = "reference"  # its bfloat16 error sets the budgets of the rounding check
 
-# Of the trajectory. Adam moves a parameter by this much however small its gradient, even one that is only rounding. At
-# 1e-4 the losses of sharp weights fall so steeply that five steps grow float32's rounding from 1e-7 to 3e-6 in correct
-# code; at 1e-5 it does not grow. The float64 check judges the update itself, which scales with this.
+# Of the AdamW steps. Adam's update has this size even if a gradient is pure rounding. At 1e-4, with sharp weights, five
+# steps of correct code grow float32's rounding from 1e-7 to 3e-6; at 1e-5 it does not grow. The float64 check judges
+# the update itself, which scales with this.
 LEARNING_RATE = 1e-5
 
 Tell = Callable[[str], None]
@@ -47,7 +47,7 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Check:
-    """One check of a proof: its question, its precision, and its weights and shapes."""
+    """One check of a proof."""
 
     question: str  # function or rounding
     precision: str
@@ -66,7 +66,7 @@ class Verdict:
     allowed: Allowance
 
     def over(self, measurement: Measurement) -> float:
-        """error / budget, above 1 a failure; 0 where nothing is judged or nothing differs."""
+        """error / budget: above 1 is a failure; 0 if there is no budget or no difference."""
         return measurement.over(self.allowed)
 
     def worst_over(self) -> float:
@@ -74,18 +74,18 @@ class Verdict:
         return self.report.over(self.allowed)
 
     def failures(self) -> list[Measurement]:
-        """What is beyond its budget, furthest first. NaN is."""
+        """Measurements over their budget, largest error / budget first; NaN counts as over."""
         return self.report.failures(self.allowed)
 
 
 @contextmanager
 def denormals_flushed() -> Iterator[None]:
-    """Inside, this thread and those that it starts take float32 numbers below 1.2e-38 for zero, where the CPU can.
+    """Inside, this thread and threads that it starts flush float32 denormals (below 1.2e-38) to zero, if the CPU can.
 
-    Sharp attention has many of them among its probabilities, and a CPU computes with one a hundred times slower: at
-    gpt2's size a training step of the readable model takes 7 s with them and 3 s without. Nothing that a proof measures
-    is so small: its budgets are 1e-6 of a tensor's norm. To be entered before torch has computed anything in parallel,
-    as its threads keep what they began with.
+    Sharp attention has many denormal probabilities, and a CPU computes them a hundred times slower: at gpt2's size a
+    training step of the readable model takes 7 s with them, 3 s without. No proof measures values that small: its
+    budgets are 1e-6 of a tensor's norm. Enter this before torch computes in parallel: its threads keep the mode they
+    started with.
     """
     torch.set_flush_denormal(True)
     try:
@@ -95,11 +95,11 @@ def denormals_flushed() -> Iterator[None]:
 
 
 def checks_of(workload: Workload, precision: str, steps: int | None = None, rounding: bool = False) -> list[Check]:
-    """The checks that a precision needs.
+    """The checks of a precision.
 
     Args:
-        rounding: whether some contender computes in bfloat16 although float32 is asked for
-        steps: length of the trajectory; None for as long as the size affords, at most 20; 0 for none
+        rounding: whether a contender computes in bfloat16 even if the precision is float32
+        steps: number of AdamW steps; None for as many as the size allows, at most 20; 0 for none
     """
     shape, small = (workload.batch, workload.time), workload.proof_shape()
     steps = workload.proof_steps() if steps is None else steps
@@ -111,17 +111,19 @@ def checks_of(workload: Workload, precision: str, steps: int | None = None, roun
     return [Check("function", precision, "sharp", shape, small, steps)]
 
 
-def asked_of(check: Check, precision: str, names: Sequence[str], config: GPTConfig, device: torch.device) -> list[str]:
-    """Names of the contenders that a check applies to: rounding, only to those that compute in bfloat16."""
+def contenders_for(
+    check: Check, precision: str, names: Sequence[str], config: GPTConfig, device: torch.device
+) -> list[str]:
+    """The contenders that a check applies to: rounding applies only to contenders that compute in bfloat16."""
     if check.question == "function":
         return list(names)
     return [name for name in names if own_precision(precision, name, config, device) == "bfloat16"]
 
 
 def weights_of(checks: Sequence[Check], config: GPTConfig, seed: int) -> Iterator[tuple[Check, Weights]]:
-    """Each check with its weights, float32 values, which every precision but bfloat16 holds exactly.
+    """Yield each check with its weights, in float32.
 
-    The weights of one check become those of the next: use them before you ask for the next.
+    The next check overwrites the weights of this one: use them first.
     """
     sharp = None
     for check in checks:
@@ -130,7 +132,7 @@ def weights_of(checks: Sequence[Check], config: GPTConfig, seed: int) -> Iterato
             yield check, sharp
         else:
             yield check, typical_state_dict(config, seed, sharp)
-            sharp = None  # they are typical now
+            sharp = None  # overwritten by the typical ones
 
 
 def prove(
@@ -142,15 +144,15 @@ def prove(
     seed: int,
     tell: Tell,
 ) -> Iterator[tuple[str, Verdict]]:
-    """Check contenders one after the other, so that only one of them is in memory; yields each verdict at once.
+    """Check contenders one at a time, so that only one is in memory; yields each verdict when it is known.
 
     Args:
-        weights: of `weights_of`
-        names: contenders, in the order they are wanted
-        device: of the contenders. The oracle works there too if it is a CUDA device, else on the CPU, because not
+        weights: from `weights_of`
+        names: contenders, in order
+        device: of the contenders. The oracle runs there too if it is a CUDA device, else on the CPU, because not
             every accelerator has float64.
         seed: of the batches
-        tell: called with a line that says what is being done
+        tell: called with a line for each step
     """
     batch = random_batch(config, *check.shape, seed=seed)
     small = batch if check.gradient_shape == check.shape else random_batch(config, *check.gradient_shape, seed=seed)
@@ -182,5 +184,5 @@ def prove(
 
 
 def stages(check: Check, names: Sequence[str]) -> int:
-    """Number of times that `prove` calls `tell`."""
+    """Number of lines that `prove` reports."""
     return 1 + len({*names, PLAIN} if check.precision == "bfloat16" else names)

@@ -1,12 +1,12 @@
-"""x-transformers' decoder, by its own options as near to GPT-2 as they come.
+"""x-transformers' decoder, set as close to GPT-2 as its options allow.
 
-With `ff_custom_activation` it has GPT-2's tanh GELU (its own is the erf one), with `norm_add_unit_offset=False` its
-gains are kept as they are used, and `tie_embedding` ties the head. Its position table is scaled by dim ** -0.5, which
-no option turns off: the attribute is set to 1. Attention is torch's (`attn_flash`); the explicit one computes its
-softmax in float32 whatever it is given.
+`ff_custom_activation` gives GPT-2's tanh GELU (the default is the erf one), `norm_add_unit_offset=False` stores the
+norms' gains without an offset, `tie_embedding` ties the head. Positions are scaled by dim ** -0.5, which no option
+turns off: the attribute is set to 1. Attention is torch's (`attn_flash`), as the explicit one always has its softmax in
+float32.
 
-It has no biases in the projections of attention nor in the norms, and no option for them. For a GPT-2 without biases,
-it is the same function, in float64 too; for the GPT-2 of the papers, it is not.
+Its attention projections and norms have no biases, and no option adds them. So it is the same function as a GPT-2
+without biases, also in float64, but not as the published GPT-2.
 
     python -m bench compare --no-bias --candidate bench.contenders.xtransformers \\
         --layout bench.contenders.xtransformers:layout
@@ -26,7 +26,7 @@ from reference import GPTConfig
 
 
 def build(config: GPTConfig, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A `TransformerWrapper` around a `Decoder`."""
+    """Build a `TransformerWrapper` around a `Decoder`."""
     model: Any = TransformerWrapper(
         num_tokens=config.vocab_size,
         max_seq_len=config.block_size,
@@ -53,7 +53,7 @@ def build(config: GPTConfig, dtype: torch.dtype = torch.float32) -> nn.Module:
 
 
 def places(config: GPTConfig) -> Places:
-    """Two of its layers are one of our blocks: attention, then the MLP, each behind its norm."""
+    """Two layers are one block of ours: attention, then the MLP, each after its norm."""
     C = config.n_embd
     found = {
         "wte.weight": Place("token_emb.emb.weight", (config.vocab_size, C)),
@@ -77,16 +77,16 @@ def places(config: GPTConfig) -> Places:
 
 
 def layout(weights: Weights, config: GPTConfig) -> Weights:
-    """Canonical weights by its names."""
+    """Canonical weights under x-transformers' names."""
     return laid_out(weights, places(config))
 
 
 def unlike(config: GPTConfig) -> str:
-    """Why it is not GPT-2: it lacks biases."""
+    """It lacks biases."""
     return "it has no biases in its attention and its norms" if config.bias else ""
 
 
 def write(module: nn.Module, ids: Tensor, new: int) -> Tensor:
-    """ids (B, T) and `new` tokens after them, by its own wrapper with its cache: (B, T + new)."""
-    writer = AutoregressiveWrapper(module).eval()  # it puts the module back into the mode that it is in itself
+    """ids (B, T) -> ids and `new` greedy tokens (B, T + new), by x-transformers' wrapper with its cache."""
+    writer = AutoregressiveWrapper(module).eval()  # generate restores the wrapper's own mode, so that must be eval
     return torch.cat([ids, writer.generate(ids, new, temperature=0.0)], dim=1)

@@ -42,7 +42,7 @@ import torch
 from torch import Tensor
 
 from bench.environment import device_name
-from bench.journal import Keep, anew
+from bench.journal import Keep, without_journal
 from bench.roofline.datasheets import data_sheet_bandwidth, data_sheet_rate
 from bench.timing.ratios import interleave, rounds_within, synchronise
 from bench.workloads.scenarios import ROWS, named, text_shape
@@ -182,7 +182,7 @@ class Roofline:
         rate: Callable[[str, Product, str], float] | None = None,
         bandwidth: Callable[[int], Bandwidth] | None = None,
         clock: Callable[[], float] = time.perf_counter,
-        keep: Keep = anew,
+        keep: Keep = without_journal,
     ) -> None:
         self.device, self.seconds, self.clock, self.keep = device, seconds, clock, keep
         self.measure_rate = rate or self.time_product

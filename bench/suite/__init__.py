@@ -1,1 +1,1 @@
-"""`nox -s bench`: every workload, contender and device measured, one result file for each device."""
+"""`nox -s bench`: measure all workloads and contenders on each device; one result file per device."""

@@ -1,11 +1,9 @@
-"""Ablation of every rung: alone on PLAIN, leave-one-out of the best recipe, and cumulative, the ladder up to it.
+"""Ablation of every rung: alone on PLAIN, leave-one-out from the best recipe, and cumulative in ladder order.
 
-A rung that the best recipe of this device does without is added to it instead; its leave-one-out ratio says what that
-loses.
+If the device's best recipe lacks a rung, the rung is added to it; then the leave-one-out ratio shows the loss.
 
-The recipes of the ladder run together, or in groups where memory does not hold all: PLAIN and the best recipe are then
-in every group, and each ratio is to the one of them that ran beside it, of times that were taken next to each
-other. A rung that does not pay keeps its row.
+All recipes are timed together, or in groups if memory is short. PLAIN and the best recipe are in every group, and each
+ratio is to the anchor in the same group. A rung that does not pay keeps its row.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from bench.contenders import ABLATED
-from bench.contenders.gate import ParityGate, place
+from bench.contenders.gate import ParityGate, proof_key
 from bench.timing.interleave import Timings
 from bench.timing.ratios import Ratio, spread
 from bench.workloads.scenarios import SCENARIOS, named, tokens_of
@@ -25,9 +23,9 @@ from reference.config import GPTConfig
 
 ANCHORS = ("plain", "optimized")
 
-# Two dozen recipes, half of them compiled, are proven on a small model, whose vocabulary has to be padded, and which is
-# as wide as the one that is timed, since the best recipe goes by the width; that one is also proven at the size that is
-# timed, with the other whole models.
+# Two dozen recipes, half of them compiled, are proven on a small model. Its vocabulary needs padding, and it is as wide
+# as the timed model, since the best recipe depends on the width. The best recipe is also proven at the timed size, with
+# the other whole models.
 PROOF = Workload("ladder", GPTConfig(block_size=64, vocab_size=1000, n_layer=2, n_head=4, n_embd=256), batch=3, time=48)
 
 KINDS = ("alone", "leave_one_out", "cumulative")
@@ -35,7 +33,7 @@ KINDS = ("alone", "leave_one_out", "cumulative")
 # Rungs that are not ablated, and why.
 NOT_ABLATED = {
     "ddp": "takes several processes, and the suite times one",
-    "tf32": "is no part of FULL, which computes in bfloat16; what its products do is in the roofline of a CUDA device",
+    "tf32": "is not in FULL, which computes in bfloat16; the roofline of a CUDA device has the rate of its products",
 }
 
 
@@ -43,19 +41,19 @@ def ladder(best: Recipe) -> tuple[str, ...]:
     """Names of all recipes of the ablation, the anchors first, each recipe once.
 
     Args:
-        best: the best recipe of the device at the size that is timed
+        best: the best recipe of the device at the timed size
     """
     names = (*ANCHORS, *(name for rung in ABLATED for kind in KINDS for name in pair(rung, kind, best)))
     return tuple(dict.fromkeys(names))
 
 
 def pair(rung: str, kind: str, best: Recipe) -> tuple[str, str]:
-    """The contenders (slower, faster) of a ratio, if the rung pays."""
+    """The contenders (slower, faster) of a ratio; named as if the rung pays."""
     if kind == "alone":
         return "plain", rung
     if kind == "leave_one_out":
         return (f"without-{rung}", "optimized") if rung in best else ("optimized", f"with-{rung}")
-    # the first rung of the ladder is alone on PLAIN, and with the last it is the best recipe
+    # the ladder up to its first rung is that rung alone, and up to its last it is the best recipe
     names = {ABLATED[0]: ABLATED[0], ABLATED[-1]: "optimized"}
     return "plain", names.get(rung, f"upto-{rung}")
 
@@ -70,10 +68,10 @@ def effects(
         slower, faster = pair(rung, kind, best)
         if slower not in timings or faster not in timings:
             return None  # one of them has no parity pass
-        # the recipe that the ratio is named after; the other is an anchor
+        # the contender is the recipe with its own row; the other one is an anchor
         contender, anchor = (slower, faster) if faster in ANCHORS and kind == "leave_one_out" else (faster, slower)
         ours = timings[contender][task]
-        times: Ratio = ours.ratios[anchor] if anchor == slower else ours.ratios[anchor].turned()
+        times: Ratio = ours.ratios[anchor] if anchor == slower else ours.ratios[anchor].inverse()
         return {
             "contender": contender,
             "ratio": asdict(times),
@@ -89,7 +87,7 @@ def effects(
 
 def row(rung: str, workload: str, tasks: dict[str, Any], gate: ParityGate, best: Recipe) -> dict[str, Any]:
     """The row of a rung."""
-    found = gate.found.get(place(PROOF, rung))
+    found = gate.found.get(proof_key(PROOF, rung))
     return {
         "rung": rung,
         "claim": RUNGS[rung].claim,

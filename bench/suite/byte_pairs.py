@@ -1,6 +1,6 @@
-"""Learning byte pairs: the lesson in plain Python beside Hugging Face's tokenizers in Rust.
+"""Learning byte pairs: the lesson in plain Python against Hugging Face's tokenizers in Rust.
 
-Nothing imports the lessons, so this one runs in a process of its own, and takes the times of both in turn.
+Nothing may import the lessons, so this one runs in its own process, which times both in turn.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ DESCRIPTIONS = {
     "lesson": "reference/lessons/bpe.py, plain Python",
     "tokenizers": "Hugging Face's tokenizers, in Rust, one thread",
 }
-# Of pairs that are as common, the library takes another one first: so what is learned differs a little, and the text
-# is cut into as many tokens to within this share.
+# The library breaks ties between equally common pairs in another order. So merges differ a little, and the numbers of
+# tokens may differ by this share.
 ALLOWED = 0.005
 
 
 def measure() -> dict[str, Any]:
-    """What the lesson says of both. Raises LeftOut, one line, where it cannot say it."""
+    """Time both in the lesson's process. Raises LeftOut, one line, if it fails."""
     try:
         found: dict[str, Any] = Call(TARGET, None, "learning them").result(timeout=300.0)
     except RuntimeError as error:
@@ -36,21 +36,21 @@ def measure() -> dict[str, Any]:
 
 
 def error_of(found: dict[str, Any]) -> float:
-    """How far apart the numbers of tokens are, as a share."""
+    """Relative difference of the numbers of tokens."""
     ours, theirs = found["tokens"]["lesson"], found["tokens"]["tokenizers"]
     return abs(ours - theirs) / theirs
 
 
 def rows(found: dict[str, Any], workload: str) -> list[dict[str, Any]]:
-    """Both as components, as `bench.suite.result_file` describes them, with how many times as fast as the lesson."""
+    """Both as components of bench/suite/result_file.py, with ratios to the lesson."""
     base = found["seconds"]["lesson"]
     return [
         {
             **row_of(
-                NAMES[who],
+                NAMES[name],
                 workload,
                 GROUP,
-                f"{found['merges']:,} merges: {DESCRIPTIONS[who]}",
+                f"{found['merges']:,} merges: {DESCRIPTIONS[name]}",
                 "characters",
                 found["characters"],
                 seconds,
@@ -58,5 +58,5 @@ def rows(found: dict[str, Any], workload: str) -> list[dict[str, Any]]:
             "error": error_of(found),
             "ratios": {NAMES["lesson"]: asdict(ratio(base, seconds))},
         }
-        for who, seconds in found["seconds"].items()
+        for name, seconds in found["seconds"].items()
     ]

@@ -1,10 +1,10 @@
-"""Time the components of a group in turn, A B A B, in a fresh process that the proofs have not touched.
+"""Time the components of a group in turn, A B A B, in a fresh process without the memory and caches of the proofs.
 
-A short call would mostly measure the clock, and on a device one launch and one wait. So a sample is as many calls as
-take `LEAST_SAMPLE` together, and its seconds are those of one call on average.
+Timing one short call would mostly measure the clock, or on a device the launch and the wait. So a sample is as many
+calls as take `LEAST_SAMPLE` together; its seconds are the mean of one call.
 
-Peak memory is read in a component's very first call, with nothing before it in the process: for the first of a group
-before the others are built, for each of the others in a process of its own (bench/timing/peak_memory.py).
+Peak memory is measured in a component's first call, before any other call in its process: for the first component of a
+group before the others are built, for each other one in its own process (bench/timing/peak_memory.py).
 """
 
 from __future__ import annotations
@@ -23,53 +23,53 @@ from typing import Any
 import torch
 
 from bench.formatting import one_line
-from bench.suite.components import ALLOWED, COMPONENTS, Prepared, called_once, place_of
+from bench.suite.components import ALLOWED, COMPONENTS, Prepared, called_once, device_of
 from bench.timing.fresh_process import Call
 from bench.timing.peak_memory import Measurement, watched
 from bench.timing.ratios import interleave, nothing, ratio, rounds_within, spread, synchronise
 from bench.workloads.scenarios import named
 
 LEAST_SAMPLE = {"cpu": 1e-3}  # seconds, by the kind of a device
-LEAST_SAMPLE_ELSEWHERE = 5e-3  # of launches that are waited for once: some 20 µs
-MOST_CALLS = 1000  # of one sample
-LEAST_ROUNDS, MOST_ROUNDS = 6, 200  # fewer do not hold their median with 95 % (bench/timing/ratios.py, confidence_of)
+LEAST_SAMPLE_ELSEWHERE = 5e-3  # a launch and its wait take about 20 µs
+MOST_CALLS = 1000  # in a sample
+LEAST_ROUNDS, MOST_ROUNDS = 6, 200  # fewer give less than 95 % confidence (bench/timing/ratios.py, confidence_of)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of one component: a row, or why it has none."""
+    """The result of one component: a row, or its failure."""
 
-    failure: str = ""  # why it has no number
-    row: dict[str, Any] | None = None  # of the result, as `bench.suite.result_file` describes it
+    failure: str = ""  # why there is no row
+    row: dict[str, Any] | None = None  # see `components` in bench/suite/result_file.py
 
 
 def measure(
-    group: str, workload: str, device: torch.device, seconds: float, weighed: bool = True
+    group: str, workload: str, device: torch.device, seconds: float, with_memory: bool = True
 ) -> dict[str, Outcome]:
-    """All components of a group at a workload's shapes, by name.
+    """Measure all components of a group at a workload's shapes; returns outcomes by name.
 
     Args:
-        device: where components run that use one
-        seconds: to time one component in, about
-        weighed: whether to look for the memory of each too
+        device: of the components that use one
+        seconds: of timing per component, about
+        with_memory: whether to measure peak memory too
 
     Raises RuntimeError, one line, if a process fails.
     """
     where = {"workload": workload, "device": str(device), "threads": torch.get_num_threads()}
-    argument = {**where, "group": group, "seconds": seconds, "weighed": weighed}
+    argument = {**where, "group": group, "seconds": seconds, "with_memory": with_memory}
     found = Call(f"{__name__}:time_group", argument, f"timing {group} at {workload}").result()["components"]
-    if weighed:
+    if with_memory:
         others = [name for name, one in found.items() if "seconds" in one and "memory" not in one]
-        for name, memory in weights_of(others, where).items():
+        for name, memory in peaks_of(others, where).items():
             found[name]["memory"] = memory
     return outcomes(found, workload)
 
 
-def weights_of(names: list[str], argument: dict[str, Any]) -> dict[str, int]:
-    """The most bytes that each of some components held, all weighed side by side."""
+def peaks_of(names: list[str], argument: dict[str, Any]) -> dict[str, int]:
+    """Peak memory of components in bytes, all measured at once in separate processes."""
     with ExitStack() as ended:
         started = {
-            name: Measurement(f"{__package__}.components:weigh", {**argument, "component": name}) for name in names
+            name: Measurement(f"{__package__}.components:first_call", {**argument, "component": name}) for name in names
         }
         for one in started.values():
             ended.callback(one.stop)
@@ -77,7 +77,7 @@ def weights_of(names: list[str], argument: dict[str, Any]) -> dict[str, int]:
 
 
 def outcomes(found: Mapping[str, Mapping[str, Any]], workload: str) -> dict[str, Outcome]:
-    """What `time_group` found, as rows of the result; ratios are to the first of a group, if that has a number."""
+    """Turn results of `time_group` into rows; ratios are to the group's first component, if that was timed."""
     timed = [name for name, one in found.items() if "seconds" in one]
     compared = len(timed) > 1 and timed[0] == next(iter(found))
     rows: dict[str, Outcome] = {}
@@ -87,7 +87,7 @@ def outcomes(found: Mapping[str, Mapping[str, Any]], workload: str) -> dict[str,
             continue
         component, taken = COMPONENTS[name], one["seconds"]
         row = row_of(name, workload, component.group, component.description, component.unit, one["amount"], taken)
-        # a peak of 0 bytes means that nothing was seen
+        # a peak of 0 bytes means that nothing was measured
         row |= {"calls": one["calls"], "error": one["error"], "memory": one.get("memory") or None}
         if compared:
             assert one["amount"] == found[timed[0]]["amount"], "a ratio of times is one of the same work"
@@ -99,11 +99,11 @@ def outcomes(found: Mapping[str, Mapping[str, Any]], workload: str) -> dict[str,
 def row_of(
     name: str, workload: str, group: str, description: str, unit: str, amount: int, seconds: list[float]
 ) -> dict[str, Any]:
-    """What a result has of every component, as `bench.suite.result_file` describes it.
+    """A component's row; see `components` in bench/suite/result_file.py.
 
     Args:
-        amount: of the unit, in one call
-        seconds: of one call, sample by sample
+        amount: units per call
+        seconds: per call, for each sample
     """
     return {
         "name": f"{workload}/{name}",
@@ -122,14 +122,14 @@ def row_of(
 
 
 def time_group(argument: dict[str, Any]) -> dict[str, Any]:
-    """In the fresh process: prove each component of a group, then time in turn the components that passed.
+    """In the fresh process: prove each component of a group, then time in turn those that passed.
 
-    Returns the process, its threads, and by component a failure, or error, amount, calls and seconds; for the first
-    its memory too, if asked.
+    Returns the process id, its threads, and for each component a failure, or error, amount, calls and seconds; for the
+    first also memory, if wanted.
     """
     torch.set_num_threads(argument["threads"])
     group = [component for component in COMPONENTS.values() if component.group == argument["group"]]
-    device = place_of(group[0], torch.device(argument["device"]))
+    device = device_of(group[0], torch.device(argument["device"]))
     found: dict[str, dict[str, Any]] = {}
     ready: dict[str, Prepared] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -138,15 +138,15 @@ def time_group(argument: dict[str, Any]) -> dict[str, Any]:
             own.mkdir()
             try:
                 prepared = component.prepare(named(argument["workload"]), device, own)
-                alone = number == 0 and argument["weighed"]
-                weight = {"memory": watched(called_once(prepared.call, device)).bytes} if alone else {}
+                alone = number == 0 and argument["with_memory"]
+                memory = {"memory": watched(called_once(prepared.call, device)).bytes} if alone else {}
                 error = prepared.error()
-            except Exception as reason:  # the others go on
+            except Exception as reason:  # the others are still measured
                 found[component.name] = {"failure": f"{component.name}: {one_line(reason)}"}
                 continue
             if error <= ALLOWED:
                 ready[component.name] = prepared
-                found[component.name] = {"error": error, "amount": prepared.amount, **weight}
+                found[component.name] = {"error": error, "amount": prepared.amount, **memory}
             else:
                 off = f"{component.name} is off by {error:.1e}, allowed {ALLOWED:.0e}"
                 found[component.name] = {"failure": f"no parity pass, no number: {off}"}
@@ -164,11 +164,11 @@ def in_turn(
     sync: Callable[[], object] = nothing,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, tuple[int, list[float]]]:
-    """Calls by name, timed in turn: how many of each are in one sample, and the seconds of one in each sample.
+    """Time calls in turn; returns by name the calls per sample, and the seconds per call of each sample.
 
     Args:
-        seconds: for each of them, about
-        least: seconds of one sample
+        seconds: of timing per call, about
+        least: least seconds of one sample
         sync: waits for the device
     """
     sized = {name: sample_of(call, least, sync, clock) for name, call in calls.items()}
@@ -182,7 +182,7 @@ def in_turn(
 def sample_of(
     call: Callable[[], object], least: float, sync: Callable[[], object], clock: Callable[[], float]
 ) -> tuple[int, float]:
-    """How many calls take `least` seconds together, at most `MOST_CALLS`, and how long they take; warm."""
+    """The number of calls that take `least` seconds together, at most `MOST_CALLS`, and their seconds; warm."""
     times, warmup = 1, 1
     while True:
         (took,) = interleave({"": repeated(call, times)}, 1, warmup, sync, clock)[""]
@@ -193,7 +193,7 @@ def sample_of(
 
 
 def repeated(call: Callable[[], object], times: int) -> Callable[[], None]:
-    """A call so many times, one straight after the other: a device is waited for once."""
+    """Repeat a call without waiting for the device in between."""
 
     def run() -> None:
         for _ in range(times):

@@ -1,8 +1,8 @@
-"""The components of a model and of a run, each by itself: the readable way beside the fast one.
+"""The components of a model and of a run, each by itself: the readable version and the fast one.
 
-A component is first compared with its readable counterpart; a component that differs gets no number. To add one, write
-a function that prepares it and add its row to `COMPONENTS`: bench/suite/component_timing.py times the members of a
-group against its first.
+A component is first compared with its readable counterpart; if it differs, it gets no number. To add one, write a
+function that prepares it and add its row to `COMPONENTS`. bench/suite/component_timing.py computes ratios to the first
+component of a group.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from reference.data.batches import Batches
 from reference.data.embedded_texts import pydocs
 from reference.data.tokenizers import build_tokenizer
 
-# relative L2 in float32, of what a component gives against the readable one; a float32 gradient's budget in
+# largest relative L2 error against the readable component, in float32: the budget of a float32 gradient in
 # bench/numerics/tolerances.py
 ALLOWED = 1e-5
 
@@ -45,8 +45,8 @@ class Prepared:
     """A component, ready to be timed."""
 
     call: Callable[[], object]
-    amount: int  # of the component's unit, in one call
-    error: Callable[[], float]  # against the readable one; apart, so that its memory is not the component's
+    amount: int  # units per call
+    error: Callable[[], float]  # against the readable one; separate, so that its memory does not count
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class Component:
     group: str  # components that do the same work and are timed in turn; ratios are to the first
     description: str
     unit: str
-    prepare: Callable[[Workload, torch.device, Path], Prepared]  # for a workload, with a folder to write to
-    scales: bool = True  # whether it is worth measuring at more than one size
-    on_device: bool = True  # whether it runs on the device, and not on the CPU anyway
+    prepare: Callable[[Workload, torch.device, Path], Prepared]  # the path is a folder to write to
+    scales: bool = True  # whether to measure it at more than one size
+    on_device: bool = True  # whether it runs on the device; else always on the CPU
 
 
 def attention(fast: bool) -> Callable[[Workload, torch.device, Path], Prepared]:
@@ -82,7 +82,7 @@ def attention(fast: bool) -> Callable[[Workload, torch.device, Path], Prepared]:
 
 
 def head_and_loss(fused: bool) -> Callable[[Workload, torch.device, Path], Prepared]:
-    """Scores of every token and their cross-entropy, forward and backward."""
+    """Logits and cross-entropy, forward and backward."""
 
     def prepare(work: Workload, device: torch.device, folder: Path) -> Prepared:
         c = work.config
@@ -134,12 +134,12 @@ def optimizer_step(fused: bool) -> Callable[[Workload, torch.device, Path], Prep
 
 
 def tokenizer(name: str, decode: bool) -> Callable[[Workload, torch.device, Path], Prepared]:
-    """A tokenizer on Python's help texts, one way; proven by coming back to the same text."""
+    """Encode or decode Python's help texts; proven by a round trip."""
 
     def prepare(work: Workload, device: torch.device, folder: Path) -> Prepared:
         text = pydocs()[:100_000]
         own = build_tokenizer(name, text)
-        # what is to be timed has not been done before: its first call sets up what the library needs for it
+        # the timed call must not run before: a library sets up buffers in its first call, which count as memory
         ids = own.encode(text) if decode else []
 
         def error() -> float:
@@ -151,7 +151,7 @@ def tokenizer(name: str, decode: bool) -> Callable[[Workload, torch.device, Path
 
 
 def batches(work: Workload, device: torch.device, folder: Path) -> Prepared:
-    """The batch of one step after another, from tokens in memory, moved to the device."""
+    """The batches of successive steps, from tokens in memory, moved to the device."""
     tokens = torch.arange(1_000_000)
     own = Batches(tokens, work.time, work.batch, seed=0)
     step = 0
@@ -169,7 +169,7 @@ def batches(work: Workload, device: torch.device, folder: Path) -> Prepared:
 
 
 def checkpoint(reading: bool) -> Callable[[Workload, torch.device, Path], Prepared]:
-    """Save a run, forced to the disk, or load it, every hash compared."""
+    """Save a run with fsync, or load it and compare every hash."""
 
     def prepare(work: Workload, device: torch.device, folder: Path) -> Prepared:
         model = GPT(work.config)
@@ -229,20 +229,20 @@ COMPONENTS: dict[str, Component] = {
 
 
 def furthest(actual: Any, expected: Any) -> float:
-    """The largest relative L2 distance of tensors in pairs."""
+    """The largest relative L2 distance over pairs of tensors."""
     return max(distance(a, b)[0] for a, b in zip(actual, expected, strict=True))
 
 
-def place_of(component: Component, device: torch.device) -> torch.device:
-    """Where a component runs when a device is measured."""
+def device_of(component: Component, device: torch.device) -> torch.device:
+    """The device where a component runs."""
     return device if component.on_device else torch.device("cpu")
 
 
-def weigh(argument: dict[str, Any]) -> Callable[[], int | None]:
-    """For bench/timing/peak_memory.py: prepare a component; returns a function that calls it once and counts memory."""
+def first_call(argument: dict[str, Any]) -> Callable[[], int | None]:
+    """Prepare a component for bench/timing/peak_memory.py; returns a function that calls it once."""
     torch.set_num_threads(argument["threads"])
     component = COMPONENTS[argument["component"]]
-    device = place_of(component, torch.device(argument["device"]))
+    device = device_of(component, torch.device(argument["device"]))
     folder = tempfile.TemporaryDirectory()  # removed when the process ends
     once = called_once(component.prepare(named(argument["workload"]), device, Path(folder.name)).call, device)
 
@@ -254,10 +254,10 @@ def weigh(argument: dict[str, Any]) -> Callable[[], int | None]:
 
 
 def called_once(call: Callable[[], object], device: torch.device) -> Callable[[], int | None]:
-    """Get ready to see the memory of one call; what makes it returns the bytes, where a device counts its own."""
-    give_back_freed()  # or the call would be served from what preparing has freed, and seem to need nothing
+    """Prepare to measure one call's memory; the returned function makes the call and returns bytes, if on a GPU."""
+    give_back_freed()  # else the call would reuse memory freed by the preparation and seem to need none
     if device.type == "cuda":
-        # or there is no peak to reset: not every component has something on the device before its call
+        # else there may be no peak to reset: some components have no tensor on the device before their call
         torch.cuda.init()  # type: ignore[no-untyped-call]
 
     def run() -> int | None:

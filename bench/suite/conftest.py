@@ -1,4 +1,4 @@
-"""The suite under pytest: its options, one session for each device, and the result that is written at the end."""
+"""The suite under pytest: options, one session per device, and the result files at the end."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from optimized.hardware import hardware_of
 from optimized.recipe import left_out
 from reference.training.devices import available_devices
 
-interrupts.raise_again()  # importing this, as tests do, leaves Ctrl-C as it was
+interrupts.raise_again()  # tests import this file: restore Ctrl-C
 
 STARTED = pytest.StashKey[float]()
 HEEDED = pytest.StashKey[ExitStack]()
@@ -52,10 +52,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--workloads",
         default="",
-        help="comma-separated names of bench/workloads/scenarios.py; default: those of the plan",
+        help="comma-separated names of bench/workloads/scenarios.py; default: the plan's",
     )
     group.addoption(
-        "--contenders", default="", help="comma-separated names of bench/contenders, or all; default: those of the plan"
+        "--contenders", default="", help="comma-separated names of bench/contenders, or all; default: the plan's"
     )
     group.addoption("--threads", type=int, default=None, help="CPU threads; default: torch's choice")
     group.addoption("--json", type=Path, default=None, help="file of the result, for a run on one device")
@@ -73,13 +73,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[STOP], config.stash[HEEDED] = Stop(), ExitStack()
     config.stash[HEEDED].enter_context(denormals_flushed())
     config.pluginmanager.register(config.stash[STOP])
-    # one set of tables: pytest-benchmark's where runs are compared by it, else ours (`pytest_terminal_summary`)
+    # one set of tables: pytest-benchmark's with --benchmark-compare, else ours (`pytest_terminal_summary`)
     config.option.benchmark_quiet = config.option.benchmark_quiet or not compares(config)
     with uncaptured(config):
         standard_error = os.dup(2)
     config.stash[HEEDED].callback(os.close, standard_error)
     config.stash[HEEDED].enter_context(interrupts.heeded(standard_error))
-    config.stash[HEEDED].enter_context(interrupts.last_words(lambda: ways_on(config)))
+    config.stash[HEEDED].enter_context(interrupts.last_words(lambda: how_to_continue(config)))
     try:
         start(config)
     except ValueError as error:
@@ -92,10 +92,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> Iterator[None]:
-    """A run that a signal stopped ends as every command does: with one line, its own status, and at once."""
+    """A stopped run ends like every command: at once, with one line and the signal's status."""
     try:
         result = yield
-    except KeyboardInterrupt as error:  # the second signal, or one that came after the last test
+    except KeyboardInterrupt as error:  # a second signal, or one after the last test
         leave(config, interrupts.status_of(error))
     stop = config.stash.get(STOP, None)
     if stop is not None and stop.status:
@@ -104,30 +104,30 @@ def pytest_cmdline_main(config: pytest.Config) -> Iterator[None]:
 
 
 def leave(config: pytest.Config, status: int) -> NoReturn:
-    """End the process, saying how to go on."""
+    """Print how to continue and end the process."""
     with uncaptured(config):
         sys.stdout.flush()
-        print(interrupts.farewell(ways_on(config)), file=sys.stderr)
+        print(interrupts.farewell(how_to_continue(config)), file=sys.stderr)
         interrupts.leave(status)
 
 
 class Stop:
-    """Part of pytest that notes how a run was stopped."""
+    """A pytest plugin that records the signal that stopped a run."""
 
     status = 0  # of the process
 
-    @pytest.hookimpl(tryfirst=True)  # the terminal's takes its time to look at the traceback
+    @pytest.hookimpl(tryfirst=True)  # before the terminal's hook, which is slow to format the traceback
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        """What was measured so far is written and shown now, however long that takes."""
+        """Keep the signal's status; from here on the result is written and shown, however long that takes."""
         interrupts.taken()
         if isinstance(excinfo.value, KeyboardInterrupt):
             self.status = interrupts.status_of(excinfo.value)
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self) -> Iterator[None]:
-        """The fixtures of a test that was stopped end here; what they complain of would keep pytest from its summary.
+        """Ignore errors from fixtures of the stopped test, which would prevent pytest's summary.
 
-        pytest-benchmark's does: nothing was timed with it.
+        pytest-benchmark's fixture raises one, as nothing was timed with it.
         """
         try:
             return (yield)
@@ -137,25 +137,25 @@ class Stop:
 
 
 def compares(config: pytest.Config) -> bool:
-    """Whether pytest-benchmark is asked to compare this run with a stored one."""
+    """Whether pytest-benchmark compares this run with a stored one."""
     return bool(config.option.benchmark_compare)
 
 
-def ways_on(config: pytest.Config) -> str:
-    """How to continue the sessions that have begun; "" if there are none."""
+def how_to_continue(config: pytest.Config) -> str:
+    """The commands that continue the sessions; "" if none has begun."""
     sessions = config.stash.get(SESSIONS, {}).values()
     return " and ".join(session.journal.words for session in sessions if session.journal.words)
 
 
 def command(config: pytest.Config) -> str:
-    """The command that continues this run, without the options that its journal holds."""
+    """The command that continues this run, without the options that are in its journal."""
     option = config.option
     given = (("-k", option.keyword), ("-m", option.markexpr), ("--json", option.json))
     return COMMAND + "".join(f" {name} {shlex.quote(str(value))}" for name, value in given if value)
 
 
 def start(config: pytest.Config) -> None:
-    """Make a session for each device. Raises ValueError, one line, for options that cannot be met."""
+    """Make a session for each device. Raises ValueError, one line, for invalid options."""
     option = config.option
     journal = None if option.resume is None else resumed(config)
     if option.threads is not None:
@@ -193,9 +193,9 @@ def start(config: pytest.Config) -> None:
 
 
 def resumed(config: pytest.Config) -> Journal:
-    """The journal of a stopped run; its options become the options of this run.
+    """Read the journal of --resume; its options become the options of this run.
 
-    Raises ValueError, one line, if it is none, or if other options were given.
+    Raises ValueError, one line, if it is no journal or the user gave other options.
     """
     option = config.option
     journal = resume(option.resume, result_file.KIND, command(config), telling(config))
@@ -208,14 +208,14 @@ def resumed(config: pytest.Config) -> Journal:
             "device": str(journal.arguments["device"]),
         }
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"--resume {option.resume}: is damaged ({error}): start anew, without --resume") from None
+        raise ValueError(f"--resume {option.resume}: is damaged ({error}): start again without --resume") from None
     for name, value in before.items():
         given = getattr(option, name)
         if given not in (None, "") and given is not False and given != value:
             words = f"--{name}" if given is True else f"--{name} {given}"
             raise ValueError(
                 f"--resume {option.resume} with {words}: it was begun "
-                f"{f'with --{name} {value}' if value else f'without --{name}'}; leave it out, or start anew without "
+                f"{f'with --{name} {value}' if value else f'without --{name}'}; leave it out, or start again without "
                 "--resume"
             )
         setattr(option, name, value)
@@ -223,7 +223,7 @@ def resumed(config: pytest.Config) -> Journal:
 
 
 def of_able(plan: Plan) -> tuple[Plan, list[str]]:
-    """A plan without the contenders whose packages are missing, and a line for each of those."""
+    """A plan without contenders whose packages are missing, and a line for each of them."""
     lines = dict.fromkeys(line for row in plan.rows for line in able(row.contenders)[1])
     rows = tuple(replace(row, contenders=tuple(able(row.contenders)[0])) for row in plan.rows)
     return replace(plan, rows=rows), list(lines)
@@ -240,14 +240,14 @@ def left_out_of_optimized(plan: Plan, device: torch.device) -> list[str]:
 
 
 def without_emulation(plan: Plan, device: torch.device) -> tuple[Plan, list[str]]:
-    """A plan without the contenders that do nothing but emulate bfloat16 on a device, and a line on them.
+    """A plan without contenders that would emulate bfloat16 on a device, and a line for each of them.
 
-    One of their training steps takes longer than all else that is measured at its size.
+    One emulated training step takes longer than all other measurements at its size.
     """
     if hardware_of(str(device)).bfloat16:
         return plan, []
     every = dict.fromkeys(name for row in plan.rows for name in row.contenders)
-    names = [name for name in every if find(name).rounds is always]
+    names = [name for name in every if find(name).uses_bfloat16 is always]
     rows = tuple(replace(row, contenders=tuple(n for n in row.contenders if n not in names)) for row in plan.rows)
     lines = [f"{name}: would emulate bfloat16 on this device: give --contenders {name}" for name in names]
     return replace(plan, rows=rows), lines
@@ -259,9 +259,9 @@ def split(text: str) -> tuple[str, ...]:
 
 
 def devices_for(asked: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """The devices to measure, and a line for each that was asked for and is not there.
+    """The devices to measure, and a line for each named one that is missing.
 
-    One of each kind that this machine has if none was asked for. Raises ValueError if there is none of them.
+    If none is named: one of each kind on this machine. Raises ValueError if all named ones are missing.
     """
     there = available_devices()
     kinds = list(dict.fromkeys(name.split(":")[0] for name in there))
@@ -277,7 +277,7 @@ def devices_for(asked: tuple[str, ...]) -> tuple[list[str], list[str]]:
 
 
 def uncaptured(config: pytest.Config) -> AbstractContextManager[None]:
-    """Inside, pytest does not keep what is printed."""
+    """Inside, pytest does not capture output."""
     capture = config.pluginmanager.getplugin("capturemanager")
     inside: AbstractContextManager[None] = capture.global_and_fixture_disabled() if capture else nullcontext()
     return inside
@@ -294,14 +294,14 @@ def telling(config: pytest.Config) -> Tell:
 
 
 def columns(config: pytest.Config) -> int:
-    """How wide the terminal is for tables."""
+    """The width for tables, in characters."""
     with uncaptured(config):
         width: int = terminal().width
     return width
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`device` is every device; `case` and `component` are all numbers of its plan."""
+    """Parametrize `device` by all devices; `case` and `component` by all numbers of their plans."""
     sessions = metafunc.config.stash[SESSIONS]
     if "case" in metafunc.fixturenames:
         cases = [
@@ -327,7 +327,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A benchmark may warn, and take long."""
+    """Allow benchmarks to warn, and an hour each."""
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.filterwarnings("default"))
@@ -336,7 +336,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Skip a test that cannot be measured here, with its line; note a failure as a line of the result."""
+    """Turn LeftOut into a skip, with its line; note a failure in the result's `left_out`."""
     item.config.stash[BEGUN].add(item.nodeid)
     try:
         return (yield)
@@ -353,7 +353,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 def sessions_of(item: pytest.Item) -> list[Session]:
     """The sessions of the devices that a test measures."""
-    named = []  # `device`, or the first of a `case` or `component`
+    named = []  # devices: the parameter `device`, or the first item of `case` or `component`
     for value in item.callspec.params.values() if isinstance(item, pytest.Function) else ():
         named.append(value if isinstance(value, str) else value[0] if isinstance(value, tuple) else None)
     return [session for device, session in item.config.stash[SESSIONS].items() if device in named]
@@ -368,7 +368,7 @@ def sessions(pytestconfig: pytest.Config) -> dict[str, Session]:
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
     """Write one result file for each device with measurements.
 
-    What a run that was stopped has measured stays besides, as it is, to go on with.
+    A stopped run also keeps its journal, so that it can continue.
     """
     config = session.config
     whole, stopped = is_whole(session, exitstatus), is_stopped(session, exitstatus)
@@ -388,19 +388,19 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitC
 
 
 def is_stopped(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> bool:
-    """Whether some tests did not end, or were not even begun."""
+    """Whether some tests did not end or did not begin."""
     ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
     return not ended or not session.config.stash[BEGUN] >= {item.nodeid for item in session.items}
 
 
 def is_whole(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> bool:
-    """Whether everything was measured that can be, so that the result stands for its device.
+    """Whether the run was complete, so that its result becomes the device's.
 
-    A failure is noted in the result, so that it may have some; but everything has to have been begun.
+    Failures are allowed, as the result notes them, but every test must have begun.
     """
     option = session.config.option
     narrowed = option.quick or option.workloads or option.contenders or option.keyword or option.markexpr
-    # without its cache pytest has no --lf
+    # pytest has no --lf if its cache is off
     chosen_by_hand = (
         option.deselect or getattr(option, "lf", False) or any("::" in argument for argument in session.config.args)
     )
@@ -417,7 +417,7 @@ def is_whole(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> bool
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """The tables, after everything else; where pytest-benchmark compares, it has shown its own."""
+    """Print the tables last, unless pytest-benchmark compares and has printed its own."""
     for measured in config.stash[SESSIONS].values():
         if measured.cases or measured.ablation or measured.left_out or measured.written:
             terminalreporter.section(f"{measured.device}")
@@ -428,5 +428,5 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     option = config.option
     if option.benchmark_save or option.benchmark_autosave:
         terminalreporter.write_line(f"saved for pytest-benchmark in {option.benchmark_storage.removeprefix('file://')}")
-    if ways_on(config) and not config.stash[STOP].status:  # which is told at the very end
-        terminalreporter.write_line(f"stopped; {ways_on(config)}")
+    if how_to_continue(config) and not config.stash[STOP].status:  # else `leave` prints it at the very end
+        terminalreporter.write_line(f"stopped; {how_to_continue(config)}")

@@ -11,7 +11,7 @@ from bench.formatting import WIDTH, Fitted, broken, plain_table, significant, si
 from bench.settings import Diff
 from bench.suite.result_file import Result, read
 
-# What the sizes of a model are called in a name, after the field's letters.
+# The letters of a model's sizes in a name.
 LETTERS = {"n_layer": "L", "n_head": "H", "n_embd": "C", "vocab_size": "V", "block_size": "block "}
 
 SHAPES = "note: 8x64 is batch x time; 1x32+16 is texts x prompt + new tokens"
@@ -19,17 +19,17 @@ SHAPES = "note: 8x64 is batch x time; 1x32+16 is texts x prompt + new tokens"
 
 @dataclass(frozen=True)
 class Number:
-    """One number that both files may have."""
+    """One number of a result."""
 
     name: str
     rate: float  # per second
     spread: float
-    ratio: float | None  # to the base of its own run
+    ratio: float | None  # to the base of its run
     memory: int | None
 
 
 def diff(options: Diff) -> int:
-    """Run the command; returns 0. Raises ValueError, one line, for files that cannot be compared."""
+    """Run the command; returns 0. Raises ValueError, one line, if the files are not comparable."""
     options.check()
     before, after = read(options.before), read(options.after)
     differing = list(machine_differences(before, after))
@@ -45,10 +45,10 @@ def diff(options: Diff) -> int:
 
 
 def numbers(result: Result) -> dict[str, Number]:
-    """Every number of a result by a name that is the same in every result, and is that of nothing else.
+    """Every number of a result by a unique name, the same in every result.
 
-    What was measured is in the name, with its shape (batch x time, or texts x prompt + new tokens): where a plan now
-    has another shape, there is a new number and one is gone, and none has changed.
+    The name contains the measured shape (batch x time, or texts x prompt + new tokens). So if a plan's shape changes,
+    the old number is gone and a new one appears, rather than one number that changed.
     """
     found = []
     for case in result["cases"]:
@@ -74,7 +74,7 @@ def numbers(result: Result) -> dict[str, Number]:
 
 
 def shape(measured: dict[str, Any]) -> str:
-    """The shape of a case or a point, as `SHAPES` says."""
+    """The shape of a case or a point; see `SHAPES`."""
     after = f"{measured['prompt']}+{measured['new']}" if "prompt" in measured else measured["time"]
     return f"{measured['batch']}x{after}"
 
@@ -85,7 +85,7 @@ def first_ratio(ratios: dict[str, dict[str, float]]) -> float | None:
 
 
 def lines(before: Result, after: Result, differing: list[str], threshold: float, width: int = WIDTH) -> Iterator[str]:
-    """What there is to say; the table fits into so many columns."""
+    """The output, line by line; the table fits into `width` columns."""
     from rich.console import Console
 
     yield f"A  {before['started']}  {before['environment']['commit'] or 'no commit'}"
@@ -115,9 +115,9 @@ def lines(before: Result, after: Result, differing: list[str], threshold: float,
 
 
 def is_changed(a: Number, b: Number, threshold: float) -> bool:
-    """Whether a rate, or the memory, is another one, and not by its spread alone.
+    """Whether the rate changed by more than its spread, or the memory changed.
 
-    What has a ratio to its run's base is judged by that: a machine that was busy meanwhile slows both.
+    Compares ratios to the base where both have one: a busy machine slows both sides of a ratio.
     """
     x, y = (a.rate, b.rate) if a.ratio is None or b.ratio is None else (a.ratio, b.ratio)
     if a.ratio == b.ratio == 1.0:
@@ -128,7 +128,7 @@ def is_changed(a: Number, b: Number, threshold: float) -> bool:
 
 
 def table(changed: list[tuple[Number, Number]]) -> Any:
-    """What changed, the largest loss first."""
+    """The changed numbers, largest loss first."""
     found = plain_table()
     found.add_column("", no_wrap=True)
     for name in ("per second\nA", "\nB", "\ntimes", "ratio\nA", "\nB", "memory\nA", "\nB"):
@@ -148,7 +148,7 @@ def table(changed: list[tuple[Number, Number]]) -> Any:
 
 
 def proofs(before: Result, after: Result) -> Iterator[str]:
-    """Contenders that passed in one file and not in the other."""
+    """Lines for contenders whose proof passed in only one of the files."""
     passed = [{(p["size"], p["contender"]): p for p in result["parity"]} for result in (before, after)]
     for key in passed[0].keys() & passed[1].keys():
         a, b = passed[0][key], passed[1][key]

@@ -1,4 +1,4 @@
-"""What the benchmark suite measures: which workloads, which scenarios of each, by whom, and how long it may take."""
+"""What the benchmark suite measures: workloads, their scenarios and contenders, and the time for each."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 
 from bench.workloads.scenarios import EVERY_SCENARIO, WORKLOADS
 
-LIBRARIES = ("x-transformers", "keras-hub")  # take part where they are installed
+LIBRARIES = ("x-transformers", "keras-hub")  # if installed
 PEERS = (
     *("reference", "huggingface-eager", "huggingface-sdpa", "huggingface-bf16", "huggingface-best"),
     *(*LIBRARIES, "plain", "optimized", "full-float32"),
 )
-EVERYBODY = (*PEERS, "huggingface-compiled")
+ALL_PEERS = (*PEERS, "huggingface-compiled")
 FEW = ("reference", "huggingface-sdpa", "plain", "optimized")
 LARGE = ("reference", "huggingface-sdpa", "huggingface-best", "plain", "optimized")
-BASE = "reference"  # what ratios are to
+BASE = "reference"  # of the ratios
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run of the suite does unless its options say otherwise."""
+    """The default measurements of a run of the suite."""
 
     rows: tuple[Row, ...]
-    components: tuple[str, ...]  # workloads that give their shapes; what has one size comes once, in a whole run
-    ladder: Row | None  # where rungs are ablated; its contenders are the recipes of bench/suite/ablation.py
+    components: tuple[str, ...]  # workloads that give their shapes; components of one size: once, not in a quick run
+    ladder: Row | None  # of the ablation; its contenders are the recipes of bench/suite/ablation.py
     scaling: bool
-    seconds: float  # to time one task of one contender in, about
+    seconds: float  # of timing per task and contender, about
     rounds: tuple[int, int]  # at least and at most
-    left_out: tuple[str, ...] = ()  # what a user might look for in vain, with what to ask for
+    left_out: tuple[str, ...] = ()  # lines: what is not measured by default, and the option for it
 
 
 QUICK = Plan(
@@ -48,7 +48,7 @@ QUICK = Plan(
     scaling=False,
     seconds=0.5,
     rounds=(5, 50),
-    left_out=("tokenizers, batches and checkpoints, ablation and curves: are part of a whole run",),
+    left_out=("tokenizers, batches and checkpoints, ablation and curves: are measured without --quick",),
 )
 CPU = Plan(
     (
@@ -68,10 +68,10 @@ CPU = Plan(
 )
 ACCELERATOR = Plan(
     (
-        Row("smoke", EVERY_SCENARIO, EVERYBODY),
-        Row("mini", EVERY_SCENARIO, EVERYBODY),
-        Row("gpt2-512", EVERY_SCENARIO, EVERYBODY),
-        Row("gpt2", EVERY_SCENARIO, EVERYBODY),
+        Row("smoke", EVERY_SCENARIO, ALL_PEERS),
+        Row("mini", EVERY_SCENARIO, ALL_PEERS),
+        Row("gpt2-512", EVERY_SCENARIO, ALL_PEERS),
+        Row("gpt2", EVERY_SCENARIO, ALL_PEERS),
         Row("gpt2-xl", EVERY_SCENARIO, LARGE),
     ),
     components=("mini", "gpt2"),
@@ -85,8 +85,8 @@ ACCELERATOR = Plan(
 def plan_for(device_type: str, quick: bool, workloads: Sequence[str] = (), contenders: Sequence[str] = ()) -> Plan:
     """The plan of a device, narrowed to some workloads and contenders by name.
 
-    A workload that the plan has not is done whole, by the peers of the large ones. The base of the ratios always takes
-    part. Raises ValueError, one line, for a workload that does not exist.
+    A workload that is not in the plan gets every scenario, with the contenders `LARGE`. The base of the ratios always
+    takes part. Raises ValueError, one line, for an unknown workload.
     """
     plan = QUICK if quick else CPU if device_type == "cpu" else ACCELERATOR
     for name in workloads:
@@ -97,6 +97,6 @@ def plan_for(device_type: str, quick: bool, workloads: Sequence[str] = (), conte
         known = {row.workload: row for row in rows}
         rows = tuple(known.get(name, Row(name, EVERY_SCENARIO, LARGE)) for name in workloads)
     if contenders:
-        who = tuple(dict.fromkeys((BASE, *contenders)))
-        rows = tuple(replace(row, contenders=who) for row in rows)
+        names = tuple(dict.fromkeys((BASE, *contenders)))
+        rows = tuple(replace(row, contenders=names) for row in rows)
     return replace(plan, rows=rows, left_out=() if workloads or contenders else plan.left_out)

@@ -1,7 +1,7 @@
 """Feed samples that worker processes have taken to pytest-benchmark, through a clock that replays them.
 
-pytest-benchmark calls a function many times and reads its clock around each call. Here each call moves the clock by one
-sample, so that its statistics, files and comparisons are of the samples as they were taken, in turn.
+pytest-benchmark calls a function many times and reads its clock around each call. Here each call advances the clock by
+one sample, so its statistics, files and comparisons are of the samples that were taken in turn.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class ReplayClock:
         return self.now
 
     def replay(self, samples: Iterator[float]) -> None:
-        """Move on by the next sample, in seconds."""
+        """Advance by the next sample, in seconds."""
         self.now += next(samples)
 
 
@@ -30,13 +30,13 @@ CLOCK = ReplayClock()
 
 
 def report(benchmark: Any, group: str, seconds: Sequence[float], details: dict[str, Any]) -> None:
-    """Have pytest-benchmark report samples, one a round.
+    """Have pytest-benchmark report samples, one per round.
 
     Args:
         benchmark: its fixture, in a test with `@pytest.mark.benchmark(timer=CLOCK)`
-        group: benchmarks that are shown together
+        group: of benchmarks in one table
         seconds: the samples
-        details: what belongs to them, for `extra_info`
+        details: for `extra_info`
     """
     benchmark.group = group
     benchmark.extra_info.update(details)

@@ -1,7 +1,7 @@
-"""Curves: speed and memory of a training step as one size grows and the others stay.
+"""Scaling curves: speed and memory of a training step as one size grows.
 
-Explicit attention against sdpa, the plain loss against the fused one, on PLAIN otherwise. Every point is a process of
-its own for each of them, in turn.
+PLAIN, PLAIN with sdpa, and PLAIN with the fused loss. At each point the three are timed in turn, each in its own
+process.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ AXES: dict[str, tuple[int, ...]] = {
 
 @dataclass(frozen=True)
 class Point:
-    """One place on one curve or, in the middle, on all."""
+    """A point of an axis; the middle is on every axis."""
 
     axis: str
     value: int
@@ -37,7 +37,7 @@ class Point:
 
 
 def points() -> Iterator[Point]:
-    """Every point of every axis, each a workload whose size has a name of its own, but for the middle."""
+    """Yield every point of every axis. Each workload has its own size name; the middle is shared."""
     for axis, values in AXES.items():
         for value in values:
             work = moved(axis, value)
@@ -45,7 +45,7 @@ def points() -> Iterator[Point]:
 
 
 def moved(axis: str, value: int) -> Workload:
-    """The middle, with one size changed."""
+    """The middle with one size changed."""
     c = MIDDLE.config
     changed = {
         "time": lambda: MIDDLE.of_shape(MIDDLE.batch, value),

@@ -1,4 +1,4 @@
-"""A run of the suite on one device: everything is measured when first asked for, once, and kept for the result."""
+"""A run of the suite on one device: each measurement is made once, on demand, and kept for the result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from bench.contenders import find
-from bench.contenders.gate import ParityGate, place, precision_of
+from bench.contenders.gate import ParityGate, precision_of, proof_key
 from bench.environment import clocks_after_work, environment
 from bench.journal import Journal, check_same, partial_path
 from bench.roofline.roofline import Roofline, emulated, floors, utilisation
@@ -40,13 +40,13 @@ from bench.workloads.workload import Workload
 
 Tell = Callable[[str], None]
 
-LAUNCHES = 3  # of the A/A test: how processes of one program differ is to be seen too
+LAUNCHES = 3  # of the A/A test, to include differences between launches
 COMMAND = "nox -s bench --"
 ByContender = dict[str, dict[str, Timings]]
 
 
 class LeftOut(Exception):
-    """Something that cannot be measured here; one line says why, and the rest goes on."""
+    """A measurement is impossible here; its message is one line. The others continue."""
 
 
 class Session:
@@ -54,13 +54,13 @@ class Session:
 
     Args:
         device: to measure
-        plan: what a complete run does
+        plan: the measurements of a complete run
         arguments: of the command, for the result
-        tell: told what is being done
-        quick: whether the roofline may be measured quickly too
-        json: where the result goes, if that is said
-        journal: of a run that was stopped, to go on with
-        command: that goes on with this run if it is stopped, without --resume FILE
+        tell: called with a line for each step
+        quick: whether to measure the roofline quickly too
+        json: path of the result, if given
+        journal: of a stopped run to continue
+        command: the command that continues this run, without --resume FILE
 
     Raises ValueError, one line, for a journal of another machine or other software.
     """
@@ -95,7 +95,7 @@ class Session:
         self.points: dict[Workload, dict[str, Timings]] = {}
         self.aa_test: dict[str, Any] | None = None
         self.left_out: list[str] = list(plan.left_out)
-        self.written = ""  # where the result went, for people
+        self.written = ""  # a line with the result's path
 
     @property
     def time_budget(self) -> TimeBudget:
@@ -104,12 +104,12 @@ class Session:
 
     @cached_property
     def roofline(self) -> Roofline:
-        """The ceilings of the device, with all shapes of the plan that fit measured."""
+        """The device's ceilings; the plan's shapes are measured where they fit."""
         return Roofline(self.device, seconds=0.02 if self.quick else 0.1, keep=self.keep)
 
     @cached_property
     def floors(self) -> list[dict[str, Any]]:
-        """What each task of the plan takes at least."""
+        """The least time of each task of the plan."""
         free = available_bytes(self.device)
         names = [row.workload for row in self.plan.rows if proof_misfit(row.workload, free) is None]
         scenarios = {
@@ -119,18 +119,18 @@ class Session:
         return list(floors(self.roofline, names, scenarios, self.tell))
 
     def floor(self, workload: str, scenario: str, task: str, precision: str) -> dict[str, Any] | None:
-        """One of them."""
+        """One of the floors; None if there is none."""
         wanted = {"workload": workload, "scenario": scenario, "task": task, "precision": precision}
         return next((floor for floor in self.floors if wanted.items() <= floor.items()), None)
 
     def leave_out(self, line: str) -> LeftOut:
-        """Note that something is left out; returns what to raise."""
+        """Note a line in `left_out`; returns the error to raise."""
         if line not in self.left_out:
             self.left_out.append(line)
         return LeftOut(line)
 
     def proven(self, workload: str, names: Sequence[str], proof: Workload | None = None) -> list[str]:
-        """The contenders that have a parity pass at a workload, or at another one, `proof`.
+        """The contenders with a parity pass at a workload, or at `proof` if given.
 
         Raises LeftOut if the proof does not fit into memory.
         """
@@ -149,13 +149,13 @@ class Session:
         proof: Workload | None = None,
         launches: int = 1,
     ) -> ByContender:
-        """The proven of some contenders in turn, by contender and task. Raises LeftOut if it does not fit."""
+        """Time the proven contenders in turn; returns by contender and task. Raises LeftOut if memory is short."""
         key = (workload, scenario, tuple(names), anchors, launches)
         if key not in self.timings:
             try:
                 self.timings[key] = self.run_scenario(workload, scenario, names, anchors, proof, launches)
             except Exception as error:
-                self.timings[key] = error  # nor will it work the next time
+                self.timings[key] = error  # so that it is not tried again
         found = self.timings[key]
         if isinstance(found, Exception):
             raise found
@@ -170,7 +170,7 @@ class Session:
         if line is not None:
             raise self.leave_out(line)
         if workload in {row.workload for row in self.plan.rows}:
-            assert self.floors is not None  # the device is measured before anything that runs on it
+            assert self.floors is not None  # measure the device first
         proven = self.proven(workload, names, proof)
         if not proven:
             return {}
@@ -184,7 +184,7 @@ class Session:
         return found
 
     def run_aa_test(self, workload: str, scenario: str, task: str, name: str, time_budget: TimeBudget) -> Ratio:
-        """A contender twice, in turn, launched several times; kept for the result.
+        """Time a contender against a second copy of it, in several launches; kept for the result.
 
         Args:
             time_budget: of one launch
@@ -201,22 +201,22 @@ class Session:
         found = run_scenario(
             named(workload), scenario, names, self.device, time_budget, tell, launches=launches, keep=self.keep
         )
-        first, again = (found[who][task] for who in (name, f"{name} (again)"))
-        whole = again.times_as_fast(first)
+        first, again = (found[label][task] for label in (name, f"{name} (again)"))
+        overall = again.times_as_fast(first)
         self.aa_test = {
             "contender": name,
             "workload": workload,
             "task": task,
-            "ratio": asdict(whole),
+            "ratio": asdict(overall),
             "launches": [asdict(ratio(a, b)) for a, b in zip(first.by_launch(), again.by_launch(), strict=True)],
         }
-        return whole
+        return overall
 
     def point(self, point: Point) -> None:
-        """Measure one point of the curves, or note why not."""
-        work, place = point.work, f"{point.axis} {point.value}"
+        """Measure one point of the scaling curves, or note why it is left out."""
+        work, where = point.work, f"{point.axis} {point.value}"
         free = available_bytes(self.device)
-        line = too_large(f"scaling/{place}", scenario_bytes(work, "step"), 2, free)
+        line = too_large(f"scaling/{where}", scenario_bytes(work, "step"), 2, free)
         if line is not None:
             self.leave_out(line)
             return
@@ -224,10 +224,10 @@ class Session:
         proven = [name for name in CURVES if found[name].passed]
         for name in CURVES:
             if name not in proven:
-                self.leave_out(f"scaling/{place}: no parity pass, no number: {name}: {found[name].why}")
+                self.leave_out(f"scaling/{where}: no parity pass, no number: {name}: {found[name].why}")
         if work not in self.points:
             self.give_back()
-            tell = self.telling(f"scaling/{place}")
+            tell = self.telling(f"scaling/{where}")
             found_here = run_scenario(work, "step", proven, self.device, self.time_budget, tell, free, keep=self.keep)
             self.points[work] = {name: timings["training_step"] for name, timings in found_here.items()}
         for name, timings in self.points[work].items():
@@ -242,13 +242,13 @@ class Session:
             )
 
     def check_component(self, workload: str) -> None:
-        """Raise LeftOut if components of a workload's shape do not fit."""
+        """Raise LeftOut if components of a workload's shape do not fit into memory."""
         line = misfit(workload, "training", 1, available_bytes(self.device))
         if line is not None:
             raise self.leave_out(line)
 
     def give_back(self) -> None:
-        """Leave the memory that proofs took to the processes that come now."""
+        """Free the memory of the proofs for the next processes."""
         gc.collect()
         give_back_freed()
         if self.device.type == "cuda":
@@ -257,11 +257,11 @@ class Session:
             torch.mps.empty_cache()
 
     def telling(self, where: str) -> Tell:
-        """`tell`, with a place in front."""
+        """`tell` with a prefix."""
         return lambda what: self.tell(f"{where}: {what}")
 
     def case(self, workload: str, scenario: str, task: str, name: str, timings: Timings) -> dict[str, Any]:
-        """One number with all that belongs to it, as `bench.suite.result_file` describes it; kept for the result."""
+        """One entry of `cases` in bench/suite/result_file.py; kept for the result."""
         work = named(workload)
         precision = precision_of(name, work, self.device)
         prompt, new = text_shape(work)
@@ -270,7 +270,7 @@ class Session:
         flops = flops_per_token(work, task)
         ceilings = self.roofline.record()["ceilings"][precision]
         floor = self.floor(workload, scenario, task, precision)
-        passed = self.gate.found[place(work, name)]
+        passed = self.gate.found[proof_key(work, name)]
         assert passed.passed, "no parity pass, no number"
         shape = {"prompt": prompt, "new": new} if scenario in ("text", "texts") else {"time": work.time}
         case = {
@@ -299,7 +299,7 @@ class Session:
         return case
 
     def result(self) -> dict[str, Any]:
-        """Everything that was measured, as `bench.suite.result_file` describes it."""
+        """The result; see bench/suite/result_file.py."""
         return {
             "kind": KIND,
             "version": VERSION,

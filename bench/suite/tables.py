@@ -1,4 +1,4 @@
-"""A result of the suite on the terminal: the ratios first, then what they are made of."""
+"""Print a result of the suite as tables: ratios first, then rates."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from bench.timing.ratios import confidence_of
 Result = dict[str, Any]
 
 CASES_NOTE = (
-    "times: how many times as fast, from times taken next to each other, [interval that holds it with\n"
-    "the confidence in the title: 95 %, less of fewer than six rounds or launches]; MFU of the measured\n"
-    "ceiling and of the data sheet's; floor: the least time by the roofline over this one; compile: all\n"
-    "that the process has compiled so far; memory: its peak so far, the compiler's included, libraries\n"
-    "apart; parity: largest error / budget of the proof, above 1 fails."
+    "times: speed relative to the base, from times of the same round, [interval with the confidence in\n"
+    "the title: 95 %, less with fewer than six rounds or launches]; MFU: of the measured ceiling; sheet:\n"
+    "MFU of the data sheet's; floor: the least time by the roofline / this time; compile: seconds so far;\n"
+    "memory: the process's peak so far, with the compiler, without libraries; parity: largest error /\n"
+    "budget of the proof, above 1 fails."
 )
 AA_NOTE = (
-    "over {} launches of both processes ({}). In a table of one launch, what is as near to 1 as this\n"
-    "interval is wide may come from the launch and not from the contender."
+    "over {} launches of both processes ({}). In a table of one launch, a ratio as close to 1 as this\n"
+    "interval is wide may come from the launch, not from the contender."
 )
-COMPONENTS_NOTE = "times: how many times as fast as the 1 above it, where they were timed in turn, [interval]."
+COMPONENTS_NOTE = "times: speed relative to the 1 above it, timed in turn, [interval]."
 
 
 def show(result: Result, width: int = WIDTH) -> list[str]:
-    """What was measured on, then all tables of a result, in lines of at most so many characters."""
+    """The device and all tables of a result, as lines of at most `width` characters."""
     from rich.console import Console
 
     out = io.StringIO()
@@ -39,7 +39,7 @@ def show(result: Result, width: int = WIDTH) -> list[str]:
         console.print(title, style="bold", markup=False)
         console.print(table)
         if note:
-            # its own lines, if there is room for them
+            # keep the note's line breaks if its lines fit
             whole = max(map(len, note.splitlines())) <= width
             console.print(note if whole else " ".join(note.split()), style="dim", markup=False)
     if result["left_out"]:
@@ -52,7 +52,7 @@ def show(result: Result, width: int = WIDTH) -> list[str]:
 
 
 def tables(result: Result) -> Iterator[tuple[str, Any, str]]:
-    """Title, table and note of each."""
+    """Yield the title, table and note of each table."""
     together: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for case in result["cases"]:
         together.setdefault((case["workload"], case["scenario"], case["task"]), []).append(case)
@@ -68,16 +68,17 @@ def tables(result: Result) -> Iterator[tuple[str, Any, str]]:
         yield (
             "Ablation of every rung",
             Fitted(ablation_table(result["ablation"]), keys=2),
-            "times as fast: PLAIN with it against PLAIN; the best recipe against itself without the rung;\n"
-            "the ladder up to it against PLAIN. A cache changes nothing in a training step, nor AdamW in a\n"
-            "text: how far those rows are from 1 shows how far to trust the others. The intervals of several\n"
-            f"launches include how launches differ, those of one do not. {'; '.join(bases(result['ablation']))}.",
+            "relative speed. alone: PLAIN with the rung / PLAIN; leave-one-out: the best recipe with the rung /\n"
+            "without it; cumulative: the ladder up to the rung / PLAIN. A cache cannot change a training step,\n"
+            "nor AdamW generation: how far those rows are from 1 shows how far to trust the others. Intervals\n"
+            "of several launches include differences between launches; intervals of one do not.\n"
+            f"{'; '.join(bases(result['ablation']))}.",
         )
     if result["aa_test"]:
         found, ratio = result["aa_test"], result["aa_test"]["ratio"]
         line = f"{found['contender']}, {found['workload']}/{found['task']}: {interval(ratio)}"
         yield (
-            "A/A test: one contender against itself",
+            "A/A test: a contender against a second copy of it",
             line,
             AA_NOTE.format(len(found["launches"]), percent(ratio["confidence"])),
         )
@@ -91,14 +92,14 @@ def shape(case: dict[str, Any]) -> str:
 
 
 def basis(measured: dict[str, Any]) -> str:
-    """What the intervals of a case, a rung or a point rest on, and how surely they hold."""
+    """The rounds and launches behind an interval, and its confidence."""
     rounds = measured["rounds"]
     words = f"{len(rounds)} launches" if len(rounds) > 1 else "1 launch"
     return f"{sum(rounds)} rounds of {words}, {percent(confidence_of(len(rounds) if len(rounds) > 1 else rounds[0]))}"
 
 
 def percent(confidence: float) -> str:
-    """A confidence for people."""
+    """A confidence in per cent."""
     return f"{100 * confidence:.0f} %"
 
 
@@ -122,8 +123,8 @@ def cases_table(cases: list[dict[str, Any]], others: list[str]) -> Any:
 
 
 def cost_of(case: dict[str, Any]) -> tuple[str, ...]:
-    """What a number comes with: MFU of the measured ceiling and the data sheet's, share of the floor, seconds of
-    compiling ("" if nothing was), peak memory, largest error / budget."""
+    """Cells of a case: MFU of the measured ceiling and the data sheet's, share of the floor, seconds of compiling
+    ("" if none), peak memory, largest error / budget."""
     return (
         share(case["mfu"]["measured"]),
         share(case["mfu"]["data_sheet"]),
@@ -157,7 +158,7 @@ def components_table(components: list[dict[str, Any]]) -> Any:
 
 
 def bases(ablation: list[dict[str, Any]]) -> list[str]:
-    """What the intervals of each task rest on."""
+    """The rounds and launches of each task, in words."""
     found = {task: one for entry in ablation for task, kinds in entry["tasks"].items() for one in kinds.values() if one}
     return [f"{task.replace('_', ' ')}: {basis(one)}" for task, one in found.items()]
 

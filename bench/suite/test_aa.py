@@ -1,4 +1,4 @@
-"""A/A test: a contender against itself gives a ratio whose interval holds 1."""
+"""A/A test: the interval of a contender's ratio to itself contains 1."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from bench.suite.plan import BASE
 from bench.suite.session import Session
 from bench.timing.interleave import TimeBudget
 
-# 95 % of the intervals hold the truth, and other programs share most machines: so one may miss 1 by that much, and one
-# of a quick run by more
+# 5 % of the intervals miss the true ratio, and other programs disturb them: allow a miss by 5 %, in a quick run 15 %
 SLACK = {False: 1.05, True: 1.15}
 
 

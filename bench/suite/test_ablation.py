@@ -1,4 +1,4 @@
-"""What every rung of `optimized` costs and buys: alone, leave-one-out, cumulative."""
+"""The ablation of every rung of `optimized`: alone, leave-one-out, cumulative."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Components by themselves: attention, head and loss, optimizer, tokenizers, batches, checkpoints, learning byte pairs.
 
-Components that do the same work are timed in turn, in a process of their own (bench/suite/component_timing.py).
-pytest-benchmark is fed the samples of that process (bench/suite/replay.py).
+Components of a group are timed in turn, in their own process (bench/suite/component_timing.py). pytest-benchmark gets
+its samples by replay (bench/suite/replay.py).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Groups = dict[tuple[str, str, str], dict[str, Outcome] | Exception]  # by device
 
 @pytest.fixture(scope="module")
 def groups() -> Groups:
-    """Every group is measured when the first of its components is asked for, once."""
+    """The measured groups: each is measured once, for the first test of its components."""
     return {}
 
 
@@ -40,7 +40,7 @@ def test_component(
         try:
             groups[key] = kept(session, workload, group)
         except Exception as error:
-            groups[key] = error  # nor will it work the next time
+            groups[key] = error  # so that it is not tried again
     found = groups[key]
     if isinstance(found, Exception):
         raise found
@@ -52,11 +52,11 @@ def test_component(
 
 
 def kept(session: Session, workload: str, group: str) -> dict[str, Outcome]:
-    """All components of a group, measured now or by a run that was stopped."""
+    """All components of a group, measured now or by the stopped run that this one continues."""
 
     def measured() -> dict[str, Any]:
         found = component_timing.measure(
-            group, workload, session.device, session.plan.seconds, weighed=not session.quick
+            group, workload, session.device, session.plan.seconds, with_memory=not session.quick
         )
         return {name: asdict(outcome) for name, outcome in found.items()}
 

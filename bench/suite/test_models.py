@@ -1,7 +1,7 @@
 """Whole models: forward, loss and gradient, training step, the first token of a text, each further token.
 
-Every contender works in a process of its own, all in turn (bench/timing/interleave.py): compiled and warmed up before,
-synchronised inside. pytest-benchmark is fed the samples of these processes (bench/suite/replay.py).
+Contenders are timed in turn, each in its own process (bench/timing/interleave.py), compiled and warmed up before, with
+synchronisation inside the timed region. pytest-benchmark gets the samples by replay (bench/suite/replay.py).
 """
 
 from __future__ import annotations

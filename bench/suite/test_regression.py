@@ -1,4 +1,4 @@
-"""Is the fast model still fast? Ratios of one run, with bounds so wide that only a real loss crosses them."""
+"""The fast model is still fast: ratios of one run, with bounds so wide that only a real loss crosses them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import pytest
 
 from bench.suite.session import LeftOut, Session
 
-MINI = ("mini", "mini-64")  # whichever of them is part of the run
+MINI = ("mini", "mini-64")  # the first one in the plan
 
-# contender, against, workloads, scenario, task, least ratio: about half of what a two-core CPU shows,
-# or just not slower where that is less.
+# contender, against, workloads, scenario, task, least ratio: about half of the ratio on a two-core CPU, or about 1 if
+# that is higher.
 BOUNDS = [
     ("optimized", "reference", MINI, "training", "training_step", 1.3),
     ("optimized", "huggingface-sdpa", MINI, "training", "training_step", 0.9),
@@ -44,10 +44,10 @@ def test_the_fast_model_is_not_slower_than_it_was(
     )
 
 
-# The default recipe is chosen so that no user loses by it: not slower than the readable code, nor than PLAIN, wherever
-# the suite looks. A median of three rounds strays, and so do launches.
+# The default recipe must never be slower than the readable code or PLAIN, at any workload of the suite. The slack is
+# for the noise of three rounds and of launches.
 BASES = ("reference", "plain")
-SLACK = {False: 1.1, True: 1.2}  # by whether the run is a quick one
+SLACK = {False: 1.1, True: 1.2}  # key: whether the run is quick
 
 
 @pytest.mark.parametrize("scenario", ["training", "text", "texts"])
@@ -61,7 +61,7 @@ def test_the_default_recipe_is_nowhere_slower_than_plain_code(
             continue
         try:
             found = session.timings_of(row.workload, scenario, row.contenders, launches=row.launches)
-        except LeftOut:  # too large for this machine, which is noted
+        except LeftOut:  # too large for this machine; the session has noted it
             continue
         for base in BASES:
             for task, timings in found["optimized"].items() if base in found and "optimized" in found else ():

@@ -1,1 +1,1 @@
-"""Time processes in turn; say how sure the ratio is."""
+"""Time processes in turn; give ratios with their confidence."""

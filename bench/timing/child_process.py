@@ -1,7 +1,7 @@
-"""Python processes that answer on lines of JSON, and end when their parent ends, whatever they compute.
+"""Child processes in Python that answer in lines of JSON and end when their parent ends, even during a long call.
 
-A parent that is killed cannot end its children. So a thread of the child waits for the parent's end; and on Linux the
-kernel kills the child, because no other thread runs while a kernel of torch.compile keeps Python's lock.
+A killed parent cannot end its children. So a thread of the child waits for the parent's end. On Linux the kernel kills
+the child too, because no Python thread runs while a kernel of torch.compile holds the GIL.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
-MARK = "answer: "  # before each answer, on a line of its own: libraries may print too
-EVERY = 0.5  # seconds between two looks at the parent, where the system does not report its end
+MARK = "answer: "  # starts each line that holds an answer: libraries may print too
+EVERY = 0.5  # seconds between checks of the parent, if the system does not report its end
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -30,17 +30,18 @@ def launch(target: str, argument: Any, **streams: Any) -> subprocess.Popen[str]:
 
     Args:
         target: "module:function", importable with the `sys.path` of this process
-        argument: of the function: anything that JSON holds
+        argument: the function's argument, as plain JSON values
         streams: stdin, stdout and stderr, as `subprocess.Popen` takes them
     """
-    # Linux takes the end of the launching thread for that of the parent
+    # PR_SET_PDEATHSIG fires when the launching thread ends, not only when the process does
     lasting = threading.current_thread() is threading.main_thread()
     return subprocess.Popen(
         [sys.executable, "-P", "-m", __name__, str(os.getpid()), str(int(lasting)), target, json.dumps(argument)],
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-            "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "3000"),  # or waiting threads take the others' time
+            # waiting OpenMP threads that spin for long would slow the other processes
+            "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "3000"),
         },
         text=True,
         **streams,
@@ -48,30 +49,30 @@ def launch(target: str, argument: Any, **streams: Any) -> subprocess.Popen[str]:
 
 
 def say(answer: Any) -> None:
-    """In the child: answer, on a line."""
+    """In the child: print an answer as a line."""
     print(MARK + json.dumps(answer), flush=True)
 
 
 def answers(lines: Iterable[str]) -> Iterator[Any]:
-    """In the parent: what a child answers, among the other lines that it prints."""
+    """In the parent: parse the answers in a child's output; skip other lines."""
     return (json.loads(line.removeprefix(MARK)) for line in lines if line.startswith(MARK))
 
 
 def failure(what: str, status: int, errors: str) -> RuntimeError:
-    """The error, in one line, for a child that ended without an answer: its status and its last line."""
+    """The error for a child that ended without an answer: one line with its status and last line."""
     last = (errors.strip().splitlines() or ["it wrote nothing"])[-1]
     return RuntimeError(f"{what} failed with status {status}: {last}")
 
 
 def function_of(target: str) -> Callable[[Any], Any]:
-    """The function of "module:function"."""
+    """Import "module:function"."""
     module, _, name = target.partition(":")
     found: Callable[[Any], Any] = getattr(importlib.import_module(module), name)
     return found
 
 
 def end_with(parent: int, lasting: bool) -> None:
-    """From now on, end this process when its parent ends.
+    """Make this process end when its parent ends.
 
     Args:
         lasting: whether the thread that launched this process lasts as long as its process
@@ -87,11 +88,11 @@ def end_with(parent: int, lasting: bool) -> None:
 
 
 def wait_for_end(parent: int) -> None:
-    """Return when the parent is gone, however it ended."""
-    with suppress(AttributeError, OSError):  # not on Linux, or not allowed there; or it is gone
+    """Wait until the parent has ended."""
+    with suppress(AttributeError, OSError):  # not on Linux, forbidden, or the parent has ended
         end = select.poll()
         end.register(os.pidfd_open(parent), select.POLLIN)
-        if os.getppid() == parent:  # else another process has the number by now
+        if os.getppid() == parent:  # else the pid may already belong to another process
             end.poll()
     # on Windows the parent may be the launcher of a virtual environment
     while (os.name == "nt" or os.getppid() == parent) and is_running(parent):
@@ -99,7 +100,7 @@ def wait_for_end(parent: int) -> None:
 
 
 def is_running(process: int) -> bool:
-    """Whether there is such a process. Windows alone has to be asked: elsewhere orphans get another parent."""
+    """Whether a process exists. Asks only on Windows: elsewhere an orphan gets another parent."""
     if os.name != "nt":
         return True
     import psutil
@@ -108,9 +109,9 @@ def is_running(process: int) -> bool:
 
 
 def main(parent: int, lasting: bool, target: str, argument: str) -> None:
-    """Run the child."""
+    """Entry point of the child."""
     end_with(parent, lasting)
-    # Ctrl-C is for the parent, which ends its children; SIG_IGN would be inherited by the children's children
+    # the parent handles Ctrl-C and ends its children; not SIG_IGN, which grandchildren would inherit
     signal.signal(signal.SIGINT, lambda number, frame: None)
     function_of(target)(json.loads(argument))
 

@@ -1,9 +1,9 @@
-"""Call a function in a fresh interpreter, which shares no state with this process.
+"""Call a function in a fresh interpreter that shares no state with this process.
 
     Call("package.module:function", {"any": "JSON"}, "doing this").result()
 
-imports the module there, calls `function(argument)` and returns its result, which JSON has to hold too. The interpreter
-ends with this process.
+imports the module there, calls `function(argument)` and returns its result. Argument and result are plain JSON values.
+The interpreter ends with this process.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from bench.timing.child_process import function_of
 
 
 class Call:
-    """A call under way. Several may run side by side.
+    """A running call. Several can run at once.
 
     Args:
         target: "module:function", importable with the `sys.path` of this process
-        argument: anything that JSON holds
-        what: the words for it in messages
+        argument: plain JSON values
+        what: name of the call in messages
     """
 
     def __init__(self, target: str, argument: Any, what: str) -> None:
@@ -35,9 +35,9 @@ class Call:
         )
 
     def result(self, timeout: float = 600.0) -> Any:
-        """Wait for the result, at most `timeout` seconds; then the process is ended.
+        """Wait for the result and end the process.
 
-        Raises RuntimeError with the last line of its standard error if it fails or takes longer.
+        Raises RuntimeError with the last line of its standard error if it fails or takes over `timeout` seconds.
         """
         try:
             output, errors = self.process.communicate(timeout=timeout)
@@ -51,12 +51,12 @@ class Call:
         return answers[-1]
 
     def stop(self) -> None:
-        """End the process if it still runs."""
+        """End the process if it is running."""
         self.process.kill()
         self.process.communicate()
 
 
 def answer(asked: tuple[str, Any]) -> None:
-    """In the fresh interpreter: call the function and write down what it returns."""
+    """In the fresh interpreter: call the function and print its result."""
     target, argument = asked
     child_process.say(function_of(target)(argument))

@@ -1,11 +1,10 @@
-"""Time contenders in turn, each in a process of its own, task after task: the engine of `compare` and of the suite.
+"""Time contenders in turn, each in its own process, one task at a time: the engine of `compare` and of the suite.
 
-It measures, for each contender and task, the seconds of every round, of a first call and of compiling, the peak memory,
-and the ratio to the base, from times taken next to each other.
+For each contender and task: the seconds of every round, of the first call and of compiling, peak memory, and the ratio
+to the base, computed round by round.
 
-Where a process lies in memory stays for as long as it runs, and can move all its times by a tenth. So the last task
-of a scenario may be done by several launches of all processes, one after the other: the intervals
-then know how launches differ.
+A process keeps its place in memory until it ends, which can shift all its times by 10 %. So the last task of a scenario
+can be timed in several launches of all processes, and its intervals include the differences between launches.
 """
 
 from __future__ import annotations
@@ -21,51 +20,51 @@ from typing import Any
 import torch
 
 from bench.contenders.gate import precision_of
-from bench.journal import Keep, anew
+from bench.journal import Keep, without_journal
 from bench.timing.peak_memory import Peak
 from bench.timing.ratios import Ratio, ratio, ratio_over_launches, rounds_within, spread
-from bench.timing.worker import Compiled, Job, Worker, all_at_once, crew, job, take_turns
+from bench.timing.worker import Compiled, Job, Worker, all_at_once, crew, in_turn, job
 from bench.workloads.scenarios import ROWS, SCENARIOS, scenario_bytes, text_shape
 from bench.workloads.workload import Workload
 
 Tell = Callable[[str], None]
 
-LEAST_SAMPLE, MOST_CALLS = 0.03, 50  # seconds of the fastest; calls
+LEAST_SAMPLE, MOST_CALLS = 0.03, 50  # least seconds of a sample of the fastest contender; most calls in a sample
 
 
 @dataclass(frozen=True)
 class Timings:
     """Measurements of one contender in one task."""
 
-    seconds: list[float]  # of the rounds: entry i of all contenders that ran together is from round i
-    rounds: list[int]  # of each launch, one launch after the other in `seconds`
-    first: float  # of the first call, which compiles and allocates
-    compiled: Compiled  # until the rounds began
+    seconds: list[float]  # of each round: entry i of all contenders that ran together is from round i
+    rounds: list[int]  # in each launch; `seconds` holds the launches one after the other
+    first: float  # seconds of the first call, which compiles and allocates
+    compiled: Compiled  # before the rounds
     recompiled: int  # graphs compiled during the rounds: must be 0
     memory: Peak
-    ratios: dict[str, Ratio]  # an anchor's time over ours: how many times as fast
+    ratios: dict[str, Ratio]  # the anchor's time / ours: above 1 is faster
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Timings:
-        """What `time_task` found, from plain values."""
+        """Rebuild from plain values."""
         compiled, memory = Compiled(**values["compiled"]), Peak(**values["memory"])
         return cls(**{**values, "compiled": compiled, "memory": memory})
 
     def by_launch(self) -> list[list[float]]:
-        """The seconds of each launch."""
+        """`seconds`, split by launch."""
         ends = list(accumulate(self.rounds))
         return [self.seconds[end - rounds : end] for end, rounds in zip(ends, self.rounds, strict=True)]
 
     def times_as_fast(self, anchor: Timings) -> Ratio:
-        """Than another contender of the same rounds."""
+        """The ratio to a contender timed in the same rounds: above 1 is faster."""
         pairs = list(zip(anchor.by_launch(), self.by_launch(), strict=True))
         return ratio(*pairs[0]) if len(pairs) == 1 else ratio_over_launches(pairs)
 
     def speed(self, tokens: int) -> dict[str, Any]:
-        """What a result file has of it, as plain values.
+        """Plain values for a result file.
 
         Args:
-            tokens: of one call
+            tokens: per call
         """
         return {
             "tokens_per_second": tokens / median(self.seconds),
@@ -80,23 +79,23 @@ class Timings:
 class TimeBudget:
     """How long to measure."""
 
-    seconds: float  # for a task of one contender, about
+    seconds: float  # per task and contender, about
     least: int  # rounds
     most: int
 
     def of_one(self, launches: int) -> TimeBudget:
-        """The budget of each launch, so that all launches together have as many rounds."""
+        """Split the budget over launches; the total number of rounds stays the same."""
         return TimeBudget(self.seconds / launches, ceil(self.least / launches), ceil(self.most / launches))
 
 
 class Progress:
-    """Told how far a measurement is; tells a line for each step."""
+    """Report each step of a measurement as a line."""
 
     def __init__(self, tell: Tell) -> None:
         self.tell = tell
 
     def launch(self, number: int, launches: int, names: Sequence[str]) -> None:
-        """Processes are launched."""
+        """A launch begins."""
         self.tell(f"launch {number} of {launches}: {', '.join(names)}")
 
     def task(self, task: str, names: Iterable[str]) -> None:
@@ -108,7 +107,7 @@ class Progress:
         self.tell(f"{task} of {', '.join(names)}: {rounds} rounds")
 
     def round(self, task: str, number: int) -> None:
-        """A round begins, which is worth no line."""
+        """A round begins; reports nothing by default."""
 
 
 def run_scenario(
@@ -121,15 +120,15 @@ def run_scenario(
     free: int | None = None,
     anchors: int = 1,
     launches: int = 1,
-    keep: Keep = anew,
+    keep: Keep = without_journal,
 ) -> dict[str, dict[str, Timings]]:
-    """Run a scenario; returns by contender, then by task.
+    """Run a scenario; returns timings by contender, then by task.
 
     Args:
-        names: who takes part, each proven. A name may come twice: the second is then called "NAME (again)"
-        free: bytes of memory, which limit how many processes run together; None if that is not known
+        names: proven contenders. A repeated name becomes "NAME (again)"
+        free: free memory in bytes, which limits the processes that run together; None if unknown
         anchors, launches: see `run_jobs`
-        keep: keeps what a launch found, or knows it from a run that was stopped
+        keep: stores the result of each launch, or returns it if a stopped run has measured it
     """
     jobs = [scenario_job(name, work, scenario, device, again=name in names[:n]) for n, name in enumerate(names)]
     return run_jobs(
@@ -139,7 +138,7 @@ def run_scenario(
         together=len(jobs) if free is None else int(0.9 * free / scenario_bytes(work, scenario)),
         anchors=anchors,
         launches=launches,
-        cold=scenario != "ladder",  # whose first calls nobody shows
+        cold=scenario != "ladder",  # the ladder's first calls are not shown
         keep=lambda what, key, measure: keep(what, [asdict(work), scenario, *key], measure),
     )
 
@@ -152,31 +151,31 @@ def run_jobs(
     anchors: int = 1,
     launches: int = 1,
     cold: bool = True,
-    keep: Keep = anew,
+    keep: Keep = without_journal,
 ) -> dict[str, dict[str, Timings]]:
-    """Time jobs in turn, in processes of their own, task after task; returns by contender, then by task.
+    """Time jobs in turn, each in its own process, one task at a time; returns timings by contender, then by task.
 
     Args:
-        jobs: in the order of their turns
-        time_budgets: of each task, in order
-        together: processes that fit into memory side by side: where not all do, they come in groups
-        anchors: the first of the jobs, which are in every group: ratios are to these
-        launches: of all processes: the first for all tasks, the others for the last task alone
+        jobs: in the order of each round
+        time_budgets: by task, in order
+        together: number of processes that fit into memory; more jobs are timed in groups
+        anchors: number of jobs, from the first, that are in every group; ratios are to these
+        launches: of all processes: the first times all tasks, the others only the last task
         cold: whether the seconds of first calls will be shown
-        keep: keeps what a launch found, or knows it from a run that was stopped
+        keep: stores the result of each launch, or returns it if a stopped run has measured it
     """
     base, others = jobs[:anchors], jobs[anchors:]
-    beside = max(1, together - anchors)
-    groups = [others[i : i + beside] for i in range(0, len(others), beside)] or [[]]
+    at_once = max(1, together - anchors)
+    groups = [others[i : i + at_once] for i in range(0, len(others), at_once)] or [[]]
     found: dict[str, dict[str, Timings]] = {}
     tasks = list(time_budgets)
     for group in groups:
-        everybody = [*base, *group]
-        called = [each.label or each.name for each in everybody]
+        members = [*base, *group]
+        called = [each.label or each.name for each in members]
         measured: dict[str, list[dict[str, Timings]]] = {task: [] for task in tasks}
         for number in range(launches):
-            # in another order each time: one that always follows the same other meets the caches as that leaves them
-            order = everybody if number == 0 else random.Random(number).sample(everybody, len(everybody))
+            # shuffle each launch: each contender finds the caches as its predecessor left them
+            order = members if number == 0 else random.Random(number).sample(members, len(members))
             budgets = {**time_budgets} if number == 0 else {}
             budgets[tasks[-1]] = time_budgets[tasks[-1]].of_one(launches)
 
@@ -201,10 +200,10 @@ def run_jobs(
 
 
 def joined(launches: Sequence[Mapping[str, Timings]], name: str, anchors: Sequence[str]) -> Timings:
-    """Join a contender's timings over all launches, with its ratios to the anchors."""
+    """Join a contender's timings over all launches and compute its ratios to the anchors."""
 
-    def whole(who: str) -> Timings:
-        own = [launch[who] for launch in launches]
+    def over_launches(contender: str) -> Timings:
+        own = [launch[contender] for launch in launches]
         return replace(
             own[0],
             seconds=[seconds for one in own for seconds in one.seconds],
@@ -213,11 +212,11 @@ def joined(launches: Sequence[Mapping[str, Timings]], name: str, anchors: Sequen
             memory=max((one.memory for one in own), key=lambda peak: peak.bytes),
         )
 
-    ours = whole(name)
-    return replace(ours, ratios={anchor: ours.times_as_fast(whole(anchor)) for anchor in anchors})
+    ours = over_launches(name)
+    return replace(ours, ratios={anchor: ours.times_as_fast(over_launches(anchor)) for anchor in anchors})
 
 
-def possible(seconds: Mapping[str, list[float]], task: str) -> tuple[dict[str, list[float]], int]:
+def drop_preempted(seconds: Mapping[str, list[float]], task: str) -> tuple[dict[str, list[float]], int]:
     """Drop rounds where generating n tokens was no slower than generating one: the short run was preempted.
 
     Returns the remaining seconds by contender, and the number of rounds. Raises RuntimeError if no round remains.
@@ -229,7 +228,7 @@ def possible(seconds: Mapping[str, list[float]], task: str) -> tuple[dict[str, l
 
 
 def scenario_job(name: str, work: Workload, scenario: str, device: torch.device, again: bool) -> Job:
-    """The job of a worker in a scenario."""
+    """The job of a contender's worker in a scenario."""
     prompt, new = text_shape(work, scenario)
     one = job(name, work, precision_of(name, work, device), device, torch.get_num_threads(), new)
     return replace(one, prompt=prompt, rows=ROWS.get(scenario, 1), label=f"{name} (again)" if again else "")
@@ -238,32 +237,32 @@ def scenario_job(name: str, work: Workload, scenario: str, device: torch.device,
 def time_task(
     workers: Mapping[str, Worker], task: str, time_budget: TimeBudget, progress: Progress, cold: bool = True
 ) -> dict[str, Timings]:
-    """One task of one launch, without the ratios.
+    """Time one task in one launch; ratios stay empty.
 
     Args:
-        cold: whether first calls run in turn, because their times will be shown; else side by side
+        cold: run first calls in turn, because their times will be shown; else all at once
 
-    The order is the same in every round, A B C A B C. In an order that turns back, a contender would sometimes follow
-    itself, with its data still in the caches, and a mixture of the two has no meaningful median.
+    Every round has the same order, A B C A B C. In A B C C B A a contender would sometimes run twice in a row and find
+    its data in the caches; the median of such a mixture means little.
 
-    Seconds per token: the difference between generating n tokens and one in the same round, divided by n - 1.
+    Seconds per token: (time of n tokens - time of 1 token in the same round) / (n - 1).
     """
     one = "prefill" if task in ("prefill", "per_token") else task
     calls = (one, "generation") if task == "per_token" else (one,)
     progress.task(task, workers)
-    first = [take_turns(workers, call) if cold else all_at_once(workers, call) for call in calls]
+    first = [in_turn(workers, call) if cold else all_at_once(workers, call) for call in calls]
     called_once = {name: worker.compiled() for name, worker in workers.items()}
-    warm = [take_turns(workers, call) for call in calls]
+    warm = [in_turn(workers, call) for call in calls]
     before = {name: worker.compiled() for name, worker in workers.items()}
     memory = {name: worker.peak() for name, worker in workers.items()}
-    # what is shorter than the scheduler's time slice is done several times for one sample
-    repeats = [max(1, min(MOST_CALLS, int(LEAST_SAMPLE / min(turn.values())))) for turn in warm]
-    one_round = sum(seconds * k for turn, k in zip(warm, repeats, strict=True) for seconds in turn.values())
+    # repeat calls that are shorter than the scheduler's time slice
+    repeats = [max(1, min(MOST_CALLS, int(LEAST_SAMPLE / min(taken.values())))) for taken in warm]
+    one_round = sum(seconds * k for taken, k in zip(warm, repeats, strict=True) for seconds in taken.values())
     rounds = rounds_within(time_budget.seconds * len(workers), one_round, time_budget.least, time_budget.most)
     progress.rounds(task, workers, rounds)
     samples: dict[str, list[list[float]]] = {name: [] for name in workers}
-    if before == called_once and repeats == [1]:  # the warm round was like those that follow, and may be long
-        samples = {name: [[turn[name] for turn in warm]] for name in workers}
+    if before == called_once and repeats == [1]:  # then the warm calls count as a round: they may be long
+        samples = {name: [[taken[name] for taken in warm]] for name in workers}
     for number in range(1 + len(next(iter(samples.values()))), rounds + 1):
         progress.round(task, number)
         for name, worker in workers.items():
@@ -273,7 +272,7 @@ def time_task(
     seconds = {
         name: [s[0] if len(calls) == 1 else (s[1] - s[0]) / (new[name] - 1) for s in samples[name]] for name in workers
     }
-    seconds, rounds = possible(seconds, task)
+    seconds, rounds = drop_preempted(seconds, task)
     return {
         name: Timings(
             seconds=seconds[name],

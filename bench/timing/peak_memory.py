@@ -1,16 +1,14 @@
-"""Measure the peak memory of a function, in a process of its own.
+"""Measure the peak memory of a function in a fresh process.
 
     peak_memory("package.module:function", {"any": "JSON"})
 
-starts a fresh interpreter, imports the module, calls `function(argument)`, which gets everything ready (imports above
-all) and returns a second function; then notes how much memory the process holds, calls that one, and reports how much
-more it held at its highest. So the interpreter and the libraries do not count, and everything does that the second
-function makes: tensors, but also what allocators keep and what libraries set up on first use.
+starts a fresh interpreter and calls `function(argument)`, which prepares (imports above all) and returns a second
+function. The peak is measured while that one runs, above the memory held before. So the interpreter and libraries do
+not count; tensors do, and so do memory kept by allocators and buffers that libraries set up on first use.
 
-What is read is resident memory as the operating system saw it, not samples: `VmHWM` on Linux, which is this process's
-own (`ru_maxrss` there begins with the peak of the parent, so a large parent would hide a small child), the peak working
-set on Windows, `ru_maxrss` elsewhere. If the second function returns a whole number, that is taken instead: a device's
-own count of its own memory.
+The operating system's own peak of resident memory is read, not samples: `VmHWM` on Linux (`ru_maxrss` would start at
+the parent's peak, so a large parent would hide a small child), the peak working set on Windows, `ru_maxrss` elsewhere.
+If the second function returns an int, that is the peak: a device's own count of its memory.
 """
 
 from __future__ import annotations
@@ -35,21 +33,21 @@ class Peak:
     """The peak memory of a process."""
 
     bytes: int  # above the baseline
-    baseline: int  # held before: interpreter and libraries
+    baseline: int  # bytes held before: interpreter and libraries
     method: str  # resident or device
 
     def record(self) -> dict[str, Any]:
-        """What a result file has of it."""
+        """Plain values for a result file."""
         return {"peak": self.bytes, "baseline": self.baseline, "method": self.method}
 
 
 def peak_memory(target: str, argument: Any, timeout: float = 600.0) -> Peak:
-    """Measure a function; see the head of this file.
+    """Measure a function's peak memory; see the module's docstring.
 
     Args:
         target: "module:function", importable with the `sys.path` of this process
-        argument: anything that JSON holds
-        timeout: seconds until the process is ended
+        argument: plain JSON values
+        timeout: seconds until the process is killed
 
     Raises RuntimeError with the last line of its standard error if it fails.
     """
@@ -58,22 +56,22 @@ def peak_memory(target: str, argument: Any, timeout: float = 600.0) -> Peak:
 
 
 class Measurement:
-    """A measurement under way. Several may run side by side."""
+    """A running measurement. Several can run at once."""
 
     def __init__(self, target: str, argument: Any) -> None:
         self.call = Call(f"{__name__}:measure_here", [target, argument], f"measuring the memory of {target}")
 
     def result(self, timeout: float = 600.0) -> Peak:
-        """Wait for it; see `peak_memory`."""
+        """Wait for the result; see `peak_memory`."""
         return Peak(**self.call.result(timeout))
 
     def stop(self) -> None:
-        """End the process if it still runs."""
+        """End the process if it is running."""
         self.call.stop()
 
 
 def highest() -> int:
-    """The most resident memory this process ever held, or since `forget_highest`, in bytes."""
+    """Peak resident memory of this process in bytes, since its start or `forget_highest`."""
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text().splitlines():
@@ -88,19 +86,19 @@ def highest() -> int:
 
 
 def forget_highest() -> None:
-    """Begin again from what is held now, where the system can (Linux: proc(5), clear_refs)."""
+    """Reset the peak to the memory held now, if the system can (Linux: proc(5), clear_refs)."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def measure_here(asked: tuple[str, Any]) -> dict[str, Any]:
-    """What the fresh process does, asked for a target and its argument."""
+    """In the fresh process: measure a target with its argument."""
     target, argument = asked
     return asdict(watched(function_of(target)(argument)))
 
 
 def watched(run: Run) -> Peak:
-    """In a process that has done nothing else: note the baseline, run, look."""
+    """In a fresh process: read the baseline, run, read the peak."""
     forget_highest()
     baseline = psutil.Process().memory_info().rss
     counted = run()

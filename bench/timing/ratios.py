@@ -1,7 +1,7 @@
-"""How fast calls are, against each other: taken in turn, synchronised, warmed up, with medians and intervals.
+"""Ratios of times: calls in turn, synchronised and warmed up; medians with intervals.
 
-One absolute time says little on a machine that others use too, or that changes its clock. So contenders are timed in
-turn, A B C A B C, and what is reported is the ratio of times that were taken next to each other.
+An absolute time means little on a shared machine or one that changes its clock. So contenders are timed in turn,
+A B C A B C, and the ratio of times from the same round is reported.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ if TYPE_CHECKING:
 Call = Callable[[], object]
 
 CONFIDENCE = 0.95
-RESAMPLES = 2000  # of the bootstrap: its interval then moves by less than its last printed digit
+RESAMPLES = 2000  # of the bootstrap: more would change the interval by less than its last printed digit
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as long one call takes as another, with the interval that holds it, and how surely."""
+    """A ratio of times, with its confidence interval."""
 
     median: float
     low: float
     high: float
     confidence: float = CONFIDENCE
 
-    def turned(self) -> Ratio:
-        """How many times as long the other call takes."""
+    def inverse(self) -> Ratio:
+        """The inverse ratio."""
         return Ratio(1 / self.median, 1 / self.high, 1 / self.low, self.confidence)
 
 
 def confidence_of(samples: int) -> float:
-    """How surely an interval of so many samples holds their median: 95 %, or less of fewer than six.
+    """Confidence of an interval from n samples: 95 %, less for n < 6.
 
-    The widest there is goes from the lowest to the highest, and leaves the median out if all are above it or all below,
-    each with a probability of 2^-n. Of several launches it is that of their number: more rounds of each do not
-    tell more about how launches differ.
+    Even the widest interval, from the lowest to the highest sample, misses the true median if all samples are above it
+    or all below: 2^-n each. For several launches n is their number: more rounds in each say nothing about differences
+    between launches.
     """
     return min(CONFIDENCE, 1 - 2.0 ** (1 - samples))
 
 
 def nothing() -> None:
-    """Where there is nothing to wait for, as on a CPU."""
+    """Do nothing: a CPU has no queue to wait for."""
 
 
 def interleave(
@@ -58,23 +58,23 @@ def interleave(
     clock: Callable[[], float] = time.perf_counter,
     after_round: Call = nothing,
 ) -> dict[str, list[float]]:
-    """Time calls in turn: each once, then each once more, in the order given.
+    """Time calls in turn: each once per round, in the order given.
 
     Args:
-        calls: by name; what they return is dropped
-        rounds: how often each is timed
-        warmup: rounds before those, not timed: what is compiled, cached or allocated on first use happens there
-        sync: waits until the device has done what was asked of it; called inside the timed region, because a GPU's
-            work is only queued when the call returns
+        calls: by name; their results are dropped
+        rounds: timed rounds
+        warmup: rounds before them, not timed, for compiling, caching and allocating on first use
+        sync: waits until the device has finished; called inside the timed region, because a GPU's work is only queued
+            when the call returns
         clock: seconds from any zero
-        after_round: called between rounds, outside the timed region, warm-up included
+        after_round: called after every round, also of the warm-up, outside the timed region
 
-    Returns the seconds of each call by name, in the order they were taken: entry i of every list is from round i.
+    Returns the seconds of each call by name: entry i of every list is from round i.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(warmup + rounds):
         for name, call in calls.items():
-            sync()  # nothing of the one before is left over
+            sync()  # finish the previous call's work
             start = clock()
             call()
             sync()
@@ -86,15 +86,15 @@ def interleave(
 
 
 def ratio(samples_a: Sequence[float], samples_b: Sequence[float], seed: int = 0) -> Ratio:
-    """How many times as long a takes as b: the median of the ratios of times from the same round.
+    """Time of a / time of b: the median over rounds.
 
     Args:
-        samples_a, samples_b: seconds, entry i of both taken in round i
+        samples_a, samples_b: seconds; entry i of both is from round i
         seed: of the bootstrap; the same samples and seed give the same interval
 
     The interval is between the 2.5 and 97.5 percentiles of the median over resampled rounds (Efron 1979,
-    https://doi.org/10.1214/aos/1176344552); of few rounds its confidence is less, see `confidence_of`.
-    Raises ValueError for lists that are empty or not of the same length.
+    https://doi.org/10.1214/aos/1176344552); with few rounds its confidence is lower, see `confidence_of`.
+    Raises ValueError for lists that are empty or differ in length.
     """
     if len(samples_a) != len(samples_b) or not samples_a:
         raise ValueError(f"{len(samples_a)} and {len(samples_b)} samples: give the same number of both, at least 1")
@@ -105,20 +105,19 @@ def ratio(samples_a: Sequence[float], samples_b: Sequence[float], seed: int = 0)
 
 
 def ratio_over_launches(launches: Sequence[tuple[Sequence[float], Sequence[float]]], seed: int = 0) -> Ratio:
-    """How many times as long a takes as b, from several launches of both: the median of their medians.
+    """Time of a / time of b, from several launches of both: the median of the launches' medians.
 
-    Where a process happens to lie in memory, or which core it is put on, stays for as long as it runs: its samples are
-    off by the same, and however many there are of them, the interval of one launch does not know it. Here launches are
-    drawn first, then rounds of each.
+    A process keeps its place in memory, and maybe its core, until it ends. That shifts all its samples alike, which the
+    interval of one launch cannot show. So the bootstrap draws launches first, then rounds of each.
 
     Args:
-        launches: (samples_a, samples_b) of each, as for `ratio`; at least 2
+        launches: (samples_a, samples_b) of each launch, as for `ratio`; at least 2
         seed: of the bootstrap
     """
     if len(launches) < 2:
         raise ValueError(f"{len(launches)} launches: give at least 2, or the interval cannot know how they differ")
     generator = np.random.default_rng(seed)
-    medians = []  # by launch: of as many resamples
+    medians = []  # (launches, RESAMPLES)
     for samples_a, samples_b in launches:
         if len(samples_a) != len(samples_b) or not samples_a:
             raise ValueError(f"{len(samples_a)} and {len(samples_b)} samples: give the same number of both, at least 1")
@@ -139,13 +138,13 @@ def spread(samples: Sequence[float]) -> float:
 
 
 def rounds_within(seconds: float, one_round: float, least: int, most: int) -> int:
-    """How many rounds fit into a time, when one takes `one_round` seconds; at least `least`, at most `most`."""
+    """How many rounds of `one_round` seconds fit into `seconds`; at least `least`, at most `most`."""
     return max(least, min(most, int(seconds / max(one_round, 1e-9))))
 
 
 def synchronise(device: torch.device) -> Call:
-    """The call that waits for everything a device was asked to do."""
-    import torch  # not above: a command that only reads results does without it
+    """The function that waits until a device has finished its work."""
+    import torch  # here, because a command that only reads results does not need it
 
     if device.type == "cuda":
         return lambda: torch.cuda.synchronize(device)

@@ -1,12 +1,12 @@
-"""Contenders timed in turn, each in a process of its own.
+"""Worker processes, one per contender, timed in turn.
 
-What one contender does to its process (threads, the memory allocator, compiled code, warm caches of a library) is then
-no other's gain or loss, and the most memory that each held can be read from the system.
+So one contender's changes to its process (threads, the memory allocator, compiled code, a library's caches) do not
+affect another, and the system knows the peak memory of each.
 
     with crew([job("reference", ...), job("optimized", ...)]) as workers:
-        seconds = take_turns(workers, "training_step")
+        seconds = in_turn(workers, "training_step")
 
-A worker builds its contender with fresh weights: speed does not depend on them. It waits, asleep, for its turn, and
+A worker builds its contender with random weights, as speed does not depend on them. It sleeps until it is asked, and
 ends with the process that started it.
 """
 
@@ -33,12 +33,12 @@ from bench.timing.ratios import synchronise
 from bench.workloads.workload import Workload
 from reference.config import GPTConfig
 
-TASKS = ("forward", "training_step", "generation")  # of `bench compare`; a worker knows some more
+TASKS = ("forward", "training_step", "generation")  # of `bench compare`; a worker has more
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """Graphs that torch.compile has made, and the seconds that it took for them."""
+    """Graphs that torch.compile has compiled, and its seconds."""
 
     graphs: int
     seconds: float
@@ -46,7 +46,7 @@ class Compiled:
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is to build."""
+    """What a worker builds."""
 
     name: str  # of the contender
     config: GPTConfig
@@ -55,20 +55,20 @@ class Job:
     precision: str
     device: str
     threads: int
-    prompt: int  # tokens of the text that generation goes on from
+    prompt: int  # tokens of the prompt
     new: int  # tokens to generate
-    rows: int = 1  # texts side by side
-    label: str = ""  # what it is called among others, if not by its name: for one that is there twice
+    rows: int = 1  # texts in the batch
+    label: str = ""  # in place of the name, for a contender that takes part twice
 
 
 def job(name: str, workload: Workload, precision: str, device: torch.device, threads: int, new: int) -> Job:
-    """The job of a contender; the prompt takes what the new tokens leave of the block, at most 32."""
+    """The job of a contender; prompt length: block_size - new, 1 to 32."""
     prompt = max(1, min(32, workload.config.block_size - new))
     return Job(name, workload.config, workload.batch, workload.time, precision, str(device), threads, prompt, new)
 
 
 class Worker:
-    """One process; asked by `time` and `peak` after `ready`."""
+    """One process; call `ready` before `time` and `peak`."""
 
     def __init__(self, job: Job) -> None:
         self.name, self.new = job.name, job.new
@@ -82,11 +82,11 @@ class Worker:
         self.answer()
 
     def time(self, task: str, calls: int = 1) -> float:
-        """Run a task `calls` times; return the seconds of one call, including the device's work."""
+        """Run a task `calls` times; returns the mean seconds per call, including the device's work."""
         return float(self.ask(f"{task} {calls}" if calls > 1 else task)["seconds"]) / calls
 
     def peak(self) -> Peak:
-        """The peak memory so far, above the baseline of interpreter and libraries."""
+        """Peak memory so far, above the baseline of interpreter and libraries."""
         return Peak(**self.ask("peak"))
 
     def compiled(self) -> Compiled:
@@ -98,13 +98,13 @@ class Worker:
         return self.answer()
 
     def send(self, what: str) -> None:
-        """Ask for something without waiting; `answer` waits."""
+        """Send a request; `answer` waits for its result."""
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(what + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            pass  # it has ended; why is in what it wrote
+            pass  # it has ended; `answer` reports why
 
     def answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
@@ -124,7 +124,7 @@ class Worker:
 
 @contextmanager
 def crew(jobs: Sequence[Job]) -> Iterator[dict[str, Worker]]:
-    """Workers by name, all of them ready; ended on the way out, whatever happens."""
+    """Ready workers by name; on exit they are ended, also after an error."""
     workers: dict[str, Worker] = {}
     try:
         for each in jobs:
@@ -137,20 +137,20 @@ def crew(jobs: Sequence[Job]) -> Iterator[dict[str, Worker]]:
             worker.stop()
 
 
-def take_turns(workers: Mapping[str, Worker], task: str) -> dict[str, float]:
-    """The seconds of a task by worker, one after the other."""
+def in_turn(workers: Mapping[str, Worker], task: str) -> dict[str, float]:
+    """Run a task once in each worker, one after the other; returns seconds by worker."""
     return {name: worker.time(task) for name, worker in workers.items()}
 
 
 def all_at_once(workers: Mapping[str, Worker], task: str) -> dict[str, float]:
-    """As `take_turns`, but side by side, to warm up: compilers use one core. The times are not comparable."""
+    """Run a task in all workers at once, to warm up: a compiler uses one core. The times are not comparable."""
     for worker in workers.values():
         worker.send(task)
     return {name: float(worker.answer()["seconds"]) for name, worker in workers.items()}
 
 
 def tasks(job: Job) -> Iterator[dict[str, Callable[[], object]]]:
-    """In the worker: get ready what is not counted as memory, then build; yields nothing first, then the tasks."""
+    """In the worker: import and make inputs, yield {} for the baseline to be read, then build and yield the tasks."""
     torch.set_num_threads(job.threads)
     device = torch.device(job.device)
     import_what_is_needed(job.name)
@@ -180,7 +180,7 @@ def tasks(job: Job) -> Iterator[dict[str, Callable[[], object]]]:
 
 
 def serve(asked: dict[str, Any]) -> None:
-    """What a worker does: build, say so, then a task for each line that comes in.
+    """The worker's loop: build, answer, then run a task for each line of standard input.
 
     Args:
         asked: a `Job` as plain values
@@ -196,7 +196,7 @@ def serve(asked: dict[str, Any]) -> None:
     for line in sys.stdin:
         what = line.strip()
         if what == "peak":
-            say(asdict(held(device, baseline)))
+            say(asdict(peak_so_far(device, baseline)))
             continue
         if what == "compiled":
             say(asdict(compiled_so_far()))
@@ -211,8 +211,8 @@ def serve(asked: dict[str, Any]) -> None:
         say({"seconds": time.perf_counter() - start})
 
 
-def held(device: torch.device, baseline: int) -> Peak:
-    """The most memory this process held: on a device that counts its own, there."""
+def peak_so_far(device: torch.device, baseline: int) -> Peak:
+    """Peak memory of this process; of the device, if it counts its own."""
     if device.type == "cuda":
         return Peak(torch.cuda.max_memory_allocated(device), baseline, "device")
     if device.type == "mps":
@@ -221,7 +221,7 @@ def held(device: torch.device, baseline: int) -> Peak:
 
 
 def compiled_so_far() -> Compiled:
-    """Read torch's own counters of its compiler; zero if the compiler was never loaded."""
+    """Read the counters of torch's compiler; zero if it was never loaded."""
     if "torch._dynamo" not in sys.modules:
         return Compiled(0, 0.0)
     from torch._dynamo.utils import calculate_time_spent, counters

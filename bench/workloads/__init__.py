@@ -1,1 +1,1 @@
-"""What is run, and what it costs in FLOPs and bytes."""
+"""Workloads, and their FLOPs and bytes."""

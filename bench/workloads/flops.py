@@ -1,19 +1,18 @@
-"""How many floating-point operations GPT-2 takes per token, by formula: 2 for each multiply and add of a product.
+"""GPT-2's FLOPs per token, by formula: a multiply-add of a matrix product counts as 2.
 
 Shapes: T time, C width, L layers, V vocabulary.
 
     forward     24 L C^2 + 4 L C T + 2 V C
-                24 L C^2   the linear layers: 3 C^2 for q, k, v, C^2 after the attention, 8 C^2 in the MLP, twice
-                4 L C T    scores and their sum over the values, of the full T x T square, as explicit attention does
-                           it; a causal kernel that leaves out the upper half does about half of it
-                2 V C      the head
-    training    3 times that: the backward pass takes a product for each of the two factors of every product
-    generated   24 L C^2 + 4 L C t + 2 V C for the token that attends to t of them, itself included, with a cache
+                24 L C^2   linear layers, 2 x (3 C^2 for q, k, v + C^2 for the output + 8 C^2 for the MLP)
+                4 L C T    q k^T and weights @ v over the full T x T square, like explicit attention; a causal kernel
+                           that skips the upper half computes about half
+                2 V C      the LM head
+    training    3 times that: the backward pass has two products for each product of the forward pass
+    generated   24 L C^2 + 4 L C t + 2 V C with a KV cache, for a token that attends to t tokens, itself included
 
-Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, appendix B, counts the same: 6 N + 12 L C T for training, N
-without what is only looked up. What is linear in C (norms, GELU, softmax, the optimizer) is left out: under
-1 % of the sum at GPT-2's widths, and no device is rated by it. The count is the same for every contender, whatever it
-computes: one that skips work gets the rate for it.
+Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, appendix B, has the same count: 6 N + 12 L C T for training, N
+without embedding lookups. Elementwise work (norms, GELU, softmax, the optimizer) is left out: under 1 % of the sum at
+GPT-2's widths. Every contender gets the same count; a contender that skips work shows a higher rate.
 """
 
 from __future__ import annotations
@@ -22,20 +21,20 @@ from reference.config import GPTConfig
 
 
 def forward_flops_per_token(config: GPTConfig, T: int) -> int:
-    """Operations of a forward pass over T tokens, for each of them."""
+    """FLOPs per token of a forward pass over T tokens."""
     L, C, V = config.n_layer, config.n_embd, config.vocab_size
     return 24 * L * C * C + 4 * L * C * T + 2 * V * C
 
 
 def training_flops_per_token(config: GPTConfig, T: int) -> int:
-    """Operations of a forward and a backward pass over T tokens, for each of them; 855 million for gpt2 at T = 1024."""
+    """FLOPs per token of a forward and backward pass over T tokens; 855 million for gpt2 at T = 1024."""
     return 3 * forward_flops_per_token(config, T)
 
 
 def generated_flops_per_token(config: GPTConfig, prompt: int, new: int) -> float:
-    """Operations of each of `new` tokens that are generated with a cache after the first, on average.
+    """Mean FLOPs of a generated token with a KV cache, over the second to the last of `new` tokens.
 
-    The first new token comes out of the prompt's own forward pass. The next ones attend to prompt + 1, prompt + 2, ...
+    The first new token comes from the prompt's forward pass. The next ones attend to prompt + 1, prompt + 2, ...
     tokens, themselves included.
     """
     contexts = range(prompt + 1, prompt + max(new, 2))
@@ -43,6 +42,6 @@ def generated_flops_per_token(config: GPTConfig, prompt: int, new: int) -> float
 
 
 def prefill_flops(config: GPTConfig, T: int) -> int:
-    """Operations of reading a prompt of T tokens, scoring only the last: the head works once."""
+    """FLOPs of a forward pass over a prompt of T tokens, with logits for the last token only."""
     L, C, V = config.n_layer, config.n_embd, config.vocab_size
     return T * (24 * L * C * C + 4 * L * C * T) + 2 * V * C

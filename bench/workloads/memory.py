@@ -1,4 +1,4 @@
-"""How much memory a comparison needs, and how much there is."""
+"""The memory that a comparison needs, and the memory that is free."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from bench.workloads.workload import Workload
 
 
 def needed_bytes(workload: Workload, precision: str, contenders: int, steps: int) -> int:
-    """About how much memory a comparison takes at its highest: all contenders trained side by side, or the proof.
+    """Peak memory of a comparison, estimated: the larger of training all contenders at once and the proof.
 
     Args:
-        contenders: how many
+        contenders: their number
         steps: AdamW steps of the proof
     """
     N = workload.config.parameter_count()
     width = 8 if precision == "float64" else 4
-    # weights, gradients and two moments of each; they step in turn, so activations exist only once
+    # weights, gradients and two moments each; contenders step in turn, so activations exist once
     side_by_side = contenders * 4 * width * N + activation_bytes(workload, width)
-    # oracle in float64: weights, a gradient, and then either its canonical copy or two moments, if it takes steps;
-    # beside it the weights all start from, in float32, and copies on the way to Hugging Face's layout
+    # the float64 oracle: weights, gradients, and two moments if it takes steps, else a canonical copy of the gradients;
+    # also the initial float32 weights and copies made in the conversion to Hugging Face's layout
     small = workload.of_shape(*workload.proof_shape())
     proof = ((4 if steps else 3) * 8 + 3 * 4) * N + max(
         activation_bytes(small, 8), 3 * 8 * workload.tokens * workload.config.vocab_size
@@ -32,13 +32,13 @@ def needed_bytes(workload: Workload, precision: str, contenders: int, steps: int
 
 
 def activation_bytes(workload: Workload, width: int) -> int:
-    """About what a training step keeps between its forward and its backward pass, with explicit attention.
+    """Activations that a training step keeps for its backward pass, estimated in bytes, with explicit attention.
 
     Args:
-        width: bytes of a number
+        width: bytes per number
 
-    Counted in the reference, which keeps most: per token and layer 4 vectors of size C for each norm and residual, 4
-    for the attention's ends and 4 C for each step of the GELU by hand; 6 rows of T per head; and about 5 rows of V.
+    Counted in the reference, which keeps most. Per token and layer: 55 C in all (norms, residuals, attention's inputs
+    and outputs, each step of the handwritten GELU at 4 C) and 6 T per head. Per token: about 5 V.
     """
     c = workload.config
     per_token = c.n_layer * (55 * c.n_embd + 6 * c.n_head * workload.time) + 5 * c.vocab_size
@@ -46,7 +46,7 @@ def activation_bytes(workload: Workload, width: int) -> int:
 
 
 def available_bytes(device: torch.device) -> int | None:
-    """Memory that is free for use on a device; None where it is not known."""
+    """Free memory of a device in bytes; None if unknown."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type in ("cpu", "mps"):  # MPS shares the memory of the machine
@@ -55,7 +55,7 @@ def available_bytes(device: torch.device) -> int | None:
 
 
 def check_memory(needed: int, available: int | None, what: str) -> None:
-    """Raise a ValueError if something does not fit."""
+    """Raise a ValueError if `what` does not fit into memory."""
     if available is not None and needed > available:
         raise ValueError(
             f"{what} needs about {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are free: "
@@ -64,6 +64,6 @@ def check_memory(needed: int, available: int | None, what: str) -> None:
 
 
 def give_back_freed() -> None:
-    """Have malloc return what is freed to the system, where it can: the rung kept_memory keeps it otherwise."""
+    """Have malloc return freed memory to the system, if it can: the rung kept_memory makes malloc keep it."""
     with suppress(AttributeError, OSError, TypeError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)

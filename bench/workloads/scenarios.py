@@ -1,14 +1,14 @@
-"""Named workloads, the tasks of each scenario, and its tokens, operations and memory.
+"""Named workloads; the tasks, tokens, FLOPs and memory of each scenario.
 
-A scenario is a process that does some tasks one after the other. Each task does everything that those before it do, and
-so the most memory that the process ever held is also that of the last task alone:
+A scenario is a process that runs tasks one after the other. Each task includes the work of the tasks before it, so the
+peak memory of the process is the peak of the last task:
 
     forward     forward
     training    forward, loss_and_gradient, then training_step
     step        training_step
-    ladder      per_token of one text, then training_step, which holds far more than that
+    ladder      per_token of one text, then training_step, which needs far more memory
     text        prefill, then per_token: one text
-    texts       the same: eight texts side by side
+    texts       prefill, then per_token: eight texts in a batch
 """
 
 from __future__ import annotations
@@ -43,27 +43,27 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
 ROWS = {"text": 1, "texts": 8}
 EVERY_SCENARIO = ("training", "text", "texts")
 
-INTERPRETER = 600_000_000  # bytes that a process takes for the interpreter, torch and transformers
+INTERPRETER = 600_000_000  # bytes of the interpreter, torch and transformers in a process
 
 
 def named(name: str) -> Workload:
-    """The workload of a name in `WORKLOADS`."""
+    """A workload of `WORKLOADS` by name."""
     return workload(*WORKLOADS[name])
 
 
 def text_shape(work: Workload, scenario: str = "text") -> tuple[int, int]:
-    """(prompt, new): 32 and 32 tokens, 12 in the ladder, where half write without a cache; less in a smaller block."""
+    """(prompt, new) in tokens: (32, 32), fewer in a small block; 12 new in the ladder, where half have no cache."""
     new = min(12 if scenario == "ladder" else 32, work.config.block_size // 2)
     return min(32, work.config.block_size - new), new
 
 
 def rows_of(work: Workload, scenario: str, task: str) -> int:
-    """Sequences side by side in a task of a scenario."""
+    """Batch size of a task in a scenario."""
     return ROWS.get(scenario, 1 if task in ("prefill", "per_token") else work.batch)
 
 
 def tokens_of(work: Workload, scenario: str, task: str) -> int:
-    """Tokens of one call of a task: all tokens that go through the model; for `per_token` one for each text."""
+    """Tokens of one call of a task: all that pass through the model; for `per_token` one per text."""
     rows = rows_of(work, scenario, task)
     if task == "prefill":
         return rows * text_shape(work)[0]
@@ -71,7 +71,7 @@ def tokens_of(work: Workload, scenario: str, task: str) -> int:
 
 
 def flops_per_token(work: Workload, task: str) -> float:
-    """Operations for each of those tokens, by the formulas of bench/workloads/flops.py."""
+    """FLOPs per token of a task, by the formulas of bench/workloads/flops.py."""
     prompt, new = text_shape(work)
     if task == "forward":
         return forward_flops_per_token(work.config, work.time)
@@ -83,7 +83,7 @@ def flops_per_token(work: Workload, task: str) -> float:
 
 
 def scenario_bytes(work: Workload, scenario: str) -> int:
-    """About how much memory one process of a scenario takes at its highest, computing in float32."""
+    """Peak memory of one process of a scenario in float32, estimated in bytes."""
     c, N = work.config, work.config.parameter_count()
     if scenario in ("training", "step", "ladder"):
         return INTERPRETER + 16 * N + activation_bytes(work, 4)
@@ -93,7 +93,7 @@ def scenario_bytes(work: Workload, scenario: str) -> int:
     length = sum(text_shape(work))
     rows = ROWS[scenario]
     cache = 2 * rows * c.n_layer * length * c.n_embd
-    # weights and a second copy of them, in whatever layout or precision generates best; the readable way scores all
+    # weights, a second copy in the layout or precision that generates fastest, and logits of all positions (reference)
     return INTERPRETER + 4 * (2 * N + cache + 2 * rows * length * c.vocab_size)
 
 
@@ -101,14 +101,14 @@ def misfit(name: str, scenario: str, together: int, available: int | None) -> st
     """Why a scenario does not fit into memory, in one line; None if it fits.
 
     Args:
-        together: processes that have to be there at once: two for a ratio, one if there is only one contender
-        available: bytes that are free; None where that is not known
+        together: processes that must run at once: two for a ratio, one for a single contender
+        available: free bytes; None if unknown
     """
     return too_large(f"{name}/{scenario}", scenario_bytes(named(name), scenario), together, available)
 
 
 def too_large(what: str, each: int, together: int, available: int | None) -> str | None:
-    """The line for processes that do not fit into memory side by side; None if they do."""
+    """Why processes do not fit into memory together, in one line; None if they fit."""
     needed = together * each
     if available is None or needed <= available:
         return None

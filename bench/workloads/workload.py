@@ -1,4 +1,4 @@
-"""What is measured: a model's shape, a batch's shape, what they cost, and the part of it that is proven.
+"""A workload: a model's shape and a batch's shape, their FLOPs, and the shape of their proof.
 
 Shapes: B batch, T time, C width, L layers, H heads, V vocabulary, N parameters.
 """
@@ -12,8 +12,8 @@ from reference.config import SIZES, GPTConfig
 
 PRECISIONS = ("float64", "float32", "bfloat16")
 
-# A float64 training step of so many operations takes a few seconds on two CPU cores. Proofs take their gradients and
-# steps on a batch that costs no more than the first, as far as that can be had, and no more steps than the second.
+# Limits of a proof, so that its float64 steps take seconds on two CPU cores. FLOPs of one training step: above it the
+# batch and time shrink. FLOPs of all AdamW steps together: above it there are fewer steps.
 PROOF_STEP_FLOPS = 2.5e11
 TRAJECTORY_FLOPS = 3.2e11
 LONGEST_TRAJECTORY, SHORTEST_TRAJECTORY = 20, 2
@@ -34,22 +34,22 @@ class Workload:
         return self.batch * self.time
 
     def forward_flops(self) -> int:
-        """Operations in the matrix products of one forward pass, by the formula of bench/workloads/flops.py."""
+        """FLOPs of the matrix products in one forward pass, by the formula of bench/workloads/flops.py."""
         return self.tokens * forward_flops_per_token(self.config, self.time)
 
     def step_flops(self) -> int:
-        """Operations in the matrix products of one training step."""
+        """FLOPs of the matrix products in one training step."""
         return self.tokens * training_flops_per_token(self.config, self.time)
 
     def of_shape(self, batch: int, time: int) -> Workload:
-        """The same model with another batch."""
+        """The same model with another batch shape."""
         return replace(self, batch=batch, time=time)
 
     def proof_shape(self) -> tuple[int, int]:
-        """(B, T) on which gradients and steps are proven: this workload's own, or a smaller one if it is large.
+        """(B, T) for the proof of gradients and steps: this workload's, or a smaller shape if that is too large.
 
-        The batch shrinks first, but not to one sequence, with which a mix-up of sequences could not be seen; then
-        the time.
+        The batch shrinks first, to no fewer than 2 sequences: with one, code that mixes up sequences would pass.
+        Then the time shrinks.
         """
         shape = self
         while shape.step_flops() > PROOF_STEP_FLOPS and shape.batch > 2:
@@ -59,20 +59,20 @@ class Workload:
         return shape.batch, shape.time
 
     def proof_steps(self) -> int:
-        """How many AdamW steps are proven: 20, or as many as `TRAJECTORY_FLOPS` affords, but at least 2."""
+        """AdamW steps of the proof: as many as `TRAJECTORY_FLOPS` allows, 2 to 20."""
         affordable = int(TRAJECTORY_FLOPS / self.of_shape(*self.proof_shape()).step_flops())
         return max(SHORTEST_TRAJECTORY, min(LONGEST_TRAJECTORY, affordable))
 
 
 def workload(size: str, batch: int, time: int | None) -> Workload:
-    """The workload that a user asks for, without dropout.
+    """Make a workload from a user's options, without dropout.
 
     Args:
         size: a name in `reference.SIZES`
         batch: sequences, at least 1
-        time: tokens of each, at most the size's block; None for 128, or the block if that is shorter
+        time: tokens of each, at most the block size; None for min(128, block size)
 
-    Raises ValueError, one line, for an unknown size or a shape that it does not take.
+    Raises ValueError, one line, for an unknown size or a shape that does not fit it.
     """
     if size not in SIZES:
         raise ValueError(f"unknown size {size!r}: give one of {', '.join(SIZES)}")

@@ -78,7 +78,7 @@ def test_nothing_is_there_before_the_first_measurement_and_nothing_is_left_after
     assert journal.words == ""
     assert not journal.path.parent.exists()
     journal.once("rate", 1, lambda: 1.0)
-    assert journal.words == f"go on with: {COMMAND} --resume {journal.path}"
+    assert journal.words == f"continue with: {COMMAND} --resume {journal.path}"
     journal.remove()
     assert not journal.path.parent.exists()
 
@@ -96,11 +96,11 @@ def test_how_to_go_on_is_said_when_it_begins(journal: Journal, capsys: pytest.Ca
     assert said == f"note: measurements are kept on disk; if this run is stopped, {journal.words}\n"
     later = again(journal)
     later.go_on()
-    assert capsys.readouterr().err == f"note: going on with {journal.path}: 1 measurement\n"
+    assert capsys.readouterr().err == f"note: continuing {journal.path}: 1 measurement\n"
     assert len(again(journal).resumed) == 1
     journal.once("rate", 2, lambda: 1.0)
     again(journal).go_on()
-    assert capsys.readouterr().err == f"note: going on with {journal.path}: 2 measurements\n"
+    assert capsys.readouterr().err == f"note: continuing {journal.path}: 2 measurements\n"
 
 
 def test_one_that_is_in_the_way_is_replaced_and_that_is_said(
@@ -243,7 +243,7 @@ def test_a_roofline_that_was_stopped_goes_on_where_it_was(device: Device, capsys
     device.log.clear()
     device.most = number // 2
     assert main([*ROOFLINE, "--seconds", "0.125", "--json", "a.json"]) == 130
-    assert capsys.readouterr().err.splitlines()[-1] == f"stopped; go on with: {COMMAND} --resume a.json.partial"
+    assert capsys.readouterr().err.splitlines()[-1] == f"stopped; continue with: {COMMAND} --resume a.json.partial"
     device.most = 10**6
     assert main(["roofline", "--resume", "a.json.partial"]) == 0
     assert len(device.log) == len(set(device.log)) == number, "each once"

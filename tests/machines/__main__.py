@@ -1,10 +1,10 @@
-"""`python -m tests.machines [--no-tests | --all-tests | --speed] [NAME ...]`: what a user does first, on each machine.
+"""`python -m tests.machines [--no-tests | --all-tests | --speed] [NAME ...]`: a user's first commands on each machine.
 
-The quick tests, a training run of both packages and a comparison, at a size that stays quick. Writes
-build/machines.json, and the table of docs/machines.md as build/machines.md.
+Runs the quick tests, a training run of both packages and a comparison, all at a small size. Writes build/machines.json,
+and the table of docs/machines.md as build/machines.md.
 
-`--speed` asks something else: whether the default recipe is slower than plain code at any workload of the suite, in a
-quarter of an hour for each machine.
+`--speed` instead tests whether the default recipe is slower than plain code at any workload of the suite; 15 minutes
+per machine.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from tests.machines.machines import BUILD, MACHINES, Machine
 ROOT = Path(__file__).parents[2]
 
 SPREAD = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder")
-# What meets the machine: devices, recipes, memory, the command line, workers. The rest computes the same everywhere.
+# Tests that depend on the machine: devices, recipes, memory, the command line, workers.
 QUICK = (
     *("tests/optimized", "tests/reference/cli", "tests/reference/training", "tests/machines"),
     *("tests/bench/compare/test_compare.py", "tests/bench/timing/test_worker.py", "tests/bench/test_environment.py"),
     *("tests/parity/test_parity_huggingface.py", "tests/parity/test_parity_generation.py"),
 )
-OPTIONS = {"--no-tests": (), "--all-tests": ("tests",)}  # which tests run in place of the quick ones
+OPTIONS = {"--no-tests": (), "--all-tests": ("tests",)}  # the tests to run instead of the quick ones
 
 SPEED = "--speed"
 NEVER_SLOWER = (
@@ -43,18 +43,18 @@ TRAIN = ("train", "--corpus", "nursery", "--size", "tiny", "--steps", "200", "--
 
 @dataclass(frozen=True)
 class Outcome:
-    """One command on one machine."""
+    """The outcome of one command on one machine."""
 
     machine: str
     command: str
     passed: bool
     seconds: float
     tokens_per_second: float | None = None
-    why: str = ""  # the last line that was said, if it failed
+    why: str = ""  # the last line of output, if it failed
 
 
 def commands(machine: Machine, folder: Path, tests: tuple[str, ...] = QUICK) -> dict[str, tuple[str, ...]]:
-    """What is run, by what it is called in the table."""
+    """The commands for a machine, by their column in the table."""
     python = sys.executable
     found = {
         "train (reference)": (python, "-m", "reference", *TRAIN, "--out", str(folder / "readable")),
@@ -65,18 +65,18 @@ def commands(machine: Machine, folder: Path, tests: tuple[str, ...] = QUICK) -> 
             *("--json", str(folder / "compare.json")),
         ),
     }
-    if "ATEN_CPU_CAPABILITY" in machine.variables:  # another CPU: so wide that bfloat16 could pay
+    if "ATEN_CPU_CAPABILITY" in machine.variables:  # a simulated CPU: wide enough for bfloat16 to pay
         found["compare, 256 wide"] = (
             *(python, "-m", "bench", "compare", "--size", "mini", "--time", "32", "--new-tokens", "4", "--steps", "1"),
             *("--contenders", "reference", "optimized", "--seconds", "2", "--json", str(folder / "compare-256.json")),
         )
-    if tests and machine.stdout:  # which pytest itself needs
+    if tests and machine.stdout:  # pytest needs standard output
         found["tests"] = (python, "-m", "pytest", "-q", *SPREAD, *tests)
     return found
 
 
 def run(machine: Machine, called: str, command: Sequence[str], folder: Path) -> Outcome:
-    """Run a command as on a machine, and say what became of it."""
+    """Run a command on a simulated machine; returns its outcome."""
     one_thread = {"OMP_NUM_THREADS": machine.environment().get("OMP_NUM_THREADS", "1")}
     start = time.monotonic()
     done = machine.run(*command, cwd=ROOT, env=one_thread if called == "tests" else {})
@@ -97,14 +97,14 @@ def run(machine: Machine, called: str, command: Sequence[str], folder: Path) -> 
 
 
 def rate_of(log: Path) -> float | None:
-    """The median tokens/s of a run, by its log."""
+    """The median tokens/s in a run's log."""
     rates = [json.loads(line).get("tokens_per_second") for line in log.read_text().splitlines()]
     known = sorted(rate for rate in rates if rate)
     return known[len(known) // 2] if known else None
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """A row for each machine, in Markdown."""
+    """A Markdown table with a row for each machine."""
     columns = list(dict.fromkeys(outcome.command for outcome in outcomes))
     rows = [f"| machine | {' | '.join(columns)} |", f"| --- |{' ---: |' * len(columns)}"]
     for name in dict.fromkeys(outcome.machine for outcome in outcomes):
@@ -114,7 +114,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 
 def cell(outcome: Outcome | None) -> str:
-    """Passed or not, the seconds, and how fast."""
+    """A cell: failed or not, seconds, tokens/s or number of tests."""
     if outcome is None:
         return "n/a"
     words = [f"{outcome.seconds:.0f} s"]
@@ -126,7 +126,7 @@ def cell(outcome: Outcome | None) -> str:
 
 
 def others(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """What earlier calls found of other commands and machines."""
+    """Outcomes of earlier calls, for other commands and machines."""
     file = BUILD / "machines.json"
     known = {(one.machine, one.command) for one in outcomes}
     found = [Outcome(**one) for one in json.loads(file.read_text())] if file.is_file() else []
@@ -134,7 +134,7 @@ def others(outcomes: Sequence[Outcome]) -> list[Outcome]:
 
 
 def main(names: Sequence[str]) -> int:
-    """Run everything on some machines, or on all; 1 if anything failed, 2 for a machine that does not exist."""
+    """Run the commands on the named machines, or on all. Returns 1 if one failed, 2 for an unknown machine."""
     tests = next((OPTIONS[name] for name in names if name in OPTIONS), QUICK)
     speed = SPEED in names
     names = [name for name in names if name not in OPTIONS and name != SPEED]

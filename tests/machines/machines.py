@@ -1,7 +1,7 @@
-"""Machines unlike this one, simulated: what a process is told so that torch and this project behave as if on them.
+"""Simulated machines: environment variables and other settings that make a process behave as if on another machine.
 
-What is simulated is what software can see. A CPU that is told not to use its bfloat16 instructions takes the paths of
-one without them and rounds as it does, though it may be faster or slower than a real one.
+Only software's view is simulated. A CPU whose bfloat16 instructions are switched off runs the same code and rounds like
+one without them, but may be faster or slower than a real one.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ class Machine:
     variables: Mapping[str, str] = field(default_factory=dict)  # of the environment
     home: bool = True  # whether HOME can be written to
     stdout: bool = True  # whether there is a standard output
-    x86: bool = False  # whether it can be simulated on x86-64 alone, by variables that no other CPU heeds
+    x86: bool = False  # whether it can be simulated only on x86-64, by variables that other CPUs ignore
     columns: int | None = None  # no line of any command may be longer
-    hidden: str = ""  # a module of this folder that is run at the start of each Python, to hide something
+    hidden: str = ""  # a folder here whose sitecustomize.py hides something when Python starts
 
     def possible(self) -> bool:
-        """Whether this computer can be taken for one."""
+        """Whether this computer can simulate it."""
         return not self.x86 or platform.machine() in ("x86_64", "AMD64")
 
     def run(self, *command: str, **settings: Any) -> subprocess.CompletedProcess[Any]:
-        """Run a command as on such a machine, with both its outputs caught.
+        """Run a command on the simulated machine; captures both its outputs.
 
         Args:
-            settings: of subprocess.run; env besides what is simulated
+            settings: of subprocess.run; env is added to the simulated environment
         """
         shell = () if self.stdout else ("sh", "-c", 'exec "$@" >&-', "sh")
         env = self.environment() | settings.pop("env", {})
         return subprocess.run([*shell, *command], env=env, capture_output=True, check=False, **settings)
 
     def environment(self) -> dict[str, str]:
-        """This process's environment with what is simulated."""
+        """This process's environment with the simulated settings."""
         variables = {**os.environ, **self.variables}
-        # torch looks up what it has compiled without a look at the instruction sets: see optimized/compilation.py
-        # in the checkout: one for all users, under /tmp, could be written by the first of them alone
+        # one cache per machine: torch ignores the instruction sets in its key (see optimized/compilation.py);
+        # in the checkout, because a folder under /tmp would be writable only by the first user
         variables["TORCHINDUCTOR_CACHE_DIR"] = str(BUILD / "torchinductor" / self.name)
         if not self.home:
             variables["HOME"] = nowhere()
@@ -65,7 +65,7 @@ class Machine:
 def nowhere() -> str:
     """A home that cannot be written to, by root either."""
     if os.name == "posix" and os.geteuid() == 0:
-        return "/proc/self/fdinfo"  # nobody makes a file there
+        return "/proc/self/fdinfo"  # even root cannot create a file there
     folder = tempfile.mkdtemp()
     os.chmod(folder, 0o500)
     return folder

@@ -1,4 +1,4 @@
-"""Each simulated machine is what it says, seen from inside a process on it."""
+"""A process on each simulated machine sees what its name says."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ IS = {
 }
 
 
-HIDING = ("no-bfloat16", "no-mallopt", "no-stdout")  # the others only set what Python or torch document
+HIDING = ("no-bfloat16", "no-mallopt", "no-stdout")  # the others only set documented variables of Python or torch
 
 
 @pytest.mark.parametrize(

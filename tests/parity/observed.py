@@ -24,11 +24,11 @@ HEAD = """\
 
     python -m pytest tests/parity/test_parity_recipes.py -m "slow or not slow"
 
-proves every recipe below and writes build/parity.json, of which this table is made. An error is the relative L2
-distance to the readable GPT in float64, the largest over all tensors; the number in brackets is error / budget, and
-above 1 fails. "In any recipe" is the largest error / budget of all proven recipes that have the rung: pairs, FULL, FULL
-without each, the steps of the ladder. Budgets are in bench/numerics/tolerances.py; in bfloat16 they are twice or three
-times the rounding of plain code on the same task, with caps.
+proves every recipe below and writes build/parity.json, the data of these tables. An error is the relative L2 distance
+to the readable GPT in float64, the largest of all tensors. In brackets: error / budget; above 1 fails. "In any recipe":
+the largest error / budget of all proven recipes with the rung (pairs, FULL, FULL without one rung, cumulative ones).
+Budgets are in bench/numerics/tolerances.py. In bfloat16 a budget is two or three times the rounding of plain code on
+the same task, with a cap. Words: [glossary](glossary.md).
 """
 
 

@@ -1,4 +1,4 @@
-"""A result of `bench compare` and one of `bench roofline`, with numbers made up: as wide as real ones can be."""
+"""Made-up results of `bench compare` and `bench roofline`, with numbers as wide as real ones can be."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NAMES = ("reference", "huggingface-eager", "huggingface-sdpa", "full")
 
 
 def compare_result() -> dict[str, Any]:
-    """Four contenders of whom all were proven, in two checks, and one that is another function."""
+    """A result with four proven contenders in two checks, and one that is another function."""
     check = {
         **{"question": "function", "precision": "float32", "weights": "sharp", "shape": [1, 128]},
         **{"gradient_shape": [1, 128], "steps": 20, "oracle": "huggingface-eager in float64"},
@@ -57,7 +57,7 @@ def contender(name: str, number: int) -> dict[str, Any]:
 
 
 def roofline_result() -> dict[str, Any]:
-    """An accelerator with three precisions, and floors whose numbers are long."""
+    """A result of an accelerator with three precisions and floors with long numbers."""
     shapes = {"square": (8192, 8192, 8192), "qkv": (65536, 1600, 4800), "head": (65536, 1600, 50257)}
     precisions = ("float32", "tf32", "bfloat16")
     rates = [

@@ -34,17 +34,17 @@ QUICK = (
     *("compare", "--size", "tiny", "--time", "16", "--rounds", "3", "--steps", "2", "--threads", "1"),
     *("--new-tokens", "4"),
 )
-# Its log, where a CUDA build says that it finds a toolkit and no device; its warnings, of Python 3.13.0 for one.
+# Lines from torch: its log, if a CUDA build finds a toolkit but no device, and warnings, e.g. about Python 3.13.0.
 TORCHS_OWN = re.compile(r"[VIWEC]\d{4} [\d:.]+ \d+ torch/|\S*/torch/\S+\.py:\d+: \w*Warning: |  warnings\.warn\(")
 
-# Proven, timed and weighed in one run, against Hugging Face's as the oracle. The second rounds, and unlike `full` it
-# compiles nothing, which takes half a minute: compiled contenders are in tests marked slow.
-EVERYBODY = ("reference", "bf16")
+# The contenders of one complete run. bf16 takes the rounding check too and, unlike `full`, compiles nothing, which
+# would take half a minute: compiled contenders are in tests marked slow.
+NAMES = ("reference", "bf16")
 
 
 @dataclass
 class Run:
-    """What a command left behind."""
+    """The outcome of a command."""
 
     status: int
     output: str
@@ -56,15 +56,15 @@ class Run:
         return found  # type: ignore[no-any-return]
 
     def rows(self, name: str) -> list[str]:
-        """The lines that begin with a contender's name: one for each table that it is in."""
+        """The lines that begin with a contender's name, one per table."""
         return [line for line in self.output.splitlines() if line.strip().startswith(name + " ")]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The real command, with one more that rounds and all it measures, in its own folder and without a terminal."""
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The real command with two contenders, in its own folder and without a terminal."""
     folder = tmp_path_factory.mktemp("compare")
-    command = [sys.executable, "-m", "bench", *QUICK, "--batch", "2", "--contenders", *EVERYBODY]
+    command = [sys.executable, "-m", "bench", *QUICK, "--batch", "2", "--contenders", *NAMES]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     (file,) = (folder / "runs" / "compare").glob("*.json")
@@ -73,7 +73,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
-    """The same in this process, so that contenders can be planted."""
+    """The command in this process, so that a test can add contenders."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> Run:
@@ -84,16 +84,16 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return run
 
 
-def test_all_contenders_are_proven_timed_and_weighed(whole: Run) -> None:
-    assert whole.status == 0, whole.errors
-    assert [one["name"] for one in whole.result["contenders"]] == list(EVERYBODY)
-    for one in whole.result["contenders"]:
+def test_all_contenders_are_proven_and_timed_and_their_memory_measured(comparison: Run) -> None:
+    assert comparison.status == 0, comparison.errors
+    assert [one["name"] for one in comparison.result["contenders"]] == list(NAMES)
+    for one in comparison.result["contenders"]:
         assert one["proof"]["passed"]
         check, rounding = one["proof"]["checks"]
         assert check["failures"] == []
         assert 0.0 < check["over"] <= 1.0
         assert check["top1"] == 1.0
-        assert (rounding is None) == (one["name"] != "bf16"), "only what computes in bfloat16 has to prove its rounding"
+        assert (rounding is None) == (one["name"] != "bf16"), "the rounding check is only for bfloat16"
         assert one["precision"] == ("bfloat16" if one["name"] == "bf16" else "float32")
         assert {"logits", "loss", "gradient", "trajectory"} == check["worst"].keys()
         assert check["worst"]["gradient"]["name"].endswith((".weight", ".bias"))
@@ -108,17 +108,17 @@ def test_all_contenders_are_proven_timed_and_weighed(whole: Run) -> None:
             ((base, ratio),) = speed["ratios"].items()
             assert base == "reference"
             assert ratio["low"] <= ratio["median"] <= ratio["high"]
-        weights = 4 * 4 * whole.result["workload"]["parameters"]
+        weights = 4 * 4 * comparison.result["workload"]["parameters"]
         assert 0.5 * weights < one["memory"]["peak"] < 200e6
         assert one["memory"]["method"] == "resident"
-    assert whole.contender("reference")["speed"]["forward"]["ratios"]["reference"]["median"] == 1.0
+    assert comparison.contender("reference")["speed"]["forward"]["ratios"]["reference"]["median"] == 1.0
 
 
-def test_the_heading_says_the_precision_that_is_used(whole: Run) -> None:
-    assert "batch 2 x time 16, float32; bf16: bfloat16\n" in whole.output
+def test_the_heading_shows_each_precision(comparison: Run) -> None:
+    assert "batch 2 x time 16, float32; bf16: bfloat16\n" in comparison.output
 
 
-def test_what_the_best_recipe_leaves_out_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_rung_that_the_best_recipe_leaves_out_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     hardware = Hardware("cpu", bfloat16=False, compiler=True, keeps_memory=True)
     monkeypatch.setattr("optimized.recipe.hardware_of", lambda device: hardware)
     config, cpu = SIZES["mini"], torch.device("cpu")
@@ -129,14 +129,14 @@ def test_what_the_best_recipe_leaves_out_is_a_line(monkeypatch: pytest.MonkeyPat
     assert left_out_by_best(["reference"], cpu, "float32", config) == []
 
 
-def test_the_ratio_says_how_many_times_as_fast(whole: Run) -> None:
-    ours, theirs = (whole.contender(name)["speed"]["training_step"] for name in EVERYBODY)
+def test_the_ratio_is_the_quotient_of_the_times(comparison: Run) -> None:
+    ours, theirs = (comparison.contender(name)["speed"]["training_step"] for name in NAMES)
     by_hand = sorted(a / b for a, b in zip(ours["seconds"], theirs["seconds"], strict=True))[1]
     assert theirs["ratios"]["reference"]["median"] == pytest.approx(by_hand)
 
 
-def test_the_file_says_what_was_measured_and_where(whole: Run) -> None:
-    result = whole.result
+def test_the_file_has_the_workload_and_the_environment(comparison: Run) -> None:
+    result = comparison.result
     assert (result["kind"], result["version"]) == ("compare", VERSION)
     assert result["workload"]["size"] == "tiny"
     assert (result["workload"]["batch"], result["workload"]["time"]) == (2, 16)
@@ -144,7 +144,7 @@ def test_the_file_says_what_was_measured_and_where(whole: Run) -> None:
     assert result["workload"]["flops"]["training_step"] == 3 * result["workload"]["flops"]["forward"]
     assert result["arguments"]["threads"] == 1
     assert result["environment"]["threads"] == result["environment"]["identity"]["threads"] == 1
-    assert f"\non {identity_in_words(result['environment']['identity'])} of " in whole.output
+    assert f"\non {identity_in_words(result['environment']['identity'])} of " in comparison.output
     assert result["environment"]["packages"]["torch"] == torch.__version__
     check, rounding = result["proof"]
     assert (check["question"], rounding["question"]) == ("function", "rounding")
@@ -152,31 +152,31 @@ def test_the_file_says_what_was_measured_and_where(whole: Run) -> None:
     assert (check["shape"], check["gradient_shape"], check["steps"]) == ([2, 16], [2, 16], 2)
 
 
-def test_the_tables_have_a_row_for_each_and_fit_into_100_columns(whole: Run) -> None:
-    lines = whole.output.splitlines()
+def test_the_tables_have_a_row_for_each_and_fit_into_100_columns(comparison: Run) -> None:
+    lines = comparison.output.splitlines()
     assert max(map(len, lines)) <= 100, max(lines, key=len)
-    assert "…" not in whole.output, "something is cut off"
-    assert "\x1b" not in whole.output, "colours although this is no terminal"
-    for name in EVERYBODY:
-        proof, *rounding, speed, written = whole.rows(name)
+    assert "…" not in comparison.output, "something is cut off"
+    assert "\x1b" not in comparison.output, "colours without a terminal"
+    for name in NAMES:
+        proof, *rounding, speed, written = comparison.rows(name)
         assert len(rounding) == (name == "bf16")
-        assert significant(whole.contender(name)["speed"]["generation"]["tokens_per_second"]) in written
-        gradient = whole.contender(name)["proof"]["checks"][0]["worst"]["gradient"]
+        assert significant(comparison.contender(name)["speed"]["generation"]["tokens_per_second"]) in written
+        gradient = comparison.contender(name)["proof"]["checks"][0]["worst"]["gradient"]
         assert f"{gradient['error']:.1e} {gradient['name']}" in proof
-        tokens = whole.contender(name)["speed"]["training_step"]["tokens_per_second"]
+        tokens = comparison.contender(name)["speed"]["training_step"]["tokens_per_second"]
         assert significant(tokens) in speed
-        assert size(whole.contender(name)["memory"]["peak"]) in speed
-    assert "at batch 2 x time 16; 2 AdamW steps" in whole.output
-    assert "huggingface-eager in float64" in whole.output
-    assert re.search(r"everything that was measured: runs/compare/\d{8}-\d{6}\.json$", whole.output.strip())
+        assert size(comparison.contender(name)["memory"]["peak"]) in speed
+    assert "at batch 2 x time 16; 2 AdamW steps" in comparison.output
+    assert "huggingface-eager in float64" in comparison.output
+    assert re.search(r"everything that was measured: runs/compare/\d{8}-\d{6}\.json$", comparison.output.strip())
 
 
-def test_every_stage_is_a_line_on_standard_error_where_there_is_no_terminal(whole: Run) -> None:
-    own = (line for line in whole.errors.splitlines() if not TORCHS_OWN.match(line))
-    # where bfloat16 is emulated or there is no compiler, those who ask for it are told so
+def test_every_stage_is_a_line_on_standard_error_without_a_terminal(comparison: Run) -> None:
+    own = (line for line in comparison.errors.splitlines() if not TORCHS_OWN.match(line))
+    # notes appear if bfloat16 is emulated or there is no compiler
     lines = [line for line in own if not line.startswith(("loading PyTorch (", "note: "))]
     stages = [re.fullmatch(r"(\d+)/(\d+) (\w.*) \(\d+ s\)", line) for line in lines]
-    assert all(stages), whole.errors
+    assert all(stages), comparison.errors
     assert [int(one[1]) for one in stages if one] == list(range(1, 11))
     assert {one[2] for one in stages if one} == {"10"}
 
@@ -202,7 +202,7 @@ def test_a_wrong_contender_gets_no_speed_and_the_status_is_1(
     assert len(done.rows("reference")) == 3
 
 
-def test_each_task_is_one_stage_however_many_groups_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_task_is_one_stage_also_in_several_groups(capsys: pytest.CaptureFixture[str]) -> None:
     timing = Timing(Stages(2))
     for names in (["reference", "full"], ["reference", "sdpa"]):
         for task in ("forward", "training_step"):
@@ -225,7 +225,7 @@ def test_the_others_are_measured_against_the_first_that_is_proven(
     assert re.search(r"nan +failed: logits inf, allowed 5\.0e-06", done.output)
 
 
-def test_when_nobody_is_proven_nothing_is_timed(run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_proven_contender_nothing_is_timed(run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CONTENDERS, "erf-gelu", ERF)
     monkeypatch.setattr(bench.compare.command, "time_in_turn", pytest.fail)
     done = run("--contenders", "erf-gelu")
@@ -248,7 +248,7 @@ def test_bfloat16_is_proven_twice_and_timed(run: Callable[..., Run]) -> None:
 
 
 @pytest.mark.slow
-def test_the_number_of_threads_is_put_back(run: Callable[..., Run]) -> None:
+def test_the_number_of_threads_is_restored(run: Callable[..., Run]) -> None:
     torch.set_num_threads(2)
     try:
         done = run("--contenders", "reference")
@@ -294,7 +294,7 @@ def test_a_mistake_is_one_line_that_names_the_value(
     assert [path.name for path in tmp_path.iterdir()] == ["file"], "something was written"
 
 
-def test_a_folder_that_cannot_be_written_to_is_said_before_anything_starts(
+def test_an_unwritable_folder_is_reported_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -304,7 +304,7 @@ def test_a_folder_that_cannot_be_written_to_is_said_before_anything_starts(
     assert capsys.readouterr().err == "error: cannot write into the folder '.': give another --json\n"
 
 
-def test_too_little_memory_is_said_before_anything_starts(
+def test_too_little_memory_is_reported_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -333,7 +333,7 @@ def test_without_transformers_there_is_no_oracle_and_one_line_says_so(
     )
 
 
-def test_a_first_call_that_took_a_second_longer_is_told() -> None:
+def test_a_first_call_that_took_a_second_longer_is_reported() -> None:
     calls = {"reference": (1.6, [1.0, 0.9, 1.1]), "full": (9.4, [0.5, 0.4, 0.4])}
     proven = [
         {"name": name, "speed": {"training_step": {"first": first, "seconds": seconds}}}
@@ -345,7 +345,7 @@ def test_a_first_call_that_took_a_second_longer_is_told() -> None:
     assert first_calls(proven[:1], "training_step") == []
 
 
-def test_notes_tell_of_a_busy_machine_and_of_missing_instructions() -> None:
+def test_notes_report_a_busy_machine_and_missing_instructions() -> None:
     environment = {"device_kind": "cpu", "cores": {"logical": 2}, "load": 1.7, "computes_bfloat16": False}
     result = {"workload": {"precision": "float32"}, "environment": environment, "contenders": []}
     assert len(warnings(result)) == 1, "nothing computes in bfloat16"
@@ -372,5 +372,5 @@ def test_a_rate_has_four_digits(value: float, shown: str) -> None:
 
 
 @pytest.mark.parametrize("count,shown", [(2_340_000_000, "2.34 GB"), (19_400_000, "19 MB"), (None, "n/a")])
-def test_memory_is_shown_for_people(count: int | None, shown: str) -> None:
+def test_memory_is_shown_in_units(count: int | None, shown: str) -> None:
     assert size(count) == shown

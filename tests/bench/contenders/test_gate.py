@@ -1,4 +1,4 @@
-"""No parity pass, no number."""
+"""No parity pass, no number: proofs before timing."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_another_function_fails_and_says_why(monkeypatch: pytest.MonkeyPatch) ->
     found = gate().of(WORK, ["reference", "louder"])
     assert found["reference"].passed
     assert not found["louder"].passed
-    assert "times the error that is allowed" in found["louder"].why
+    assert "times its budget" in found["louder"].why
 
 
 def test_a_wrong_text_fails_although_every_logit_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +63,7 @@ def test_a_wrong_text_fails_although_every_logit_is_right(monkeypatch: pytest.Mo
     assert gate().of(WORK, ["forgetful"], texts=False)["forgetful"].passed, "nothing else is wrong with it"
 
 
-def test_a_missing_package_is_said_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported_and_the_others_are_proven(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CONTENDERS, "peer", replace(CONTENDERS["reference"], module="no_such_package.gpt2"))
     found = gate().of(WORK, ["peer", "reference"])
     assert found["reference"].passed
@@ -71,7 +71,7 @@ def test_a_missing_package_is_said_and_the_others_go_on(monkeypatch: pytest.Monk
 
 
 def test_everything_is_proven_once_and_each_shape_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some code chooses its way by the shape, so a proof for more tokens is none for fewer."""
+    """Some code branches on the shape, so a proof at one shape proves nothing at another."""
     own = gate()
     first = own.of(WORK, ["reference"])
     asked: list[tuple[int, int]] = []
@@ -86,7 +86,7 @@ def test_everything_is_proven_once_and_each_shape_by_itself(monkeypatch: pytest.
     assert asked == [(1, 8)]
 
 
-def test_how_far_a_token_is_below_the_best() -> None:
+def test_the_gap_of_a_token_to_the_best_logit() -> None:
     class Fixed(torch.nn.Module):
         def forward(self, ids: Tensor) -> Tensor:
             return torch.tensor([0.0, 3.0, 2.5]).expand(*ids.shape, 3)

@@ -1,4 +1,4 @@
-"""Other libraries' GPT-2s: the same function where they say so, the reason where not, and who is not installed."""
+"""Other libraries' GPT-2s: the same function unless they give a reason why not; missing packages."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ NO_BIAS = replace(CONFIG, bias=False)
 ROOT = Path(__file__).parents[3]
 HERE = torch.device("cpu")
 LIBRARIES = ("x-transformers", "keras-hub")
-TOY = of_library("tests.bench.contenders.toy_library", "a library that never was", needs={"torch": "torch"})
+TOY = of_library("tests.bench.contenders.toy_library", "a made-up library", needs={"torch": "torch"})
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def here(name: str) -> None:
-    """Skip, with the line that a user would get, what is not installed."""
+    """Skip if a contender's package is not installed."""
     line = missing(name)
     if line is not None:
         pytest.skip(line)
@@ -60,7 +60,7 @@ def quiet(what: str) -> None:
 
 
 def verdict(name: str, config: GPTConfig, precision: str) -> Verdict:
-    """What the last proof of a precision says of a contender."""
+    """A contender's verdict in the last check of a precision."""
     work = Workload("some", config, batch=2, time=16)
     for check, weights in weights_of(checks_of(work, precision, 3), config, 0):
         ((_, found),) = prove(check, config, weights, [name], HERE, 0, quiet)
@@ -79,12 +79,12 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def poor_toy(toy: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """One that has no shift in its norms."""
+    """A toy library without the norms' biases."""
     monkeypatch.setattr(toy_library, "WITHOUT", ["ln_1.bias", "ln_2.bias", "ln_f.bias"])
     return toy
 
 
-# The file of a library, without any
+# A made-up library's file
 
 
 @pytest.mark.parametrize("config", [CONFIG, NO_BIAS], ids=["bias", "no bias"])
@@ -105,12 +105,14 @@ def test_a_wrong_place_is_noticed_although_every_shape_fits(
     assert "logits" in quantities, f"{wrong.__name__} went unnoticed"
 
 
-def test_what_decays_is_what_decays_here_whatever_its_name_and_shape(toy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_tensors_decay_as_in_our_gpt_under_other_names_and_shapes(
+    toy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("bench.contenders.library.decays_by_name", lambda name: True)
     assert {failure.quantity for failure in verdict(toy, CONFIG, "float64").failures()} >= {"update"}
 
 
-def test_weights_come_back_bitwise_and_what_gpt2_does_not_have_stays_zero(toy: str) -> None:
+def test_weights_come_back_bitwise_and_a_parameter_that_gpt2_lacks_stays_zero(toy: str) -> None:
     weights = sharp_state_dict(CONFIG, dtype=torch.float32)
     model = build_in("float32", toy, CONFIG, weights, HERE)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
@@ -124,7 +126,7 @@ def test_weights_come_back_bitwise_and_what_gpt2_does_not_have_stays_zero(toy: s
         model.load_state_dict({name: tensor for name, tensor in weights.items() if name != "wpe.weight"})
 
 
-def test_what_a_library_has_no_place_for_is_zero_in_its_state_dict(poor_toy: str) -> None:
+def test_a_tensor_without_a_place_is_zero_in_the_state_dict(poor_toy: str) -> None:
     model = build_in("float32", poor_toy, CONFIG, sharp_state_dict(CONFIG, dtype=torch.float32), HERE)
     state = model.state_dict()
     assert state.keys() == canonical_shapes(CONFIG).keys()
@@ -137,12 +139,12 @@ def test_what_a_library_has_no_place_for_is_zero_in_its_state_dict(poor_toy: str
     [
         (
             Place("kept.moved", (50, 16)),
-            r"^'kept\.moved' is no parameter of this version of the library, where 'wte.weight' is",
+            r"^'kept\.moved', the place of 'wte.weight', is no parameter in this version of the library$",
         ),
         (Place("kept.wte/w", (16, 50)), r"has shape \(50, 16\) in this version of the library, not \(16, 50\)$"),
     ],
 )
-def test_a_library_that_keeps_its_weights_elsewhere_now_is_one_line(place: Place, message: str) -> None:
+def test_a_library_that_has_moved_a_weight_is_one_line(place: Place, message: str) -> None:
     places = {**toy_library.places(CONFIG), "wte.weight": place}
     with pytest.raises(ValueError, match=message):
         LibraryGPT(toy_library.build(CONFIG), CONFIG, places)
@@ -150,7 +152,7 @@ def test_a_library_that_keeps_its_weights_elsewhere_now_is_one_line(place: Place
         LibraryGPT(toy_library.build(CONFIG), CONFIG, {"wte.wait": place})
 
 
-def test_the_same_file_is_a_candidate_as_it_is() -> None:
+def test_the_candidate_tool_takes_the_same_file_unchanged() -> None:
     seen = examine(toy_library.build, toy_library.layout, config=CONFIG, steps=2)
     assert seen.same, text(seen)
 
@@ -158,7 +160,7 @@ def test_the_same_file_is_a_candidate_as_it_is() -> None:
 # Another function
 
 
-def test_another_function_is_said_to_be_one_with_its_reason_its_error_and_the_budget(poor_toy: str) -> None:
+def test_another_function_is_reported_with_its_reason_error_and_budget(poor_toy: str) -> None:
     found = passed(poor_toy, CONFIG)
     assert not found.passed
     assert found.why.startswith(f"{NOT_THE_SAME}: its norms have no shift (logits in float32: error ")
@@ -167,16 +169,16 @@ def test_another_function_is_said_to_be_one_with_its_reason_its_error_and_the_bu
     assert passed(poor_toy, NO_BIAS).passed, "without biases there is nothing that it lacks"
 
 
-def test_a_proof_that_fails_for_no_known_reason_is_a_failure_as_ever(toy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proof_that_fails_for_no_known_reason_is_a_failure(toy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toy_library, "places", toy_library.swapped)
     found = passed(toy, CONFIG)
-    assert found.why.endswith(" times the error that is allowed")
+    assert found.why.endswith(" times its budget")
     assert found.unlike == ""
 
 
 @pytest.fixture
 def compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """`bench compare` in this process, of contenders none of which is timed."""
+    """Run `bench compare` in this process, with contenders that all fail their proof."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> tuple[int, str, str, Any]:
@@ -190,7 +192,7 @@ def compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
 def test_compare_shows_another_function_without_a_number_and_does_not_fail(poor_toy: str, compared: Any) -> None:
     status, out, _, found = compared("--contenders", poor_toy)
-    assert status == 0, "that it is another function is no news"
+    assert status == 0, "a known other function is no failure"
     (contender,) = found["contenders"]
     assert contender["unlike"] == "its norms have no shift"
     assert not contender["proof"]["passed"]
@@ -202,7 +204,7 @@ def test_compare_shows_another_function_without_a_number_and_does_not_fail(poor_
     assert "FAILED" not in out
 
 
-def test_compare_without_biases_says_so_and_fails_for_what_is_wrong_all_the_same(
+def test_compare_without_biases_says_so_and_still_fails_for_a_wrong_contender(
     toy: str, compared: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(toy_library, "places", toy_library.swapped)
@@ -229,7 +231,7 @@ from bench import contenders
 from tests.bench.contenders import toy_library
 
 toy_library.WITHOUT[:] = ["ln_1.bias", "ln_2.bias", "ln_f.bias"]
-toy = contenders.of_library("tests.bench.contenders.toy_library", "a library that never was", needs={})
+toy = contenders.of_library("tests.bench.contenders.toy_library", "a made-up library", needs={})
 contenders.CONTENDERS["toy"] = toy
 """
 
@@ -258,12 +260,12 @@ def test_the_suite_gives_another_function_no_number_and_does_not_fail_for_it(tmp
     assert " skipped" in done.stdout
 
 
-# Who is not installed
+# Missing packages
 
 
 @pytest.fixture
 def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No package that only some have."""
+    """Hide all optional packages."""
     real, optional = importlib.util.find_spec, {package for row in CONTENDERS.values() for package in row.needs}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name in optional else real(name, *a))
 
@@ -279,7 +281,7 @@ def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         ("keras-hub", "'keras-hub' needs the package 'keras', which is not installed: pip install keras"),
     ],
 )
-def test_a_library_that_is_asked_for_by_name_says_what_to_install(name: str, line: str, compared: Any) -> None:
+def test_a_missing_library_that_is_named_says_what_to_install(name: str, line: str, compared: Any) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(line)}$"):
         import_what_is_needed(name)
     status, _, errors, found = compared("--contenders", name)
@@ -287,7 +289,7 @@ def test_a_library_that_is_asked_for_by_name_says_what_to_install(name: str, lin
     assert errors.strip().splitlines()[-1] == f"error: {line}"
 
 
-def test_keras_hub_is_to_be_installed_without_the_tensorflow_that_it_requires(
+def test_keras_hub_is_installed_without_its_required_tensorflow(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "keras_hub" else object())
@@ -297,9 +299,7 @@ def test_keras_hub_is_to_be_installed_without_the_tensorflow_that_it_requires(
 
 
 @pytest.mark.usefixtures("nothing_installed")
-def test_among_all_those_who_are_not_installed_are_left_out_with_a_line(
-    compared: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_leaves_out_missing_libraries_with_a_line(compared: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     names, lines = able(list(CONTENDERS))
     assert set(CONTENDERS) - set(names) == set(LIBRARIES)
     assert [line.split()[0] for line in lines] == [f"'{name}'" for name in LIBRARIES]
@@ -316,14 +316,14 @@ def test_among_all_those_who_are_not_installed_are_left_out_with_a_line(
 
 
 @pytest.mark.usefixtures("nothing_installed")
-def test_the_suite_leaves_out_who_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_suite_leaves_out_missing_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = (Row("smoke", ("forward",), ("reference", "keras-hub")), Row("mini", ("forward",), ("keras-hub", "full")))
     plan, lines = of_able(Plan(rows, (), None, False, 1.0, (3, 5)))
     assert [row.contenders for row in plan.rows] == [("reference",), ("full",)]
     assert lines == ["'keras-hub' needs the package 'keras', which is not installed: pip install keras: left out"]
 
 
-def test_who_cannot_compute_in_float64_says_so_in_one_line(compared: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_contender_without_float64_says_so_in_one_line(compared: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     row = replace(CONTENDERS["reference"], float64=False)
     monkeypatch.setitem(CONTENDERS, "coarse", row)
     status, _, errors, found = compared("--contenders", "coarse", "--precision", "float64")
@@ -333,17 +333,19 @@ def test_who_cannot_compute_in_float64_says_so_in_one_line(compared: Any, monkey
     assert able(["coarse"], "float64")[0] == []
 
 
-def test_every_kind_of_hugging_face_is_there() -> None:
+def test_every_variant_of_hugging_face_is_a_contender() -> None:
     kinds = {name.removeprefix("huggingface-") for name in CONTENDERS if name.startswith("huggingface-")}
     assert kinds == {"eager", "sdpa", "bf16", "compiled", "best"}
-    assert {kind for kind in kinds if CONTENDERS[f"huggingface-{kind}"].rounds is always} == {"bf16"}
-    assert CONTENDERS["huggingface-best"].rounds is where_it_pays
+    assert {kind for kind in kinds if CONTENDERS[f"huggingface-{kind}"].uses_bfloat16 is always} == {"bf16"}
+    assert CONTENDERS["huggingface-best"].uses_bfloat16 is where_it_pays
     assert not of_recipe(PLAIN, "plain").needs
     assert set(LIBRARIES) <= {name for row in ACCELERATOR.rows for name in row.contenders}
     assert set(LIBRARIES) <= {name for row in CPU.rows for name in row.contenders}
 
 
-def test_a_compiled_hugging_face_writes_as_python_and_stays_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_hugging_face_generates_without_the_compiler_and_stays_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def compiled(*args: Any, **kwargs: Any) -> Any:
         pytest.fail("it would be compiled for every length of the cache")
 
@@ -368,7 +370,7 @@ def test_x_transformers_is_the_same_function_without_biases_by_the_candidate_too
     assert seen.same, text(seen)
 
 
-def test_x_transformers_has_no_biases_and_that_is_all_it_lacks() -> None:
+def test_x_transformers_lacks_only_biases() -> None:
     here("x-transformers")
     from bench.contenders import xtransformers
 
@@ -379,7 +381,7 @@ def test_x_transformers_has_no_biases_and_that_is_all_it_lacks() -> None:
     assert seen.causes[0].what.startswith("LayerNorm without its shift"), text(seen)
 
 
-def test_keras_hub_is_the_same_function_as_far_as_its_float32_tells() -> None:
+def test_keras_hub_is_the_same_function_in_float32() -> None:
     here("keras-hub")
     from bench.contenders import kerashub
 
@@ -390,7 +392,7 @@ def test_keras_hub_is_the_same_function_as_far_as_its_float32_tells() -> None:
 
 @pytest.mark.parametrize("config", [CONFIG, NO_BIAS], ids=["bias", "no bias"])
 @pytest.mark.parametrize("name", LIBRARIES)
-def test_a_library_passes_unless_it_says_why_not_and_then_it_does_not(name: str, config: GPTConfig) -> None:
+def test_a_library_passes_if_and_only_if_it_gives_no_reason_why_not(name: str, config: GPTConfig) -> None:
     here(name)
     found = passed(name, config)
     words = CONTENDERS[name].unlike(config)
@@ -416,10 +418,10 @@ def test_a_library_computes_and_writes_in_bfloat16_over_float32_weights(name: st
     assert text.shape == (2, 13)
     assert text.dtype == torch.int64
     assert torch.equal(text[:, :8], ids)
-    assert not any(part.training for part in model.modules()), "writing left it in another mode"
+    assert not any(module.training for module in model.modules()), "generation left it in training mode"
 
 
-def test_laid_out_weights_are_those_of_the_places_only() -> None:
+def test_laid_out_weights_have_only_the_tensors_with_a_place() -> None:
     weights = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2)}
     (found,) = laid_out(weights, {"a": Place("kernel", (3, 2), transposed=True)}).items()
     assert found[0] == "kernel"

@@ -23,7 +23,7 @@ def test_the_recipes_of_the_ladder_are_what_their_names_say(monkeypatch: pytest.
 
     def recipe(name: str) -> set[str]:
         contender = find(name)
-        build = contender.build_bfloat16 if contender.rounds(config, cpu) else contender.build
+        build = contender.build_bfloat16 if contender.uses_bfloat16(config, cpu) else contender.build
         assert build is not None
         build(config, None, cpu, torch.float32)
         return set(built.pop().rungs)

@@ -1,4 +1,4 @@
-"""The proof before the timing: it agrees with the parity harness, and it turns away what is wrong."""
+"""The proof before timing agrees with the parity harness and rejects wrong contenders."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def verdicts(precision: str, *names: str, config: GPTConfig = CONFIG, steps: int = 3) -> dict[str, list[Verdict]]:
-    """Every check of a precision's proof, put to contenders."""
+    """Run every check of a precision on contenders; returns verdicts by name."""
     work = replace(workload("tiny", 2, 24), config=config)
     found: dict[str, list[Verdict]] = {name: [] for name in names}
     for check, weights in weights_of(checks_of(work, precision, steps), config, 0):
@@ -50,7 +50,7 @@ COMPILED = ("huggingface-compiled", "huggingface-best", "compile", "full", "full
 
 
 def same(config: GPTConfig, precision: str) -> list[str]:
-    """Everybody who is to be the same function, as far as their packages are installed."""
+    """The installed contenders that must be the same function."""
     return [name for name in able(list(CONTENDERS), precision)[0] if not CONTENDERS[name].unlike(config)]
 
 
@@ -85,7 +85,7 @@ def check_all_pass(precision: str, names: list[str], config: GPTConfig) -> None:
         assert len(found) == (2 if precision == "bfloat16" else 1)
 
 
-def test_the_oracle_itself_differs_by_exactly_nothing_in_float64() -> None:
+def test_the_oracles_own_error_is_exactly_0_in_float64() -> None:
     (verdict,) = verdicts("float64", ORACLE)[ORACLE]
     assert {m.error for m in verdict.report.measurements} == {0.0}
     assert verdict.worst_over() == 0.0
@@ -113,7 +113,7 @@ def test_logits_and_loss_are_proven_on_the_timed_batch_and_gradients_on_the_smal
 
 
 @pytest.mark.parametrize("name", ["reference", "huggingface-eager", "huggingface-bf16", "fused_adamw"])
-def test_steps_that_are_taken_first_leave_every_answer_as_it_is(name: str) -> None:
+def test_taking_the_steps_first_changes_no_output(name: str) -> None:
     weights = sharp_state_dict(CONFIG, dtype=torch.float32)
     batch, build = random_batch(CONFIG, 3, 20), find(name).build_step
     for precision in ("float32", "bfloat16") if name == "huggingface-bf16" else ("float64", "float32"):
@@ -141,8 +141,8 @@ def test_a_wrong_model_fails_in_every_precision(
     assert first.failures(), f"{wrong.description} went unnoticed in {precision}"
     assert first.check.question == "function"
     if wrong is ERF and others:
-        # what bfloat16 cannot see, and why it takes two proofs
-        assert not others[0].failures(), "the rounding rule alone sees the erf GELU: one proof would do"
+        # bfloat16 cannot show it, so it needs two checks
+        assert not others[0].failures(), "the rounding check alone finds the erf GELU: one check would do"
 
 
 def test_a_forgotten_weight_decay_fails_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,15 +150,15 @@ def test_a_forgotten_weight_decay_fails_in_float64(monkeypatch: pytest.MonkeyPat
     (verdict,) = verdicts("float64", "wrong")["wrong"]
     assert {m.quantity for m in verdict.failures()} == {"trajectory", "update"}
     (verdict,) = verdicts("float64", "wrong", steps=0)["wrong"]
-    assert not verdict.failures(), "without steps there is nothing to see it by"
+    assert not verdict.failures(), "only the steps can show it"
 
 
-def test_bfloat16_may_be_off_by_a_multiple_of_what_plain_code_is_off_by() -> None:
+def test_a_bfloat16_budget_is_a_multiple_of_plain_codes_error() -> None:
     plain = Report([Measurement("logits", "logits", 1e-3, 0.0), Measurement("gradient", "a", 2e-3, 0.0)])
     plain.measurements.append(Measurement("gradient", "b", 4e-2, 0.0))
     allowed = rounding_allowance(plain)
     assert allowed(Measurement("logits", "logits", 0.0, 0.0)) == 2 * 1e-3 + BF16_ULP
-    assert allowed(Measurement("gradient", "a", 0.0, 0.0)) == 3 * 2e-3 + BF16_ULP, "each tensor by its own"
+    assert allowed(Measurement("gradient", "a", 0.0, 0.0)) == 3 * 2e-3 + BF16_ULP, "each tensor has its own"
     assert allowed(Measurement("gradient", "b", 0.0, 0.0)) == BF16_CAPS["gradient"], "never more than the cap"
     assert allowed(Measurement("trajectory", "step 0", 0.0, 0.0)) == 1e-2
     assert allowed(Measurement("update", "a", 0.0, 0.0)) is None
@@ -171,7 +171,7 @@ def test_plain_code_beyond_a_cap_fails_too() -> None:
     assert failure.quantity == "logits"
 
 
-def test_what_is_not_judged_neither_fails_nor_counts() -> None:
+def test_a_measurement_without_a_budget_neither_fails_nor_counts() -> None:
     check = Check("function", "float32", "sharp", (1, 1), (1, 1), 1)
     report = Report([Measurement("update", "a", 0.5, 0.5), Measurement("loss", "loss", 1e-6, 0.0)])
     verdict = Verdict(check, report, BUDGETS["float32"])
@@ -180,12 +180,12 @@ def test_what_is_not_judged_neither_fails_nor_counts() -> None:
 
 
 # keras-hub leaves the product of the head in float32
-AS_IT_IS = set(same(CONFIG, "bfloat16")) - {"keras-hub"}
+ALL_BFLOAT16 = set(same(CONFIG, "bfloat16")) - {"keras-hub"}
 
 
 @pytest.mark.parametrize(
     "names",
-    [AS_IT_IS - set(COMPILED), pytest.param(("compile", "full"), marks=pytest.mark.slow)],
+    [ALL_BFLOAT16 - set(COMPILED), pytest.param(("compile", "full"), marks=pytest.mark.slow)],
     ids=["not compiled", "compiled"],
 )
 def test_bfloat16_contenders_compute_in_bfloat16_and_keep_their_weights_in_float32(names: Collection[str]) -> None:
@@ -205,10 +205,10 @@ def test_autocast_sees_the_weights_that_the_optimizer_has_just_changed() -> None
     ids, targets = random_batch(CONFIG, 2, 8)
     step = build_step(model, learning_rate=0.1)
     before = [float(step(ids, targets)) for _ in range(3)]
-    assert len(set(before)) == 3, f"the losses {before} stand still: stale copies of the weights are used"
+    assert len(set(before)) == 3, f"the losses {before} do not change: stale copies of the weights are used"
 
 
-def test_the_usual_ones_are_compared_unless_others_are_named() -> None:
+def test_the_default_contenders_are_compared_unless_others_are_named() -> None:
     assert chosen([]) == list(USUAL)
     assert chosen(["all"]) == list(CONTENDERS)
     assert chosen(["huggingface-sdpa", "reference"]) == ["huggingface-sdpa", "reference"]
@@ -225,23 +225,23 @@ def test_a_contender_whose_package_is_missing_says_what_to_install(monkeypatch: 
 
 @pytest.mark.slow
 def test_a_bfloat16_copy_of_hugging_face_generates_with_its_own_weights() -> None:
-    """Compiled code that is copied along with a model would go on with the weights of the original."""
+    """A copied compiled forward would use the original's weights."""
     model = build_in("bfloat16", "huggingface-best", CONFIG, None, CPU).eval()
     ids = random_batch(CONFIG, 1, 4)[0]
     copy = bfloat16_copy(model)
     assert {p.dtype for p in copy.parameters()} == {torch.bfloat16}
     tokens = greedy(model, ids, 5)
     with torch.no_grad():
-        model.model.model.transformer.wte.weight.data.zero_()  # behind torch's count: the copy stays
+        model.model.model.transformer.wte.weight.data.zero_()  # `.data` does not change the version: the copy stays
     assert bfloat16_copy(model) is copy
     assert torch.equal(greedy(model, ids, 5), tokens)
     assert copy(ids).dtype == torch.bfloat16
 
 
-def test_numbers_too_small_for_any_budget_are_flushed_in_a_proof_and_not_after_it() -> None:
+def test_denormals_are_flushed_in_a_proof_and_not_after_it() -> None:
     small = torch.tensor([1e-39])
     if not torch.set_flush_denormal(False):
-        pytest.skip("this CPU cannot be told to flush")
+        pytest.skip("this CPU cannot flush denormals")
     with denormals_flushed():
         assert float(small * 0.5) == 0.0
     assert float(small * 0.5) > 0.0
@@ -250,7 +250,7 @@ def test_numbers_too_small_for_any_budget_are_flushed_in_a_proof_and_not_after_i
     assert float(small * 0.5) > 0.0
 
 
-def test_the_second_checks_weights_come_from_those_of_the_first_and_are_as_if_drawn_anew() -> None:
+def test_the_second_checks_weights_are_made_from_the_firsts_and_equal_freshly_drawn_ones() -> None:
     checks = checks_of(workload("tiny", 2, 24), "float32", rounding=True)
     assert [check.weights for check in checks] == ["sharp", "typical"]
     for given in (checks, checks[::-1], [*checks, checks[1]]):
@@ -263,7 +263,7 @@ def test_the_second_checks_weights_come_from_those_of_the_first_and_are_as_if_dr
             torch.testing.assert_close(weights, alone, rtol=0, atol=0)
 
 
-def test_hugging_faces_model_is_the_same_with_weights_that_were_not_drawn_first() -> None:
+def test_hugging_faces_model_is_the_same_if_its_weights_were_not_drawn_before_loading() -> None:
     weights = sharp_state_dict(CONFIG, 0, torch.float32)
     drawn, not_drawn = (HuggingFaceGPT(CONFIG, "sdpa", draw) for draw in (True, False))
     for model in (drawn, not_drawn):

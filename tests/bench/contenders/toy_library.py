@@ -1,7 +1,7 @@
-"""A library that never was, for the file of a contender: GPT-2 with its matrices as (in, out) and names of its own.
+"""A made-up library's GPT-2, in the form of a contender's file: matrices are (in, out), and names are its own.
 
-It computes by the readable GPT what its own tensors say, and so it is right if `places` is. `without` and `change` are
-for tests that make it another library: one that lacks some tensors, or keeps them in another way.
+It runs the readable GPT on its own tensors, so it is right if `places` is. Tests make it wrong or another function by
+`WITHOUT` and by wrong places.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from bench.contenders.library import Place, Places, laid_out
 from reference import GPT, GPTConfig, generate
 from reference.checkpoints.huggingface import canonical_shapes
 
-WITHOUT: list[str] = []  # ends of canonical names that the library has nothing for
+WITHOUT: list[str] = []  # endings of canonical names that the library lacks
 
 
 def right(config: GPTConfig) -> dict[str, Place]:
-    """Where its tensors are in truth."""
+    """The correct places."""
     return {
         name: Place(f"kept.{own_name(name)}", shape[::-1] if is_kernel(name) else shape, is_kernel(name))
         for name, shape in canonical_shapes(config).items()
@@ -30,7 +30,7 @@ def right(config: GPTConfig) -> dict[str, Place]:
 
 
 def own_name(name: str) -> str:
-    """One that does not tell what is a norm or a bias."""
+    """A name that does not show whether a tensor is a norm or a bias."""
     return name.replace("ln_", "n").replace("weight", "w").replace("bias", "b").replace(".", "/")
 
 
@@ -39,7 +39,7 @@ def is_kernel(name: str) -> bool:
 
 
 class Toy(nn.Module):
-    """Its tensors, and biases of the logits that GPT-2 does not have."""
+    """The library's module; it also has a bias of the logits, which GPT-2 lacks."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ def places(config: GPTConfig) -> Places:
 
 
 def swapped(config: GPTConfig) -> Places:
-    """q and k in each other's place, of the same shape."""
+    """Swap q and k, which have the same shape."""
     found = right(config)
     found["h.0.attn.q_proj.weight"], found["h.0.attn.k_proj.weight"] = (
         found["h.0.attn.k_proj.weight"],
@@ -75,14 +75,14 @@ def swapped(config: GPTConfig) -> Places:
 
 
 def untransposed(config: GPTConfig) -> Places:
-    """A square matrix that is taken for (out, in), which no shape tells."""
+    """Take a square matrix for (out, in), which its shape cannot show."""
     found = right(config)
     found["h.1.attn.c_proj.weight"] = replace(found["h.1.attn.c_proj.weight"], transposed=False)
     return found
 
 
 def forgotten(config: GPTConfig) -> Places:
-    """One bias is left out."""
+    """Leave out one bias."""
     return {name: place for name, place in right(config).items() if name != "h.0.mlp.c_proj.bias"}
 
 

@@ -128,9 +128,7 @@ def whole(seed: int = 0, **changes: Any) -> dict[str, Any]:
         left_out=["gpt2-xl/training: needs about 30.0 GB of memory & <more> | or less: left out"],
     )
     made["parity"] += [
-        proof(
-            "tiny", "x-transformers", 7.5e3, "logits in float32: 7.5e+03 times the error that is allowed", "no biases"
-        ),
+        proof("tiny", "x-transformers", 7.5e3, "logits in float32: 7.5e+03 times its budget", "no biases"),
         *(proof("ladder", name, drawn.uniform(0.1, 0.9)) for name in ("plain", *RUNGS)),
         *(proof(f"scaling-time-{value}", name, 0.2) for value in (64, 128) for name in ("plain", "sdpa")),
     ]

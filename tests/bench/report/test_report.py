@@ -362,7 +362,7 @@ def test_the_tables_say_the_same_in_words(results: list[dict[str, Any]], read: R
             assert row[8] == size(case["memory"]["peak"])
         assert rows[-1][:2] == [
             "x-transformers",
-            "no number: logits in float32: 7.5e+03 times the error that is allowed",
+            "no number: logits in float32: 7.5e+03 times its budget",
         ]
         ((best, *_),) = [[row[1:] for row in read.tables["The fastest proven contender"][run][2:]]]
         fastest = max(cases, key=lambda case: case["ratios"]["reference"]["median"])

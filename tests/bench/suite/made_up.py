@@ -1,4 +1,4 @@
-"""A result of the suite as a run would write it, with numbers made up."""
+"""A made-up result of the suite, in the form that a run writes."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def result(**changes: Any) -> dict[str, Any]:
 
 
 def made_up_timings(seconds: float = 1.0, rounds: int = 3, **anchors: float) -> Timings:
-    """Rounds that all took as long, with ratios to anchors that took their seconds."""
+    """Timings of equal rounds, with ratios to anchors of the given seconds."""
     times = {anchor: Ratio(s / seconds, 0.9 * s / seconds, 1.2 * s / seconds) for anchor, s in anchors.items()}
     peak = Peak(1, 1, "resident")
     return Timings(

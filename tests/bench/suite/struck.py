@@ -1,7 +1,7 @@
-"""A pytest plugin for runs of the suite: sends its process group a real signal at a named place, in place of a user.
+"""A pytest plugin for runs of the suite: sends a real signal to its process group at named places, like a user.
 
-What takes long and is not the point, proofs and roofline, is made up. The environment says where and what:
-STRIKE_AT: places, with commas, each struck once in this order; STRIKE_WITH: the signal's name.
+Proofs and the roofline, which take long, are faked. Environment variables: STRIKE_AT, comma-separated places, each
+struck once, in this order; STRIKE_WITH, the signal's name.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ KIND = signal.Signals[os.environ.get("STRIKE_WITH", "SIGINT")]
 
 
 def strike(place: str) -> None:
-    """Signal, if this is the place."""
+    """Send the signal if this is the next place."""
     if PLACES and PLACES[0] == place:
         del PLACES[0]
         os.killpg(os.getpgrp(), KIND)
 
 
 class AtImport:
-    """A finder that finds nothing."""
+    """A finder that finds nothing but strikes when torch is imported."""
 
     def find_spec(self, name: str, *_: object) -> None:
         if name == "torch":
@@ -38,14 +38,14 @@ sys.meta_path.insert(0, AtImport())  # type: ignore[arg-type]
 
 
 def pytest_configure() -> None:
-    """The suite's own conftest is imported by now."""
+    """Replace the slow functions; the suite's conftest is imported by now."""
     from bench.contenders.gate import GateResult, ParityGate
     from bench.roofline.roofline import Bandwidth, Roofline
     from bench.suite import result_file
     from bench.timing.worker import Worker
     from reference.cli import interrupts
 
-    if os.environ.get("PATIENT"):  # what is written at the end must not depend on how fast this machine is
+    if os.environ.get("PATIENT"):  # so that a slow machine still writes its result
         interrupts.GRACE = 600.0
     save, time = result_file.save, Worker.time
 
@@ -54,7 +54,7 @@ def pytest_configure() -> None:
         strike("proof")
         try:
             strike("in a long operation")
-        except KeyboardInterrupt:  # as it comes when such an operation is over
+        except KeyboardInterrupt:  # raised only when the operation is over
             hashlib.pbkdf2_hmac("sha256", b"", b"", 2 * 10**9)
         found = GateResult(True, {"float32": 0.5}, 1e-7, (work.batch, work.time), "")
         return {name: asdict(found) for name in names}

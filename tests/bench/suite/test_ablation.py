@@ -27,7 +27,7 @@ def test_every_rung_that_can_be_timed_is_ablated_in_three_ways_by_recipes_that_e
     assert [name for name in ladder(FULL.without("bf16")) if name.startswith("with-")] == ["with-bf16"]
 
 
-def test_a_ratio_is_above_1_where_the_rung_pays_and_keeps_its_row_where_it_does_not() -> None:
+def test_a_ratio_is_above_1_if_the_rung_pays_and_a_rung_that_does_not_pay_keeps_its_row() -> None:
     # PLAIN takes 4 s and the best 1 s; sdpa alone 2 s; the best without it 1.5 s; the ladder up to it 3 s
     seconds = {"plain": 4.0, "optimized": 1.0, "sdpa": 2.0, "without-sdpa": 1.5, "upto-sdpa": 3.0, "compile": 5.0}
     found = {name: {"forward": made_up_timings(s, plain=4.0, optimized=1.0)} for name, s in seconds.items()}
@@ -49,7 +49,7 @@ def test_a_ratio_is_above_1_where_the_rung_pays_and_keeps_its_row_where_it_does_
 
 
 def test_a_ratio_is_to_the_anchor_in_the_same_group() -> None:
-    """In another group there were other rounds, at another time, and not even as many."""
+    """Another group has other rounds, maybe another number of them."""
     # The machine was twice as slow when sdpa ran beside PLAIN and the best: 8 s, 2 s, and 4 s for it.
     found = {
         "plain": {"forward": made_up_timings(4.0, rounds=5, plain=4.0, optimized=1.0)},

@@ -1,4 +1,4 @@
-"""Learning byte pairs beside the tokenizers library: the lesson's times become two components and their ratio."""
+"""Learning byte pairs: the times of the lesson and the tokenizers library become two components and a ratio."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench.journal import anew
+from bench.journal import without_journal
 from bench.report.sections.components import views
 from bench.suite import byte_pairs, test_components
 from bench.suite.session import LeftOut
@@ -27,7 +27,7 @@ class Session:
         self.components: list[dict[str, Any]] = []
         self.left_out: list[str] = []
         self.plan = SimpleNamespace(components=("smoke", "mini"))
-        self.keep = anew
+        self.keep = without_journal
 
     def tell(self, what: str) -> None:
         pass
@@ -45,7 +45,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Session:
     return session
 
 
-def test_both_are_components_with_how_many_times_as_fast_as_the_lesson(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_are_components_with_ratios_to_the_lesson(monkeypatch: pytest.MonkeyPatch) -> None:
     lesson, library = measured(monkeypatch).components
     assert lesson["name"] == "smoke/byte pairs, lesson"
     assert library["per_second"] == pytest.approx(600_000)
@@ -66,7 +66,7 @@ def test_the_table_shows_the_ratio_with_its_interval(monkeypatch: pytest.MonkeyP
     assert "[" not in lines["batches"]
 
 
-def test_the_page_says_to_whom_the_ratio_is_and_how_surely_it_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_shows_the_ratios_base_and_confidence(monkeypatch: pytest.MonkeyPatch) -> None:
     components = measured(monkeypatch).components
     other = {**components[0], "name": "smoke/batches", "component": "batches"}
     del other["ratios"]
@@ -76,13 +76,13 @@ def test_the_page_says_to_whom_the_ratio_is_and_how_surely_it_is_held(monkeypatc
     assert [row[place] for row in table.rows] == ["1", "byte pairs, lesson × 6.00 [5.00, 7.00], 75 %", ""]
 
 
-def test_who_cuts_a_text_otherwise_gets_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_different_numbers_of_tokens_give_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(pytest.fail.Exception, match=r"no parity pass, no number: 0\.6% more or fewer tokens"):
         measured(monkeypatch, tokens={"lesson": 1006, "tokenizers": 1000})
 
 
-def test_where_it_cannot_be_measured_it_is_left_out_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(byte_pairs, "TARGET", "importlib:import_module")  # which has no use for None
+def test_a_failed_measurement_is_left_out_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(byte_pairs, "TARGET", "importlib:import_module")  # which fails with None
     session: Any = Session()
     line = (
         "byte pairs: learning them failed with status 1: "
@@ -95,7 +95,7 @@ def test_where_it_cannot_be_measured_it_is_left_out_in_one_line(monkeypatch: pyt
 
 
 @pytest.mark.slow
-def test_the_lesson_says_what_is_expected_of_it() -> None:
+def test_the_lesson_returns_the_expected_values() -> None:
     pytest.importorskip("tokenizers")
     found = byte_pairs.measure()
     assert found.keys() == FOUND.keys()

@@ -1,4 +1,4 @@
-"""Components of a group in turn: A B A B in a fresh process, short ones several times in a sample, nothing unproven."""
+"""Components of a group are proven, then timed in turn in a fresh process, with short calls repeated in a sample."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from bench.suite import component_timing, components
-from bench.suite.component_timing import Outcome, in_turn, measure, outcomes, time_group, weights_of
+from bench.suite.component_timing import Outcome, in_turn, measure, outcomes, peaks_of, time_group
 from bench.suite.components import ALLOWED, COMPONENTS, Component, Prepared
 from bench.timing.fresh_process import Call
 from bench.timing.peak_memory import Peak
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 
 class Clock:
-    """Moves while something made up works."""
+    """A clock that fake work advances."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -51,17 +51,17 @@ def toy(name: str, error: float = 0.0, missing: str = "", called: list[str] | No
     return Component(name, "toys", "", "pieces", prepare)
 
 
-def timed(monkeypatch: pytest.MonkeyPatch, *toys: Component, weighed: bool = False) -> dict[str, Any]:
+def timed(monkeypatch: pytest.MonkeyPatch, *toys: Component, with_memory: bool = False) -> dict[str, Any]:
     monkeypatch.setattr(component_timing, "COMPONENTS", {one.name: one for one in toys})
     where = {"workload": "smoke", "device": "cpu", "threads": torch.get_num_threads()}
-    return time_group({**where, "group": "toys", "seconds": 0.01, "weighed": weighed})["components"]
+    return time_group({**where, "group": "toys", "seconds": 0.01, "with_memory": with_memory})["components"]
 
 
 def found(seconds: list[float], amount: int = 10, **more: Any) -> dict[str, Any]:
     return {"error": 0.0, "amount": amount, "calls": 1, "seconds": seconds, **more}
 
 
-def test_those_of_a_group_take_turns_warm() -> None:
+def test_components_of_a_group_are_timed_in_turn_and_warm() -> None:
     clock = Clock()
     calls = {"a": clock.work("a", 0.5, first=9.0), "b": clock.work("b", 0.25, first=9.0)}
     taken = in_turn(calls, seconds=1.0, least=0.2, clock=clock)
@@ -69,14 +69,14 @@ def test_those_of_a_group_take_turns_warm() -> None:
     assert taken == {"a": (1, [0.5] * 6), "b": (1, [0.25] * 6)}, "the first calls are not among the samples"
 
 
-def test_there_are_as_many_rounds_as_fit_into_the_time_of_all() -> None:
+def test_as_many_rounds_as_fit_into_the_time_of_all() -> None:
     clock = Clock()
     calls = {"a": clock.work("a", 3 / 128), "b": clock.work("b", 1 / 128)}
     taken = in_turn(calls, seconds=0.5, least=1 / 128, clock=clock)
     assert {len(seconds) for _, seconds in taken.values()} == {32}, "1 s for both, 1/32 s for a round"
 
 
-def test_a_short_part_is_called_until_a_sample_is_long_enough_and_shown_for_one_call() -> None:
+def test_a_short_component_is_repeated_in_a_sample_and_reported_per_call() -> None:
     clock = Clock()
     calls = {"short": clock.work("s", 2**-14), "long": clock.work("L", 2**-5)}
     taken = in_turn(calls, seconds=0.01, least=2**-10, clock=clock)
@@ -84,14 +84,14 @@ def test_a_short_part_is_called_until_a_sample_is_long_enough_and_shown_for_one_
     assert 16 <= times <= 20
     assert seconds == [2**-14] * 6
     assert taken["long"] == (1, [2**-5] * 6)
-    assert "".join(clock.log).endswith(("s" * times + "L") * 6), "each sample whole, in turn"
+    assert "".join(clock.log).endswith(("s" * times + "L") * 6), "samples in turn"
 
 
-def test_a_device_is_waited_for_once_in_a_sample_and_inside_its_time() -> None:
+def test_a_device_is_synchronised_once_per_sample_inside_the_timed_region() -> None:
     clock = Clock()
     launch, wait = clock.work("x", 0.0), clock.work(" ", 0.001)
     times, seconds = in_turn({"x": launch}, seconds=0.01, least=0.005, sync=wait, clock=clock)["x"]
-    assert times == component_timing.MOST_CALLS, "it never gets longer: so many are enough"
+    assert times == component_timing.MOST_CALLS, "the call takes no time, so the limit applies"
     assert seconds == pytest.approx([0.001 / times] * 9, rel=1e-6)
     assert clock.log[-2 - times :] == [" ", *"x" * times, " "]
 
@@ -112,11 +112,11 @@ def test_ratios_are_to_the_first_of_a_group() -> None:
     assert list(first["ratios"]) == list(second["ratios"]) == ["attention, explicit"]
     assert first["ratios"]["attention, explicit"]["median"] == 1.0
     of_second = second["ratios"]["attention, explicit"]
-    assert of_second == {"median": 2.0, "low": 2.0, "high": 2.0, "confidence": 0.95}, "of the same round"
+    assert of_second == {"median": 2.0, "low": 2.0, "high": 2.0, "confidence": 0.95}, "round by round"
     assert (second["name"], second["per_second"], second["memory"]) == ("mini/attention, sdpa", 40.0, 7)
 
 
-def test_without_the_first_or_without_another_there_is_no_ratio() -> None:
+def test_a_group_without_its_first_or_with_one_component_has_no_ratio() -> None:
     char, byte, gpt2 = (f"tokenizer {name}, encode" for name in ("char", "byte", "gpt2"))
     failed = {"failure": "it is off"}
     for some in (
@@ -134,13 +134,13 @@ def test_times_of_different_work_are_not_compared() -> None:
         outcomes(both, "mini")
 
 
-def test_a_group_does_the_same_work_in_one_place() -> None:
+def test_components_of_a_group_share_unit_and_device() -> None:
     for group in {component.group for component in COMPONENTS.values()}:
         members = [component for component in COMPONENTS.values() if component.group == group]
         assert len({(component.unit, component.on_device, component.scales) for component in members}) == 1, group
 
 
-def test_a_part_that_differs_is_not_timed_and_the_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_component_that_differs_is_not_timed_and_the_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[str] = []
     toys = toy("a"), toy("b", error=2 * ALLOWED, called=called), toy("c", error=math.nan, called=called)
     result = timed(monkeypatch, *toys, toy("d", missing="vocabulary"))
@@ -148,10 +148,10 @@ def test_a_part_that_differs_is_not_timed_and_the_others_are(monkeypatch: pytest
     assert result["b"] == {"failure": "no parity pass, no number: b is off by 2.0e-05, allowed 1e-05"}
     assert result["c"] == {"failure": "no parity pass, no number: c is off by nan, allowed 1e-05"}
     assert result["d"] == {"failure": "d: ValueError: there is no vocabulary here"}
-    assert called == [], "it has not even been called, but to compare it"
+    assert called == [], "it was called only to compare it"
 
 
-def test_only_the_first_is_weighed_where_it_is_timed_and_before_anything_was_done(
+def test_only_the_first_has_its_memory_measured_in_the_timing_process_before_any_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     called: list[str] = []
@@ -162,7 +162,7 @@ def test_only_the_first_is_weighed_where_it_is_timed_and_before_anything_was_don
         return Peak(7, 1, "resident")
 
     monkeypatch.setattr(component_timing, "watched", watched)
-    result = timed(monkeypatch, toy("a", called=called), toy("b", called=called), weighed=True)
+    result = timed(monkeypatch, toy("a", called=called), toy("b", called=called), with_memory=True)
     assert [one.get("memory") for one in result.values()] == [7, None]
     assert all("seconds" in one for one in result.values())
     assert called[0] == "a"
@@ -170,12 +170,10 @@ def test_only_the_first_is_weighed_where_it_is_timed_and_before_anything_was_don
 
 
 @pytest.mark.parametrize("seen,written", [(0, None), (4096, 4096)])
-def test_memory_of_which_nothing_was_seen_is_not_known(
-    seen: int, written: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_peak_of_0_bytes_is_unknown(seen: int, written: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     class Seen:
         def __init__(self, target: str, argument: dict[str, Any]) -> None:
-            assert (target, argument["component"]) == ("bench.suite.components:weigh", "batches")
+            assert (target, argument["component"]) == ("bench.suite.components:first_call", "batches")
 
         def result(self) -> Peak:
             return Peak(seen, 1, "resident")
@@ -184,7 +182,7 @@ def test_memory_of_which_nothing_was_seen_is_not_known(
             pass
 
     monkeypatch.setattr(component_timing, "Measurement", Seen)
-    (memory,) = weights_of(["batches"], {}).values()
+    (memory,) = peaks_of(["batches"], {}).values()
     for one in (found([0.1], memory=memory), found([0.1], memory=seen)):
         row = outcomes({"batches": one}, "mini")["batches"].row
         assert row is not None
@@ -192,18 +190,20 @@ def test_memory_of_which_nothing_was_seen_is_not_known(
 
 
 def test_a_group_is_measured_in_a_process_of_its_own_with_our_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(COMPONENTS, "batches", toy("batches"))  # what is changed here changes nothing there
+    monkeypatch.setitem(COMPONENTS, "batches", toy("batches"))  # does not affect the child process
     argument = {"workload": "smoke", "device": "cpu", "threads": 3, "group": "batches", "seconds": 0.05}
-    result = Call("bench.suite.component_timing:time_group", {**argument, "weighed": True}, "timing batches").result()
+    result = Call(
+        "bench.suite.component_timing:time_group", {**argument, "with_memory": True}, "timing batches"
+    ).result()
     assert result["process"] != os.getpid()
     assert result["threads"] == 3
     batches = result["components"]["batches"]
     assert batches["amount"] == named("smoke").tokens
-    assert batches["calls"] > 1, "some 30 µs are no sample"
-    assert 0 < batches["memory"] < 50e6, "of the first of a group, weighed before anything else was done there"
+    assert batches["calls"] > 1, "30 µs are too short for a sample"
+    assert 0 < batches["memory"] < 50e6, "the first component's, measured before any other call"
 
 
-def test_we_ask_for_our_threads_and_weigh_only_those_that_were_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measure_passes_on_the_threads_and_measures_missing_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
 
     class Answered:
@@ -214,22 +214,22 @@ def test_we_ask_for_our_threads_and_weigh_only_those_that_were_not(monkeypatch: 
             one = {"attention, explicit": found([0.2], memory=5), "attention, sdpa": found([0.1])}
             return {"components": {**one, "made up": {"failure": "it is off"}}}
 
-    def weigh(names: list[str], argument: dict[str, Any]) -> dict[str, int]:
+    def peaks(names: list[str], argument: dict[str, Any]) -> dict[str, int]:
         assert (names, argument["threads"]) == (["attention, sdpa"], torch.get_num_threads())
         return {"attention, sdpa": 6}
 
     monkeypatch.setattr(component_timing, "Call", Answered)
-    monkeypatch.setattr(component_timing, "weights_of", weigh)
+    monkeypatch.setattr(component_timing, "peaks_of", peaks)
     rows = measure("attention", "smoke", CPU, 0.1)
     assert {name: one.row and one.row["memory"] for name, one in rows.items()} == {
         **{"attention, explicit": 5, "attention, sdpa": 6, "made up": None}
     }
     assert asked[0]["threads"] == torch.get_num_threads()
-    rows = measure("attention", "smoke", CPU, 0.1, weighed=False)
-    assert not asked[1]["weighed"]
+    rows = measure("attention", "smoke", CPU, 0.1, with_memory=False)
+    assert not asked[1]["with_memory"]
 
 
-def test_on_cuda_the_peak_is_forgotten_only_where_cuda_was_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_cuda_the_peak_is_reset_after_cuda_is_initialised(monkeypatch: pytest.MonkeyPatch) -> None:
     log: list[str] = []
     for name, answer in {
         **{"init": None, "reset_peak_memory_stats": None, "memory_allocated": 10},
@@ -245,7 +245,7 @@ def test_on_cuda_the_peak_is_forgotten_only_where_cuda_was_begun(monkeypatch: py
 @pytest.mark.gpu
 @pytest.mark.parametrize("device", ["cuda", "cuda:0"])
 @pytest.mark.parametrize("group", ["batches", "attention"])
-def test_on_cuda_every_part_of_a_group_has_its_time_and_its_memory(device: str, group: str) -> None:
+def test_on_cuda_every_component_of_a_group_has_time_and_memory(device: str, group: str) -> None:
     rows = measure(group, "smoke", torch.device(device), 0.1)
     for name, one in rows.items():
         assert one.row is not None, one.failure
@@ -253,8 +253,10 @@ def test_on_cuda_every_part_of_a_group_has_its_time_and_its_memory(device: str, 
         assert one.row["calls"] * min(one.row["seconds"]) > 2e-3, "a sample is about 5 ms"
 
 
-def test_what_is_encoded_first_is_what_is_weighed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Preparing to encode encodes nothing; preparing to decode has to."""
+def test_a_tokenizer_encodes_nothing_before_its_memory_is_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Preparing `encode` encodes nothing; preparing `decode` must encode."""
     encoded: list[int] = []
     real = components.build_tokenizer
 

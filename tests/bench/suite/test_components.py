@@ -1,4 +1,4 @@
-"""Components of the suite: each held against the readable one, each with memory of its own."""
+"""Components of the suite: each is compared with the readable one and has its own peak memory."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from bench.journal import anew
+from bench.journal import without_journal
 from bench.suite import components, test_components
-from bench.suite.component_timing import Outcome, weights_of
+from bench.suite.component_timing import Outcome, peaks_of
 from bench.suite.components import ALLOWED, COMPONENTS
 from bench.suite.replay import CLOCK
 from bench.suite.result_file import read
@@ -25,7 +25,7 @@ WORK = named("smoke")
 
 
 @pytest.mark.parametrize("name", COMPONENTS)
-def test_every_part_runs_and_is_the_readable_one(name: str, tmp_path: Path) -> None:
+def test_every_component_runs_and_equals_the_readable_one(name: str, tmp_path: Path) -> None:
     prepared = COMPONENTS[name].prepare(WORK, CPU, tmp_path)
     assert prepared.amount > 0
     for _ in range(2):
@@ -33,7 +33,7 @@ def test_every_part_runs_and_is_the_readable_one(name: str, tmp_path: Path) -> N
     assert prepared.error() <= ALLOWED
 
 
-def test_every_part_of_the_issue_is_there() -> None:
+def test_every_group_of_components_exists() -> None:
     groups = {component.group for component in COMPONENTS.values()}
     assert groups == {
         *("attention", "head and loss", "optimizer", "tokenizer, encode", "tokenizer, decode", "batches"),
@@ -52,7 +52,7 @@ def test_every_part_of_the_issue_is_there() -> None:
         ),
     ],
 )
-def test_a_part_that_is_another_function_is_found(
+def test_a_component_that_is_another_function_is_found(
     name: str, place: str, wrong: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(components, place, wrong)
@@ -60,16 +60,16 @@ def test_a_part_that_is_another_function_is_found(
 
 
 @pytest.mark.slow
-def test_the_memory_of_a_part_is_that_of_its_call_alone() -> None:
+def test_a_components_memory_is_only_that_of_its_call() -> None:
     names = ["head and loss, plain", "head and loss, fused"]
-    plain, fused = weights_of(names, {"workload": "mini", "device": "cpu", "threads": 1}).values()
+    plain, fused = peaks_of(names, {"workload": "mini", "device": "cpu", "threads": 1}).values()
     logits = 4 * 4 * 128 * 50257  # float32, B T V
     assert plain > 2 * logits
     assert fused < 2 * logits
 
 
 class Shown:
-    """In place of pytest-benchmark: the times of the rounds by its own clock."""
+    """A fake pytest-benchmark fixture: times rounds by the replay clock."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -83,14 +83,14 @@ class Shown:
 
 
 class Session:
-    """As much of one as is asked of it."""
+    """A fake session with the attributes that the test needs."""
 
     def __init__(self) -> None:
         self.device, self.plan, self.quick = CPU, SimpleNamespace(seconds=0.5), True
         self.environment: dict[str, Any] = {"device": "Some CPU"}
         self.components: list[dict[str, Any]] = []
         self.log: list[str] = []
-        self.keep = anew
+        self.keep = without_journal
 
     def check_component(self, workload: str) -> None:
         self.log.append(f"does {workload} fit")
@@ -103,8 +103,10 @@ class Session:
 
 
 def test_a_group_is_measured_once_and_every_sample_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    def measure(group: str, workload: str, device: torch.device, seconds: float, weighed: bool) -> dict[str, Outcome]:
-        session.log.append(f"{group} at {workload} on {device}, {seconds} s, weighed: {weighed}")
+    def measure(
+        group: str, workload: str, device: torch.device, seconds: float, with_memory: bool
+    ) -> dict[str, Outcome]:
+        session.log.append(f"{group} at {workload} on {device}, {seconds} s, with_memory: {with_memory}")
         samples = [0.25, 0.5, 0.25]
         return {"attention, explicit": Outcome(row={"seconds": samples}), "attention, sdpa": Outcome("it is off")}
 
@@ -116,12 +118,12 @@ def test_a_group_is_measured_once_and_every_sample_is_shown(monkeypatch: pytest.
     assert shown.extra_info == {"seconds": [0.25, 0.5, 0.25], "environment": session.environment}
     with pytest.raises(pytest.fail.Exception, match="it is off"):
         test_components.test_component(("cpu", "smoke", "attention, sdpa"), sessions, groups, Shown())
-    assert session.components == [{"seconds": [0.25, 0.5, 0.25]}], "what is off has no number"
-    measured = "attention at smoke on cpu, 0.5 s, weighed: False"
+    assert session.components == [{"seconds": [0.25, 0.5, 0.25]}], "a component that is off has no number"
+    measured = "attention at smoke on cpu, 0.5 s, with_memory: False"
     assert session.log == [*("does smoke fit", "smoke: attention, in turn", "given back", measured, "does smoke fit")]
 
 
-def test_a_group_that_cannot_be_measured_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_that_failed_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[str] = []
 
     def measure(group: str, *_: Any, **__: Any) -> dict[str, Outcome]:

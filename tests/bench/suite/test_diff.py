@@ -1,4 +1,4 @@
-"""What changed between two results: on one machine, and told by ratios where there are any."""
+"""Changes between two results of one machine, judged by ratios if both have them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def point(rate: float, ratio: dict[str, float], batch: int = 2, **config: Any) -
     }
 
 
-def told(
+def diff_of(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], before: Any, after: Any, *options: str
 ) -> tuple[int, str, str]:
     a, b = tmp_path / "a.json", tmp_path / "b.json"
@@ -40,7 +40,7 @@ def told(
 
 
 def test_nothing_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, _ = told(tmp_path, capsys, result(), result())
+    status, out, _ = diff_of(tmp_path, capsys, result(), result())
     assert status == 0
     assert "2 numbers are in both; 0 changed by more than 5 % and their spread" in out
     assert "new:" not in out
@@ -48,15 +48,15 @@ def test_nothing_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_names_that_are_new_or_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = told(tmp_path, capsys, result(), result(cases=[REFERENCE, case("sdpa", 1500.0, 1.5)]))
+    _, out, _ = diff_of(tmp_path, capsys, result(), result(cases=[REFERENCE, case("sdpa", 1500.0, 1.5)]))
     assert "new: smoke/training/training_step/sdpa 8x64\n" in out
     assert "gone: smoke/training/training_step/full 8x64\n" in out
     assert "note: 8x64 is batch x time; 1x32+16 is texts x prompt + new tokens\n" in out
     assert "1 numbers are in both" in out
 
 
-def test_a_loss_is_told_with_both_rates_and_both_ratios(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = told(tmp_path, capsys, result(), result(cases=[REFERENCE, case("full", 1500.0, 1.5)]))
+def test_a_loss_is_shown_with_both_rates_and_both_ratios(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = diff_of(tmp_path, capsys, result(), result(cases=[REFERENCE, case("full", 1500.0, 1.5)]))
     assert "2 numbers are in both; 1 changed" in out
     row = next(line for line in out.splitlines() if line.startswith("smoke/training/training"))
     assert row.split()[:7] == [
@@ -66,25 +66,29 @@ def test_a_loss_is_told_with_both_rates_and_both_ratios(tmp_path: Path, capsys: 
     assert max(map(len, out.splitlines())) <= 100
 
 
-def test_a_machine_that_was_busy_slows_all_and_is_no_change_of_a_ratio(
+def test_a_busy_machine_slows_all_contenders_and_changes_no_ratio(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     busy = result(cases=[case("reference", 980.0, 1.0), case("full", 1500.0, 2.02)])
-    _, out, _ = told(tmp_path, capsys, result(), busy)
+    _, out, _ = diff_of(tmp_path, capsys, result(), busy)
     assert "0 changed" in out
 
 
-def test_less_than_the_threshold_or_the_spread_is_no_change(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_difference_within_the_threshold_or_the_spread_is_no_change(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     after = result(cases=[REFERENCE, case("full", 1920.0, 1.92)])
-    assert "0 changed by more than 5 %" in told(tmp_path, capsys, result(), after)[1]
-    assert "1 changed by more than 3 %" in told(tmp_path, capsys, result(), after, "--threshold", "0.03")[1]
+    assert "0 changed by more than 5 %" in diff_of(tmp_path, capsys, result(), after)[1]
+    assert "1 changed by more than 3 %" in diff_of(tmp_path, capsys, result(), after, "--threshold", "0.03")[1]
     noisy = {**case("full", 1920.0, 1.92), "spread": 0.2}
-    assert "0 changed" in told(tmp_path, capsys, result(), result(cases=[REFERENCE, noisy]), "--threshold", "0.03")[1]
+    assert (
+        "0 changed" in diff_of(tmp_path, capsys, result(), result(cases=[REFERENCE, noisy]), "--threshold", "0.03")[1]
+    )
 
 
 def test_more_memory_is_a_change(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     heavy = {**FULL, "memory": {**FULL["memory"], "peak": 3 * 10**8}}
-    _, out, _ = told(tmp_path, capsys, result(), result(cases=[REFERENCE, heavy]))
+    _, out, _ = diff_of(tmp_path, capsys, result(), result(cases=[REFERENCE, heavy]))
     assert "1 changed" in out
     assert "300 MB" in out
 
@@ -130,7 +134,7 @@ def test_another_machine_is_refused_in_a_line_that_names_both(
     before: Any, after: Any, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a, b = tmp_path / "a.json", tmp_path / "b.json"
-    assert told(tmp_path, capsys, before, after) == (
+    assert diff_of(tmp_path, capsys, before, after) == (
         2,
         "",
         f"error: {a} and {b} are of different machines ({why}): their rates do not say what changed in the code; "
@@ -138,23 +142,23 @@ def test_another_machine_is_refused_in_a_line_that_names_both(
     )
 
 
-def test_two_machines_are_compared_if_that_is_wanted_and_each_difference_is_a_note(
+def test_two_machines_are_compared_with_an_option_and_a_note_on_each_difference(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status, out, error = told(tmp_path, capsys, ZEN3, ZEN4, "--across-machines")
+    status, out, error = diff_of(tmp_path, capsys, ZEN3, ZEN4, "--across-machines")
     assert (status, error) == (0, "")
     assert "\nnote: another machine: AMD EPYC (AVX2), 2 threads and AMD EPYC (AVX-512 bfloat16), 2 threads\n" in out
     assert "2 numbers are in both" in out
 
 
-def test_other_versions_and_proofs_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_versions_and_proofs_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     packages = {**ENVIRONMENT["packages"], "torch": "2.14.0"}
     after = result(environment={**ENVIRONMENT, "packages": packages, "commit": "1" * 40}, cases=[REFERENCE])
-    after["parity"][1] |= {"passed": False, "why": "logits in float32: 3 times the error that is allowed"}
-    _, out, _ = told(tmp_path, capsys, result(), after)
+    after["parity"][1] |= {"passed": False, "why": "logits in float32: 3 times its budget"}
+    _, out, _ = diff_of(tmp_path, capsys, result(), after)
     assert "torch: 2.13.0 -> 2.14.0\n" in out
     assert f"commit: {'0' * 40} -> {'1' * 40}\n" in out
-    assert "proof: full at tiny fails now (logits in float32: 3 times the error that is allowed)\n" in out
+    assert "proof: full at tiny fails now (logits in float32: 3 times its budget)\n" in out
 
 
 def test_components_ablation_and_curves_are_compared_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,7 +171,7 @@ def test_components_ablation_and_curves_are_compared_too(tmp_path: Path, capsys:
             scaling=[point(rate, ratio)],
         )
 
-    _, out, _ = told(tmp_path, capsys, with_rate(100.0), with_rate(50.0))
+    _, out, _ = diff_of(tmp_path, capsys, with_rate(100.0), with_rate(50.0))
     assert "6 numbers are in both; 4 changed" in out
     for name in ("components/mini/batches", "ablation/mini-64/training_step/sdpa/alone", "scaling/time/64/sdpa"):
         assert name in out
@@ -201,7 +205,7 @@ TEXT = {key: value for key, value in case("full", 2000.0, 2.0, "per_token").item
         ("scaling", point(1.0, RATIO), point(9.0, RATIO, bias=False), "scaling/time", "bias True", "bias False"),
     ],
 )
-def test_what_has_another_shape_is_new_and_not_changed(
+def test_a_number_of_another_shape_is_new_and_not_changed(
     what: str,
     before: dict[str, Any],
     after: dict[str, Any],
@@ -211,7 +215,9 @@ def test_what_has_another_shape_is_new_and_not_changed(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    _, out, _ = told(tmp_path, capsys, result(**{"cases": [], what: [before]}), result(**{"cases": [], what: [after]}))
+    _, out, _ = diff_of(
+        tmp_path, capsys, result(**{"cases": [], what: [before]}), result(**{"cases": [], what: [after]})
+    )
     assert "0 numbers are in both; 0 changed" in out
     for word, shape in (("gone", was), ("new", now)):
         (line, *_) = [line for line in out.splitlines() if line.startswith(f"{word}: ")]
@@ -219,7 +225,7 @@ def test_what_has_another_shape_is_new_and_not_changed(
         assert shape in line
 
 
-def test_a_name_says_what_was_measured_with_its_whole_shape() -> None:
+def test_a_numbers_name_contains_the_whole_shape() -> None:
     made = result(cases=[{**TEXT, "batch": 1, "prompt": 32, "new": 16}], ablation=[entry(ALONE)], scaling=[])
     made["scaling"] = [point(1.0, RATIO, vocab_size=8192, n_head=4, n_embd=256)]
     assert list(numbers(made)) == [

@@ -1,4 +1,4 @@
-"""Ctrl-C and kills while the benchmarks run: they end at once, nothing is left running, and the suite goes on."""
+"""Ctrl-C and kills while the benchmarks run: they end at once, leave no process, and the suite can continue."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_comparison_ends_in_one_line_and_its_workers_with_it(tmp_path: Path) -
 
 
 class Run:
-    """A run of the suite, to its end, that strikes itself: see tests/bench/suite/struck.py."""
+    """A run of the suite, to its end, that sends itself a signal: see tests/bench/suite/struck.py."""
 
     def __init__(
         self, *options: object, keyword: str, at: str = "", kind: str = "SIGINT", patient: bool = False
@@ -64,15 +64,15 @@ class Run:
         with start("-m", *suite, "-p", "no:xdist", *options, **struck) as process:
             self.out, error = process.communicate(timeout=300)
         self.status, self.errors = process.returncode, error.splitlines()
-        self.told = error
+        self.stderr = error
         assert wait_until_empty(process.pid) == []
         assert "Traceback" not in self.out + error, self.out + error
 
 
-def way_on(own: Path, keyword: str) -> str:
-    """The last line of a run that was stopped."""
+def last_line(own: Path, keyword: str) -> str:
+    """The last line of a stopped run."""
     left = f"{own}.partial"
-    return f"stopped; go on with: nox -s bench -- -k {shlex.quote(keyword)} --json {own} --resume {left}"
+    return f"stopped; continue with: nox -s bench -- -k {shlex.quote(keyword)} --json {own} --resume {left}"
 
 
 slow = pytest.mark.slow
@@ -94,42 +94,42 @@ slow = pytest.mark.slow
         pytest.param("saving", "SIGINT", True, marks=slow),
     ],
 )
-def test_a_suite_ends_with_the_signals_status_and_says_last_how_to_go_on(
+def test_a_suite_ends_with_the_signals_status_and_its_last_line_says_how_to_continue(
     place: str, kind: str, begun: bool, tmp_path: Path
 ) -> None:
     own = tmp_path / "suite.json"
     run = Run(*FEW, f"--json={own}", keyword=FORWARD, at=place, kind=kind)
-    assert run.status == 128 + signal.Signals[kind], run.out + run.told
-    assert run.errors[-1] == (way_on(own, FORWARD) if begun else "stopped")
+    assert run.status == 128 + signal.Signals[kind], run.out + run.stderr
+    assert run.errors[-1] == (last_line(own, FORWARD) if begun else "stopped")
     assert Path(f"{own}.partial").exists() == begun
 
 
 @pytest.mark.slow
-def test_a_suite_that_still_imports_ends_with_the_signals_status(tmp_path: Path) -> None:
+def test_a_suite_stopped_during_its_imports_ends_with_the_signals_status(tmp_path: Path) -> None:
     run = Run(*FEW, f"--json={tmp_path / 'suite.json'}", keyword=FORWARD, at="import")
     assert (run.status, run.out) == (130, "")
 
 
 @pytest.mark.slow
-def test_a_suite_that_was_stopped_and_killed_goes_on_and_measures_nothing_twice(tmp_path: Path) -> None:
+def test_a_stopped_and_killed_suite_continues_and_measures_nothing_twice(tmp_path: Path) -> None:
     own, keyword = tmp_path / "suite.json", "smoke-t and not texts and (forward or per_token)"
     left = Path(f"{own}.partial")
     run = Run(*FEW, f"--json={own}", keyword=keyword, at="round of generation", patient=True)
-    assert (run.status, run.errors[-1]) == (130, way_on(own, keyword)), run.out
-    assert "smoke/training: forward of reference" in run.told
-    assert {case["scenario"] for case in read(own)["cases"]} == {"training"}, "what was measured is written, too"
+    assert (run.status, run.errors[-1]) == (130, last_line(own, keyword)), run.out
+    assert "smoke/training: forward of reference" in run.stderr
+    assert {case["scenario"] for case in read(own)["cases"]} == {"training"}, "measurements so far are written too"
 
     resumed = (f"--resume={left}", f"--json={own}")
     run = Run(*resumed, keyword=keyword, at="round of generation", kind="SIGKILL")
     assert run.status == -signal.SIGKILL
-    assert f"going on with {left}: " in run.told
-    assert "smoke/training: forward of reference" not in run.told, "it is known"
-    assert "proving" not in run.told
+    assert f"continuing {left}: " in run.stderr
+    assert "smoke/training: forward of reference" not in run.stderr, "it is in the journal"
+    assert "proving" not in run.stderr
 
     run = Run(*resumed, keyword=keyword)
     assert run.status == 0, run.out
-    assert "smoke/training: forward of reference" not in run.told
-    assert "smoke/text: per_token of reference" in run.told
+    assert "smoke/training: forward of reference" not in run.stderr
+    assert "smoke/text: per_token of reference" in run.stderr
     result = read(own)
     assert {case["scenario"] for case in result["cases"]} == {"training", "text"}
     assert len(result["resumed"]) == 2
@@ -138,19 +138,19 @@ def test_a_suite_that_was_stopped_and_killed_goes_on_and_measures_nothing_twice(
 
 
 @pytest.mark.slow
-def test_a_suite_that_was_stopped_after_its_last_test_is_whole_when_it_goes_on(tmp_path: Path) -> None:
+def test_a_suite_stopped_after_its_last_test_is_complete_when_it_continues(tmp_path: Path) -> None:
     own = tmp_path / "suite.json"
     assert Run(*FEW, f"--json={own}", keyword=FORWARD, at="after a test").status == 130
     run = Run(f"--resume={own}.partial", f"--json={own}", keyword=FORWARD)
     assert run.status == 0, run.out
-    assert "forward of reference" not in run.told
+    assert "forward of reference" not in run.stderr
     assert [case["task"] for case in read(own)["cases"]] == ["forward"]
     assert [path.name for path in tmp_path.iterdir()] == ["suite.json"]
 
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Journal:
-    """Of a run that was begun with `FEW`."""
+    """The journal of a run that began with `FEW`."""
     few = {"quick": True, "workloads": ["smoke"], "contenders": ["reference"], "threads": 1, "device": "cpu"}
     journal = Journal(tmp_path / "suite.json.partial", KIND, "nox -s bench --", ENVIRONMENT, few)
     journal.once("rate", 1, lambda: 1.0)
@@ -158,13 +158,13 @@ def journal(tmp_path: Path) -> Journal:
 
 
 def config_of(journal: Journal, **options: Any) -> Any:
-    """pytest's, with a journal to go on with and other options."""
+    """A pytest config with --resume and other options."""
     usual = {"quick": False, "workloads": "", "contenders": "", "threads": None, "device": "", "json": None}
     option = SimpleNamespace(**{**usual, "keyword": "", "markexpr": "", "resume": journal.path, **options})
     return SimpleNamespace(option=option)
 
 
-def test_a_suite_goes_on_with_the_options_that_it_had(journal: Journal) -> None:
+def test_a_suite_continues_with_its_first_options(journal: Journal) -> None:
     for options in ({}, {"contenders": "reference", "threads": 1}):
         config = config_of(journal, **options)
         assert resumed(config).found == journal.found
@@ -183,17 +183,17 @@ def test_a_suite_goes_on_with_the_options_that_it_had(journal: Journal) -> None:
         ("device", "cuda", "with --device cpu"),
     ],
 )
-def test_a_suite_goes_on_with_no_other_options(name: str, value: Any, before: str, journal: Journal) -> None:
+def test_a_suite_continues_with_no_other_options(name: str, value: Any, before: str, journal: Journal) -> None:
     with pytest.raises(ValueError, match=r"^--resume ") as error:
         resumed(config_of(journal, **{name: value}))
     assert str(error.value) == (
-        f"--resume {journal.path} with --{name} {value}: it was begun {before}; leave it out, or start anew without "
+        f"--resume {journal.path} with --{name} {value}: it was begun {before}; leave it out, or start again without "
         "--resume"
     )
 
 
 @pytest.mark.slow
-def test_other_options_than_those_of_the_run_that_was_stopped_are_a_mistake_in_usage(journal: Journal) -> None:
+def test_other_options_than_the_stopped_runs_are_a_usage_error(journal: Journal) -> None:
     run = Run(f"--resume={journal.path}", "--contenders", "optimized", keyword=FORWARD)
     assert run.status == 4
     (line,) = [line for line in run.errors if line]

@@ -1,4 +1,4 @@
-"""The suite's own test that the default recipe is nowhere slower than plain code turns red where it is."""
+"""The suite's test that the default recipe is never slower than plain code fails if it is slower."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STEADY = [1.0, 1.01, 0.99, 1.0, 1.0, 1.01, 0.99]
 
 
 class Timed:
-    """What was measured of one contender, as far as a ratio asks."""
+    """Fake timings of one contender, with what a ratio needs."""
 
     def __init__(self, factor: float) -> None:
         self.seconds = [factor * one for one in STEADY]
@@ -26,7 +26,7 @@ class Timed:
 
 
 def session_of(fast: float, quick: bool = False, left_out: tuple[str, ...] = ()) -> Any:
-    """A session in which the default recipe takes `fast` times as long as PLAIN, and the reference as long as PLAIN."""
+    """A fake session: the default recipe takes `fast` times as long as PLAIN and the reference."""
 
     def timings_of(workload: str, scenario: str, names: tuple[str, ...], launches: int) -> dict[str, dict[str, Timed]]:
         if workload in left_out:
@@ -53,7 +53,7 @@ def test_slower_at_any_workload_fails_with_the_ratio_against_each() -> None:
         judge(session_of(1.5, left_out=("smoke",)))
 
 
-def test_where_nothing_can_be_compared_it_is_skipped_and_not_passed() -> None:
+def test_without_anything_to_compare_it_is_skipped_and_not_passed() -> None:
     with pytest.raises(pytest.skip.Exception, match="is not part of this run"):
         judge(session_of(0.5, left_out=("smoke", "mini")))
     with pytest.raises(pytest.skip.Exception, match="in texts is not part of this run"):

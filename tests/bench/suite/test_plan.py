@@ -1,4 +1,4 @@
-"""What the suite measures: its plans, and what they leave out."""
+"""The plans of the suite, and what they leave out."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def test_a_plan_is_narrowed_by_name_and_keeps_the_base() -> None:
         plan_for("cpu", False, ("gpt9",))
 
 
-def test_what_is_not_ablated_or_not_in_the_plan_says_why() -> None:
+def test_rungs_and_workloads_that_are_left_out_have_a_reason() -> None:
     assert {*ABLATED, *NOT_ABLATED} == set(RUNGS)
     assert not set(ABLATED) & set(NOT_ABLATED)
     assert any(line.startswith("gpt2 and gpt2-xl at 1,024 tokens: ") for line in plan_for("cpu", False).left_out)
-    assert plan_for("cpu", False, ("gpt2",)).left_out == (), "who chooses knows what is left out"
+    assert plan_for("cpu", False, ("gpt2",)).left_out == (), "a user who names workloads needs no list"

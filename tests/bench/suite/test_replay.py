@@ -1,4 +1,4 @@
-"""pytest-benchmark's own commands work on what the suite feeds it: samples that were taken elsewhere."""
+"""pytest-benchmark's own commands work on the samples that the suite replays to it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from bench.suite.replay import ReplayClock
 from tests.bench.suite.test_suite_run import bench
 
 SAMPLES = [0.25, 0.5, 0.375]
-# in place of the workers: components that take made-up times, FACTOR times as long
+# fakes the workers: components with made-up times, multiplied by FACTOR
 MADE_UP = f"""
 import os
 from bench.suite import component_timing
 from bench.suite.component_timing import Outcome
 from bench.suite.components import COMPONENTS
 
-def measure(group, workload, device, seconds, weighed=True):
+def measure(group, workload, device, seconds, with_memory=True):
     taken = [float(os.environ["FACTOR"]) * one for one in {SAMPLES}]
     made = {{"workload": workload, "group": group, "description": "", "unit": "tokens", "amount": 1, "per_second": 1.0,
             "spread": 0.0, "seconds": taken, "calls": 1, "error": 0.0, "memory": None}}
@@ -48,7 +48,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"saved for pytest-benchmark in {folder}" in done.stdout
     assert "Components" in done.stdout
-    assert "Rounds" not in done.stdout, "the tables of pytest-benchmark are there besides"
+    assert "Rounds" not in done.stdout, "pytest-benchmark's tables are shown too"
     return folder
 
 
@@ -87,7 +87,7 @@ def test_benchmark_compare_shows_one_table_and_fails_where_a_median_is_worse(
     assert done.returncode == status, done.stdout + done.stderr
     assert "(0001_" in done.stdout, "the saved run"
     assert "(NOW)" in done.stdout
-    assert "Components" not in done.stdout, "the tables of the suite are there besides"
+    assert "Components" not in done.stdout, "the suite's tables are shown too"
     assert ("Performance has regressed" in done.stdout + done.stderr) == bool(status)
 
 

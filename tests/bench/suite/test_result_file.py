@@ -1,4 +1,4 @@
-"""The suite's result file: whole or not at all, and refused in one line if it is not what it should be."""
+"""The suite's result file is written atomically, and a wrong one is refused in one line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.suite.result_file import KEYS, VERSION, path_for, read, save, slug
 from tests.bench.suite.made_up import ENVIRONMENT, result
 
 
-def test_a_result_comes_back_as_it_was_and_what_is_unknown_stays_unknown(tmp_path: Path) -> None:
+def test_a_result_is_read_as_it_was_written_with_unknown_numbers_null(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "result.json"
     save(result(seconds=float("nan")), path)
     assert read(path) == result(seconds=None)
@@ -21,9 +21,7 @@ def test_a_result_comes_back_as_it_was_and_what_is_unknown_stays_unknown(tmp_pat
     assert [p.name for p in path.parent.iterdir()] == ["result.json"]
 
 
-def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "result.json"
     save(result(), path)
 
@@ -37,7 +35,7 @@ def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
 
 
-def test_what_json_cannot_say_is_never_half_written(tmp_path: Path) -> None:
+def test_a_value_that_json_cannot_hold_leaves_no_partial_file(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     with pytest.raises(TypeError):
         save(result(cases=[object()]), path)
@@ -75,7 +73,7 @@ def test_a_file_of_another_kind_or_version_is_refused(content: dict[str, Any], m
         read(path)
 
 
-def test_json_that_is_no_object_and_a_result_that_lacks_something_are_refused(tmp_path: Path) -> None:
+def test_json_without_an_object_and_a_result_without_a_key_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     path.write_text("[]")
     with pytest.raises(ValueError, match=r"kind no object, not 'suite'"):
@@ -89,11 +87,11 @@ def test_json_that_is_no_object_and_a_result_that_lacks_something_are_refused(tm
         read(tmp_path / "none.json")
 
 
-def test_the_keys_are_those_that_a_run_writes() -> None:
+def test_a_run_writes_exactly_the_keys() -> None:
     assert result().keys() == KEYS
 
 
-def test_a_device_has_one_file_and_what_is_not_whole_does_not_replace_it() -> None:
+def test_a_device_has_one_file_and_an_incomplete_run_does_not_replace_it() -> None:
     assert slug(ENVIRONMENT) == "cpu-some-cpu-avx2-2-threads"
     h100 = {"name": "NVIDIA H100 80GB HBM3", "instruction_sets": [], "limits": {}, "threads": None}
     assert slug({**ENVIRONMENT, "device_kind": "cuda", "identity": h100}) == "cuda-nvidia-h100-80gb-hbm3"
@@ -102,7 +100,7 @@ def test_a_device_has_one_file_and_what_is_not_whole_does_not_replace_it() -> No
     assert partly == Path("runs/bench/cpu-some-cpu-avx2-2-threads-20260102030405.json")
 
 
-def test_two_kinds_of_a_name_and_a_limited_one_have_files_of_their_own() -> None:
+def test_cpus_of_one_name_with_other_instruction_sets_or_limits_have_their_own_files() -> None:
     def with_sets(*sets: str, **limits: str) -> str:
         kind = {"name": "AMD EPYC", "instruction_sets": list(sets), "limits": limits, "threads": 2}
         return slug({**ENVIRONMENT, "identity": kind})

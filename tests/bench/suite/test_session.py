@@ -1,4 +1,4 @@
-"""A session: nothing unproven or too large is started, and everything is measured once."""
+"""A session starts nothing that is unproven or too large, and measures everything once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_workload_that_does_not_fit_is_left_out_before_anything_starts(monkeyp
     assert small.result()["left_out"] == small.left_out
 
 
-def test_who_has_no_parity_pass_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_contender_without_a_parity_pass_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     own = session(None, monkeypatch)
     monkeypatch.setattr("bench.suite.session.run_scenario", lambda work, scenario, names, *_: asked.extend(names) or {})
@@ -62,12 +62,12 @@ def test_a_failing_scenario_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> No
 def test_every_point_of_a_curve_is_measured_once_and_one_that_does_not_fit_is_a_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    own, held = session(10**10, monkeypatch), []
+    own, run = session(10**10, monkeypatch), []
 
     def run_scenario(
         work: Workload, scenario: str, names: list[str], *rest: object, keep: object
     ) -> dict[str, dict[str, Timings]]:
-        held.append(work)
+        run.append(work)
         return {name: {"training_step": made_up_timings()} for name in names}
 
     monkeypatch.setattr("bench.suite.session.run_scenario", run_scenario)
@@ -75,7 +75,7 @@ def test_every_point_of_a_curve_is_measured_once_and_one_that_does_not_fit_is_a_
     monkeypatch.setattr(own.gate, "of", lambda work, names, texts: dict.fromkeys(names, passed))
     for point in points():
         own.point(point)
-    assert len(held) == len(set(held)) == len({point.work for point in points()})
+    assert len(run) == len(set(run)) == len({point.work for point in points()})
     assert len(own.scaling) == len(CURVES) * len(list(points()))
     assert json.loads(json.dumps(own.result()["scaling"])) == own.result()["scaling"]
     monkeypatch.setattr("bench.suite.session.available_bytes", lambda device: 10**9)
@@ -83,25 +83,25 @@ def test_every_point_of_a_curve_is_measured_once_and_one_that_does_not_fit_is_a_
     assert own.left_out[0].startswith("scaling/time 64: needs about ")
 
 
-def test_a_scenario_is_proven_at_its_own_shape_and_told_apart_by_its_launches_and_reads_the_clocks(
+def test_a_scenario_is_proven_at_its_own_shape_and_measured_once_per_number_of_launches_and_reads_the_clocks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    own, proven, held = session(None, monkeypatch), [], []
+    own, proven, run = session(None, monkeypatch), [], []
 
     def of(work: Workload, names: list[str], texts: bool = True) -> dict[str, GateResult]:
         proven.append(work)
         return dict.fromkeys(names, GateResult(True, {"float32": 0.3}, 1e-6, (work.batch, work.time), ""))
 
     def run_scenario(*arguments: object) -> dict[str, dict[str, Timings]]:
-        held.append(arguments[-2])
+        run.append(arguments[-2])
         return {}
 
     monkeypatch.setattr(own.gate, "of", of)
     monkeypatch.setattr("bench.suite.session.run_scenario", run_scenario)
-    monkeypatch.setattr("bench.suite.session.clocks_after_work", lambda found, device: {**found, "read": len(held)})
+    monkeypatch.setattr("bench.suite.session.clocks_after_work", lambda found, device: {**found, "read": len(run)})
     for launches in (1, 3, 3):
         own.timings_of("mini-64", "step", ("reference",), launches=launches)
-    assert held == [1, 3], "once each"
+    assert run == [1, 3], "once each"
     assert {(work.batch, work.time) for work in proven} == {(2, 64)}
     assert own.environment["clocks"]["read"] == 2
     own.timings_of("mini-64", "step", ("plain",), proof=PROOF)

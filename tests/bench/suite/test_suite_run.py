@@ -1,4 +1,4 @@
-"""The suite as it is run: its options, what it writes, and that nothing unproven gets a number."""
+"""Runs of the suite: their options and results, and that nothing unproven gets a number."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from reference.training.devices import available_devices
 
 ROOT = Path(__file__).parents[3]
 
-# What the issue of the suite asks to be beside every number.
+# The values that every number must come with.
 EXTRA_INFO = {
     *("tokens_per_second", "spread", "flops_per_token", "mfu", "memory", "parity", "environment", "compile", "floor"),
     *("ratios", "precision", "batch"),
@@ -47,7 +47,7 @@ contenders.CONTENDERS["full-float32"] = replace(contenders.CONTENDERS["reference
 def bench(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", *arguments]
     paths = os.pathsep.join(str(p) for p in (path, os.environ.get("PYTHONPATH")) if p)
-    # pytest-benchmark would measure nothing for a worker of xdist, which the process that this test runs in may be.
+    # pytest-benchmark is off in a worker of xdist, which this process may be
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environment = {**inherited, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
@@ -58,7 +58,7 @@ def test_all_kinds_of_devices_are_found_and_others_are_one_line() -> None:
     assert devices_for(())[0] == list(dict.fromkeys(name.split(":")[0] for name in there))
     assert devices_for(("cpu",)) == (["cpu"], [])
     found, missing = devices_for(("cpu", "quantum"))
-    assert found == ["cpu"], "the rest goes on"
+    assert found == ["cpu"], "the other device is measured"
     assert missing == [f"device quantum: is not there, left out; this machine has {', '.join(there)}"]
     with pytest.raises(ValueError, match=r"^--device quantum: this machine has .*cpu$"):
         devices_for(("quantum",))
@@ -77,7 +77,7 @@ def test_all_kinds_of_devices_are_found_and_others_are_one_line() -> None:
 )
 def test_a_mistake_is_one_line(arguments: list[str], message: str) -> None:
     done = bench("bench/suite", *arguments)
-    assert done.returncode == 4, "pytest's for a mistake in its usage"
+    assert done.returncode == 4, "pytest's status for a usage error"
     assert done.stderr.strip().startswith(message)
     assert len(done.stderr.strip().splitlines()) == 1
 
@@ -86,7 +86,7 @@ OPTIONS = ("quick", "workloads", "contenders", "keyword", "markexpr", "deselect"
 
 
 def run_of(exit_status: int = 0, begun: int | None = None, files: int | None = None, **options: Any) -> bool:
-    """Whether a run is whole that had these options, ended so, began so many tests and collected so many files."""
+    """Whether a run with these options, exit status, begun tests and collected files counts as complete."""
     paths = sorted((ROOT / "bench" / "suite").glob("test_*.py"))[:files]
     items = [SimpleNamespace(path=path, nodeid=f"{path}::test") for path in paths]
     usual = dict.fromkeys(OPTIONS)
@@ -99,9 +99,9 @@ def run_of(exit_status: int = 0, begun: int | None = None, files: int | None = N
     return is_whole(session, exit_status)
 
 
-def test_only_a_run_that_began_everything_stands_for_its_device() -> None:
+def test_only_a_run_that_began_everything_becomes_its_devices_result() -> None:
     assert run_of()
-    assert run_of(exit_status=1), "what failed is a line of the result"
+    assert run_of(exit_status=1), "a failure is a line of the result"
     assert not run_of(exit_status=2), "interrupted"
     assert not run_of(exit_status=1, begun=3), "ended at the first failure"
     assert not run_of(files=3)
@@ -111,7 +111,7 @@ def test_only_a_run_that_began_everything_stands_for_its_device() -> None:
 
 
 @pytest.mark.slow
-def test_a_run_writes_everything_that_belongs_to_a_number(tmp_path: Path) -> None:
+def test_a_run_writes_all_details_of_a_number(tmp_path: Path) -> None:
     own, theirs = tmp_path / "suite.json", tmp_path / "benchmark.json"
     few = ("--quick", "--device", "cpu", "--workloads", "smoke", "--contenders", "full-float32")
     done = bench("bench/suite/test_models.py", *few, f"--json={own}", f"--benchmark-json={theirs}")
@@ -124,7 +124,7 @@ def test_a_run_writes_everything_that_belongs_to_a_number(tmp_path: Path) -> Non
     for case in result["cases"]:
         assert case["tokens_per_second"] > 0.0
         assert case["mfu"]["measured"] > 0.0
-        assert case["mfu"]["data_sheet"] is None, "nobody promises what a CPU does"
+        assert case["mfu"]["data_sheet"] is None, "a CPU has no data sheet"
         assert case["floor"]["seconds"] > 0.0
         assert case["memory"]["peak"] > 0
         assert len(case["seconds"]) >= 5
@@ -141,7 +141,7 @@ def test_a_run_writes_everything_that_belongs_to_a_number(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_contender_that_is_another_function_gets_no_number_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_another_function_gets_no_number_and_the_others_are_measured(tmp_path: Path) -> None:
     (tmp_path / "makes_it_wrong.py").write_text(WRONG)
     own = tmp_path / "suite.json"
     few = ("--quick", "--device", "cpu", "--workloads", "smoke", "--contenders", "full-float32,huggingface-sdpa")
@@ -158,7 +158,7 @@ def test_a_contender_that_is_another_function_gets_no_number_and_the_rest_goes_o
 
 
 @pytest.mark.slow
-def test_a_workload_that_does_not_fit_is_skipped_in_one_line_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_a_workload_that_does_not_fit_is_skipped_in_one_line_and_the_others_are_measured(tmp_path: Path) -> None:
     (tmp_path / "little_memory.py").write_text(
         "import bench.suite.session\nbench.suite.session.available_bytes = lambda _: 3 * 10**9\n"
     )

@@ -1,4 +1,4 @@
-"""A process that the benchmarks start ends with the one that started it, in the middle of whatever it does."""
+"""A child process of the benchmarks ends with its parent, even in the middle of a call."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from bench.timing import child_process
 from tests.process_group import start
 
-MINUTES = 2 * 10**9  # rounds of hashing: one operation of a quarter of an hour
+MINUTES = 2 * 10**9  # rounds of hashing: a single call of 15 minutes
 
 WORKER = """
 import torch
@@ -42,7 +42,7 @@ LOCKED = CALL.replace("hash_for_minutes", "keep_the_lock_for_hours")
 
 
 def keep_the_lock_for_hours(_: object) -> None:
-    """No other thread of the process runs meanwhile, as in a kernel of torch.compile."""
+    """Hold the GIL, like a kernel of torch.compile: no other thread of the process runs."""
     sum(range(10**13))
 
 
@@ -53,7 +53,7 @@ def hash_for_minutes(_: object) -> None:
 
 
 def at_work(parent: subprocess.Popen[str]) -> psutil.Process:
-    """The child that a parent tells of, once it computes."""
+    """Read the child's pid from its parent's output and wait until the child computes."""
     assert parent.stdout is not None
     line = parent.stdout.readline()
     assert line, parent.communicate()
@@ -68,13 +68,13 @@ def at_work(parent: subprocess.Popen[str]) -> psutil.Process:
 of_each = pytest.mark.parametrize("code", [CALL, pytest.param(WORKER, marks=pytest.mark.slow)], ids=["call", "worker"])
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no kill that a process does not notice")
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 @pytest.mark.parametrize(
     "code",
     [
         CALL,
         pytest.param(
-            LOCKED, marks=pytest.mark.skipif(sys.platform != "linux", reason="needs prctl's PR_SET_PDEATHSIG, of Linux")
+            LOCKED, marks=pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's prctl(PR_SET_PDEATHSIG)")
         ),
         pytest.param(WORKER, marks=pytest.mark.slow),
     ],
@@ -129,14 +129,14 @@ def test_a_child_outlives_the_thread_that_launched_it(tmp_path: Path) -> None:
     assert output == "still there\n", error
 
 
-def test_a_child_whose_parent_was_gone_before_it_looked_ends() -> None:
+def test_a_child_ends_if_its_parent_ended_before_it_could_watch_it() -> None:
     waiting = threading.Thread(target=child_process.wait_for_end, args=(2**22 + 1,), daemon=True)  # above any process
     waiting.start()
     waiting.join(timeout=60)
     assert not waiting.is_alive()
 
 
-def test_where_the_system_does_not_tell_of_an_end_the_child_looks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_child_polls_its_parent_if_the_system_does_not_report_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "pidfd_open", raising=False)
     monkeypatch.setattr(child_process, "EVERY", 0.01)
     parents = iter([7, 7, 7, 1])
@@ -147,7 +147,7 @@ def test_where_the_system_does_not_tell_of_an_end_the_child_looks_for_it(monkeyp
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals to process groups")
 @of_each
-def test_ctrl_c_is_for_the_parent_and_a_child_is_gone_when_that_has_ended(code: str) -> None:
+def test_the_parent_handles_ctrl_c_and_its_child_ends_with_it(code: str) -> None:
     with start("-c", code) as parent:
         child = at_work(parent)
         os.killpg(parent.pid, signal.SIGINT)

@@ -1,4 +1,4 @@
-"""A scenario: in turn, warm, with what a token costs, and with compiling noticed."""
+"""A scenario is timed in turn and warm; seconds per token; compiling during the rounds is noticed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from bench.timing.interleave import (
     Progress,
     TimeBudget,
     Timings,
+    drop_preempted,
     joined,
-    possible,
     run_scenario,
     scenario_job,
     time_task,
@@ -30,15 +30,15 @@ TIME_BUDGET = TimeBudget(seconds=1.0, least=3, most=5)
 
 @dataclass
 class Made:
-    """In place of a worker: takes so long for each task, and longer the first time."""
+    """A fake worker: each task takes fixed seconds, the first call 9 s more."""
 
     name: str
     log: list[str]
     seconds: dict[str, float]
-    compiles_at: tuple[int, ...] = (0,)  # which of its calls make a graph
+    compiles_at: tuple[int, ...] = (0,)  # numbers of the calls that compile a graph
     new: int = 5
     done: int = 0
-    held: list[int] = field(default_factory=list)
+    calls_at_peak: list[int] = field(default_factory=list)
     asked: str = ""
 
     def time(self, task: str, calls: int = 1) -> float:
@@ -59,7 +59,7 @@ class Made:
         return Compiled(sum(at < self.done for at in self.compiles_at), 0.5)
 
     def peak(self) -> Peak:
-        self.held.append(self.done)
+        self.calls_at_peak.append(self.done)
         return Peak(100, 10, "resident")
 
 
@@ -70,7 +70,7 @@ def tell(_: str) -> None:
 PROGRESS = Progress(tell)
 
 
-def test_all_take_turns_after_a_first_call_that_is_not_counted() -> None:
+def test_all_run_in_turn_after_a_first_call_that_is_not_counted() -> None:
     log: list[str] = []
     workers: Any = {name: Made(name, log, {"forward": seconds}) for name, seconds in (("a", 1.0), ("b", 0.5))}
     found = time_task(workers, "forward", TIME_BUDGET, PROGRESS)
@@ -92,7 +92,7 @@ def test_a_second_call_that_compiles_is_not_counted_either() -> None:
     assert (found["b"].compiled.graphs, found["b"].recompiled) == (2, 0)
 
 
-def test_first_calls_that_nobody_will_see_are_made_side_by_side() -> None:
+def test_first_calls_that_will_not_be_shown_run_all_at_once() -> None:
     log: list[str] = []
     workers: Any = {name: Made(name, log, {"forward": 1.0}) for name in ("a", "b")}
     time_task(workers, "forward", TIME_BUDGET, PROGRESS, cold=False)
@@ -100,25 +100,25 @@ def test_first_calls_that_nobody_will_see_are_made_side_by_side() -> None:
     assert log[4:] == ["a forward", "b forward"] * 3
 
 
-def test_a_graph_that_is_made_during_the_rounds_is_noticed() -> None:
+def test_a_graph_compiled_during_the_rounds_is_noticed() -> None:
     workers: Any = {"a": Made("a", [], {"forward": 1.0}, compiles_at=(0, 3))}
     assert time_task(workers, "forward", TIME_BUDGET, PROGRESS)["a"].recompiled == 1
 
 
-def test_a_token_costs_what_more_tokens_take_longer_than_one() -> None:
+def test_seconds_per_token_are_the_extra_time_of_further_tokens_by_their_number() -> None:
     workers: Any = {"a": Made("a", [], {"prefill": 2.0, "generation": 4.0}, new=5)}
     assert time_task(workers, "per_token", TIME_BUDGET, PROGRESS)["a"].seconds == [0.5] * 3
     assert time_task(workers, "prefill", TIME_BUDGET, PROGRESS)["a"].seconds == [2.0] * 3
 
 
-def test_a_round_in_which_more_tokens_take_no_longer_than_one_is_left_out_for_all() -> None:
+def test_a_round_where_n_tokens_were_no_slower_than_one_is_dropped_for_all() -> None:
     seconds = {"a": [0.1, -0.2, 0.3], "b": [0.4, 0.5, 0.6]}
-    assert possible(seconds, "per_token") == ({"a": [0.1, 0.3], "b": [0.4, 0.6]}, 2)
+    assert drop_preempted(seconds, "per_token") == ({"a": [0.1, 0.3], "b": [0.4, 0.6]}, 2)
     with pytest.raises(RuntimeError, match=r"^per_token: in none of 1 rounds did more tokens take longer than one"):
-        possible({"a": [0.1], "b": [0.0]}, "per_token")
+        drop_preempted({"a": [0.1], "b": [0.0]}, "per_token")
 
 
-def test_what_is_shorter_than_a_time_slice_is_done_several_times_by_all() -> None:
+def test_a_call_shorter_than_a_time_slice_is_repeated_by_all() -> None:
     log: list[str] = []
     workers: Any = {"a": Made("a", log, {"forward": 0.010}), "b": Made("b", log, {"forward": 0.003})}
     time_task(workers, "forward", TIME_BUDGET, PROGRESS)
@@ -142,13 +142,15 @@ def test_memory_is_read_before_the_next_task_begins(monkeypatch: pytest.MonkeyPa
     found = run_scenario(named("smoke"), "training", ["reference", "full", "reference"], CPU, TIME_BUDGET, tell)
     assert list(found) == ["reference", "full", "reference (again)"]
     assert list(found["full"]) == ["forward", "loss_and_gradient", "training_step"]
-    assert made["full"].held == [2, 6, 10], "after two calls of each task, before its rounds"
+    assert made["full"].calls_at_peak == [2, 6, 10], "after two calls of each task, before its rounds"
 
 
 SECONDS = {"forward": 1.0, "loss_and_gradient": 1.0, "training_step": 2.0, "prefill": 1.0, "generation": 2.0}
 
 
-def test_where_not_all_fit_they_come_in_groups_with_the_anchors_in_each(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_contenders_that_do_not_fit_together_run_in_groups_with_the_anchors_in_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     groups: list[list[str]] = []
 
     class Crew:
@@ -171,7 +173,7 @@ def test_where_not_all_fit_they_come_in_groups_with_the_anchors_in_each(monkeypa
     assert set(found["compile"]["forward"].ratios) == {"plain", "full"}
 
 
-def test_the_last_task_is_done_by_several_launches_in_other_orders_and_the_intervals_know_how_they_differ(
+def test_the_last_task_has_launches_in_other_orders_and_its_interval_includes_their_differences(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     orders: list[list[str]] = []
@@ -197,11 +199,11 @@ def test_the_last_task_is_done_by_several_launches_in_other_orders_and_the_inter
     monkeypatch.setattr(interleave, "crew", Crew)
     names = ["reference", "huggingface-sdpa", "full", "full-float32"]
     found = run_scenario(named("smoke"), "training", names, CPU, TIME_BUDGET, said.append, launches=3)
-    assert list(found) == names, "in the order that was asked for"
+    assert list(found) == names, "in the given order"
     assert orders[0] == names
     assert all(sorted(order) == sorted(names) for order in orders)
-    assert len({tuple(order) for order in orders}) == 3, "who comes after whom is another one each time"
-    assert found["full"]["loss_and_gradient"].rounds == [3], "only the last task is begun anew"
+    assert len({tuple(order) for order in orders}) == 3, "each launch has another order"
+    assert found["full"]["loss_and_gradient"].rounds == [3], "only the last task is launched again"
     assert [launch["full"].done for launch in made] == [2 * (1 + 3) + 1 + 1, 1 + 1, 1 + 1]
     again = found["full"]["training_step"]
     assert (again.seconds, again.rounds) == ([1.0, 2.0, 4.0], [1, 1, 1])
@@ -213,7 +215,7 @@ def test_the_last_task_is_done_by_several_launches_in_other_orders_and_the_inter
     )
 
 
-def test_what_several_launches_found_is_joined() -> None:
+def test_the_timings_of_several_launches_are_joined() -> None:
     def launch(seconds: float, bytes_held: int, recompiled: int) -> dict[str, Timings]:
         ours = Timings(
             [seconds] * 2, [2], seconds, Compiled(1, seconds), recompiled, Peak(bytes_held, 5, "resident"), {}
@@ -227,7 +229,7 @@ def test_what_several_launches_found_is_joined() -> None:
     assert whole.ratios["b"].median == pytest.approx((1 / 2 + 1 / 3) / 2)
 
 
-def test_the_ratio_of_several_launches_is_that_of_their_medians_and_their_number_is_its_confidence() -> None:
+def test_the_ratio_of_several_launches_is_the_median_of_their_medians_with_a_confidence_by_their_number() -> None:
     anchor = Timings([1.0] * 7, [5, 1, 1], 1.0, Compiled(0, 0.0), 0, Peak(1, 1, "resident"), {})
     ours = replace(anchor, seconds=[1.0] * 5 + [0.25, 0.125])
     found = ours.times_as_fast(anchor)
@@ -241,19 +243,19 @@ def test_first_calls_are_made_alone_where_they_will_be_shown(
     scenario: str, launches: int, alone: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert first_calls_alone(scenario, launches, monkeypatch) == alone
-    assert first_calls_alone("ladder", 1, monkeypatch) == [False, False], "nobody shows those of the ladder"
+    assert first_calls_alone("ladder", 1, monkeypatch) == [False, False], "the first calls of the ladder are not shown"
 
 
 def first_calls_alone(scenario: str, launches: int, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Of each task that is held."""
+    """Whether first calls ran in turn, for each timed task."""
     seen: list[bool] = []
     timings_of_one = Timings([1.0], [1], 1.0, Compiled(0, 0.0), 0, Peak(1, 1, "resident"), {})
 
-    def held(workers: Any, task: str, time_budget: TimeBudget, progress: Any, cold: bool) -> dict[str, Timings]:
+    def time_task(workers: Any, task: str, time_budget: TimeBudget, progress: Any, cold: bool) -> dict[str, Timings]:
         seen.append(cold)
         return {"reference": timings_of_one}
 
-    monkeypatch.setattr(interleave, "time_task", held)
+    monkeypatch.setattr(interleave, "time_task", time_task)
     monkeypatch.setattr(interleave, "crew", lambda jobs: nullcontext({}))
     run_scenario(named("smoke"), scenario, ["reference"], CPU, TIME_BUDGET, tell, launches=launches)
     return seen

@@ -1,4 +1,4 @@
-"""Peak memory: what a function takes, in a process of its own, whatever was there before."""
+"""Peak memory of a function in its own process, without the memory held before."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reference import GPTConfig
 
 MODULE = """
 def block(megabytes):
-    return b"1" * (megabytes * 1_000_000)  # written, so resident, and not merely promised by the system
+    return b"1" * (megabytes * 1_000_000)  # written, so that it is resident
 
 def hold(argument):
     before = block(argument.get("before", 0))
@@ -48,11 +48,11 @@ def megabytes(argument: dict[str, int]) -> float:
     return peak_memory("blocks:hold", argument).bytes / 1e6
 
 
-def test_a_block_of_200_mb_is_measured_as_such_although_it_is_given_back() -> None:
+def test_a_block_of_200_mb_is_measured_although_it_is_freed() -> None:
     assert megabytes({"megabytes": 200}) == pytest.approx(200, rel=0.1)
 
 
-def test_what_was_there_before_does_not_count() -> None:
+def test_memory_held_before_does_not_count() -> None:
     assert megabytes({"megabytes": 200, "before": 150}) == pytest.approx(200, rel=0.1)
 
 
@@ -61,7 +61,7 @@ def test_a_large_parent_changes_nothing() -> None:
     assert megabytes({"megabytes": 200}) == pytest.approx(200, rel=0.1), f"beside {len(parents)} bytes of the parent"
 
 
-def test_a_device_that_counts_for_itself_is_believed() -> None:
+def test_a_devices_own_count_is_the_peak() -> None:
     peak = peak_memory("blocks:hold", {"megabytes": 1, "counted": 12345})
     assert (peak.bytes, peak.method) == (12345, "device")
 
@@ -79,19 +79,19 @@ def test_a_process_that_takes_too_long_is_ended() -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
-def test_the_estimate_is_near_to_what_a_training_step_of_the_reference_takes(precision: str) -> None:
+def test_the_estimate_is_close_to_the_peak_of_a_training_step_of_the_reference(precision: str) -> None:
     config = GPTConfig(block_size=128, vocab_size=2000, n_layer=4, n_head=4, n_embd=128)
     work = Workload("some", config, batch=8, time=128)
     width = 8 if precision == "float64" else 4
     estimate = 4 * width * config.parameter_count() + activation_bytes(work, width)
     with crew([job("reference", work, precision, torch.device("cpu"), threads=1, new=1)]) as workers:
-        for _ in range(2):  # only in the second do weights, moments, activations and gradients all exist at once
+        for _ in range(2):  # weights, moments, activations and gradients all exist only in the second step
             workers["reference"].time("training_step")
         measured = workers["reference"].peak().bytes
     assert 0.75 <= estimate / measured <= 1.35, f"{estimate / 1e6:.0f} MB estimated, {measured / 1e6:.0f} MB measured"
 
 
-def test_more_of_anything_needs_more() -> None:
+def test_a_larger_workload_needs_more() -> None:
     work = workload("gpt2", 2, 256)
     need = needed_bytes(work, "float32", 3, 2)
     assert need >= 3 * 16 * work.config.parameter_count()
@@ -103,14 +103,14 @@ def test_more_of_anything_needs_more() -> None:
     assert one > needed_bytes(work, "float32", 1, 0), "the moments of the float64 oracle are not counted"
 
 
-def test_what_does_not_fit_is_refused_with_both_numbers() -> None:
+def test_too_little_memory_is_refused_with_both_numbers() -> None:
     check_memory(10, 10, "this")
     check_memory(10, None, "this")
     with pytest.raises(ValueError, match=r"^this needs about 12.0 GB of memory, 11.9 GB are free: give"):
         check_memory(12_000_000_000, 11_900_000_000, "this")
 
 
-def test_this_machine_tells_how_much_is_free() -> None:
+def test_free_memory_is_known_on_this_machine() -> None:
     free = available_bytes(torch.device("cpu"))
     assert free is not None
     assert free > 10**8

@@ -1,4 +1,4 @@
-"""Timing: in turn, synchronised, warmed up; ratios with intervals that hold the truth."""
+"""Timing in turn, synchronised, warmed up; intervals that contain the true ratio."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.timing.ratios import Ratio, interleave, ratio, ratio_over_launches, r
 
 
 class Device:
-    """A clock that only moves when work is done, and a queue like a GPU's: a call queues work, `sync` does it."""
+    """A fake device: a call queues work like on a GPU, `sync` does it, and only that moves the clock."""
 
     def __init__(self) -> None:
         self.now, self.queue, self.log = 0.0, 0.0, list[str]()
@@ -24,7 +24,7 @@ class Device:
         self.queue = 0.0
 
     def work(self, name: str, *seconds: float) -> object:
-        """A call that queues so many seconds of work: the first time the first, then the next, the last for ever."""
+        """A call that queues the next of `seconds` each time; the last one repeats."""
         left = list(seconds)
 
         def call() -> None:
@@ -34,14 +34,14 @@ class Device:
         return call
 
 
-def test_calls_take_turns() -> None:
+def test_calls_run_in_turn() -> None:
     device = Device()
     calls = {name: device.work(name, 1.0) for name in "ABC"}
     interleave(calls, rounds=3, warmup=0, sync=device.sync, clock=device.clock)  # type: ignore[arg-type]
     assert "".join(device.log) == "ABCABCABC"
 
 
-def test_the_device_is_waited_for_inside_the_timed_region() -> None:
+def test_the_device_is_synchronised_inside_the_timed_region() -> None:
     device = Device()
     seconds = interleave({"A": device.work("A", 2.0)}, 2, 1, device.sync, device.clock)  # type: ignore[dict-item]
     assert seconds == {"A": [2.0, 2.0]}, "a call that only queues its work must not look free"
@@ -62,7 +62,7 @@ def test_warm_up_is_done_and_not_counted(warmup: int) -> None:
     assert len(device.log) == warmup + 3
 
 
-def test_what_happens_between_rounds_is_not_counted() -> None:
+def test_time_between_rounds_is_not_counted() -> None:
     device = Device()
 
     def draw_a_progress_bar() -> None:
@@ -75,7 +75,7 @@ def test_what_happens_between_rounds_is_not_counted() -> None:
 
 
 @pytest.mark.parametrize("k", [0.25, 1.0, 1.02, 3.0])
-def test_a_call_k_times_slower_is_found_so_on_a_machine_that_slows_down_meanwhile(k: float) -> None:
+def test_the_ratio_is_exact_on_a_machine_that_slows_down(k: float) -> None:
     device = Device()
     drift = [1.0 * 1.1**n for n in range(30)]
     calls = {"A": device.work("A", *drift), "B": device.work("B", *(k * t for t in drift))}
@@ -85,45 +85,45 @@ def test_a_call_k_times_slower_is_found_so_on_a_machine_that_slows_down_meanwhil
 
 
 def noisy(seconds: float, rounds: int, seed: int) -> list[float]:
-    """Times as a busy machine gives them: 5 % of noise, and now and then a call that takes three times as long."""
+    """Times on a busy machine: 5 % of noise, and one call in ten takes three times as long."""
     source = random.Random(seed)
     return [seconds * (1 + abs(source.gauss(0, 0.05))) * (3 if source.random() < 0.1 else 1) for _ in range(rounds)]
 
 
-def test_the_same_call_against_itself_has_an_interval_that_holds_1_as_often_as_it_says() -> None:
+def test_the_interval_of_a_call_against_itself_contains_1_with_its_confidence() -> None:
     pairs = [(noisy(1.0, 25, 2 * n), noisy(1.0, 25, 2 * n + 1)) for n in range(200)]
     intervals = [ratio(a, b) for a, b in pairs]
-    holds = sum(one.low <= 1.0 <= one.high for one in intervals) / len(intervals)
-    assert holds >= 0.93, f"{holds:.0%} of the 95 % intervals hold the truth"
+    coverage = sum(one.low <= 1.0 <= one.high for one in intervals) / len(intervals)
+    assert coverage >= 0.93, f"{coverage:.0%} of the 95 % intervals contain the true ratio"
     widths = sorted(one.high - one.low for one in intervals)
-    assert widths[len(widths) // 2] < 0.1, "an interval that holds anything is no use"
+    assert widths[len(widths) // 2] < 0.1, "the intervals are too wide to be useful"
 
 
 @pytest.mark.parametrize(("rounds", "said"), [(2, 0.5), (3, 0.75), (4, 0.875), (5, 0.9375), (6, 0.95), (9, 0.95)])
-def test_intervals_of_few_rounds_say_with_less_confidence_what_they_hold_as_often(rounds: int, said: float) -> None:
+def test_intervals_of_few_rounds_have_less_confidence_and_keep_it(rounds: int, said: float) -> None:
     found = [ratio(noisy(1.0, rounds, 2 * n), noisy(1.0, rounds, 2 * n + 1)) for n in range(600)]
     assert {one.confidence for one in found} == {said}
-    assert found[0].turned().confidence == said
-    holds = sum(one.low <= 1.0 <= one.high for one in found) / len(found)
-    assert holds >= said - 0.04, f"{holds:.0%} of the intervals hold the truth, {said:.0%} are promised"
+    assert found[0].inverse().confidence == said
+    coverage = sum(one.low <= 1.0 <= one.high for one in found) / len(found)
+    assert coverage >= said - 0.04, f"{coverage:.0%} of the intervals contain the true ratio, not {said:.0%}"
     if rounds < 6:
-        assert holds <= said + 0.04, f"{holds:.0%} hold it: more than {said:.0%} could be promised"
+        assert coverage <= said + 0.04, f"{coverage:.0%} contain it: the confidence could be higher than {said:.0%}"
 
 
 @pytest.mark.parametrize("noise", [False, True])
-def test_intervals_of_three_starts_of_two_rounds_hold_at_least_as_often_as_they_say(noise: bool) -> None:
+def test_intervals_of_three_launches_of_two_rounds_have_at_least_their_confidence(noise: bool) -> None:
     runs = [biased(3, seed, rounds=2) for seed in range(600)]
-    if not noise:  # the launch is all that differs: then it is no more often
+    if not noise:  # only launches differ: then the confidence is exact
         runs = [[([min(a)] * 2, [min(b)] * 2) for a, b in launches] for launches in runs]
     found = [ratio_over_launches(launches) for launches in runs]
     assert {one.confidence for one in found} == {0.75}
-    holds = sum(one.low <= 1.0 <= one.high for one in found) / len(found)
-    assert holds >= 0.71, f"{holds:.0%} of the intervals hold the truth"
-    assert noise or holds <= 0.79
+    coverage = sum(one.low <= 1.0 <= one.high for one in found) / len(found)
+    assert coverage >= 0.71, f"{coverage:.0%} of the intervals contain the true ratio"
+    assert noise or coverage <= 0.79
 
 
 def biased(launches: int, seed: int, rounds: int = 25) -> list[tuple[list[float], list[float]]]:
-    """The same call twice, each in a process of its own that is up to 5 % slower for as long as it runs."""
+    """The same call twice, in two processes; each process is slower by up to 5 % until it ends."""
     source = random.Random(seed)
     return [
         (
@@ -135,17 +135,17 @@ def biased(launches: int, seed: int, rounds: int = 25) -> list[tuple[list[float]
 
 
 @pytest.mark.slow
-def test_several_launches_know_what_the_interval_of_one_does_not() -> None:
+def test_the_interval_of_several_launches_includes_their_differences_and_that_of_one_does_not() -> None:
     runs = [biased(5, seed) for seed in range(100)]
     one = [ratio(*launches[0]) for launches in runs]
     several = [ratio_over_launches(launches) for launches in runs]
-    held = [sum(r.low <= 1.0 <= r.high for r in found) / len(found) for found in (one, several)]
-    assert held[0] < 0.8, f"{held[0]:.0%}: there is nothing to be known here"
-    assert held[1] > 0.9, f"{held[1]:.0%} of the intervals over launches hold the truth"
-    assert max(r.high - r.low for r in several) < 0.15, "an interval that holds anything is no use"
+    covered = [sum(r.low <= 1.0 <= r.high for r in found) / len(found) for found in (one, several)]
+    assert covered[0] < 0.8, f"{covered[0]:.0%}: one launch already has its confidence"
+    assert covered[1] > 0.9, f"{covered[1]:.0%} of the intervals over launches contain the true ratio"
+    assert max(r.high - r.low for r in several) < 0.15, "the intervals are too wide to be useful"
 
 
-def test_a_tenth_slower_is_told_from_launches_too() -> None:
+def test_a_tenth_slower_differs_from_the_noise_of_launches() -> None:
     slower = [([1.1 * t for t in a], b) for a, b in biased(5, 1)]
     found = ratio_over_launches(slower)
     assert 1.0 < found.low <= found.median <= found.high < 1.25, found
@@ -153,7 +153,7 @@ def test_a_tenth_slower_is_told_from_launches_too() -> None:
         ratio_over_launches(slower[:1])
 
 
-def test_a_tenth_slower_is_told_from_noise() -> None:
+def test_a_tenth_slower_differs_from_noise() -> None:
     found = ratio(noisy(1.1, 40, 1), noisy(1.0, 40, 2))
     assert 1.0 < found.low <= found.median <= found.high < 1.2, found
 
@@ -188,21 +188,21 @@ def test_as_many_rounds_as_fit_within_limits(seconds: float, one: float, rounds:
     assert rounds_within(seconds, one, least=5, most=200) == rounds
 
 
-def test_the_same_work_against_itself_on_this_machine() -> None:
+def test_the_same_work_has_a_ratio_of_1_on_this_machine() -> None:
     x = torch.randn(192, 192)
     calls = {"one": lambda: x @ x @ x, "the same": lambda: x @ x @ x}
     seconds = interleave(calls, rounds=60, warmup=5)
     found = ratio(seconds["the same"], seconds["one"])
-    # the interval is right 19 times in 20 and other processes share these cores: so it may miss 1 by a tenth
+    # an interval misses 1 time in 20, and other processes share these cores: allow it to miss 1 by 10 %
     assert found.low / 1.1 <= 1.0 <= found.high * 1.1, f"{found} for a call against itself"
 
 
-def test_nothing_has_to_be_waited_for_on_a_cpu() -> None:
+def test_a_cpu_needs_no_synchronisation() -> None:
     assert synchronise(torch.device("cpu"))() is None
 
 
 @pytest.mark.gpu
-def test_a_gpu_is_waited_for() -> None:
+def test_a_gpu_is_synchronised() -> None:
     device = torch.device("cuda")
     x = torch.randn(4096, 4096, device=device)
     calls = {"queued": lambda: [x @ x for _ in range(20)]}

@@ -1,4 +1,4 @@
-"""Contenders in processes of their own: in turn, with their own memory, and with a reason where one fails."""
+"""Worker processes: they run in turn, measure their memory, and report why one failed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from bench.contenders import CONTENDERS
 from bench.timing import child_process
-from bench.timing.worker import TASKS, crew, job, take_turns
+from bench.timing.worker import TASKS, crew, in_turn, job
 from bench.workloads.workload import workload
 
 CPU = torch.device("cpu")
@@ -20,7 +20,7 @@ WORK = workload("tiny", 2, 16)
 
 @dataclass
 class Recorder:
-    """In place of a worker: writes down when it was asked."""
+    """A fake worker that logs its requests."""
 
     name: str
     log: list[str] = field(default_factory=list)
@@ -30,14 +30,14 @@ class Recorder:
         return float(len(self.log))
 
 
-def test_workers_take_turns() -> None:
+def test_workers_run_in_turn() -> None:
     log: list[str] = []
     workers: Any = {name: Recorder(name, log) for name in "ab"}
-    assert take_turns(workers, "forward") == {"a": 1.0, "b": 2.0}
+    assert in_turn(workers, "forward") == {"a": 1.0, "b": 2.0}
     assert log == ["a forward", "b forward"]
 
 
-def test_a_worker_does_every_task_and_weighs_itself() -> None:
+def test_a_worker_does_every_task_and_measures_its_memory() -> None:
     jobs = [job("kv_cache", WORK, "float32", CPU, threads=1, new=3)]
     with crew(jobs) as workers:
         processes = [worker.process for worker in workers.values()]
@@ -51,7 +51,7 @@ def test_a_worker_does_every_task_and_weighs_itself() -> None:
     assert all(process.poll() is not None for process in processes), "a worker is left over"
 
 
-def test_a_failure_is_told_by_its_last_line_and_ends_the_other_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_is_reported_by_its_last_line_and_ends_the_other_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[subprocess.Popen[str]] = []
     usual = child_process.launch
 
@@ -76,9 +76,9 @@ def test_the_prompt_leaves_room_for_the_new_tokens() -> None:
     assert job("reference", WORK, "float32", CPU, 1, new=500).prompt == 1
 
 
-def test_every_rung_that_changes_what_is_timed_is_a_contender() -> None:
+def test_every_rung_that_can_change_a_timed_task_is_a_contender() -> None:
     from optimized import RUNGS
 
     assert set(RUNGS) - set(CONTENDERS) == {"ddp", "tf32"}
     for name, rounds in (("full", True), ("bf16", True), ("plain", False)):
-        assert CONTENDERS[name].rounds(WORK.config, CPU) is rounds
+        assert CONTENDERS[name].uses_bfloat16(WORK.config, CPU) is rounds

@@ -1,4 +1,4 @@
-"""The formula of operations counts what torch counts."""
+"""The FLOP formulas equal torch's count."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_forward_and_training_are_what_torch_counts(build: Any, config: GPTConfi
 def test_prompt_and_generated_tokens_are_what_torch_counts_with_a_cache(
     config: GPTConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # torch counts products, but not its own fused attention on a CPU; a row product of ours is not among them either
+    # torch counts products, but neither its fused attention on a CPU nor our matrix-vector products
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", explicit)
     model: Any = optimized.build(config, only("kv_cache")).eval()
     model.precision.copies.product = None
@@ -61,7 +61,7 @@ def test_prompt_and_generated_tokens_are_what_torch_counts_with_a_cache(
 
 
 def explicit(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **_: Any) -> Tensor:
-    return (q @ k.transpose(-2, -1)).softmax(dim=-1) @ v  # whatever the values: products are counted
+    return (q @ k.transpose(-2, -1)).softmax(dim=-1) @ v  # without the mask: only the products count
 
 
 def test_gpt2_at_1024_tokens_is_the_published_855_million() -> None:
@@ -69,8 +69,8 @@ def test_gpt2_at_1024_tokens_is_the_published_855_million() -> None:
     assert training_flops_per_token(SIZES["gpt2"], 1024) == pytest.approx(855e6, rel=1e-3)
 
 
-def test_the_share_that_is_left_out_is_small() -> None:
-    """Norms, GELU, softmax and the additions: some dozens of operations for each of C, 4 C and H T numbers."""
+def test_the_flops_left_out_are_a_small_share() -> None:
+    """Norms, GELU and residuals: some operations per number, on C or 4 C numbers per token and layer."""
     c, T = SIZES["gpt2"], 1024
     left_out = c.n_layer * (2 * 8 * c.n_embd + 15 * 4 * c.n_embd + 2 * c.n_embd) + 8 * c.n_embd
     assert left_out < 0.01 * forward_flops_per_token(c, T)

@@ -1,4 +1,4 @@
-"""What a scenario does, its tokens, operations and memory, and what does not fit."""
+"""A scenario's tokens, FLOPs and memory, and the line if it does not fit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bench.workloads.scenarios import (
 )
 
 
-def test_a_task_has_the_tokens_and_operations_of_one_call() -> None:
+def test_tokens_and_flops_of_a_task_are_per_call() -> None:
     work = named("mini")
     assert tokens_of(work, "training", "training_step") == 4 * 128
     assert flops_per_token(work, "training_step") * 512 == work.step_flops()
@@ -33,7 +33,7 @@ def test_a_task_has_the_tokens_and_operations_of_one_call() -> None:
     assert flops_per_token(work, "per_token") == generated_flops_per_token(work.config, 32, 32)
 
 
-def test_what_does_not_fit_is_one_line_with_both_numbers() -> None:
+def test_a_scenario_that_does_not_fit_is_one_line_with_both_numbers() -> None:
     each = scenario_bytes(named("gpt2-xl"), "training")
     assert each > 16 * 1_557_611_200
     assert misfit("gpt2-xl", "training", 2, 2 * each) is None
@@ -49,7 +49,7 @@ def test_what_does_not_fit_is_one_line_with_both_numbers() -> None:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_more_of_anything_needs_more_memory(scenario: str) -> None:
+def test_a_larger_workload_needs_more_memory(scenario: str) -> None:
     work = named("mini")
     assert scenario_bytes(replace(work, config=replace(work.config, n_embd=512)), scenario) > scenario_bytes(
         work, scenario
@@ -58,13 +58,13 @@ def test_more_of_anything_needs_more_memory(scenario: str) -> None:
         assert scenario_bytes(work.of_shape(8, 128), scenario) > scenario_bytes(work, scenario)
 
 
-def test_the_ladder_writes_fewer_tokens() -> None:
+def test_the_ladder_generates_fewer_tokens() -> None:
     assert text_shape(named("mini-64")) == (32, 32)
     assert text_shape(named("mini-64"), "ladder") == (32, 12)
 
 
 def test_the_logits_of_the_whole_batch_count_in_the_memory_of_a_proof(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The proof's gradients are of a smaller batch than its logits."""
+    """Gradients are proven on a smaller batch than logits."""
     work = named("gpt2-512")
     small = work.of_shape(*work.proof_shape())
     assert small.tokens < work.tokens

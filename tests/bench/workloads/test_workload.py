@@ -1,4 +1,4 @@
-"""What a workload costs, and which part of it is proven."""
+"""A workload's FLOPs and the shape of its proof."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_the_formula_counts_the_operations_that_torch_counts(B: int, T: int) -> 
     assert forward.get_total_flops() == work.forward_flops()
     with FlopCounterMode(display=False) as both:
         model.loss(ids, targets).backward()
-    # the first layer's input needs no gradient of its own only in the embedding, which multiplies nothing
+    # every product's input needs a gradient: only the embedding's does not, and that is no product
     assert both.get_total_flops() == work.step_flops()
 
 
@@ -36,15 +36,15 @@ def test_a_workload_has_no_dropout_and_fits_its_block(size: str) -> None:
 @pytest.mark.parametrize(
     "size,B,T,shape,steps",
     [
-        ("tiny", 4, 64, (4, 64), 20),  # whole, and the full trajectory
+        ("tiny", 4, 64, (4, 64), 20),  # the whole batch and all steps
         ("gpt2", 1, 128, (1, 128), 3),
         ("gpt2", 4, 512, (2, 128), 2),
         ("gpt2", 3, 512, (2, 128), 2),
         ("gpt2", 1, 1024, (1, 256), 2),
-        ("gpt2-xl", 8, 1024, (2, 32), 2),  # costs more, but smaller would prove too little
+        ("gpt2-xl", 8, 1024, (2, 32), 2),  # above the limit, but a smaller batch would prove too little
     ],
 )
-def test_the_proven_shape_is_the_whole_or_what_is_affordable_with_two_sequences(
+def test_the_proof_has_the_whole_shape_or_an_affordable_one_with_two_sequences(
     size: str, B: int, T: int, shape: tuple[int, int], steps: int
 ) -> None:
     work = workload(size, B, T)
@@ -62,6 +62,6 @@ def test_the_proven_shape_is_the_whole_or_what_is_affordable_with_two_sequences(
         ("tiny", 1, 65, r"^--time 65: tiny takes 1 to 64 tokens \(its block size\)$"),
     ],
 )
-def test_what_cannot_be_is_refused(size: str, B: int, T: int, message: str) -> None:
+def test_an_impossible_workload_is_refused(size: str, B: int, T: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         workload(size, B, T)

@@ -1,4 +1,4 @@
-"""Hide glibc's mallopt from ctypes, as if the C library had none. Python runs this at its start."""
+"""Hide glibc's mallopt from ctypes, as if the C library had none. Python runs this file at startup."""
 
 import ctypes
 
