@@ -96,6 +96,10 @@ def test_no_picture_is_left_over() -> None:
     assert {path.name for path in FOLDER.glob("*.png")} == shown
 
 
+def test_every_picture_has_its_rows_inside() -> None:
+    assert [path.name for path in FOLDER.glob("*.png") if not values(drawing.description(path))] == []
+
+
 def shape(chart: object) -> object:
     """How a picture is drawn, without the numbers in it."""
     chart = json.loads(json.dumps(chart))
@@ -128,11 +132,12 @@ def test_the_page_has_the_numbers_of_the_lesson(name: str, tmp_path: Path) -> No
 
 
 def values(part: object) -> list[dict[str, object]]:
-    """The rows of a picture."""
+    """The rows of a picture: where they are drawn, or by name in `datasets`."""
     if isinstance(part, dict):
-        own = part["values"] if isinstance(part.get("values"), list) else []
-        rows = [row for row in own if isinstance(row, dict)]
-        return rows + [row for key, inner in part.items() if key != "values" for row in values(inner)]
+        sets = part.get("datasets")
+        lists = [part.get("values"), *(sets.values() if isinstance(sets, dict) else [])]
+        rows = [row for own in lists if isinstance(own, list) for row in own if isinstance(row, dict)]
+        return rows + [row for key, inner in part.items() if key not in ("values", "datasets") for row in values(inner)]
     return [row for inner in part for row in values(inner)] if isinstance(part, list) else []
 
 
