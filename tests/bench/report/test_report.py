@@ -476,7 +476,7 @@ def test_the_command_writes_page_pictures_and_tables_and_nothing_else(
     assert main(["report", str(folder / "a.json"), str(folder / "c.json"), "--out", str(out)]) == 0
     made = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     names = ("cpu-some-cpu-avx2-2-threads", "cuda-nvidia-h100-more")
-    drawings = [f"{key}.png" for key in pictures.PICTURES]
+    drawings = [f"{key}.png" for key in pictures.PICTURES if key != "headline"]  # of gpt2's size, which no case here has
     assert made == {"index.html", *(f"{name}/{file}" for name in names for file in (*drawings, "tables.md"))}
     *paths, last = capsys.readouterr().out.splitlines()
     assert {str(out / name) for name in made} == set(paths)
