@@ -476,7 +476,7 @@ def test_the_command_writes_page_pictures_and_tables_and_nothing_else(
     assert main(["report", str(folder / "a.json"), str(folder / "c.json"), "--out", str(out)]) == 0
     made = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     names = ("cpu-some-cpu-avx2-2-threads", "cuda-nvidia-h100-more")
-    drawings = [f"{key}.png" for key in pictures.PICTURES if key != "headline"]  # of gpt2's size, which no case here has
+    drawings = [f"{key}.png" for key in pictures.PICTURES if key != "headline"]  # no case here is of gpt2's size
     assert made == {"index.html", *(f"{name}/{file}" for name in names for file in (*drawings, "tables.md"))}
     *paths, last = capsys.readouterr().out.splitlines()
     assert {str(out / name) for name in made} == set(paths)
@@ -657,7 +657,7 @@ def test_documents_that_cannot_be_read_are_a_note_and_the_rest_goes_on(
     assert status == 0
     assert lines == [
         f"note: {tmp_path / 'parity.json'}: cannot be read (No such file or directory), write it again by "
-        'python -m pytest tests/parity/test_parity_recipes.py -m "slow or not slow" in a checkout',
+        'python -m pytest tests/parity/test_parity_recipes.py -m "slow or not slow" && cp build/parity.json docs/ in a checkout',
         f"note: {tmp_path / 'bugs.json'}: is no record of planted bugs, version 1, write it again by "
         "python -m tests.bugs.table in a checkout",
     ]
