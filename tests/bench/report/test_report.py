@@ -657,7 +657,8 @@ def test_documents_that_cannot_be_read_are_a_note_and_the_rest_goes_on(
     assert status == 0
     assert lines == [
         f"note: {tmp_path / 'parity.json'}: cannot be read (No such file or directory), write it again by "
-        'python -m pytest tests/parity/test_parity_recipes.py -m "slow or not slow" && cp build/parity.json docs/ in a checkout',
+        'python -m pytest tests/parity/test_parity_recipes.py -m "slow or not slow" && cp build/parity.json docs/ '
+        "in a checkout",
         f"note: {tmp_path / 'bugs.json'}: is no record of planted bugs, version 1, write it again by "
         "python -m tests.bugs.table in a checkout",
     ]
