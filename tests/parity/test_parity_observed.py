@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from bench.report.proof_records import MeasuredError
+from pathlib import Path
+
+import pytest
+
+from bench.report.proof_records import MeasuredError, read_parity
 from optimized import PLAIN, RUNGS, Recipe, only
+from tests.parity import observed
 from tests.parity.observed import Row, recipes_of
 
 
@@ -21,3 +26,13 @@ def test_each_recipe_has_its_errors_and_a_rung_proven_elsewhere_names_the_tests(
     elsewhere = {name: one.proven_in for name, one in found.items() if one.proven_in}
     assert elsewhere == {"kv_cache": "test_parity_cached_generation.py", "ddp": "tests/distributed/"}
     assert found.keys() - {"plain"} <= RUNGS.keys()
+
+
+def test_the_report_reads_the_record_that_the_proofs_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = tmp_path / "build" / "parity.json"
+    monkeypatch.setattr(observed, "RECORD", record)
+    monkeypatch.setattr(observed, "ROWS", [Row(PLAIN, "float64", {"logits": MeasuredError(1e-15, 0.1)})])
+    observed.write_table()
+    (plain, *_) = read_parity(record).precisions["float64"]
+    assert (plain.recipe, plain.errors["logits"]) == ("plain", MeasuredError(1e-15, 0.1))
+    assert "| plain |" in record.with_suffix(".md").read_text()
