@@ -50,6 +50,7 @@ class Journal:
         environment: see bench/environment.py
         arguments: all options of the command, as plain values
         tell: called with lines for the user; default: a note on standard error
+        kept: whether anything is written: without it, a stopped run cannot continue
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Journal:
         environment: dict[str, Any],
         arguments: dict[str, Any],
         tell: Callable[[str], object] | None = None,
+        kept: bool = True,
     ) -> None:
         self.path, self.kind, self.command, self.tell = path, kind, command, tell or note
         self.environment, self.arguments = environment, arguments
@@ -67,7 +69,7 @@ class Journal:
         self.found: dict[str, Any] = {}
         self.resumed: list[str] = []  # local times at which the run was continued
         self.begun = False
-        self.lost = False  # the file cannot be written
+        self.lost = not kept  # nothing is written to the file
         self.made: list[Path] = []  # folders made for the file, innermost first
 
     @property
@@ -94,7 +96,7 @@ class Journal:
 
     def begin(self) -> None:
         """Write the first line, once."""
-        if self.begun:
+        if self.begun or self.lost:
             return
         self.begun = True
         self.made = [folder for folder in self.path.absolute().parents if not folder.exists()]

@@ -1,7 +1,7 @@
 """No parity pass, no number: which contenders may be timed at a size, and their distance from the oracle.
 
-The proofs are the checks of bench/contenders/verify.py: logits and loss on the whole batch, gradients and two AdamW
-steps on `Workload.proof_shape`. One more checks generation: after two prompts, each greedy token must be the float64
+The proofs are the checks of bench/contenders/verify.py: logits and loss on the whole batch, gradients and AdamW steps
+on `Workload.proof_shape`. One more checks generation: after two prompts, each greedy token must be the float64
 oracle's. In bfloat16 its logit may fall short of the oracle's best by twice the largest error of the logits.
 
 Each contender is proven once per size and shape, the timed ones, and the result is kept.
@@ -10,21 +10,21 @@ Each contender is proven once per size and shape, the timed ones, and the result
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.contenders import Weights, build_in, find, import_what_is_needed, own_precision
-from bench.contenders.verify import Check, Verdict, checks_of, contenders_for, prove, weights_of
+from bench.contenders.verify import Check, Verdict, checks_of, contenders_for, prove, stages, weights_of
 from bench.formatting import NOT_THE_SAME
 from bench.journal import Keep, without_journal
 from bench.numerics.inputs import random_batch
 from bench.workloads.scenarios import text_shape
 from bench.workloads.workload import Workload
 
-STEPS = 2
+STEPS = 2  # of AdamW in the suite's proofs
 NEW = 8  # tokens of the proven texts
 
 
@@ -38,6 +38,7 @@ class GateResult:
     shape: tuple[int, int]  # (B, T) of the proof
     why: str  # what failed, in words; "" if nothing
     unlike: str = ""  # why it is another function, if that is known and it failed
+    checks: list[dict[str, Any]] = field(default_factory=list)  # see `Verdict.record`
 
 
 ProofKey = tuple[str, int, int, str]  # size, batch, time, contender
@@ -56,12 +57,21 @@ class ParityGate:
         tell: called with a line for each step
         seed: of weights and batches
         keep: stores results, or returns them if a stopped run has measured them
+        precision: of the contenders that do not choose their own
+        steps: see `checks_of`
     """
 
     def __init__(
-        self, device: torch.device, tell: Callable[[str], None], seed: int = 0, keep: Keep = without_journal
+        self,
+        device: torch.device,
+        tell: Callable[[str], None],
+        seed: int = 0,
+        keep: Keep = without_journal,
+        precision: str = "float32",
+        steps: int | None = STEPS,
     ) -> None:
         self.device, self.tell, self.seed, self.keep = device, tell, seed, keep
+        self.precision, self.steps = precision, steps
         self.found: dict[ProofKey, GateResult] = {}
 
     def of(self, work: Workload, names: Sequence[str], texts: bool = True) -> dict[str, GateResult]:
@@ -84,20 +94,36 @@ class ParityGate:
                 self.found[proof_key(work, name)] = GateResult(**{**values, "shape": tuple(values["shape"])})
         return {name: self.found[proof_key(work, name)] for name in names}
 
+    def checks(self, work: Workload, names: Sequence[str]) -> list[Check]:
+        """The checks that contenders take."""
+        rounding = any(find(name).uses_bfloat16(work.config, self.device) for name in names)
+        return checks_of(work, self.precision, self.steps, rounding)
+
+    def takers(self, check: Check, work: Workload, names: Sequence[str]) -> list[str]:
+        """The contenders that a check applies to."""
+        return contenders_for(check, self.precision, names, work.config, self.device)
+
+    def writers(self, check: Check, work: Workload, names: Sequence[str]) -> list[str]:
+        """The contenders whose texts are proven with a check: they generate in its precision."""
+        return [n for n in names if own_precision(self.precision, n, work.config, self.device) == check.precision]
+
+    def lines(self, work: Workload, names: Sequence[str], texts: bool = True) -> int:
+        """Number of lines that a proof of contenders reports."""
+        return sum(
+            stages(check, self.takers(check, work, names)) + (len(self.writers(check, work, names)) if texts else 0)
+            for check in self.checks(work, names)
+        )
+
     def prove(self, work: Workload, names: list[str], texts: bool) -> dict[str, dict[str, Any]]:
         """Run all checks on contenders. Returns their results by name, as plain values."""
-        rounding = any(find(name).uses_bfloat16(work.config, self.device) for name in names)
+
+        def tell(what: str) -> None:
+            self.tell(f"proving at {work.size}: {what}")
+
         verdicts: dict[str, list[Verdict]] = {name: [] for name in names}
-        for check, weights in weights_of(checks_of(work, "float32", STEPS, rounding), work.config, self.seed):
-            for name, verdict in prove(
-                check,
-                work.config,
-                weights,
-                contenders_for(check, "float32", names, work.config, self.device),
-                self.device,
-                self.seed,
-                lambda what: self.tell(f"proving at {work.size}: {what}"),
-            ):
+        for check, weights in weights_of(self.checks(work, names), work.config, self.seed):
+            takers = self.takers(check, work, names)
+            for name, verdict in prove(check, work.config, weights, takers, self.device, self.seed, tell):
                 verdicts[name].append(verdict)
             if texts:
                 self.prove_texts(check, work, weights, verdicts)
@@ -109,15 +135,14 @@ class ParityGate:
 
     def prove_texts(self, check: Check, work: Workload, weights: Weights, verdicts: dict[str, list[Verdict]]) -> None:
         """Prove generation; a failure is kept for `outcome`."""
+        writers = self.writers(check, work, list(verdicts))
+        if not writers:
+            return
         prompt = random_batch(work.config, 2, min(16, text_shape(work)[0]), self.seed)[0]
         new = min(NEW, work.config.block_size - prompt.shape[1])
         where = self.device if self.device.type == "cuda" else torch.device("cpu")
         oracle = build_in("float64", "reference", work.config, weights, where).eval()
-        # contenders that compute in bfloat16 never generate in float32
-        precise = [
-            n for n in verdicts if check.question != "function" or precision_of(n, work, self.device) != "bfloat16"
-        ]
-        for name in contenders_for(check, "float32", precise, work.config, self.device):
+        for name in writers:
             self.tell(f"proving at {work.size}: text of {name} in {check.precision}")
             model = build_in(check.precision, name, work.config, weights, self.device).eval()
             text = find(name).generate(model, prompt.to(self.device), new).to(where)
@@ -168,9 +193,5 @@ def outcome(verdicts: list[Verdict], text: GateResult | None, work: Workload, un
         shape=(work.batch, work.time),
         why=why,
         unlike=unlike if failures else "",
+        checks=[v.record() for v in verdicts],
     )
-
-
-def precision_of(name: str, work: Workload, device: torch.device) -> str:
-    """The precision of a contender in the suite: float32, or bfloat16 if it always rounds."""
-    return own_precision("float32", name, work.config, device)

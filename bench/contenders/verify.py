@@ -22,7 +22,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
@@ -76,6 +77,25 @@ class Verdict:
     def failures(self) -> list[Measurement]:
         """Measurements over their budget, largest error / budget first; NaN counts as over."""
         return self.report.failures(self.allowed)
+
+    def record(self) -> dict[str, Any]:
+        """Plain values for a result file: `checks` in bench/suite/result_file.py."""
+
+        def plain(measurement: Measurement) -> dict[str, Any]:
+            return {**asdict(measurement), "allowed": self.allowed(measurement)}
+
+        worst: dict[str, dict[str, Any]] = {}
+        # the largest error / budget first; without budgets, the largest error
+        for m in sorted(self.report.measurements, key=lambda m: (-self.over(m), -m.error)):
+            worst.setdefault(m.quantity, plain(m))
+        return {
+            **asdict(self.check),
+            "oracle": f"{ORACLE} in float64",
+            "top1": self.report.top1,
+            "over": self.worst_over(),
+            "worst": worst,
+            "failures": [plain(m) for m in self.failures()],
+        }
 
 
 @contextmanager

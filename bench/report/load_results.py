@@ -81,7 +81,7 @@ def load_result(path: Path) -> Run:
             device=identity_in_words(where["identity"]),
             when=f"{datetime.fromisoformat(result['started']):%Y-%m-%d %H:%M}",
             software=", ".join([*packages, *source]),
-            quick=bool(result["arguments"]["quick"]),
+            quick=bool(result["arguments"].get("quick")),
             views={key: section.views(result) for key, section in RUN_SECTIONS.items()},
         )
     except (KeyError, TypeError, AttributeError, IndexError, ValueError, ZeroDivisionError) as error:

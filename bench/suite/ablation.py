@@ -16,7 +16,7 @@ from bench.contenders import ABLATED
 from bench.contenders.gate import ParityGate, proof_key
 from bench.timing.interleave import Timings
 from bench.timing.ratios import Ratio, spread
-from bench.workloads.scenarios import SCENARIOS, named, tokens_of
+from bench.workloads.scenarios import SCENARIOS, tokens_of
 from bench.workloads.workload import Workload
 from optimized import FULL, RUNGS, Recipe
 from reference.config import GPTConfig
@@ -59,10 +59,9 @@ def pair(rung: str, kind: str, best: Recipe) -> tuple[str, str]:
 
 
 def effects(
-    timings: dict[str, dict[str, Timings]], workload: str, scenario: str, rung: str, best: Recipe
+    timings: dict[str, dict[str, Timings]], work: Workload, scenario: str, rung: str, best: Recipe
 ) -> dict[str, Any]:
     """The three ratios of a rung in each task of a scenario, as `bench.suite.result_file` describes it."""
-    work = named(workload)
 
     def one(task: str, kind: str) -> dict[str, Any] | None:
         slower, faster = pair(rung, kind, best)
@@ -85,16 +84,16 @@ def effects(
     return {task: {kind: one(task, kind) for kind in KINDS} for task in SCENARIOS[scenario]}
 
 
-def row(rung: str, workload: str, tasks: dict[str, Any], gate: ParityGate, best: Recipe) -> dict[str, Any]:
+def row(rung: str, work: Workload, tasks: dict[str, Any], gate: ParityGate, best: Recipe) -> dict[str, Any]:
     """The row of a rung."""
     found = gate.found.get(proof_key(PROOF, rung))
     return {
         "rung": rung,
         "claim": RUNGS[rung].claim,
         "loses": RUNGS[rung].loses,
-        "workload": workload,
-        "batch": named(workload).batch,
-        "time": named(workload).time,
+        "workload": work.name,
+        "batch": work.batch,
+        "time": work.time,
         "in_full": rung in FULL,
         "in_best": rung in best,
         "parity": found and found.over,

@@ -12,26 +12,25 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 import torch
 
-from bench.contenders import ALL, able, chosen, find, missing
-from bench.contenders.contender import always
+from bench.contenders import ALL, chosen, missing
 from bench.contenders.verify import denormals_flushed
+from bench.environment import environment
 from bench.formatting import terminal
-from bench.journal import Journal, resume
+from bench.journal import Journal, check_same, partial_path, resume
 from bench.suite import result_file
 from bench.suite.components import COMPONENTS
-from bench.suite.plan import Plan, plan_for
-from bench.suite.session import COMMAND, LeftOut, Session, Tell
+from bench.suite.plan import Plan, left_out_of_optimized, of_able, plan_for, without_emulation
+from bench.suite.session import LeftOut, Session
 from bench.suite.tables import show
-from bench.workloads.scenarios import SCENARIOS, named
-from optimized.hardware import hardware_of
-from optimized.recipe import left_out
+from bench.timing.interleave import Progress, Tell
+from bench.workloads.scenarios import SCENARIOS
 from reference.training.devices import available_devices
 
 interrupts.raise_again()  # tests import this file: restore Ctrl-C
@@ -42,6 +41,7 @@ STOP = pytest.StashKey["Stop"]()
 BEGUN = pytest.StashKey[set[str]]()  # tests, by their ids
 SESSIONS = pytest.StashKey[dict[str, Session]]()
 HERE = Path(__file__).parent
+COMMAND = "nox -s bench --"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -180,16 +180,32 @@ def start(config: pytest.Config) -> None:
     }
     for name in devices:
         device = torch.device(name)
-        plan = plan_for(device.type, option.quick, split(option.workloads), contenders)
-        plan, absent = of_able(plan)
+        plan = of_able(plan_for(device.type, option.quick, split(option.workloads), contenders))
         if not contenders:
-            plan, slow = without_emulation(plan, device)
-            absent += slow
-        session = Session(device, plan, arguments, telling(config), option.quick, option.json, journal, command(config))
-        session.left_out += [*not_there, *absent, *left_out_of_optimized(plan, device)]
+            plan = without_emulation(plan, device)
+        session = session_of(config, device, plan, arguments, journal)
+        session.left_out += [*not_there, *left_out_of_optimized(plan, device)]
         config.stash[SESSIONS][name] = session
     if journal is not None:
         journal.go_on()
+
+
+def session_of(
+    config: pytest.Config, device: torch.device, plan: Plan, arguments: dict[str, Any], journal: Journal | None
+) -> Session:
+    """A session with its journal, or with that of a stopped run.
+
+    Raises ValueError, one line, for a journal of another machine or other software.
+    """
+    option, here, tell = config.option, environment(device), telling(config)
+    if journal is None:
+        begun_with = {**arguments, "device": str(device)}
+        now = datetime.now().isoformat(timespec="seconds")
+        path = partial_path(option.json or result_file.elsewhere(here, now))
+        journal = Journal(path, "suite", command(config), here, begun_with, tell)
+    else:
+        check_same(journal, here)
+    return Session(device, plan, arguments, here, Progress(tell), journal, option.quick)
 
 
 def resumed(config: pytest.Config) -> Journal:
@@ -198,7 +214,7 @@ def resumed(config: pytest.Config) -> Journal:
     Raises ValueError, one line, if it is no journal or the user gave other options.
     """
     option = config.option
-    journal = resume(option.resume, result_file.KIND, command(config), telling(config))
+    journal = resume(option.resume, "suite", command(config), telling(config))
     try:
         before = {
             "quick": bool(journal.arguments["quick"]),
@@ -220,37 +236,6 @@ def resumed(config: pytest.Config) -> Journal:
             )
         setattr(option, name, value)
     return journal
-
-
-def of_able(plan: Plan) -> tuple[Plan, list[str]]:
-    """A plan without contenders whose packages are missing, and a line for each of them."""
-    lines = dict.fromkeys(line for row in plan.rows for line in able(row.contenders)[1])
-    rows = tuple(replace(row, contenders=tuple(able(row.contenders)[0])) for row in plan.rows)
-    return replace(plan, rows=rows), list(lines)
-
-
-def left_out_of_optimized(plan: Plan, device: torch.device) -> list[str]:
-    """A line for each rung that the best recipe leaves out at a workload of the plan."""
-    found: dict[str, list[str]] = {}
-    for row in plan.rows:
-        if "optimized" in row.contenders:
-            for name, why in left_out(str(device), "float32", named(row.workload).config).items():
-                found.setdefault(f"{name}: {why}", []).append(row.workload)
-    return [f"optimized at {', '.join(where)} leaves out {what}" for what, where in found.items()]
-
-
-def without_emulation(plan: Plan, device: torch.device) -> tuple[Plan, list[str]]:
-    """A plan without contenders that would emulate bfloat16 on a device, and a line for each of them.
-
-    One emulated training step takes longer than all other measurements at its size.
-    """
-    if hardware_of(str(device)).bfloat16:
-        return plan, []
-    every = dict.fromkeys(name for row in plan.rows for name in row.contenders)
-    names = [name for name in every if find(name).uses_bfloat16 is always]
-    rows = tuple(replace(row, contenders=tuple(n for n in row.contenders if n not in names)) for row in plan.rows)
-    lines = [f"{name}: would emulate bfloat16 on this device: give --contenders {name}" for name in names]
-    return replace(plan, rows=rows), lines
 
 
 def split(text: str) -> tuple[str, ...]:

@@ -1,14 +1,15 @@
-"""The result file of a run of the suite, one per device, with everything that the report needs.
+"""The result file of `nox -s bench`, one per device, and of `nox -s compare`: everything that was measured.
 
 A JSON object with these keys. Times are in seconds, memory in bytes, rates per second. An unknown number is null, never
 0.
 
-    kind         "suite"
+    kind         "suite" or "compare"
     version      VERSION; a reader refuses any other
     started      local time, ISO 8601
     seconds      of the run, without the time while it was stopped
     resumed      local times at which a stopped run continued; usually empty
-    arguments    quick, device, workloads, contenders, threads
+    arguments    of the suite: quick, device, workloads, contenders, threads; of compare: all its options
+    workloads    a list: name, size, config, parameters, batch, time, precision (that was asked for)
     environment  see bench/environment.py; `identity` names the file, and `diff` refuses results of two identities
     roofline     null if no model was timed; else rates, bandwidths, ceilings by precision and bandwidth (each
                  {measured, data_sheet}), and floors: workload, scenario, task, precision, operations, bytes,
@@ -16,6 +17,12 @@ A JSON object with these keys. Times are in seconds, memory in bytes, rates per 
     parity       a list: size (a model's size; "ladder" for the ablation, "scaling..." for the curves), contender,
                  passed, over (largest error / budget by precision), logits (relative L2), shape [B, T], why (what
                  failed, in words; else ""), unlike (why it is another function, if that is known; else "")
+      checks     a list (empty in a result that was converted from version 4): question, precision, weights, shape and
+                 gradient_shape [B, T], steps, oracle; top1 (share of positions with the oracle's most probable token),
+                 over (largest error / budget)
+        worst    for each quantity (logits, loss, gradient, trajectory, update) the measurement with the largest error /
+                 budget: quantity, name, error (relative L2), largest (absolute difference), allowed (null: no budget)
+        failures measurements over their budget, largest error / budget first, as in worst
     cases        a list, one for each number of a whole model. ONLY for contenders with a parity pass.
       name         workload/scenario/task/contender, unique; also each of these by itself, and the size
       description, precision (of the contender), batch, time or prompt and new
@@ -23,7 +30,7 @@ A JSON object with these keys. Times are in seconds, memory in bytes, rates per 
                    seconds (all samples; entry i of all that ran together is from round i), rounds (in each launch;
                    seconds has the launches one after the other), first (the first call, which allocates, and compiles
                    what earlier tasks have not), compile {graphs, seconds} so far
-      flops_per_token, flops_per_second; mfu {measured, data_sheet}: the share of that ceiling
+      flops_per_token, flops_per_second; mfu {measured, data_sheet}: the share of that ceiling; null if not measured
       floor        seconds, the least time; share, that / the median: 1 is the floor; null if not measured
       memory       peak above baseline (interpreter and libraries), method: resident or device
       parity       over, logits, shape: as above
@@ -60,10 +67,11 @@ from typing import Any
 from bench.environment import identity_in_words
 from bench.journal import write
 
-KIND, VERSION = "suite", 4
+KINDS = {"suite": "bench", "compare": "compare"}  # the nox session that makes each
+VERSION = 5
 KEYS = {
-    *("kind", "version", "started", "seconds", "arguments", "environment", "roofline", "parity", "cases", "components"),
-    *("ablation", "scaling", "aa_test", "left_out"),
+    *("kind", "version", "started", "seconds", "arguments", "environment", "workloads", "roofline", "parity", "cases"),
+    *("components", "ablation", "scaling", "aa_test", "left_out"),
 }
 HOME = Path(__file__).parents[1] / "results"  # complete runs, one file per device; committed
 ELSEWHERE = Path("runs", "bench")  # incomplete runs, in the current directory
@@ -78,7 +86,7 @@ def slug(environment: dict[str, Any]) -> str:
 
 
 def path_for(result: Result, whole: bool) -> Path:
-    """The path of a result. A complete run replaces its device's file; another goes elsewhere."""
+    """The path of a run of the suite. A complete run replaces its device's file; another goes elsewhere."""
     name = slug(result["environment"])
     return HOME / f"{name}.json" if whole else elsewhere(result["environment"], result["started"])
 
@@ -86,6 +94,16 @@ def path_for(result: Result, whole: bool) -> Path:
 def elsewhere(environment: dict[str, Any], started: str) -> Path:
     """The path of an incomplete run's result."""
     return ELSEWHERE / f"{slug(environment)}-{re.sub(r'[^0-9]', '', started[:19])}.json"
+
+
+def make_folder(path: Path) -> None:
+    """Make a result's folder before any work is done. Raises ValueError, one line, if it cannot be made or written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot make the folder {str(path.parent)!r}: {error.strerror}") from None
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"cannot write into the folder {str(path.parent)!r}: give another --json")
 
 
 def save(result: Result, path: Path) -> None:
@@ -105,18 +123,16 @@ def read(path: Path) -> Result:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         whole = "is cut short or damaged" if os.path.getsize(path) else "is empty"
-        raise ValueError(f"{path}: {whole}, not a result of the suite ({error})") from None
-    if not isinstance(result, dict) or result.get("kind") != KIND:
-        kind = repr(result.get("kind")) if isinstance(result, dict) else "no object"
+        raise ValueError(f"{path}: {whole}, not a result ({error})") from None
+    kind = result.get("kind") if isinstance(result, dict) else None
+    if kind not in KINDS:
         raise ValueError(
-            f"{path}: is no result of the suite (kind {kind}, not {KIND!r}): make one by nox -s bench in a checkout"
+            f"{path}: is no result of the suite or of compare (kind {kind!r}): make one by nox -s bench in a checkout"
         )
+    remedy = f"measure again by nox -s {KINDS[kind]}"
     if result.get("version") != VERSION:
-        raise ValueError(
-            f"{path}: is of version {result.get('version')!r}, this program reads {VERSION}: "
-            "measure again by nox -s bench"
-        )
+        raise ValueError(f"{path}: is of version {result.get('version')!r}, this program reads {VERSION}: {remedy}")
     missing = sorted(KEYS - result.keys())
     if missing:
-        raise ValueError(f"{path}: lacks {', '.join(missing)}: measure again by nox -s bench in a checkout")
+        raise ValueError(f"{path}: lacks {', '.join(missing)}: {remedy} in a checkout")
     return result

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
+from bench.suite.session import LeftOut, Session
+from bench.timing.interleave import Timings
 from bench.workloads.workload import Workload
 from reference.config import GPTConfig
 
@@ -57,12 +58,30 @@ def moved(axis: str, value: int) -> Workload:
     return changed[axis]()
 
 
-def described(point: Point) -> dict[str, Any]:
-    """A point as plain values."""
-    return {
-        "axis": point.axis,
-        "value": point.value,
-        "batch": point.work.batch,
-        "time": point.work.time,
-        "config": asdict(point.work.config),
-    }
+def measure(session: Session, point: Point) -> dict[str, Timings]:
+    """Measure a point for the result, or note why it is left out; returns the timings by contender."""
+    work = point.work
+    try:
+        found = session.timings_of(work, "step", CURVES, texts=False)
+    except LeftOut:  # too large for this machine; the session has noted it
+        return {}
+    proofs = session.gate.of(work, CURVES, texts=False)
+    for name in CURVES:
+        if not proofs[name].passed:
+            session.leave_out(f"{work.name}: no parity pass, no number: {name}: {proofs[name].why}")
+    timings = {name: of["training_step"] for name, of in found.items()}
+    session.scaling += [
+        {
+            "axis": point.axis,
+            "value": point.value,
+            "batch": work.batch,
+            "time": work.time,
+            "config": asdict(work.config),
+            "contender": name,
+            **one.speed(work.tokens),
+            "memory": one.memory.bytes,
+            "parity": proofs[name].over,
+        }
+        for name, one in timings.items()
+    ]
+    return timings

@@ -9,7 +9,6 @@ import pytest
 from bench.contenders import ABLATED
 from bench.suite.ablation import ANCHORS, NOT_ABLATED, PROOF, effects, ladder, row
 from bench.suite.session import Session
-from bench.workloads.scenarios import named
 from optimized import best
 
 
@@ -17,12 +16,12 @@ def test_every_rung_is_ablated(device: str, sessions: dict[str, Session]) -> Non
     session = sessions[device]
     if session.plan.ladder is None:
         pytest.skip("the ablation takes longer than a quick run")
-    workload, launches = session.plan.ladder.workload, session.plan.ladder.launches
-    here = best(str(session.device), "float32", named(workload).config)
+    work, launches = session.plan.ladder.work, session.plan.ladder.launches
+    here = best(str(session.device), "float32", work.config)
     names = ladder(here)
     session.left_out += [f"ablation of {name}: it {why}" for name, why in NOT_ABLATED.items()]
     timings = {
-        scenario: session.timings_of(workload, scenario, names, len(ANCHORS), PROOF, launches)
+        scenario: session.timings_of(work, scenario, names, len(ANCHORS), PROOF, launches)
         for scenario in session.plan.ladder.scenarios
     }
     recompiled = {
@@ -36,8 +35,8 @@ def test_every_rung_is_ablated(device: str, sessions: dict[str, Session]) -> Non
     for rung in ABLATED:
         tasks: dict[str, Any] = {}
         for scenario, found in timings.items():
-            tasks |= effects(found, workload, scenario, rung, here)
-        session.ablation.append(row(rung, workload, tasks, session.gate, here))
+            tasks |= effects(found, work, scenario, rung, here)
+        session.ablation.append(row(rung, work, tasks, session.gate, here))
     unproven = {
         name: found.why for (*_, name), found in session.gate.found.items() if name in names and not found.passed
     }

@@ -16,6 +16,7 @@ from bench.suite.component_timing import Outcome
 from bench.suite.components import COMPONENTS
 from bench.suite.replay import CLOCK, report
 from bench.suite.session import LeftOut, Session
+from bench.workloads.scenarios import named
 
 Groups = dict[tuple[str, str, str], dict[str, Outcome] | Exception]  # by device, workload and group
 
@@ -32,7 +33,7 @@ def test_component(
 ) -> None:
     device, workload, name = component
     session, group = sessions[device], COMPONENTS[name].group
-    session.check_component(workload)
+    session.check_memory(named(workload), "training")
     key = (device, workload, group)
     if key not in groups:
         session.tell(f"{workload}: {group}, in turn")

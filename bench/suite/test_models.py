@@ -12,7 +12,6 @@ import pytest
 
 from bench.suite.replay import CLOCK, report
 from bench.suite.session import Session
-from bench.workloads.scenarios import named
 
 Case = tuple[str, str, str, str, str]  # device, workload, scenario, task, contender
 
@@ -22,14 +21,14 @@ def test_model(case: Case, sessions: dict[str, Session], benchmark: Any) -> None
     device, workload, scenario, task, name = case
     session = sessions[device]
     row = next(row for row in session.plan.rows if row.workload == workload)
-    found = session.timings_of(workload, scenario, row.contenders, launches=row.launches)
+    found = session.timings_of(row.work, scenario, row.contenders, launches=row.launches)
     if name not in found:
-        passed = session.gate.of(named(workload), [name])[name]
+        passed = session.gate.of(row.work, [name])[name]
         if passed.unlike:
             raise session.leave_out(f"{workload}: {name}: {passed.why}")
         pytest.fail(f"no parity pass, no number: {name} at {workload}: {passed.why}", pytrace=False)
     timings = found[name][task]
-    measured = session.case(workload, scenario, task, name, timings)
+    measured = session.case(row.work, scenario, task, name, timings)
     group = f"{device}: {workload}, {scenario}, {task}"
     report(benchmark, group, timings.seconds, {**measured, "environment": session.environment})
     assert timings.recompiled == 0, (

@@ -35,12 +35,11 @@ def test_the_fast_model_is_not_slower_than_it_was(
     row = next((row for row in session.plan.rows if row.workload in workloads), None)
     if row is None or not {name, against} <= set(row.contenders) or scenario not in row.scenarios:
         pytest.skip(f"{name} against {against} in {workloads[0]}/{task} is not part of this run")
-    workload = row.workload
-    found = session.timings_of(workload, scenario, row.contenders)
+    found = session.timings_of(row.work, scenario, row.contenders)
     ratio = found[name][task].times_as_fast(found[against][task])
     assert ratio.high >= least, (
         f"{name} is {ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] times as fast as {against} in "
-        f"{workload}/{task}: at least {least} is expected"
+        f"{row.workload}/{task}: at least {least} is expected"
     )
 
 
@@ -60,7 +59,7 @@ def test_the_default_recipe_is_nowhere_slower_than_plain_code(
         if scenario not in row.scenarios or "optimized" not in row.contenders:
             continue
         try:
-            found = session.timings_of(row.workload, scenario, row.contenders, launches=row.launches)
+            found = session.timings_of(row.work, scenario, row.contenders, launches=row.launches)
         except LeftOut:  # too large for this machine; the session has noted it
             continue
         for base in BASES:

@@ -19,12 +19,11 @@ from typing import Any
 
 import torch
 
-from bench.contenders.gate import precision_of
 from bench.journal import Keep, without_journal
 from bench.timing.peak_memory import Peak
 from bench.timing.ratios import Ratio, ratio, ratio_over_launches, rounds_within, spread
 from bench.timing.worker import Compiled, Job, Worker, all_at_once, crew, in_turn, job
-from bench.workloads.scenarios import ROWS, SCENARIOS, scenario_bytes, text_shape
+from bench.workloads.scenarios import SCENARIOS, scenario_bytes
 from bench.workloads.workload import Workload
 
 Tell = Callable[[str], None]
@@ -94,6 +93,10 @@ class Progress:
     def __init__(self, tell: Tell) -> None:
         self.tell = tell
 
+    def at(self, where: str) -> Progress:
+        """Progress whose lines say where."""
+        return Progress(lambda what: self.tell(f"{where}: {what}"))
+
     def launch(self, number: int, launches: int, names: Sequence[str]) -> None:
         """A launch begins."""
         self.tell(f"launch {number} of {launches}: {', '.join(names)}")
@@ -115,68 +118,41 @@ def run_scenario(
     scenario: str,
     names: Sequence[str],
     device: torch.device,
-    time_budget: TimeBudget,
-    tell: Tell,
+    time_budgets: Mapping[str, TimeBudget],
+    progress: Progress,
     free: int | None = None,
     anchors: int = 1,
     launches: int = 1,
+    precision: str = "float32",
     keep: Keep = without_journal,
 ) -> dict[str, dict[str, Timings]]:
-    """Run a scenario; returns timings by contender, then by task.
+    """Time contenders in turn, each in its own process, one task at a time; returns by contender, then by task.
 
     Args:
-        names: proven contenders. A repeated name becomes "NAME (again)"
-        free: free memory in bytes, which limits the processes that run together; None if unknown
-        anchors, launches: see `run_jobs`
-        keep: stores the result of each launch, or returns it if a stopped run has measured it
-    """
-    jobs = [scenario_job(name, work, scenario, device, again=name in names[:n]) for n, name in enumerate(names)]
-    return run_jobs(
-        jobs,
-        dict.fromkeys(SCENARIOS[scenario], time_budget),
-        Progress(tell),
-        together=len(jobs) if free is None else int(0.9 * free / scenario_bytes(work, scenario)),
-        anchors=anchors,
-        launches=launches,
-        cold=scenario != "ladder",  # the ladder's first calls are not shown
-        keep=lambda what, key, measure: keep(what, [asdict(work), scenario, *key], measure),
-    )
-
-
-def run_jobs(
-    jobs: Sequence[Job],
-    time_budgets: Mapping[str, TimeBudget],
-    progress: Progress,
-    together: int,
-    anchors: int = 1,
-    launches: int = 1,
-    cold: bool = True,
-    keep: Keep = without_journal,
-) -> dict[str, dict[str, Timings]]:
-    """Time jobs in turn, each in its own process, one task at a time; returns timings by contender, then by task.
-
-    Args:
-        jobs: in the order of each round
-        time_budgets: by task, in order
-        together: number of processes that fit into memory; more jobs are timed in groups
-        anchors: number of jobs, from the first, that are in every group; ratios are to these
+        names: proven contenders, in the order of each round. A repeated name becomes "NAME (again)"
+        time_budgets: by task
+        free: free memory in bytes; contenders that do not fit together are timed in groups. None if unknown
+        anchors: number of contenders, from the first, that are in every group; ratios are to these
         launches: of all processes: the first times all tasks, the others only the last task
-        cold: whether the seconds of first calls will be shown
+        precision: of the contenders that do not choose their own
         keep: stores the result of each launch, or returns it if a stopped run has measured it
     """
+    jobs = [job(name, work, scenario, precision, device, again=name in names[:n]) for n, name in enumerate(names)]
+    together = len(jobs) if free is None else int(0.9 * free / scenario_bytes(work, scenario, precision))
     base, others = jobs[:anchors], jobs[anchors:]
     at_once = max(1, together - anchors)
     groups = [others[i : i + at_once] for i in range(0, len(others), at_once)] or [[]]
     found: dict[str, dict[str, Timings]] = {}
-    tasks = list(time_budgets)
+    tasks = SCENARIOS[scenario]
+    cold = scenario != "ladder"  # the ladder's first calls are not shown
     for group in groups:
         members = [*base, *group]
-        called = [each.label or each.name for each in members]
+        called = [each.label for each in members]
         measured: dict[str, list[dict[str, Timings]]] = {task: [] for task in tasks}
         for number in range(launches):
             # shuffle each launch: each contender finds the caches as its predecessor left them
             order = members if number == 0 else random.Random(number).sample(members, len(members))
-            budgets = {**time_budgets} if number == 0 else {}
+            budgets = {task: time_budgets[task] for task in tasks} if number == 0 else {}
             budgets[tasks[-1]] = time_budgets[tasks[-1]].of_one(launches)
 
             def run(
@@ -190,7 +166,8 @@ def run_jobs(
                 return {task: {name: asdict(timings) for name, timings in of.items()} for task, of in found.items()}
 
             progress.launch(number + 1, launches, called)
-            key = [called, anchors, [asdict(budget) for budget in time_budgets.values()], number, launches]
+            budgets_of_all = [asdict(time_budgets[task]) for task in tasks]
+            key = [asdict(work), scenario, called, precision, anchors, budgets_of_all, number, launches]
             for task, found_now in keep("launch", key, run).items():
                 measured[task].append({name: Timings.from_json(timings) for name, timings in found_now.items()})
         for name in called:
@@ -225,13 +202,6 @@ def drop_preempted(seconds: Mapping[str, list[float]], task: str) -> tuple[dict[
     if not any(good):
         raise RuntimeError(f"{task}: in none of {len(good)} rounds did more tokens take longer than one: measure again")
     return {name: [s for s, kept in zip(own, good, strict=True) if kept] for name, own in seconds.items()}, sum(good)
-
-
-def scenario_job(name: str, work: Workload, scenario: str, device: torch.device, again: bool) -> Job:
-    """The job of a contender's worker in a scenario."""
-    prompt, new = text_shape(work, scenario)
-    one = job(name, work, precision_of(name, work, device), device, torch.get_num_threads(), new)
-    return replace(one, prompt=prompt, rows=ROWS.get(scenario, 1), label=f"{name} (again)" if again else "")
 
 
 def time_task(

@@ -24,16 +24,15 @@ from typing import Any
 import psutil
 import torch
 
-from bench.contenders import build_in, find, import_what_is_needed
+from bench.contenders import build_in, find, import_what_is_needed, own_precision
 from bench.numerics.inputs import random_batch
 from bench.timing import child_process
 from bench.timing.child_process import say
 from bench.timing.peak_memory import Peak, forget_highest, highest
 from bench.timing.ratios import synchronise
+from bench.workloads.scenarios import ROWS, text_shape
 from bench.workloads.workload import Workload
 from reference.config import GPTConfig
-
-TASKS = ("forward", "training_step", "generation")  # of `bench compare`; a worker has more
 
 
 @dataclass(frozen=True)
@@ -57,14 +56,26 @@ class Job:
     threads: int
     prompt: int  # tokens of the prompt
     new: int  # tokens to generate
-    rows: int = 1  # texts in the batch
-    label: str = ""  # in place of the name, for a contender that takes part twice
+    rows: int  # texts in the batch
+    label: str  # its name, another one for a contender that takes part twice
 
 
-def job(name: str, workload: Workload, precision: str, device: torch.device, threads: int, new: int) -> Job:
-    """The job of a contender; prompt length: block_size - new, 1 to 32."""
-    prompt = max(1, min(32, workload.config.block_size - new))
-    return Job(name, workload.config, workload.batch, workload.time, precision, str(device), threads, prompt, new)
+def job(name: str, work: Workload, scenario: str, precision: str, device: torch.device, again: bool = False) -> Job:
+    """What a contender's worker builds for a scenario."""
+    prompt, new = text_shape(work, scenario)
+    return Job(
+        name=name,
+        config=work.config,
+        batch=work.batch,
+        time=work.time,
+        precision=own_precision(precision, name, work.config, device),
+        device=str(device),
+        threads=torch.get_num_threads(),
+        prompt=prompt,
+        new=new,
+        rows=ROWS.get(scenario, 1),
+        label=f"{name} (again)" if again else name,
+    )
 
 
 class Worker:
@@ -128,7 +139,7 @@ def crew(jobs: Sequence[Job]) -> Iterator[dict[str, Worker]]:
     workers: dict[str, Worker] = {}
     try:
         for each in jobs:
-            workers[each.label or each.name] = Worker(each)
+            workers[each.label] = Worker(each)
         for worker in workers.values():
             worker.ready()
         yield workers

@@ -54,15 +54,6 @@ def available_bytes(device: torch.device) -> int | None:
     return None
 
 
-def check_memory(needed: int, available: int | None, what: str) -> None:
-    """Raise a ValueError if `what` does not fit into memory."""
-    if available is not None and needed > available:
-        raise ValueError(
-            f"{what} needs about {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are free: "
-            "give a smaller --size, --batch or --time, fewer --contenders, or --steps 0"
-        )
-
-
 def give_back_freed() -> None:
     """Have malloc return freed memory to the system, if it can: the rung kept_memory makes malloc keep it."""
     with suppress(AttributeError, OSError, TypeError):  # only glibc has it

@@ -9,9 +9,14 @@ peak memory of the process is the peak of the last task:
     ladder      per_token of one text, then training_step, which needs far more memory
     text        prefill, then per_token: one text
     texts       prefill, then per_token: eight texts in a batch
+    compare     forward, training_step, generation: one text, its prompt included
+
+`Workload.new` says how many tokens are generated; if it is None, the scenario says it.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from bench.workloads.flops import (
     forward_flops_per_token,
@@ -39,7 +44,10 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
     "text": ("prefill", "per_token"),
     "texts": ("prefill", "per_token"),
     "ladder": ("per_token", "training_step"),
+    "compare": ("forward", "training_step", "generation"),
+    "compare_no_text": ("forward", "training_step"),
 }
+TEXTS = ("prefill", "per_token", "generation")  # tasks
 ROWS = {"text": 1, "texts": 8}
 EVERY_SCENARIO = ("training", "text", "texts")
 
@@ -48,25 +56,25 @@ INTERPRETER = 600_000_000  # bytes of the interpreter, torch and transformers in
 
 def named(name: str) -> Workload:
     """A workload of `WORKLOADS` by name."""
-    return workload(*WORKLOADS[name])
+    return replace(workload(*WORKLOADS[name]), label=name)
 
 
 def text_shape(work: Workload, scenario: str = "text") -> tuple[int, int]:
     """(prompt, new) in tokens: (32, 32), fewer in a small block; 12 new in the ladder, where half have no cache."""
-    new = min(12 if scenario == "ladder" else 32, work.config.block_size // 2)
-    return min(32, work.config.block_size - new), new
+    new = min(12 if scenario == "ladder" else 32, work.config.block_size // 2) if work.new is None else work.new
+    return max(1, min(32, work.config.block_size - new)), new
 
 
 def rows_of(work: Workload, scenario: str, task: str) -> int:
     """Batch size of a task in a scenario."""
-    return ROWS.get(scenario, 1 if task in ("prefill", "per_token") else work.batch)
+    return ROWS.get(scenario, 1 if task in TEXTS else work.batch)
 
 
 def tokens_of(work: Workload, scenario: str, task: str) -> int:
-    """Tokens of one call of a task: all that pass through the model; for `per_token` one per text."""
-    rows = rows_of(work, scenario, task)
-    if task == "prefill":
-        return rows * text_shape(work)[0]
+    """Tokens of one call of a task: all that pass through the model; of a text the new ones, for `per_token` one."""
+    rows, (prompt, new) = rows_of(work, scenario, task), text_shape(work)
+    if task in ("prefill", "generation"):
+        return rows * (prompt if task == "prefill" else new)
     return rows if task == "per_token" else work.tokens
 
 
@@ -77,56 +85,62 @@ def flops_per_token(work: Workload, task: str) -> float:
         return forward_flops_per_token(work.config, work.time)
     if task == "prefill":
         return prefill_flops(work.config, prompt) / prompt
+    if task == "generation":
+        further = (new - 1) * generated_flops_per_token(work.config, prompt, new)
+        return (prefill_flops(work.config, prompt) + further) / new
     if task == "per_token":
         return generated_flops_per_token(work.config, prompt, new)
     return training_flops_per_token(work.config, work.time)
 
 
-def scenario_bytes(work: Workload, scenario: str) -> int:
-    """Peak memory of one process of a scenario in float32, estimated in bytes."""
-    c, N = work.config, work.config.parameter_count()
-    if scenario in ("training", "step", "ladder"):
-        return INTERPRETER + 16 * N + activation_bytes(work, 4)
+def scenario_bytes(work: Workload, scenario: str, precision: str = "float32") -> int:
+    """Peak memory of one process of a scenario, estimated in bytes."""
+    c, N, width = work.config, work.config.parameter_count(), 8 if precision == "float64" else 4
+    if "training_step" in SCENARIOS[scenario]:
+        return INTERPRETER + 4 * width * N + activation_bytes(work, width)
     if scenario == "forward":
         layer = work.batch * c.n_head * work.time**2 * 3 + work.tokens * 12 * c.n_embd
-        return INTERPRETER + 4 * (N + 2 * work.tokens * c.vocab_size + layer)
+        return INTERPRETER + width * (N + 2 * work.tokens * c.vocab_size + layer)
     length = sum(text_shape(work))
     rows = ROWS[scenario]
     cache = 2 * rows * c.n_layer * length * c.n_embd
     # weights, a second copy in the layout or precision that generates fastest, and logits of all positions (reference)
-    return INTERPRETER + 4 * (2 * N + cache + 2 * rows * length * c.vocab_size)
+    return INTERPRETER + width * (2 * N + cache + 2 * rows * length * c.vocab_size)
 
 
-def misfit(name: str, scenario: str, together: int, available: int | None) -> str | None:
+def misfit(
+    work: Workload, scenario: str, together: int, available: int | None, precision: str = "float32"
+) -> str | None:
     """Why a scenario does not fit into memory, in one line; None if it fits.
 
     Args:
         together: processes that must run at once: two for a ratio, one for a single contender
         available: free bytes; None if unknown
     """
-    return too_large(f"{name}/{scenario}", scenario_bytes(named(name), scenario), together, available)
-
-
-def too_large(what: str, each: int, together: int, available: int | None) -> str | None:
-    """Why processes do not fit into memory together, in one line; None if they fit."""
-    needed = together * each
+    needed = together * scenario_bytes(work, scenario, precision)
     if available is None or needed <= available:
         return None
     return (
-        f"{what}: needs about {needed / 1e9:.1f} GB of memory for {together} processes side by side, "
-        f"{available / 1e9:.1f} GB are free: left out"
+        f"{work.name}/{scenario}: needs about {needed / 1e9:.1f} GB of memory for {together} processes side by side, "
+        f"{available / 1e9:.1f} GB are free"
     )
 
 
-def proof_misfit(name: str, available: int | None) -> str | None:
-    """Why the proof of a workload does not fit into memory, in one line; None if it fits."""
-    work = named(name)
+def proof_misfit(
+    work: Workload, available: int | None, precision: str = "float32", steps: int | None = 2
+) -> str | None:
+    """Why the proof of a workload does not fit into memory, in one line; None if it fits.
+
+    Args:
+        steps: see `bench.contenders.verify.checks_of`
+    """
     small = work.of_shape(*work.proof_shape())
     # logits and loss are proven on the whole batch
-    needed = needed_bytes(small, "float32", 1, 2) + 3 * 8 * (work.tokens - small.tokens) * work.config.vocab_size
+    more = 3 * 8 * (work.tokens - small.tokens) * work.config.vocab_size
+    needed = needed_bytes(small, precision, 1, work.proof_steps() if steps is None else steps) + more
     if available is None or needed <= available:
         return None
     return (
-        f"{name}: its proof in float64 needs about {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are free: "
-        "left out, as there is no number without a proof"
+        f"{work.name}: its proof in float64 needs about {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are "
+        "free"
     )

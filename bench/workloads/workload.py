@@ -27,6 +27,13 @@ class Workload:
     config: GPTConfig
     batch: int
     time: int
+    new: int | None = None  # tokens to generate; None: by the scenario
+    label: str = ""  # its name in bench/workloads/scenarios.py, if it has one
+
+    @property
+    def name(self) -> str:
+        """Its name in results."""
+        return self.label or self.size
 
     @property
     def tokens(self) -> int:

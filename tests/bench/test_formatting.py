@@ -19,9 +19,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bench.compare import tables as compare_tables
 from bench.environment import identity_in_words
-from bench.formatting import Fitted, broken
+from bench.formatting import Fitted, broken, plain_table, terminal
 from bench.roofline import command as roofline
 from bench.suite import diff
 from bench.suite import tables as suite_tables
@@ -52,10 +51,9 @@ def changed() -> Any:
 
 def every_table() -> Iterator[tuple[str, Fitted]]:
     """All tables that commands print, as they print them."""
-    proven = [one for one in COMPARE["contenders"] if "speed" in one]
     found = ROOFLINE["roofline"]
-    yield "proof", Fitted(compare_tables.proof_table(COMPARE, 0))
-    yield "speed", Fitted(compare_tables.speed_table(proven), together=(2, 2))
+    for number, (_, table, _) in enumerate(suite_tables.tables(COMPARE)):
+        yield f"compare {number}", table
     yield "ceilings", Fitted(roofline.ceilings_table(found))
     yield "rates", Fitted(roofline.rates_table(found["rates"]), keys=2, together=(3, 3, 3))
     yield "floors", Fitted(roofline.floors_table(found["floors"]), keys=2, together=(2, 2))
@@ -103,7 +101,7 @@ def test_what_fits_is_one_table_with_all_columns(name: str) -> None:
 
 
 def simple(*head: str, rows: int = 2, **options: Any) -> Fitted:
-    table = compare_tables.plain_table()
+    table = plain_table()
     for number, name in enumerate(head):
         table.add_column(name, no_wrap=True, justify="right" if number else "left")
     for row in range(rows):
@@ -142,7 +140,7 @@ def test_names_that_would_be_repeated_in_many_tables_stand_above_too() -> None:
 
 
 def test_a_row_without_numbers_is_not_repeated() -> None:
-    table = compare_tables.plain_table()
+    table = plain_table()
     for name in ("name", "aaaa", "bbbb"):
         table.add_column(name, no_wrap=True)
     table.add_row("one", "a" * 9, "b" * 9)
@@ -154,7 +152,7 @@ def test_a_row_without_numbers_is_not_repeated() -> None:
 
 
 def test_a_cell_that_is_wider_than_the_terminal_is_broken_between_its_words() -> None:
-    table = compare_tables.plain_table()
+    table = plain_table()
     for name in ("name", "what"):
         table.add_column(name, no_wrap=True)
     table.add_row("one", "copy 31.25 GB/s and then read 29.75 GB/s")
@@ -176,7 +174,7 @@ def test_a_line_is_broken_at_spaces_and_after_slashes_only(line: str, lines: lis
 
 
 SHOWN: dict[str, Callable[[], object]] = {
-    "compare": lambda: compare_tables.show(COMPARE),
+    "compare": lambda: suite_tables.print_to(terminal(), COMPARE),
     "roofline": lambda: roofline.show(ROOFLINE),
 }
 
@@ -217,16 +215,16 @@ def test_every_line_of_a_diff_fits(
 @pytest.mark.parametrize("width", [100, 80, 60])
 def test_every_line_of_the_suites_tables_fits(width: int) -> None:
     lines = suite_tables.show(SUITE, width)
-    assert lines[1] == identity_in_words(SUITE["environment"]["identity"]), "the machine comes first"
+    assert lines[1].startswith(f"{identity_in_words(SUITE['environment']['identity'])} of "), "the machine comes first"
     assert max(map(len, lines)) <= width
     assert "…" not in "".join(lines)
 
 
 def test_a_terminal_of_80_columns_has_nothing_cut(tmp_path: Path) -> None:
     code = (
-        "from bench.compare import tables; from bench.roofline import command; "
+        "from bench.formatting import terminal; from bench.suite import tables; from bench.roofline import command; "
         "from tests.bench.compare import made_up_compare as made_up; "
-        "tables.show(made_up.compare_result()); command.show(made_up.roofline_result())"
+        "tables.print_to(terminal(), made_up.compare_result()); command.show(made_up.roofline_result())"
     )
     out = on_a_terminal(80, code)
     lines = re.sub(r"\x1b\[[\d;]*m", "", out).splitlines()
@@ -234,7 +232,7 @@ def test_a_terminal_of_80_columns_has_nothing_cut(tmp_path: Path) -> None:
     assert 72 < max(map(len, lines)) <= 80
     assert "…" not in out
     shown = Counter(word for line in lines for word in words(line))
-    for name in ("proof", "speed", "ceilings", "rates", "floors"):
+    for name in (*(f"compare {number}" for number in range(5)), "ceilings", "rates", "floors"):
         cells = Counter(word for row in EVERY[name].rows for cell in row[1:] for word in words(cell))
         assert not cells - shown, name
 

@@ -18,7 +18,7 @@ from bench.timing import interleave
 from bench.timing.interleave import run_scenario
 from bench.workloads.scenarios import named
 from tests.bench.suite.made_up import ENVIRONMENT
-from tests.bench.timing.test_interleave import SECONDS, TIME_BUDGET, Made, tell
+from tests.bench.timing.test_interleave import PROGRESS, SECONDS, TIME_BUDGETS, Made
 
 COMMAND = "python -m bench roofline"
 
@@ -187,7 +187,7 @@ def test_a_launch_of_a_scenario_is_kept_with_all_that_was_seen(
             begun += 1
             if begun == 2:
                 raise KeyboardInterrupt
-            self.names = [j.label or j.name for j in jobs]
+            self.names = [j.label for j in jobs]
 
         def __enter__(self) -> Any:
             return {name: Made(name, [], {**SECONDS}) for name in self.names}
@@ -198,7 +198,7 @@ def test_a_launch_of_a_scenario_is_kept_with_all_that_was_seen(
     def held(own: Journal) -> Any:
         names = ["reference", "full"]
         return run_scenario(
-            named("smoke"), "training", names, torch.device("cpu"), TIME_BUDGET, tell, launches=2, keep=own.once
+            named("smoke"), "training", names, torch.device("cpu"), TIME_BUDGETS, PROGRESS, launches=2, keep=own.once
         )
 
     monkeypatch.setattr(interleave, "crew", Crew)

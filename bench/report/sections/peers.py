@@ -10,7 +10,7 @@ from bench.report.charts import Axis, Dot, dots
 from bench.report.result_keys import SCENARIO
 from bench.report.section import Chart, Table, View
 from bench.report.sections.ablation import rate
-from bench.suite.tables import basis, cost_of, shape
+from bench.suite.tables import basis, cost_of, shape, shares_of
 
 WORDS = (
     "The readable model, Hugging Face's GPT-2 in several settings, and the fast model, on the same weights and tokens. "
@@ -126,6 +126,7 @@ def table(result: Result, cases: list[Case]) -> Table:
             case["precision"],
             interval(case["ratios"][base]) if base is not None and base in case["ratios"] else "n/a",
             rate(case),
+            *shares_of(case),
             *cost_of(case),
         )
         for case in cases
@@ -135,7 +136,7 @@ def table(result: Result, cases: list[Case]) -> Table:
         same = found["size"] == cases[0]["size"] and found["shape"] == cases[0]["parity"]["shape"]
         if same and not found["passed"] and found["contender"] not in known:
             rows.append((found["contender"], f"no number: {found['why']}", *[""] * (len(head) - 2)))
-    return Table(f"{name_of(cases)}; {basis(cases[0])}", head, tuple(rows), words=(0, 1))
+    return Table(f"{name_of(cases)}; {basis(*cases)}", head, tuple(rows), words=(0, 1))
 
 
 def named_with(best: Case, cases: list[Case], base: str | None) -> str:

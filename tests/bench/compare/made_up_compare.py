@@ -4,55 +4,61 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.bench.suite.made_up import ENVIRONMENT
+from tests.bench.suite.made_up import ENVIRONMENT, case, result
 
 GRADIENTS = ("h.10.attn.q_proj.weight", "h.0.ln_1.weight", "h.11.mlp.c_proj.weight", "wte.weight")
 NAMES = ("reference", "huggingface-eager", "huggingface-sdpa", "full")
 
 
 def compare_result() -> dict[str, Any]:
-    """A result with four proven contenders in two checks, and one that is another function."""
-    check = {
-        **{"question": "function", "precision": "float32", "weights": "sharp", "shape": [1, 128]},
-        **{"gradient_shape": [1, 128], "steps": 20, "oracle": "huggingface-eager in float64"},
+    """A result with four proven contenders, one of them in two checks, and one that is another function."""
+    work = {
+        **{"name": "gpt2-xl", "size": "gpt2-xl", "config": {"bias": True}, "parameters": 1_557_611_200, "batch": 64},
+        **{"time": 1024, "precision": "float32"},
     }
-    rounding = {**check, "question": "rounding", "precision": "bfloat16", "weights": "typical"}
-    other = {**contender("x-transformers", 4), "unlike": "it has no biases in its attention and its norms"}
-    del other["speed"], other["memory"]
+    rates = {"forward": 1_234_567.0, "training_step": 234_567.0, "generation": 24.56}
     failed = {"quantity": "logits", "name": "logits", "error": 8.7e-1, "largest": 1.0, "allowed": 5e-6}
-    other["proof"]["checks"][0]["failures"] = [failed]
-    return {
-        "environment": ENVIRONMENT,
-        "workload": {
-            **{"size": "gpt2-xl", "parameters": 1_557_611_200, "batch": 64, "time": 1024, "precision": "float32"},
-            **{"config": {"bias": True}, "new_tokens": 128},
-        },
-        "left_out": ["keras-hub: needs the package 'keras', which is not installed: pip install keras"],
-        "proof": [check, rounding],
-        "contenders": [*(contender(name, number) for number, name in enumerate(NAMES)), other],
-    }
+    other = proof("x-transformers", 4)
+    other |= {"passed": False, "unlike": "it has no biases in its attention and its norms"}
+    other["checks"][0]["failures"] = [failed]
+    return result(
+        kind="compare",
+        workloads=[work],
+        parity=[*(proof(name, number) for number, name in enumerate(NAMES)), other],
+        cases=[timed(n, name, task, rate + n) for task, rate in rates.items() for n, name in enumerate(NAMES)],
+        left_out=["keras-hub: needs the package 'keras', which is not installed: pip install keras"],
+    )
 
 
-def contender(name: str, number: int) -> dict[str, Any]:
+def timed(number: int, name: str, task: str, rate: float) -> dict[str, Any]:
+    """A contender's case in a task."""
+    made = case(name, rate, 10.04 + number, task)
+    made |= {"workload": "gpt2-xl", "size": "gpt2-xl", "scenario": "compare", "spread": 0.12, "first": 9.0}
+    made |= {"seconds": [1.0] * 7, "rounds": [7], "batch": 64, "time": 1024, "floor": None}
+    made |= {"precision": "bfloat16" if name == "full" else "float32", "compile": {"graphs": 1, "seconds": 123.4}}
+    made["mfu"] = {"measured": None, "data_sheet": None}
+    made["memory"] = {"peak": 13_050_000_000 + number * 10**9, "baseline": 10**9, "method": "resident"}
+    if task == "generation":
+        del made["time"]
+        made |= {"batch": 1, "prompt": 32, "new": 128}
+    return made
+
+
+def proof(name: str, number: int) -> dict[str, Any]:
+    """A contender's proof in one check, and for `full` in a second one."""
     worst = {
         quantity: {"quantity": quantity, "name": GRADIENTS[number % 4], "error": error * (1 + number), "allowed": 1e-5}
         for quantity, error in {"logits": 1.2e-6, "loss": 3.1e-8, "gradient": 6.5e-6, "trajectory": 3.6e-7}.items()
     }
-    proven = {"top1": 1.0, "over": 0.61 + number, "worst": worst, "failures": []}
-
-    def speed(rate: float, ratio: float) -> dict[str, Any]:
-        ratios = {"reference": {"median": ratio, "low": 0.9 * ratio, "high": 1.1 * ratio, "confidence": 0.95}}
-        return {"first": 9.0, "tokens_per_second": rate, "spread": 0.12, "seconds": [1.0] * 7, "ratios": ratios}
-
+    check = {
+        **{"question": "function", "precision": "float32", "weights": "sharp", "shape": [64, 1024]},
+        **{"gradient_shape": [2, 64], "steps": 20, "oracle": "huggingface-eager in float64", "top1": 1.0},
+        **{"over": 0.61 + number, "worst": worst, "failures": []},
+    }
+    rounding = {**check, "question": "rounding", "precision": "bfloat16", "weights": "typical"}
     return {
-        **{"name": name, "precision": "bfloat16" if name == "full" else "float32", "unlike": ""},
-        "proof": {"passed": True, "checks": [proven, proven if name == "full" else None]},
-        "speed": {
-            "forward": speed(1_234_567.0 + number, 10.04 + number),
-            "training_step": speed(234_567.0 + number, 12.12 + number),
-            "generation": speed(24.56 + number, 8.36 + number),
-        },
-        "memory": {"peak": 13_050_000_000 + number * 10**9, "baseline": 10**9, "method": "resident"},
+        **{"size": "gpt2-xl", "contender": name, "passed": True, "over": {"float32": 0.61}, "logits": 1e-6},
+        **{"shape": [64, 1024], "why": "", "unlike": "", "checks": [check, rounding] if name == "full" else [check]},
     }
 
 

@@ -8,25 +8,29 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import bench.compare.command
 from bench.__main__ import main
-from bench.compare.command import Timing, left_out_by_best
-from bench.compare.result_file import VERSION
-from bench.compare.tables import first_calls, warnings
+from bench.compare.command import SHARES, Staged, plan_for
 from bench.contenders import CONTENDERS, USUAL
 from bench.environment import identity_in_words
 from bench.formatting import significant, size
 from bench.journal import finite
+from bench.settings import Compare
+from bench.suite.plan import left_out_of_optimized
+from bench.suite.result_file import VERSION, read
+from bench.timing.interleave import TimeBudget, Timings
 from optimized.hardware import Hardware
-from reference import SIZES
+from reference import generate
 from reference.cli.progress import Stages
+from tests.bench.suite.made_up import made_up_timings
 from tests.bench.wrong import ERF, NAN
 
 ROOT = Path(__file__).parents[3]
@@ -51,9 +55,13 @@ class Run:
     errors: str
     result: dict[str, Any]
 
-    def contender(self, name: str) -> dict[str, Any]:
-        (found,) = (one for one in self.result["contenders"] if one["name"] == name)
+    def proof(self, name: str) -> dict[str, Any]:
+        (found,) = (one for one in self.result["parity"] if one["contender"] == name)
         return found  # type: ignore[no-any-return]
+
+    def speed(self, name: str) -> dict[str, dict[str, Any]]:
+        """A contender's cases by task."""
+        return {case["task"]: case for case in self.result["cases"] if case["contender"] == name}
 
     def rows(self, name: str) -> list[str]:
         """The lines that begin with a contender's name, one per table."""
@@ -68,7 +76,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Run:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     (file,) = (folder / "runs" / "compare").glob("*.json")
-    return Run(done.returncode, done.stdout, done.stderr, json.loads(file.read_text()))
+    return Run(done.returncode, done.stdout, done.stderr, read(file))
 
 
 @pytest.fixture
@@ -86,19 +94,20 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 def test_all_contenders_are_proven_and_timed_and_their_memory_measured(comparison: Run) -> None:
     assert comparison.status == 0, comparison.errors
-    assert [one["name"] for one in comparison.result["contenders"]] == list(NAMES)
-    for one in comparison.result["contenders"]:
-        assert one["proof"]["passed"]
-        check, rounding = one["proof"]["checks"]
+    assert [one["contender"] for one in comparison.result["parity"]] == list(NAMES)
+    (work,) = comparison.result["workloads"]
+    for name in NAMES:
+        proof = comparison.proof(name)
+        assert proof["passed"]
+        check, *rounding = proof["checks"]
+        assert len(rounding) == (name == "bf16"), "the rounding check is only for bfloat16"
         assert check["failures"] == []
         assert 0.0 < check["over"] <= 1.0
         assert check["top1"] == 1.0
-        assert (rounding is None) == (one["name"] != "bf16"), "the rounding check is only for bfloat16"
-        assert one["precision"] == ("bfloat16" if one["name"] == "bf16" else "float32")
         assert {"logits", "loss", "gradient", "trajectory"} == check["worst"].keys()
         assert check["worst"]["gradient"]["name"].endswith((".weight", ".bias"))
         for what, tokens in {"forward": 2 * 16, "training_step": 2 * 16, "generation": 4}.items():
-            speed = one["speed"][what]
+            speed = comparison.speed(name)[what]
             middle = sorted(speed["seconds"])[1]
             assert len(speed["seconds"]) == 3
             assert speed["first"] > 0
@@ -108,10 +117,10 @@ def test_all_contenders_are_proven_and_timed_and_their_memory_measured(compariso
             ((base, ratio),) = speed["ratios"].items()
             assert base == "reference"
             assert ratio["low"] <= ratio["median"] <= ratio["high"]
-        weights = 4 * 4 * comparison.result["workload"]["parameters"]
-        assert 0.5 * weights < one["memory"]["peak"] < 200e6
-        assert one["memory"]["method"] == "resident"
-    assert comparison.contender("reference")["speed"]["forward"]["ratios"]["reference"]["median"] == 1.0
+            assert speed["precision"] == ("bfloat16" if name == "bf16" else "float32")
+        assert 0.5 * 4 * 4 * work["parameters"] < speed["memory"]["peak"] < 200e6
+        assert speed["memory"]["method"] == "resident"
+    assert comparison.speed("reference")["forward"]["ratios"]["reference"]["median"] == 1.0
 
 
 def test_the_heading_shows_each_precision(comparison: Run) -> None:
@@ -121,16 +130,45 @@ def test_the_heading_shows_each_precision(comparison: Run) -> None:
 def test_each_rung_that_the_best_recipe_leaves_out_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     hardware = Hardware("cpu", bfloat16=False, compiler=True, keeps_memory=True)
     monkeypatch.setattr("optimized.recipe.hardware_of", lambda device: hardware)
-    config, cpu = SIZES["mini"], torch.device("cpu")
     assert "optimized" in USUAL, "it takes part unless others are named"
-    assert left_out_by_best(USUAL, cpu, "float32", config) == [
-        "optimized leaves out bf16: this CPU has no bfloat16 instructions and would emulate them"
+    assert left_out_of_optimized(plan_for(Compare(size="mini")), torch.device("cpu")) == [
+        "optimized at mini leaves out bf16: this CPU has no bfloat16 instructions and would emulate them"
     ]
-    assert left_out_by_best(["reference"], cpu, "float32", config) == []
+    assert left_out_of_optimized(plan_for(Compare(contenders=("reference",))), torch.device("cpu")) == []
+
+
+def test_a_comparison_is_a_plan_with_one_row_that_has_all_options() -> None:
+    options = Compare(size="tiny", bias=False, batch=3, time=7, precision="float64", new_tokens=5, steps=2, seed=9)
+    plan = plan_for(options)
+    (row,) = plan.rows
+    work = row.work
+    assert (work.name, work.batch, work.time, work.new, work.config.bias) == ("tiny", 3, 7, 5, False)
+    assert (row.scenarios, row.contenders) == (("compare",), USUAL)
+    assert (plan.precision, plan.proof_steps, plan.seed, plan.ceilings) == ("float64", 2, 9, False)
+    assert plan_for(Compare(new_tokens=0)).rows[0].scenarios == ("compare_no_text",)
+
+
+@pytest.mark.parametrize("rounds", [None, 4])
+def test_seconds_are_shared_among_the_tasks_and_the_proven_unless_rounds_are_given(
+    rounds: int | None, run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CONTENDERS, "erf-gelu", ERF)
+    asked: dict[str, TimeBudget] = {}
+
+    def run_scenario(*arguments: Any) -> dict[str, dict[str, Timings]]:
+        asked.update(arguments[4])
+        return {name: dict.fromkeys(SHARES, made_up_timings()) for name in arguments[2]}
+
+    monkeypatch.setattr("bench.suite.session.run_scenario", run_scenario)
+    few = ("--rounds", str(rounds)) if rounds else ("--rounds", "None")
+    run("--contenders", "reference", "huggingface-sdpa", "erf-gelu", "--seconds", "40", *few)
+    least = {task: rounds or number for task, number in {"forward": 5, "training_step": 5, "generation": 3}.items()}
+    seconds = {"forward": 5.0, "training_step": 10.0, "generation": 5.0}
+    assert asked == {task: TimeBudget(seconds[task], least[task], rounds or 200) for task in SHARES}
 
 
 def test_the_ratio_is_the_quotient_of_the_times(comparison: Run) -> None:
-    ours, theirs = (comparison.contender(name)["speed"]["training_step"] for name in NAMES)
+    ours, theirs = (comparison.speed(name)["training_step"] for name in NAMES)
     by_hand = sorted(a / b for a, b in zip(ours["seconds"], theirs["seconds"], strict=True))[1]
     assert theirs["ratios"]["reference"]["median"] == pytest.approx(by_hand)
 
@@ -138,15 +176,16 @@ def test_the_ratio_is_the_quotient_of_the_times(comparison: Run) -> None:
 def test_the_file_has_the_workload_and_the_environment(comparison: Run) -> None:
     result = comparison.result
     assert (result["kind"], result["version"]) == ("compare", VERSION)
-    assert result["workload"]["size"] == "tiny"
-    assert (result["workload"]["batch"], result["workload"]["time"]) == (2, 16)
-    assert result["workload"]["precision"] == "float32"
-    assert result["workload"]["flops"]["training_step"] == 3 * result["workload"]["flops"]["forward"]
+    (work,) = result["workloads"]
+    assert (work["size"], work["batch"], work["time"], work["precision"]) == ("tiny", 2, 16, "float32")
+    speed = comparison.speed("reference")
+    assert speed["training_step"]["flops_per_token"] == 3 * speed["forward"]["flops_per_token"]
     assert result["arguments"]["threads"] == 1
+    assert result["arguments"]["contenders"] == list(NAMES)
     assert result["environment"]["threads"] == result["environment"]["identity"]["threads"] == 1
-    assert f"\non {identity_in_words(result['environment']['identity'])} of " in comparison.output
+    assert comparison.output.startswith(f"\n{identity_in_words(result['environment']['identity'])} of ")
     assert result["environment"]["packages"]["torch"] == torch.__version__
-    check, rounding = result["proof"]
+    check, rounding = comparison.proof("bf16")["checks"]
     assert (check["question"], rounding["question"]) == ("function", "rounding")
     assert check["oracle"] == "huggingface-eager in float64"
     assert (check["shape"], check["gradient_shape"], check["steps"]) == ([2, 16], [2, 16], 2)
@@ -158,16 +197,17 @@ def test_the_tables_have_a_row_for_each_and_fit_into_100_columns(comparison: Run
     assert "…" not in comparison.output, "something is cut off"
     assert "\x1b" not in comparison.output, "colours without a terminal"
     for name in NAMES:
-        proof, *rounding, speed, written = comparison.rows(name)
+        proof, *rounding, forward, step, written = comparison.rows(name)
         assert len(rounding) == (name == "bf16")
-        assert significant(comparison.contender(name)["speed"]["generation"]["tokens_per_second"]) in written
-        gradient = comparison.contender(name)["proof"]["checks"][0]["worst"]["gradient"]
+        speed = comparison.speed(name)
+        gradient = comparison.proof(name)["checks"][0]["worst"]["gradient"]
         assert f"{gradient['error']:.1e} {gradient['name']}" in proof
-        tokens = comparison.contender(name)["speed"]["training_step"]["tokens_per_second"]
-        assert significant(tokens) in speed
-        assert size(comparison.contender(name)["memory"]["peak"]) in speed
+        for task, row in {"forward": forward, "training_step": step, "generation": written}.items():
+            assert significant(speed[task]["tokens_per_second"]) in row
+            assert size(speed[task]["memory"]["peak"]) in row
     assert "at batch 2 x time 16; 2 AdamW steps" in comparison.output
     assert "huggingface-eager in float64" in comparison.output
+    assert "tiny: generation, 1 x 4 tokens after 32; 3 rounds of 1 launch, 75 %\n" in comparison.output
     assert re.search(r"everything that was measured: runs/compare/\d{8}-\d{6}\.json$", comparison.output.strip())
 
 
@@ -177,8 +217,8 @@ def test_every_stage_is_a_line_on_standard_error_without_a_terminal(comparison: 
     lines = [line for line in own if not line.startswith(("loading PyTorch (", "note: "))]
     stages = [re.fullmatch(r"(\d+)/(\d+) (\w.*) \(\d+ s\)", line) for line in lines]
     assert all(stages), comparison.errors
-    assert [int(one[1]) for one in stages if one] == list(range(1, 11))
-    assert {one[2] for one in stages if one} == {"10"}
+    assert [int(one[1]) for one in stages if one] == list(range(1, 13))
+    assert {one[2] for one in stages if one} == {"12"}
 
 
 def test_a_wrong_contender_gets_no_speed_and_the_status_is_1(
@@ -187,29 +227,36 @@ def test_a_wrong_contender_gets_no_speed_and_the_status_is_1(
     monkeypatch.setitem(CONTENDERS, "erf-gelu", ERF)
     done = run("--contenders", "reference", "erf-gelu", "--precision", "float64")
     assert done.status == 1
-    right, wrong = done.contender("reference"), done.contender("erf-gelu")
-    assert right["proof"]["passed"]
-    assert "speed" in right
-    assert not wrong["proof"]["passed"]
-    assert not {"speed", "memory"} & wrong.keys()
-    proof, verdict = done.rows("erf-gelu")
+    right, wrong = done.proof("reference"), done.proof("erf-gelu")
+    assert right["passed"]
+    assert done.speed("reference").keys() == SHARES.keys()
+    assert not wrong["passed"]
+    assert done.speed("erf-gelu") == {}
+    (proof,) = done.rows("erf-gelu")
     assert proof.endswith(" FAILED")
-    worst = wrong["proof"]["checks"][0]["failures"][0]
+    (check,) = wrong["checks"]
+    worst = check["failures"][0]
     name = "" if worst["name"] == worst["quantity"] else f" {worst['name']}"
-    expected = f"failed: {worst['quantity']}{name} {worst['error']:.1e}, allowed {worst['allowed']:.1e}"
-    assert verdict.strip() == f"{'erf-gelu':<17}  {expected}"
-    assert {f["quantity"] for f in wrong["proof"]["checks"][0]["failures"]} >= {"logits", "gradient"}
-    assert len(done.rows("reference")) == 3
+    expected = f"failed: {worst['quantity']}{name} in float64: {check['over']:.3g} times its budget"
+    assert f"Left out:\n  erf-gelu: {expected}\n" in done.output
+    assert {f["quantity"] for f in check["failures"]} >= {"logits", "gradient"}
+    assert len(done.rows("reference")) == 4
 
 
 def test_each_task_is_one_stage_also_in_several_groups(capsys: pytest.CaptureFixture[str]) -> None:
-    timing = Timing(Stages(2))
+    timing = Staged(Stages(3)).at("tiny/compare")
     for names in (["reference", "full"], ["reference", "sdpa"]):
+        timing.launch(1, 1, names)
         for task in ("forward", "training_step"):
             timing.task(task, names)
+            timing.rounds(task, names, 5)
             timing.round(task, 1)
     lines = [line.rpartition(" (")[0] for line in capsys.readouterr().err.splitlines()]
-    assert lines == ["1/2 timing forward passes of reference, full", "2/2 timing training steps of reference, full"]
+    assert lines == [
+        "1/3 building reference, full",
+        "2/3 timing forward passes of reference, full",
+        "3/3 timing training steps of reference, full",
+    ]
 
 
 @pytest.mark.slow
@@ -219,32 +266,44 @@ def test_the_others_are_measured_against_the_first_that_is_proven(
     monkeypatch.setitem(CONTENDERS, "nan", NAN)
     done = run("--contenders", "nan", "huggingface-sdpa", "reference")
     assert done.status == 1
-    assert "speed" not in done.contender("nan")
-    assert done.contender("nan")["proof"]["checks"][0]["worst"]["logits"]["error"] is None, "JSON has no infinity"
-    assert done.contender("reference")["speed"]["forward"]["ratios"].keys() == {"huggingface-sdpa"}
-    assert re.search(r"nan +failed: logits inf, allowed 5\.0e-06", done.output)
+    assert done.speed("nan") == {}
+    assert done.proof("nan")["checks"][0]["worst"]["logits"]["error"] is None, "JSON has no infinity"
+    assert done.speed("reference")["forward"]["ratios"].keys() == {"huggingface-sdpa"}
+    assert "  nan: failed: logits in float32: inf times its budget\n" in done.output
 
 
 def test_without_a_proven_contender_nothing_is_timed(run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CONTENDERS, "erf-gelu", ERF)
-    monkeypatch.setattr(bench.compare.command, "time_in_turn", pytest.fail)
+    monkeypatch.setattr("bench.suite.session.run_scenario", pytest.fail)
     done = run("--contenders", "erf-gelu")
     assert done.status == 1
     assert "tokens/s" not in done.output
     assert "failed: " in done.output
 
 
+def test_a_wrong_text_fails_although_every_logit_is_right(
+    run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forgetful(model: Any, ids: Tensor, new: int) -> Tensor:
+        return torch.cat([ids, generate(model, ids[:, 1:], new, temperature=0.0)[:, -new:]], dim=1)
+
+    monkeypatch.setitem(CONTENDERS, "forgetful", replace(CONTENDERS["reference"], generate=forgetful))
+    done = run("--contenders", "forgetful")
+    assert done.status == 1
+    assert done.proof("forgetful")["checks"][0]["failures"] == []
+    assert "  forgetful: failed: text: a token in float32 is " in done.output
+
+
 @pytest.mark.slow
 def test_bfloat16_is_proven_twice_and_timed(run: Callable[..., Run]) -> None:
     done = run("--contenders", "huggingface-eager", "--precision", "bfloat16")
     assert done.status == 0, done.output
-    function, rounding = done.result["proof"]
+    function, rounding = done.proof("huggingface-eager")["checks"]
     assert (function["question"], function["precision"], function["weights"]) == ("function", "float32", "sharp")
     assert (rounding["question"], rounding["precision"], rounding["weights"]) == ("rounding", "bfloat16", "typical")
-    (speed,) = (one["speed"] for one in done.result["contenders"])
-    assert speed["forward"]["tokens_per_second"] > 0
-    assert len(done.rows("huggingface-eager")) == 4
-    assert "8/9 timing training steps of huggingface-eager" in done.errors
+    assert done.speed("huggingface-eager")["forward"]["tokens_per_second"] > 0
+    assert len(done.rows("huggingface-eager")) == 5
+    assert "9/10 timing training steps of huggingface-eager" in done.errors
 
 
 @pytest.mark.slow
@@ -308,12 +367,11 @@ def test_too_little_memory_is_reported_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(bench.compare.command, "available_bytes", lambda device: 4_000_000_000)
+    monkeypatch.setattr("bench.suite.session.available_bytes", lambda device: 4_000_000_000)
     monkeypatch.setattr(bench.compare.command, "measure", pytest.fail)
     assert main(["compare", "--size", "gpt2-xl", "--batch", "2"]) == 2
     assert re.fullmatch(
-        r"error: comparing 3 contenders at size gpt2-xl, batch 2, time 128 in float32 "
-        r"needs about \d+\.\d GB of memory, 4\.0 GB are free: "
+        r"error: gpt2-xl: its proof in float64 needs about \d+\.\d GB of memory, 4\.0 GB are free: "
         r"give a smaller --size, --batch or --time, fewer --contenders, or --steps 0\n",
         capsys.readouterr().err,
     )
@@ -331,30 +389,6 @@ def test_without_transformers_there_is_no_oracle_and_one_line_says_so(
         "error: 'huggingface-eager' needs the package 'transformers', which is not installed: "
         "pip install transformers\n"
     )
-
-
-def test_a_first_call_that_took_a_second_longer_is_reported() -> None:
-    calls = {"reference": (1.6, [1.0, 0.9, 1.1]), "full": (9.4, [0.5, 0.4, 0.4])}
-    proven = [
-        {"name": name, "speed": {"training_step": {"first": first, "seconds": seconds}}}
-        for name, (first, seconds) in calls.items()
-    ]
-    assert first_calls(proven, "training_step") == [
-        "the first one took longer, by its compiling and allocating: full 9 s."
-    ]
-    assert first_calls(proven[:1], "training_step") == []
-
-
-def test_notes_report_a_busy_machine_and_missing_instructions() -> None:
-    environment = {"device_kind": "cpu", "cores": {"logical": 2}, "load": 1.7, "computes_bfloat16": False}
-    result = {"workload": {"precision": "float32"}, "environment": environment, "contenders": []}
-    assert len(warnings(result)) == 1, "nothing computes in bfloat16"
-    result["contenders"] = [{"precision": "bfloat16"}]
-    slow, busy = warnings(result)
-    assert "no bfloat16 instructions" in slow
-    assert busy.startswith("note: the machine was busy before this began (load 1.7 on 2 cores)")
-    environment |= {"load": 0.1, "computes_bfloat16": True}
-    assert warnings(result) == []
 
 
 def test_numbers_that_json_does_not_have_become_null() -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.contenders import CONTENDERS
-from bench.contenders.gate import GateResult, ParityGate, precision_of, short_of_best
+from bench.contenders import CONTENDERS, own_precision
+from bench.contenders.gate import GateResult, ParityGate, short_of_best
 from bench.workloads.scenarios import named
 from bench.workloads.workload import Workload
 from reference import GPT, GPTConfig, generate
@@ -32,7 +32,28 @@ def test_a_right_contender_passes_with_its_error_over_the_budget() -> None:
     assert set(found["bf16"].over) == {"float32", "bfloat16"}
     assert found["bf16"].logits is not None
     assert 1e-4 < found["bf16"].logits < 2e-2, "in the precision it computes in"
-    assert precision_of("bf16", WORK, CPU) == "bfloat16"
+    assert own_precision("float32", "bf16", WORK.config, CPU) == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    "precision,steps,checks", [("float64", 0, ["float64"]), ("bfloat16", 1, ["float32", "bfloat16"])]
+)
+def test_a_gate_of_another_precision_proves_in_it_and_keeps_each_check(
+    precision: str, steps: int, checks: list[str]
+) -> None:
+    told: list[str] = []
+    own = ParityGate(CPU, told.append, precision=precision, steps=steps)
+    lines = own.lines(WORK, ["reference"])
+    found = own.of(WORK, ["reference"])["reference"]
+    assert found.passed, found.why
+    assert len(told) == lines
+    assert told[-1] == f"proving at some: text of reference in {precision}"
+    assert [(check["precision"], check["steps"]) for check in found.checks] == [(one, steps) for one in checks]
+    for check in found.checks:
+        quantities = {"logits", "loss", "gradient"} | ({"trajectory"} if steps else set())
+        assert quantities <= check["worst"].keys()
+        assert (check["failures"], check["over"]) == ([], found.over[check["precision"]])
+    assert found.logits == found.checks[-1]["worst"]["logits"]["error"]
 
 
 def test_another_function_fails_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,6 +71,11 @@ def test_another_function_fails_and_says_why(monkeypatch: pytest.MonkeyPatch) ->
     assert found["reference"].passed
     assert not found["louder"].passed
     assert "times its budget" in found["louder"].why
+    (check,) = found["louder"].checks
+    worst = check["failures"][0]
+    assert worst["error"] > worst["allowed"] > 0.0
+    assert worst["error"] / worst["allowed"] == check["over"]
+    assert {failure["quantity"] for failure in check["failures"]} >= {"logits", "gradient"}
 
 
 def test_a_wrong_text_fails_although_every_logit_is_right(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,8 +27,7 @@ from bench.contenders.verify import Verdict, checks_of, prove, weights_of
 from bench.formatting import NOT_THE_SAME
 from bench.numerics.errors import distance
 from bench.numerics.inputs import random_batch, sharp_state_dict
-from bench.suite.conftest import of_able
-from bench.suite.plan import ACCELERATOR, CPU, Plan, Row
+from bench.suite.plan import ACCELERATOR, CPU, Plan, Row, of_able
 from bench.suite.result_file import read
 from bench.suite.tables import show
 from bench.workloads.workload import Workload
@@ -36,7 +35,7 @@ from optimized import PLAIN
 from reference import GPTConfig
 from reference.checkpoints.huggingface import canonical_shapes
 from tests.bench.contenders import toy_library
-from tests.bench.suite.made_up import result
+from tests.bench.suite.made_up import made_up_timings, result
 
 CONFIG = GPTConfig(block_size=24, vocab_size=50, n_layer=2, n_head=2, n_embd=16)
 NO_BIAS = replace(CONFIG, bias=False)
@@ -193,14 +192,11 @@ def compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 def test_compare_shows_another_function_without_a_number_and_does_not_fail(poor_toy: str, compared: Any) -> None:
     status, out, _, found = compared("--contenders", poor_toy)
     assert status == 0, "a known other function is no failure"
-    (contender,) = found["contenders"]
-    assert contender["unlike"] == "its norms have no shift"
-    assert not contender["proof"]["passed"]
-    assert "speed" not in contender
-    assert "memory" not in contender
-    (line,) = [line for line in out.splitlines() if NOT_THE_SAME in line]
-    assert line.startswith("toy ")
-    assert ": its norms have no shift (" in line
+    (proof,) = found["parity"]
+    assert proof["unlike"] == "its norms have no shift"
+    assert not proof["passed"]
+    assert found["cases"] == []
+    assert f"Left out:\n  toy: {NOT_THE_SAME}: its norms have no shift (logits in float32: error " in out
     assert "FAILED" not in out
 
 
@@ -210,9 +206,9 @@ def test_compare_without_biases_says_so_and_still_fails_for_a_wrong_contender(
     monkeypatch.setattr(toy_library, "places", toy_library.swapped)
     status, out, _, found = compared("--contenders", toy, "--no-bias")
     assert status == 1
-    assert found["workload"]["config"]["bias"] is False
+    assert found["workloads"][0]["config"]["bias"] is False
     assert "float32, without biases" in out
-    assert "toy                failed: " in out
+    assert "Left out:\n  toy: failed: " in out
 
 
 def test_the_table_of_the_suite_has_a_row_without_numbers_and_the_reason_below() -> None:
@@ -307,20 +303,21 @@ def test_all_leaves_out_missing_libraries_with_a_line(compared: Any, monkeypatch
     few = {name: CONTENDERS[name] for name in ("huggingface-eager", *LIBRARIES)}
     for name in set(CONTENDERS) - set(few):
         monkeypatch.delitem(CONTENDERS, name)
-    monkeypatch.setattr("bench.compare.command.time_in_turn", lambda *_: {})
-    monkeypatch.setattr("bench.compare.command.show", lambda result: None)
+    timed = {"huggingface-eager": {task: made_up_timings() for task in ("forward", "training_step")}}
+    monkeypatch.setattr("bench.suite.session.run_scenario", lambda *_: timed)
     status, _, _, found = compared("--contenders", "all", "--new-tokens", "0")
     assert status == 0
-    assert [one["name"] for one in found["contenders"]] == ["huggingface-eager"]
+    assert [one["contender"] for one in found["parity"]] == ["huggingface-eager"]
     assert found["left_out"] == lines
 
 
 @pytest.mark.usefixtures("nothing_installed")
 def test_the_suite_leaves_out_missing_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = (Row("smoke", ("forward",), ("reference", "keras-hub")), Row("mini", ("forward",), ("keras-hub", "full")))
-    plan, lines = of_able(Plan(rows, (), None, False, 1.0, (3, 5)))
+    plan = of_able(Plan(rows, (), None, False, 1.0, (3, 5)))
     assert [row.contenders for row in plan.rows] == [("reference",), ("full",)]
-    assert lines == ["'keras-hub' needs the package 'keras', which is not installed: pip install keras: left out"]
+    (line,) = plan.left_out
+    assert line == "'keras-hub' needs the package 'keras', which is not installed: pip install keras: left out"
 
 
 def test_a_contender_without_float64_says_so_in_one_line(compared: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from bench.suite.result_file import KIND, VERSION
+from bench.suite.result_file import VERSION
 from bench.timing.interleave import Timings
 from bench.timing.peak_memory import Peak
 from bench.timing.ratios import Ratio
@@ -65,12 +65,18 @@ def case(contender: str, rate: float, ratio: float, task: str = "training_step")
 
 def result(**changes: Any) -> dict[str, Any]:
     made = {
-        "kind": KIND,
+        "kind": "suite",
         "version": VERSION,
         "started": "2026-01-02T03:04:05+00:00",
         "seconds": 100.0,
         "arguments": {"quick": False, "device": "cpu", "workloads": [], "contenders": [], "threads": 2},
         "environment": copy.deepcopy(ENVIRONMENT),
+        "workloads": [
+            {
+                **{"name": "smoke", "size": "tiny", "config": {"bias": True}, "parameters": 120_576, "batch": 8},
+                **{"time": 64, "precision": "float32"},
+            }
+        ],
         "roofline": None,
         "parity": [
             {
@@ -82,6 +88,7 @@ def result(**changes: Any) -> dict[str, Any]:
                 "shape": [8, 64],
                 "why": "",
                 "unlike": "",
+                "checks": [],
             }
             for name in ("reference", "full")
         ],

@@ -16,7 +16,7 @@ import pytest
 
 from bench.journal import Journal
 from bench.suite.conftest import resumed
-from bench.suite.result_file import KIND, read
+from bench.suite.result_file import read
 from tests.bench.suite.made_up import ENVIRONMENT
 from tests.process_group import start, wait_until_empty
 
@@ -152,7 +152,7 @@ def test_a_suite_stopped_after_its_last_test_is_complete_when_it_continues(tmp_p
 def journal(tmp_path: Path) -> Journal:
     """The journal of a run that began with `FEW`."""
     few = {"quick": True, "workloads": ["smoke"], "contenders": ["reference"], "threads": 1, "device": "cpu"}
-    journal = Journal(tmp_path / "suite.json.partial", KIND, "nox -s bench --", ENVIRONMENT, few)
+    journal = Journal(tmp_path / "suite.json.partial", "suite", "nox -s bench --", ENVIRONMENT, few)
     journal.once("rate", 1, lambda: 1.0)
     return journal
 

@@ -11,6 +11,7 @@ from bench.suite import test_regression as regression
 from bench.suite.plan import Row
 from bench.suite.session import LeftOut
 from bench.timing.ratios import ratio
+from bench.workloads.workload import Workload
 
 STEADY = [1.0, 1.01, 0.99, 1.0, 1.0, 1.01, 0.99]
 
@@ -28,9 +29,9 @@ class Timed:
 def session_of(fast: float, quick: bool = False, left_out: tuple[str, ...] = ()) -> Any:
     """A fake session: the default recipe takes `fast` times as long as PLAIN and the reference."""
 
-    def timings_of(workload: str, scenario: str, names: tuple[str, ...], launches: int) -> dict[str, dict[str, Timed]]:
-        if workload in left_out:
-            raise LeftOut(f"{workload} does not fit")
+    def timings_of(work: Workload, scenario: str, names: tuple[str, ...], launches: int) -> dict[str, dict[str, Timed]]:
+        if work.name in left_out:
+            raise LeftOut(f"{work.name} does not fit")
         return {name: {"forward": Timed(fast if name == "optimized" else 1.0)} for name in names}
 
     rows = tuple(Row(name, ("training",), ("reference", "plain", "optimized")) for name in ("smoke", "mini"))

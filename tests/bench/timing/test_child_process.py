@@ -23,7 +23,7 @@ import torch
 from bench.timing.worker import crew, job
 from bench.workloads.workload import workload
 
-with crew([job("reference", workload("tiny", 2, 16), "float32", torch.device("cpu"), threads=1, new=2)]) as workers:
+with crew([job("reference", workload("tiny", 2, 16), "forward", "float32", torch.device("cpu"))]) as workers:
     (worker,) = workers.values()
     worker.send("forward 1000000000")
     print(worker.process.pid, flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,15 +18,15 @@ from bench.timing.interleave import (
     drop_preempted,
     joined,
     run_scenario,
-    scenario_job,
     time_task,
 )
 from bench.timing.peak_memory import Peak
-from bench.timing.worker import Compiled
+from bench.timing.worker import Compiled, job
 from bench.workloads.scenarios import named
 
 CPU = torch.device("cpu")
 TIME_BUDGET = TimeBudget(seconds=1.0, least=3, most=5)
+TIME_BUDGETS = defaultdict(lambda: TIME_BUDGET)
 
 
 @dataclass
@@ -131,7 +132,7 @@ def test_memory_is_read_before_the_next_task_begins(monkeypatch: pytest.MonkeyPa
 
     class Crew:
         def __init__(self, jobs: Any) -> None:
-            made.update({j.label or j.name: Made(j.label or j.name, [], {**SECONDS}) for j in jobs})
+            made.update({j.label: Made(j.label, [], {**SECONDS}) for j in jobs})
 
         def __enter__(self) -> Any:
             return made
@@ -140,7 +141,7 @@ def test_memory_is_read_before_the_next_task_begins(monkeypatch: pytest.MonkeyPa
             pass
 
     monkeypatch.setattr(interleave, "crew", Crew)
-    found = run_scenario(named("smoke"), "training", ["reference", "full", "reference"], CPU, TIME_BUDGET, tell)
+    found = run_scenario(named("smoke"), "training", ["reference", "full", "reference"], CPU, TIME_BUDGETS, PROGRESS)
     assert list(found) == ["reference", "full", "reference (again)"]
     assert list(found["full"]) == ["forward", "loss_and_gradient", "training_step"]
     assert made["full"].calls_at_peak == [2, 6, 10], "after two calls of each task, before its rounds"
@@ -166,9 +167,9 @@ def test_contenders_that_do_not_fit_together_run_in_groups_with_the_anchors_in_e
             pass
 
     monkeypatch.setattr(interleave, "crew", Crew)
-    monkeypatch.setattr(interleave, "scenario_bytes", lambda work, scenario: 10)
+    monkeypatch.setattr(interleave, "scenario_bytes", lambda work, scenario, precision: 10)
     names = ["plain", "full", "sdpa", "bf16", "compile"]
-    found = run_scenario(named("smoke"), "forward", names, CPU, TIME_BUDGET, tell, free=45, anchors=2)
+    found = run_scenario(named("smoke"), "forward", names, CPU, TIME_BUDGETS, PROGRESS, free=45, anchors=2)
     assert groups == [["plain", "full", "sdpa", "bf16"], ["plain", "full", "compile"]]
     assert set(found) == set(names)
     assert set(found["compile"]["forward"].ratios) == {"plain", "full"}
@@ -199,7 +200,7 @@ def test_the_last_task_has_launches_in_other_orders_and_its_interval_includes_th
 
     monkeypatch.setattr(interleave, "crew", Crew)
     names = ["reference", "huggingface-sdpa", "full", "full-float32"]
-    found = run_scenario(named("smoke"), "training", names, CPU, TIME_BUDGET, said.append, launches=3)
+    found = run_scenario(named("smoke"), "training", names, CPU, TIME_BUDGETS, Progress(said.append), launches=3)
     assert list(found) == names, "in the given order"
     assert orders[0] == names
     assert all(sorted(order) == sorted(names) for order in orders)
@@ -258,11 +259,24 @@ def first_calls_alone(scenario: str, launches: int, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(interleave, "time_task", time_task)
     monkeypatch.setattr(interleave, "crew", lambda jobs: nullcontext({}))
-    run_scenario(named("smoke"), scenario, ["reference"], CPU, TIME_BUDGET, tell, launches=launches)
+    run_scenario(named("smoke"), scenario, ["reference"], CPU, TIME_BUDGETS, PROGRESS, launches=launches)
     return seen
 
 
 def test_a_job_has_the_texts_of_its_scenario() -> None:
-    found = [scenario_job("plain", named("mini-64"), scenario, CPU, again=False) for scenario in ("ladder", "texts")]
-    assert [(job.prompt, job.new, job.rows) for job in found] == [(32, 12, 1), (32, 32, 8)]
-    assert scenario_job("plain", named("mini-64"), "text", CPU, again=True).label == "plain (again)"
+    found = [job("plain", named("mini-64"), scenario, "float32", CPU) for scenario in ("ladder", "texts")]
+    assert [(one.prompt, one.new, one.rows) for one in found] == [(32, 12, 1), (32, 32, 8)]
+    assert job("plain", named("mini-64"), "text", "float32", CPU, again=True).label == "plain (again)"
+
+
+TASKS = {"forward": 5, "training_step": 4, "generation": 3}  # rounds
+
+
+def test_each_task_has_its_own_time_budget_and_a_text_is_timed_with_its_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made("reference", [], {**SECONDS})
+    monkeypatch.setattr(interleave, "crew", lambda jobs: nullcontext({"reference": made}))
+    budgets = {task: TimeBudget(1.0, least, least) for task, least in TASKS.items()}
+    work = replace(named("smoke"), new=5)
+    found = run_scenario(work, "compare", ["reference"], CPU, budgets, PROGRESS)["reference"]
+    assert {task: one.rounds for task, one in found.items()} == {task: [least] for task, least in TASKS.items()}
+    assert found["generation"].seconds == [SECONDS["generation"]] * 3, "of a whole text"

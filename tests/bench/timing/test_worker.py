@@ -11,11 +11,18 @@ import torch
 
 from bench.contenders import CONTENDERS
 from bench.timing import child_process
-from bench.timing.worker import TASKS, crew, in_turn, job
+from bench.timing.worker import Job, crew, in_turn, job
+from bench.workloads.scenarios import SCENARIOS
 from bench.workloads.workload import workload
 
 CPU = torch.device("cpu")
-WORK = workload("tiny", 2, 16)
+WORK = replace(workload("tiny", 2, 16), new=3)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def job_of(name: str) -> Job:
+    return job(name, WORK, "compare", "float32", CPU)
 
 
 @dataclass
@@ -38,12 +45,11 @@ def test_workers_run_in_turn() -> None:
 
 
 def test_a_worker_does_every_task_and_measures_its_memory() -> None:
-    jobs = [job("kv_cache", WORK, "float32", CPU, threads=1, new=3)]
-    with crew(jobs) as workers:
+    with crew([job_of("kv_cache")]) as workers:
         processes = [worker.process for worker in workers.values()]
         for worker in workers.values():
             before = worker.peak().bytes
-            assert all(worker.time(task) > 0.0 for task in TASKS)
+            assert all(worker.time(task) > 0.0 for task in SCENARIOS["compare"])
             peak = worker.peak()
             assert peak.bytes >= max(before, 4 * WORK.config.parameter_count())
             assert peak.method == "resident"
@@ -60,20 +66,11 @@ def test_a_failure_is_reported_by_its_last_line_and_ends_the_other_workers(monke
         return started[-1]
 
     monkeypatch.setattr(child_process, "launch", launch)
-    jobs = [
-        replace(job("plain", WORK, "float32", CPU, 1, 1), name="none"),
-        job("reference", WORK, "float32", CPU, 1, 1),
-    ]
+    jobs = [replace(job_of("plain"), name="none"), job_of("reference")]
     with pytest.raises(RuntimeError, match=r"^timing none failed with status 1: KeyError: 'none'"), crew(jobs):
         pytest.fail("the crew was not ready")
     assert len(started) == 2
     assert all(process.poll() is not None for process in started), "a worker is left over"
-
-
-def test_the_prompt_leaves_room_for_the_new_tokens() -> None:
-    assert job("reference", WORK, "float32", CPU, 1, new=4).prompt == 32
-    assert job("reference", WORK, "float32", CPU, 1, new=60).prompt == 4
-    assert job("reference", WORK, "float32", CPU, 1, new=500).prompt == 1
 
 
 def test_every_rung_that_can_change_a_timed_task_is_a_contender() -> None:
