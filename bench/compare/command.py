@@ -10,13 +10,14 @@ from pathlib import Path
 
 import torch
 
-from bench.contenders import ALL, chosen, import_what_is_needed, missing
+from bench.contenders import ALL, chosen, import_what_is_needed
 from bench.contenders.gate import proof_key
 from bench.contenders.verify import ORACLE, denormals_flushed
 from bench.environment import environment, threads
 from bench.formatting import terminal
 from bench.journal import Journal
 from bench.settings import Compare
+from bench.suite.cases import add_case
 from bench.suite.plan import Plan, Row, left_out_of_optimized, of_able
 from bench.suite.result_file import make_folder, save
 from bench.suite.session import LeftOut, Session
@@ -45,10 +46,7 @@ def compare(options: Compare) -> int:
     (scenario,) = row.scenarios
     device = device_for(options)
     for name in dict.fromkeys([ORACLE, *row.contenders]):
-        line = missing(name, plan.precision)
-        if line is not None:
-            raise ValueError(line)
-        import_what_is_needed(name)
+        import_what_is_needed(name, plan.precision)
     with threads(options.threads), denormals_flushed():
         here = environment(device)
         path = options.json or Path("runs", "compare", f"{datetime.now():%Y%m%d-%H%M%S}.json")
@@ -130,7 +128,7 @@ def measure(session: Session) -> None:
     timings = session.timings_of(row.work, scenario, row.contenders, texts=texts, time_budgets=budgets)
     for task in SCENARIOS[scenario]:
         for name in proven:
-            session.case(row.work, scenario, task, name, timings[name][task])
+            add_case(session, row.work, scenario, task, name, timings[name][task])
 
 
 class Staged(Progress):

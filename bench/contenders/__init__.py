@@ -125,9 +125,9 @@ def able(names: Sequence[str], precision: str = "float32") -> tuple[list[str], l
     return [name for name in names if lines[name] is None], [f"{line}: left out" for line in lines.values() if line]
 
 
-def import_what_is_needed(name: str) -> None:
-    """Import a contender's module. Raises ValueError, one line, with the package to install."""
-    line = missing(name)
+def import_what_is_needed(name: str, precision: str = "float32") -> None:
+    """Import a contender's module. Raises ValueError, one line: the package to install, or another precision."""
+    line = missing(name, precision)
     if line is not None:
         raise ValueError(line)
     module = find(name).module

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bench.contenders import Weights, build_in, find, import_what_is_needed, own_precision
-from bench.contenders.verify import Check, Verdict, checks_of, contenders_for, prove, stages, weights_of
+from bench.contenders.verify import PLAIN, Check, Verdict, checks_of, prove, weights_of
 from bench.formatting import NOT_THE_SAME
 from bench.journal import Keep, without_journal
 from bench.numerics.inputs import random_batch
@@ -99,20 +99,26 @@ class ParityGate:
         rounding = any(find(name).uses_bfloat16(work.config, self.device) for name in names)
         return checks_of(work, self.precision, self.steps, rounding)
 
+    def precision_of(self, name: str, work: Workload) -> str:
+        """The precision that a contender computes in."""
+        return own_precision(self.precision, name, work.config, self.device)
+
     def takers(self, check: Check, work: Workload, names: Sequence[str]) -> list[str]:
-        """The contenders that a check applies to."""
-        return contenders_for(check, self.precision, names, work.config, self.device)
+        """The contenders that a check applies to: rounding applies only to those that compute in bfloat16."""
+        return [n for n in names if check.question == "function" or self.precision_of(n, work) == "bfloat16"]
 
     def writers(self, check: Check, work: Workload, names: Sequence[str]) -> list[str]:
         """The contenders whose texts are proven with a check: they generate in its precision."""
-        return [n for n in names if own_precision(self.precision, n, work.config, self.device) == check.precision]
+        return [n for n in names if self.precision_of(n, work) == check.precision]
 
     def lines(self, work: Workload, names: Sequence[str], texts: bool = True) -> int:
         """Number of lines that a proof of contenders reports."""
-        return sum(
-            stages(check, self.takers(check, work, names)) + (len(self.writers(check, work, names)) if texts else 0)
-            for check in self.checks(work, names)
-        )
+        found = 0
+        for check in self.checks(work, names):
+            plain = {PLAIN} if check.question == "rounding" else set()
+            found += len({"the oracle", *plain, *self.takers(check, work, names)})
+            found += len(self.writers(check, work, names)) if texts else 0
+        return found
 
     def prove(self, work: Workload, names: list[str], texts: bool) -> dict[str, dict[str, Any]]:
         """Run all checks on contenders. Returns their results by name, as plain values."""

@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from bench.contenders import Weights, build_in, find, own_precision
+from bench.contenders import Weights, build_in, find
 from bench.numerics.errors import Allowance, Measurement, Report
 from bench.numerics.inputs import random_batch, sharp_state_dict, typical_state_dict
 from bench.numerics.outputs import ModelOutputs, collect_outputs, compare_outputs
@@ -131,15 +131,6 @@ def checks_of(workload: Workload, precision: str, steps: int | None = None, roun
     return [Check("function", precision, "sharp", shape, small, steps)]
 
 
-def contenders_for(
-    check: Check, precision: str, names: Sequence[str], config: GPTConfig, device: torch.device
-) -> list[str]:
-    """The contenders that a check applies to: rounding applies only to contenders that compute in bfloat16."""
-    if check.question == "function":
-        return list(names)
-    return [name for name in names if own_precision(precision, name, config, device) == "bfloat16"]
-
-
 def weights_of(checks: Sequence[Check], config: GPTConfig, seed: int) -> Iterator[tuple[Check, Weights]]:
     """Yield each check with its weights, in float32.
 
@@ -201,8 +192,3 @@ def prove(
         allowed = BUDGETS[check.precision]
     for name in names:
         yield name, Verdict(check, plain if plain is not None and name == PLAIN else report(name), allowed)
-
-
-def stages(check: Check, names: Sequence[str]) -> int:
-    """Number of lines that `prove` reports."""
-    return 1 + len({*names, PLAIN} if check.precision == "bfloat16" else names)

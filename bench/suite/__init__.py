@@ -1,1 +1,1 @@
-"""`nox -s bench`: measure all workloads and contenders on each device; one result file per device."""
+"""Run a plan on a device, proofs before times: the engine of `nox -s bench` and of `nox -s compare`."""

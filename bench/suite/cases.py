@@ -7,8 +7,8 @@ from statistics import median
 from typing import Any
 
 from bench.contenders import find
-from bench.contenders.gate import GateResult
-from bench.suite.ceilings import Ceilings
+from bench.contenders.gate import proof_key
+from bench.suite.session import Session
 from bench.timing.interleave import Timings
 from bench.workloads.scenarios import TEXTS, flops_per_token, rows_of, text_shape, tokens_of
 from bench.workloads.workload import Workload
@@ -16,28 +16,16 @@ from bench.workloads.workload import Workload
 UNKNOWN = {"measured": None, "data_sheet": None}
 
 
-def case(
-    work: Workload,
-    scenario: str,
-    task: str,
-    name: str,
-    precision: str,
-    timings: Timings,
-    proof: GateResult,
-    ceilings: Ceilings | None,
-) -> dict[str, Any]:
-    """An entry of `cases`.
-
-    Args:
-        name, precision: of the contender
-        ceilings: of the device; None if they are not measured
-    """
+def add_case(session: Session, work: Workload, scenario: str, task: str, name: str, timings: Timings) -> dict[str, Any]:
+    """An entry of `cases` for a proven contender; kept for the result."""
+    proof, ceilings = session.gate.found[proof_key(work, name)], session.ceilings
     assert proof.passed, "no parity pass, no number"
+    precision = session.gate.precision_of(name, work)
     prompt, new = text_shape(work, scenario)
     tokens, seconds = tokens_of(work, scenario, task), median(timings.seconds)
     flops = flops_per_token(work, task)
     rate = flops * tokens / seconds
-    return {
+    case = {
         "name": f"{work.name}/{scenario}/{task}/{name}",
         "workload": work.name,
         "size": work.size,
@@ -59,3 +47,5 @@ def case(
         "memory": timings.memory.record(),
         "parity": {"over": proof.over, "logits": proof.logits, "shape": list(proof.shape)},
     }
+    session.cases.append(case)
+    return case

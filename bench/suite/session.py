@@ -9,11 +9,9 @@ from typing import Any
 
 import torch
 
-from bench.contenders import own_precision
-from bench.contenders.gate import ParityGate, proof_key
+from bench.contenders.gate import ParityGate
 from bench.environment import clocks_after_work
 from bench.journal import Journal
-from bench.suite.cases import case
 from bench.suite.ceilings import Ceilings
 from bench.suite.plan import Plan
 from bench.suite.result_file import VERSION
@@ -155,13 +153,6 @@ class Session:
             torch.cuda.empty_cache()
         elif self.device.type == "mps":
             torch.mps.empty_cache()
-
-    def case(self, work: Workload, scenario: str, task: str, name: str, timings: Timings) -> dict[str, Any]:
-        """An entry of `cases`; kept for the result."""
-        precision = own_precision(self.plan.precision, name, work.config, self.device)
-        proof = self.gate.found[proof_key(work, name)]
-        self.cases.append(case(work, scenario, task, name, precision, timings, proof, self.ceilings))
-        return self.cases[-1]
 
     def result(self) -> dict[str, Any]:
         """The result; see bench/suite/result_file.py."""

@@ -99,18 +99,15 @@ def tables(result: Result) -> Iterator[tuple[str, Any, str]]:
     """Yield the title, table and note of each table."""
     if result["kind"] == "compare":
         yield from proof_tables(result["parity"])
-    together: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for case in result["cases"]:
-        together.setdefault((case["workload"], case["scenario"], case["task"]), []).append(case)
-    ceilings = result["roofline"] is not None
-    for (workload, _, task), cases in together.items():
-        title = f"{workload}: {task.replace('_', ' ')}{shape(cases[0])}; {basis(*cases)}"
+    ceilings, together = result["roofline"] is not None, groups(result)
+    for cases in together:
         others = [p for p in result["parity"] if p["size"] == cases[0]["size"] and p["unlike"]]
         table = cases_table(cases, [p["contender"] for p in others], ceilings)
         note = list(first_calls(cases))
-        if cases is list(together.values())[-1]:
+        if cases is together[-1]:
             note.append(TIMES_NOTE + (CEILINGS_NOTE if ceilings else "") + COST_NOTE)
-        yield title, Fitted(table, together=(2, 2) if ceilings else (2,)), "\n".join(note)
+        fitted = Fitted(table, together=(2, 2) if ceilings else (2,))
+        yield f"{name_of(cases)}; {basis(*cases)}", fitted, "\n".join(note)
     if result["components"]:
         yield "Components", Fitted(components_table(result["components"]), keys=2, together=(2,)), COMPONENTS_NOTE
     if result["ablation"]:
@@ -124,6 +121,19 @@ def tables(result: Result) -> Iterator[tuple[str, Any, str]]:
             line,
             AA_NOTE.format(len(found["launches"]), percent(ratio["confidence"])),
         )
+
+
+def groups(result: Result) -> list[list[dict[str, Any]]]:
+    """Cases that were measured together."""
+    together: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for case in result["cases"]:
+        together.setdefault((case["workload"], case["scenario"], case["task"]), []).append(case)
+    return list(together.values())
+
+
+def name_of(cases: list[dict[str, Any]]) -> str:
+    """Workload, task and shape of a group, in words."""
+    return f"{cases[0]['workload']}: {cases[0]['task'].replace('_', ' ')}{shape(cases[0])}"
 
 
 def proof_tables(parity: list[dict[str, Any]]) -> Iterator[tuple[str, Any, str]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from bench.suite.cases import add_case
 from bench.suite.replay import CLOCK, report
 from bench.suite.session import Session
 
@@ -28,7 +29,7 @@ def test_model(case: Case, sessions: dict[str, Session], benchmark: Any) -> None
             raise session.leave_out(f"{workload}: {name}: {passed.why}")
         pytest.fail(f"no parity pass, no number: {name} at {workload}: {passed.why}", pytrace=False)
     timings = found[name][task]
-    measured = session.case(row.work, scenario, task, name, timings)
+    measured = add_case(session, row.work, scenario, task, name, timings)
     group = f"{device}: {workload}, {scenario}, {task}"
     report(benchmark, group, timings.seconds, {**measured, "environment": session.environment})
     assert timings.recompiled == 0, (

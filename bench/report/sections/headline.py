@@ -9,7 +9,8 @@ from bench.environment import identity_in_words
 from bench.formatting import interval, milliseconds, significant
 from bench.report.charts import Bar, grouped_bars
 from bench.report.section import Table, View
-from bench.report.sections.peers import base_of, groups
+from bench.report.sections.peers import base_of
+from bench.suite.tables import groups
 
 TITLE = "GPT-2 (124M): tokens per second"
 WORDS = ("A longer bar is faster; the time of one training step, or of one generated token, stands behind it.",)

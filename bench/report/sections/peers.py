@@ -7,10 +7,9 @@ from typing import Any
 
 from bench.formatting import interval, size
 from bench.report.charts import Axis, Dot, dots
-from bench.report.result_keys import SCENARIO
 from bench.report.section import Chart, Table, View
 from bench.report.sections.ablation import rate
-from bench.suite.tables import basis, cost_of, shape, shares_of
+from bench.suite.tables import basis, cost_of, groups, name_of, shares_of
 
 WORDS = (
     "The readable model, Hugging Face's GPT-2 in several settings, and the fast model, on the same weights and tokens. "
@@ -28,19 +27,6 @@ OVERVIEW = "training_step"  # the task of the first view
 
 Result = dict[str, Any]
 Case = dict[str, Any]
-
-
-def groups(result: Result) -> list[list[Case]]:
-    """Cases that were measured together."""
-    together: dict[tuple[str, str, str], list[Case]] = {}
-    for case in result["cases"]:
-        together.setdefault((case["workload"], case[SCENARIO], case["task"]), []).append(case)
-    return list(together.values())
-
-
-def name_of(cases: list[Case]) -> str:
-    """Workload, task and shape of a group, in words."""
-    return f"{cases[0]['workload']}: {cases[0]['task'].replace('_', ' ')}{shape(cases[0])}"
 
 
 def base_of(cases: list[Case]) -> str | None:

@@ -9,9 +9,8 @@ from bench.formatting import milliseconds, per_second, scaled, significant
 from bench.report.charts import Axis, Dot, dots, ordered, roofline
 from bench.report.result_keys import SCENARIO
 from bench.report.section import Chart, Table, View
-from bench.report.sections.peers import groups
 from bench.roofline.roofline import SQUARE
-from bench.suite.tables import share
+from bench.suite.tables import groups, share
 
 WORDS = (
     "The device is measured first: its rate of matrix products in these models' own shapes in each precision, and its "

@@ -33,6 +33,7 @@ from bench.report.sections.ablation import KINDS
 from bench.report.sections.peers import named_with
 from bench.settings import DOCS
 from bench.suite.result_file import HOME, VERSION, save
+from tests.bench.compare.made_up_compare import compare_result
 from tests.bench.report.made_up_report import CUDA, RUNGS, whole
 from tests.bench.suite.made_up import ENVIRONMENT, result
 
@@ -283,6 +284,18 @@ def test_the_page_opens_with_the_headline_of_the_newest_run_of_each_device(tmp_p
     assert found[:2] == ["headline-1-0-0", "headline-2-0-0"]
     assert made.index('id="headline"') < made.index('<select id="device"') < made.index('id="fastest"')
     assert "headline-0-0-0" not in found, "an older run"
+
+
+def test_the_result_of_a_comparison_is_shown_too(tmp_path: Path) -> None:
+    save(compare_result(), tmp_path / "compare.json")
+    run = load_result(tmp_path / "compare.json")
+    titles = [view.name for view in run.views["peers"]]
+    assert titles[1:] == [
+        "gpt2-xl: forward, batch 64 x time 1024",
+        "gpt2-xl: training step, batch 64 x time 1024",
+        "gpt2-xl: generation, 1 x 128 tokens after 32",
+    ]
+    assert not run.quick
 
 
 def test_the_ticks_of_an_axis_are_plain_numbers_with_a_labelled_zero() -> None:

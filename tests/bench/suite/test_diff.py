@@ -10,6 +10,7 @@ import pytest
 from bench.__main__ import main
 from bench.suite.diff import numbers
 from bench.suite.result_file import save
+from tests.bench.compare.made_up_compare import compare_result
 from tests.bench.suite.made_up import ENVIRONMENT, case, result
 
 REFERENCE, FULL = case("reference", 1000.0, 1.0), case("full", 2000.0, 2.0)
@@ -223,6 +224,17 @@ def test_a_number_of_another_shape_is_new_and_not_changed(
         (line, *_) = [line for line in out.splitlines() if line.startswith(f"{word}: ")]
         assert name in line
         assert shape in line
+
+
+def test_two_comparisons_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    after = compare_result()
+    for one in after["cases"]:
+        if one["name"].endswith("generation/full"):
+            one["tokens_per_second"] *= 2
+            one["ratios"]["reference"]["median"] *= 2
+    _, out, _ = diff_of(tmp_path, capsys, compare_result(), after)
+    assert "12 numbers are in both; 1 changed" in out
+    assert "generation/full 1x32+128" in " ".join(out.split())
 
 
 def test_a_numbers_name_contains_the_whole_shape() -> None:

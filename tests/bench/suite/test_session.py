@@ -15,6 +15,7 @@ from bench.contenders.gate import GateResult
 from bench.journal import Journal
 from bench.suite.aa import run_aa_test
 from bench.suite.ablation import PROOF
+from bench.suite.cases import add_case
 from bench.suite.ceilings import Ceilings
 from bench.suite.plan import plan_for
 from bench.suite.scaling import CURVES, measure, points
@@ -63,7 +64,7 @@ def test_a_contender_without_a_parity_pass_is_not_started(monkeypatch: pytest.Mo
     own.timings_of(named("smoke"), "forward", ("reference", "full"))
     assert asked == ["reference"]
     with pytest.raises(AssertionError, match=r"no parity pass, no number"):
-        own.case(named("smoke"), "forward", "forward", "full", made_up_timings())
+        add_case(own, named("smoke"), "forward", "forward", "full", made_up_timings())
 
 
 def test_a_failing_scenario_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
