@@ -601,7 +601,7 @@ def test_files_that_cannot_be_shown_are_a_line_each_and_the_others_go_on(
     assert (out / "index.html").is_file()
     assert len(lines) == 5
     expected = [
-        "cut.json: is cut short or damaged, not a result of the suite",
+        "cut.json: is cut short or damaged, not a result (",
         f"other.json: is of version {VERSION + 1}, this program reads {VERSION}: measure again",
         "lacking.json: is damaged, or not written by the suite (lacks 'ratio'): measure again",
         "numbers.json: is damaged, or not written by the suite (TypeError: 'int' object is not iterable): measure",

@@ -18,6 +18,7 @@ from bench.suite.components import ALLOWED, COMPONENTS
 from bench.suite.replay import CLOCK
 from bench.suite.result_file import read
 from bench.workloads.scenarios import named
+from bench.workloads.workload import Workload
 from tests.bench.suite.test_suite_run import bench
 
 CPU = torch.device("cpu")
@@ -92,8 +93,8 @@ class Session:
         self.log: list[str] = []
         self.keep = without_journal
 
-    def check_component(self, workload: str) -> None:
-        self.log.append(f"does {workload} fit")
+    def check_memory(self, work: Workload, scenario: str) -> None:
+        self.log.append(f"does {work.name}/{scenario} fit")
 
     def tell(self, what: str) -> None:
         self.log.append(what)
@@ -120,7 +121,9 @@ def test_a_group_is_measured_once_and_every_sample_is_shown(monkeypatch: pytest.
         test_components.test_component(("cpu", "smoke", "attention, sdpa"), sessions, groups, Shown())
     assert session.components == [{"seconds": [0.25, 0.5, 0.25]}], "a component that is off has no number"
     measured = "attention at smoke on cpu, 0.5 s, with_memory: False"
-    assert session.log == [*("does smoke fit", "smoke: attention, in turn", "given back", measured, "does smoke fit")]
+    assert session.log == [
+        *("does smoke/training fit", "smoke: attention, in turn", "given back", measured, "does smoke/training fit")
+    ]
 
 
 def test_a_group_that_failed_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
