@@ -121,7 +121,8 @@ def measure(session: Session) -> None:
             session.leave_out(f"{name}: {found.why if found.unlike else f'failed: {found.why}'}")
     if not proven:
         return
-    (given, most), budgets = session.plan.rounds, {}
+    given, most = session.plan.rounds
+    budgets = {}
     for task in SCENARIOS[scenario]:
         share, least = SHARES[task]
         budgets[task] = TimeBudget(session.plan.seconds * share / len(proven), given or least, most)

@@ -79,7 +79,7 @@ class Session:
         key = (work, scenario, together, proof)
         if key not in self.misfits:
             free, precision = available_bytes(self.device), self.plan.precision
-            line = proof and proof_misfit(proof, free, precision, self.plan.proof_steps)
+            line = None if proof is None else proof_misfit(proof, free, precision, self.plan.proof_steps)
             self.misfits[key] = line or misfit(work, scenario, together, free, precision)
         if (line := self.misfits[key]) is not None:
             raise self.leave_out(line)
