@@ -1,5 +1,6 @@
 """What holds for every test: which are left out and why, no network, how hypothesis looks for examples."""
 
+import gc
 import os
 import re
 import signal
@@ -76,6 +77,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason=f'{why}: run it with -m "{" or ".join(marks)}"'))
         if item.get_closest_marker("gpu") and not cuda_is_available():
             item.add_marker(pytest.mark.skip(reason="gpu: needs a CUDA device, and torch sees none here"))
+
+
+def pytest_collection_finish() -> None:
+    """Spare Python's garbage collector what was imported: it would look through it all every second or so."""
+    gc.collect()
+    gc.freeze()
 
 
 def asks_for(config: pytest.Config, mark: str) -> bool:

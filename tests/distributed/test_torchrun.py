@@ -1,5 +1,6 @@
 """`python -m optimized train` under torchrun: the same run, one writer, one message, one end."""
 
+import json
 import os
 import re
 import signal
@@ -18,14 +19,13 @@ from reference.checkpoints.checkpoint import load_newest
 from reference.checkpoints.run_folder import read_log
 from reference.cli.main import Package, main
 from reference.cli.progress import Lines
-from tests.distributed.torchrun import Ended, begin, finish, optimized, torchrun
-from tests.reference.cli.conftest import HERE, SHORT, TINY, tree
+from tests.distributed.refused import CASES, PLAIN, TRAIN
+from tests.distributed.torchrun import begin, finish, optimized, torchrun
+from tests.reference.cli.conftest import tree
 
 pytestmark = pytest.mark.multiproc
 
-TRAIN = ["train", *TINY, *SHORT, *HERE]
 EXACT = [*TRAIN, "--dtype", "float64", "--dropout", "0"]
-PLAIN = ["--recipe", "plain", "--with", "ddp"]
 
 
 @pytest.fixture(autouse=True)
@@ -133,53 +133,58 @@ def test_a_signal_to_torchrun_stops_every_process_at_the_same_step_with_one_chec
     assert ended.said == ["note: stopping after this step, with a checkpoint; press Ctrl-C again to stop without"]
 
 
-MISTAKES = [
-    (3, PLAIN, "--batch-size 4 for 3 processes: cannot be shared equally; give a multiple of 3"),
-    (2, [*PLAIN, "--batch-size", "12", "--micro-batch", "4"], "--micro-batch 4: does not divide the 6 sequences of"),
-    (2, ["--recipe", "plain"], "2 processes and a recipe without ddp: switch it on by --with ddp"),
-    (2, [*PLAIN, "--corpus", "nowhere.txt"], "unknown corpus 'nowhere.txt'"),
-    (2, ["--recipe", "full", "--dtype", "float64"], "the rung bf16 and float64 weights do not go together"),
-]
+MISTAKES = {
+    "batch": "--batch-size 3 for 2 processes: cannot be shared equally; give a multiple of 2",
+    "micro-batch": "--micro-batch 4: does not divide the 6 sequences of",
+    "no ddp": "2 processes and a recipe without ddp: switch it on by --with ddp",
+    "corpus": "unknown corpus 'nowhere.txt'",
+    "bf16": "the rung bf16 and float64 weights do not go together",
+    "no text": "the text is not there for rank 1",
+    "other seed": "--seed is 1337 in the first process and 2 in",
+    "sample": "error: sample takes one process, and 2 were started: run it without torchrun",
+}
 
 
-@pytest.mark.parametrize("processes, options, says", MISTAKES, ids=[" ".join(m[1]) for m in MISTAKES])
-def test_a_mistake_is_one_line_from_one_process_and_all_exit_with_2(
-    tmp_path: Path, processes: int, options: list[str], says: str
-) -> None:
-    ended = optimized(*TRAIN, *options, processes=processes, cwd=tmp_path)
-    assert_refused(ended, tmp_path, processes)
-    (line,) = ended.said
-    assert says in line
-
-
-@pytest.mark.parametrize(
-    "how, says",
-    [("no text", "the text is not there for rank 1"), ("other seed", "--seed is 1337 in the first process and 2 in")],
-)
-def test_a_mistake_of_one_process_alone_is_one_line_and_all_exit_with_2(tmp_path: Path, how: str, says: str) -> None:
-    ended = torchrun("-m", "tests.distributed.struck", how, 1, 0, *TRAIN, *PLAIN, processes=2, cwd=tmp_path)
-    assert_refused(ended, tmp_path, 2)
-    (line,) = ended.said
-    assert says in line
-
-
-def test_options_that_cannot_be_read_are_told_once(tmp_path: Path) -> None:
-    ended = optimized(*TRAIN, "--stepps", "3", processes=2, cwd=tmp_path)
-    assert_refused(ended, tmp_path, 2)
-    assert ended.said == []
-    assert ended.err.count("--stepps") == 1, ended.err
-
-
-def test_a_command_that_several_processes_cannot_share_says_so_once(tmp_path: Path) -> None:
-    ended = optimized("sample", processes=2, cwd=tmp_path)
-    assert_refused(ended, tmp_path, 2)
-    assert ended.said == ["error: sample takes one process, and 2 were started: run it without torchrun"]
-
-
-def assert_refused(ended: Ended, folder: Path, processes: int) -> None:
-    assert ended.exit_codes == [2] * processes, ended.err
+def test_a_mistake_is_one_line_from_one_process_and_torchrun_sees_both_exit_with_2(tmp_path: Path) -> None:
+    ended = optimized(*CASES["batch"][1], processes=2, cwd=tmp_path)
+    assert ended.exit_codes == [2, 2], ended.err
     assert ended.out == ""
-    assert list(folder.iterdir()) == [], "something was written"
+    (line,) = ended.said
+    assert MISTAKES["batch"] in line
+    assert list(tmp_path.iterdir()) == [], "something was written"
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the results of every refused command: all of them by two processes, which import torch once."""
+    folder = tmp_path_factory.mktemp("refused")
+    for case in CASES:
+        (folder / case).mkdir()
+    ended = torchrun("-m", "tests.distributed.refused", folder, processes=2, cwd=folder)
+    assert ended.status == 0, ended.err
+    return folder
+
+
+def lines_of(folder: Path, case: str) -> list[str]:
+    """The lines of standard error of both processes, each of which has exited with 2 and done nothing else."""
+    ended = [json.loads((folder / f"found.{rank}").read_text())[case] for rank in (0, 1)]
+    assert [status for status, _, _ in ended] == [2, 2], ended
+    assert [out for _, out, _ in ended] == ["", ""]
+    assert list((folder / case).iterdir()) == [], "something was written"
+    return [line for _, _, err in ended for line in err.splitlines()]
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_of_all_or_of_one_process_is_one_line_and_all_exit_with_2(refused: Path, case: str) -> None:
+    (line,) = lines_of(refused, case)
+    assert line.startswith("error: ")
+    assert MISTAKES[case] in line
+
+
+def test_options_that_cannot_be_read_are_told_once(refused: Path) -> None:
+    lines = lines_of(refused, "unreadable")
+    assert not [line for line in lines if line.startswith(("error:", "note:"))]
+    assert "\n".join(lines).count("--stepps") == 1, lines
 
 
 @pytest.mark.parametrize(

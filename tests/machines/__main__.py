@@ -1,7 +1,7 @@
 """`python -m tests.machines [--no-tests | --all-tests | --speed] [NAME ...]`: a user's first commands on each machine.
 
-Runs the quick tests, a training run of both packages and a comparison, all at a small size. Writes build/machines.json,
-and the table of docs/machines.md as build/machines.md.
+Runs the tests that depend on it, a training run of both packages and a comparison, all at a small size. Writes
+build/machines.json, and the table of docs/machines.md as build/machines.md.
 
 `--speed` instead tests whether the default recipe is slower than plain code at any workload of the suite; 15 minutes
 per machine.
@@ -24,13 +24,18 @@ from tests.machines.machines import BUILD, MACHINES, Machine
 ROOT = Path(__file__).parents[2]
 
 SPREAD = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder")
-# Tests that depend on the machine: devices, recipes, memory, the command line, workers.
-QUICK = (
-    *("tests/optimized", "tests/reference/cli", "tests/reference/training", "tests/machines"),
-    *("tests/bench/compare/test_compare.py", "tests/bench/timing/test_worker.py", "tests/bench/test_environment.py"),
+# Tests that depend on the CPU: kernels, recipes, rounding. On fake tensors no kernel runs.
+ON_CPU = (
+    *("tests/optimized", "--ignore=tests/optimized/test_device_reads.py", "tests/reference/training"),
     *("tests/parity/test_parity_huggingface.py", "tests/parity/test_parity_generation.py"),
+    "tests/bench/test_environment.py",
 )
-OPTIONS = {"--no-tests": (), "--all-tests": ("tests",)}  # the tests to run instead of the quick ones
+# Tests that depend on the system: files, encodings, terminals, the command line, workers, memory.
+ON_SYSTEM = (
+    *("tests/reference/cli", "tests/optimized", "tests/reference/training/test_cpu.py"),
+    *("tests/bench/compare/test_compare.py", "tests/bench/timing/test_worker.py", "tests/bench/test_environment.py"),
+)
+OPTIONS: dict[str, tuple[str, ...]] = {"--no-tests": (), "--all-tests": ("tests",)}  # the tests to run instead
 
 SPEED = "--speed"
 NEVER_SLOWER = (
@@ -53,9 +58,11 @@ class Outcome:
     why: str = ""  # the last line of output, if it failed
 
 
-def commands(machine: Machine, folder: Path, tests: tuple[str, ...] = QUICK) -> dict[str, tuple[str, ...]]:
-    """The commands for a machine, by their column in the table."""
+def commands(machine: Machine, folder: Path, tests: tuple[str, ...] | None = None) -> dict[str, tuple[str, ...]]:
+    """The commands for a machine, by their column in the table; tests are those that depend on it if not given."""
     python = sys.executable
+    if tests is None:
+        tests = ON_CPU if "ATEN_CPU_CAPABILITY" in machine.variables else ON_SYSTEM
     found = {
         "train (reference)": (python, "-m", "reference", *TRAIN, "--out", str(folder / "readable")),
         "train (optimized)": (python, "-m", "optimized", *TRAIN, "--out", str(folder / "fast")),
@@ -135,7 +142,7 @@ def others(outcomes: Sequence[Outcome]) -> list[Outcome]:
 
 def main(names: Sequence[str]) -> int:
     """Run the commands on the named machines, or on all. Returns 1 if one failed, 2 for an unknown machine."""
-    tests = next((OPTIONS[name] for name in names if name in OPTIONS), QUICK)
+    tests = next((OPTIONS[name] for name in names if name in OPTIONS), None)
     speed = SPEED in names
     names = [name for name in names if name not in OPTIONS and name != SPEED]
     for name in names:

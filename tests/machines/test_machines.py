@@ -6,13 +6,13 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.machines.__main__ import Outcome, cell, run, table
-from tests.machines.machines import BUILD, MACHINES
+from tests.machines.machines import BUILD, MACHINES, Machine
 
 OnMachine = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -51,30 +51,70 @@ IS = {
 }
 
 
-HIDING = ("no-bfloat16", "no-mallopt", "no-stdout")  # the others only set documented variables of Python or torch
+# Machines whose settings have nothing to do with each other share a process, which takes seconds to import torch.
+HIDING = ("no-mallopt", "no-stdout")
+SETTINGS = [  # documented variables of Python and torch
+    ("no-compiler", "one-thread", "read-only-home", "cp1252", "80-columns"),
+    ("no-vectors", "sixteen-threads", "lang-c"),
+]
+ALONE = "no-bfloat16"  # below, with a training run
+
+
+def together(names: Sequence[str]) -> Machine:
+    """The machine that is all of these at once."""
+    machines = [MACHINES[name] for name in names]
+    variables: dict[str, str] = {}
+    for machine in machines:
+        assert not variables.keys() & machine.variables.keys(), f"{machine.name} undoes another one"
+        variables |= machine.variables
+    return Machine(
+        " and ".join(names),
+        "",
+        variables,
+        home=all(machine.home for machine in machines),
+        stdout=all(machine.stdout for machine in machines),
+        x86=any(machine.x86 for machine in machines),
+        hidden="".join(machine.hidden for machine in machines),
+    )
+
+
+def test_every_machine_is_seen_below() -> None:
+    assert sorted([ALONE, *HIDING, *(name for names in SETTINGS for name in names)]) == sorted(MACHINES)
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in HIDING else pytest.param(name, marks=pytest.mark.slow) for name in MACHINES]
+    "names", [HIDING, *(pytest.param(names, marks=pytest.mark.slow) for names in SETTINGS)], ids=" and ".join
 )
-def test_a_process_sees_the_machine_that_is_simulated(name: str, on_machine: OnMachine) -> None:
-    done = on_machine(name, sys.executable, "-c", ASK)
+def test_a_process_sees_the_machine_that_is_simulated(names: Sequence[str]) -> None:
+    machine = together(names)
+    if not machine.possible():
+        pytest.skip(f"{machine.name}: simulates a CPU of x86-64, by variables that no other heeds")
+    done = machine.run(sys.executable, "-c", ASK, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stderr.splitlines()[-1])
-    assert {what: found[what] for what in IS[name]} == IS[name]
-    if name == "no-bfloat16":
-        assert set(found["sets"]) <= {"AVX2"}
-    if name == "no-vectors":
+    expected = {what: value for name in names for what, value in IS[name].items()}
+    assert {what: found[what] for what in expected} == expected
+    if "no-vectors" in names:
         assert not {"AVX2", "AVX-512"} & set(found["sets"])
+
+
+TRAIN = """
+from optimized.__main__ import PACKAGE
+from reference.cli.main import main
+assert main(PACKAGE, sys.argv[1:]) == 0
+"""
 
 
 def test_a_user_without_bfloat16_trains_in_float32_and_reads_why(tmp_path: Path, on_machine: OnMachine) -> None:
     train = ("train", "--corpus", "nursery", "--layers", "1", "--heads", "2", "--width", "256", "--block", "8")
     options = ("--steps", "1", "--without", "compile", "--threads", "1", "--out", str(tmp_path / "run"))
-    done = on_machine("no-bfloat16", sys.executable, "-m", "optimized", *train, *options)
+    done = on_machine(ALONE, sys.executable, "-c", ASK + TRAIN, *train, *options)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^steps .*, float32$", done.stdout, re.MULTILINE), done.stdout
     assert re.search(r"^left out: .*bf16 \(this CPU has no bfloat16 instructions and", done.stdout, re.MULTILINE)
+    (found,) = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert {what: found[what] for what in IS[ALONE]} == IS[ALONE]
+    assert set(found["sets"]) <= {"AVX2"}
 
 
 def test_each_machine_keeps_compiled_code_to_itself_and_in_this_checkout() -> None:

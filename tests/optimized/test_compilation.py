@@ -278,7 +278,7 @@ def test_it_looks_for_the_one_that_torch_would_use(system: str, usual: str, monk
         assert block_runner() is eager
 
 
-# --- torch's own backend
+# --- torch's own backend, on a shape that tests share: code that torch has compiled once it finds in its cache
 
 
 @COMPILERS
@@ -307,11 +307,10 @@ def test_compiled_blocks_train_and_say_how_long_compiling_took(tmp_path: Any, mo
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", [FAST, FULL.without("ddp")], ids=str)
 def test_it_trains_as_eager_code_does(recipe: Recipe) -> None:
-    config = replace(SMALL, n_layer=2)
-    sides = sharp_model(recipe, config), sharp_model(recipe.without("compile"), config)
+    sides = sharp_model(recipe), sharp_model(recipe.without("compile"))
     steps = [build_step(model, recipe, learning_rate=1e-3) for model in sides]
     for seed in range(20):
-        losses = [step(*batch(2, 9, config, seed)) for step in steps]
+        losses = [step(*batch(2, 9, SMALL, seed)) for step in steps]
         assert relative(losses[0], losses[1]) <= (1e-2 if "bf16" in recipe else 1e-11), f"step {seed}"
     assert runner(sides[0]).graphs == 1
 
@@ -320,9 +319,9 @@ def test_it_trains_as_eager_code_does(recipe: Recipe) -> None:
 @pytest.mark.slow
 def test_two_compiled_models_in_turn_are_both_right_and_compiled_once() -> None:
     wide = replace(TINY, n_embd=12)
-    a, b = sharp_model(FAST, TINY), sharp_model(COMPILE, wide)
+    a, b = sharp_model(FAST, SMALL), sharp_model(COMPILE, wide)
     for _ in range(3):
-        assert_right(a, TINY, *batch(2, 5))
+        assert_right(a, SMALL, *batch(2, 9, SMALL))
         assert_right(b, wide, *batch(2, 5))
     assert (runner(a).graphs, runner(b).graphs) == (1, 1)
 
@@ -331,13 +330,13 @@ def test_two_compiled_models_in_turn_are_both_right_and_compiled_once() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", [FULL.without("ddp")], ids=str)
 def test_dropout_is_on_while_training_and_off_while_evaluating(recipe: Recipe) -> None:
-    config = replace(TINY, dropout=0.3, n_layer=2)
+    config = replace(SMALL, dropout=0.3)
     model = sharp_model(recipe, config)
     step = build_step(model, recipe, learning_rate=1e-2)
-    losses = [float(step(*batch(4, 9))) for _ in range(30)]
+    losses = [float(step(*batch(2, 9, config))) for _ in range(30)]
     assert all(torch.tensor(losses).isfinite())
     assert sum(losses[-5:]) < sum(losses[:5]), "it does not learn"
-    ids, targets = batch(4, 9)
+    ids, targets = batch(2, 9, config)
     with torch.random.fork_rng(devices=[]):
         first, second = model.loss(ids, targets), model.loss(ids, targets)
         assert not torch.equal(first, second), "dropout draws the same every time"

@@ -373,7 +373,7 @@ print(model.loss(ids, ids).item())
 def test_cpus_of_two_kinds_share_a_cache_of_compiled_code_and_compute_the_same(tmp_path: Path) -> None:
     unstated = "from optimized import compilation\ncompilation.vector_width = dict\n"  # as other projects compile
     losses = []
-    for before, capability in ((unstated, None), ("", None), ("", "avx2"), ("", "default")):
+    for before, capability in ((unstated, None), ("", "avx2"), ("", "default")):
         variables = {name: value for name, value in os.environ.items() if name != "ATEN_CPU_CAPABILITY"}
         variables["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path)
         if capability is not None:
@@ -381,4 +381,4 @@ def test_cpus_of_two_kinds_share_a_cache_of_compiled_code_and_compute_the_same(t
         done = subprocess.run([sys.executable, "-c", before + ONE_LOSS], capture_output=True, text=True, env=variables)
         assert done.returncode == 0, done.stderr
         losses.append(float(done.stdout))
-    assert losses == pytest.approx([losses[0]] * 4, rel=1e-5)
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)

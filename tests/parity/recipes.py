@@ -98,7 +98,7 @@ def answers_of_plain_bfloat16() -> ModelOutputs:
 @cache
 def answers_of_hugging_face(precision: str) -> ModelOutputs:
     """What Hugging Face's model answers in float64."""
-    theirs = HuggingFaceGPT(CONFIG).double()
+    theirs = HuggingFaceGPT(CONFIG, draw=False).double()
     theirs.load_state_dict(weights(precision, CONFIG, 0))
     return answers(theirs, build_library_step, precision, (3, 33), 20)
 

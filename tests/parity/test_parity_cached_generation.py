@@ -30,7 +30,7 @@ def reference() -> ReferenceGPT:
 
 @pytest.fixture(scope="module")
 def huggingface() -> HuggingFaceGPT:
-    model = HuggingFaceGPT(CONFIG).double().eval()
+    model = HuggingFaceGPT(CONFIG, draw=False).double().eval()
     model.load_state_dict(WEIGHTS)
     return model
 

@@ -14,7 +14,7 @@ from tests.parity.prompts import CONFIG, NEW, PROMPTS, WEIGHTS, by_length, ids_o
 
 @pytest.fixture(scope="module")
 def models() -> tuple[GPT, HuggingFaceGPT]:
-    ours, theirs = GPT(CONFIG).double().eval(), HuggingFaceGPT(CONFIG).double().eval()
+    ours, theirs = GPT(CONFIG).double().eval(), HuggingFaceGPT(CONFIG, draw=False).double().eval()
     ours.load_state_dict(WEIGHTS)
     theirs.load_state_dict(WEIGHTS)
     return ours, theirs

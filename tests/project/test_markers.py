@@ -1,6 +1,8 @@
 """The rules of tests/conftest.py and pytest's settings, seen from outside: a small suite, a real pytest."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -47,24 +49,59 @@ import pytest
 def test_gpu(): pass
 """
 
+UNKNOWN = "import pytest\n@pytest.mark.sloow\ndef test(): pass"
+WARNED = """
+import pytest, warnings
 
-def run_pytest(tmp_path: Path, suite: str, *arguments: str) -> tuple[int, str]:
-    """Exit status and output of pytest over `suite`, under this project's settings and conftest."""
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    (tmp_path / "tests").mkdir()
-    shutil.copy(ROOT / "tests" / "conftest.py", tmp_path / "tests")
-    (tmp_path / "tests" / "test_suite.py").write_text(suite)
-    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *arguments]
+def test(): warnings.warn('careful')
+
+@pytest.mark.xfail
+def test_passes(): pass
+"""
+
+SUITES = {"usual": SUITE, "gpu": GPU_SUITE, "unknown": UNKNOWN, "warned": WARNED}
+RUNS = {  # the suites of each, and its options
+    "default": (["usual", "gpu"], []),
+    "slow or multiproc": (["usual"], ["-m", "slow or multiproc"]),
+    "slow": (["usual"], ["-m", "slow"]),
+    "net": (["usual"], ["-m", "net"]),
+    "unknown": (["unknown"], []),
+    "warned": (["warned"], []),
+}
+PROGRAM = """
+import json, os, sys
+import pytest
+
+for arguments in json.loads(sys.argv[1]):
+    os.environ["COLUMNS"] = "200"
+    status = pytest.main(["-v", "-p", "no:cacheprovider", *arguments])
+    print(f"<status {int(status)}>", flush=True)
+"""
+Outputs = dict[str, tuple[int, str]]
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Outputs:
+    """Exit status and output of each run of pytest, under this project's settings and conftest; all in one process."""
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    (folder / "tests").mkdir()
+    shutil.copy(ROOT / "tests" / "conftest.py", folder / "tests")
+    for name, suite in SUITES.items():
+        (folder / "tests" / f"test_{name}.py").write_text(suite)
+    runs = [[*(f"tests/test_{suite}.py" for suite in suites), *options] for suites, options in RUNS.values()]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    environment["COLUMNS"] = "200"
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout + done.stderr
+    command = [sys.executable, "-c", PROGRAM, json.dumps(runs)]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    *said, rest = re.split(r"<status (\d+)>", done.stdout)
+    assert (len(said), rest.strip()) == (2 * len(RUNS), ""), done.stdout + done.stderr
+    return {name: (int(said[2 * number + 1]), said[2 * number]) for number, name in enumerate(RUNS)}
 
 
-def test_the_default_run_leaves_out_what_is_long_or_needs_a_network_or_a_gpu_and_says_why(tmp_path: Path) -> None:
+def test_the_default_run_leaves_out_what_is_long_or_needs_a_network_or_a_gpu_and_says_why(outputs: Outputs) -> None:
     import torch
 
-    status, output = run_pytest(tmp_path, SUITE + GPU_SUITE)
+    status, output = outputs["default"]
     assert status == 0, output
     assert 'slow (takes long): run it with -m "slow"\n' in output
     both = 'slow (takes long), multiproc (starts several processes): run it with -m "slow or multiproc"\n'
@@ -85,30 +122,22 @@ def test_the_default_run_leaves_out_what_is_long_or_needs_a_network_or_a_gpu_and
         ("net", "1 passed, 5 deselected"),
     ],
 )
-def test_a_mark_named_by_m_is_run(tmp_path: Path, expression: str, closing: str) -> None:
-    status, output = run_pytest(tmp_path, SUITE, "-m", expression)
+def test_a_mark_named_by_m_is_run(outputs: Outputs, expression: str, closing: str) -> None:
+    status, output = outputs[expression]
     assert status == 0, output
     assert closing in output
 
 
-UNKNOWN = "import pytest\n@pytest.mark.sloow\ndef test(): pass"
-WARNED = """
-import pytest, warnings
-
-def test(): warnings.warn('careful')
-
-@pytest.mark.xfail
-def test_passes(): pass
-"""
-
-
 @pytest.mark.parametrize(
-    "suite,complaints",
-    [(UNKNOWN, ["'sloow' not found in `markers`"]), (WARNED, ["UserWarning: careful", "[XPASS(strict)]", "2 failed"])],
+    "run,complaints",
+    [
+        ("unknown", ["'sloow' not found in `markers`"]),
+        ("warned", ["UserWarning: careful", "[XPASS(strict)]", "2 failed"]),
+    ],
     ids=["unknown mark", "warning and unexpected pass"],
 )
-def test_pytest_runs_strict(tmp_path: Path, suite: str, complaints: list[str]) -> None:
-    status, output = run_pytest(tmp_path, suite)
+def test_pytest_runs_strict(outputs: Outputs, run: str, complaints: list[str]) -> None:
+    status, output = outputs[run]
     assert status != 0, output
     for complaint in complaints:
         assert complaint in output

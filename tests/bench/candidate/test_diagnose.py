@@ -142,8 +142,14 @@ def test_of_two_mistakes_the_first_is_explained_and_it_is_said_that_it_is_not_al
     assert "but not its logits" in cause.evidence
 
 
-def test_what_no_known_mistake_explains_is_located_all_the_same() -> None:
-    seen = examined(mutant(Attention, range(1, 2), merge=lambda self, y: y.transpose(1, 2).flatten(2) * 1.001))
+@pytest.fixture(scope="module")
+def unexplained() -> Examination:
+    """A mistake that is none of the known ones."""
+    return examined(mutant(Attention, range(1, 2), merge=lambda self, y: y.transpose(1, 2).flatten(2) * 1.001))
+
+
+def test_what_no_known_mistake_explains_is_located_all_the_same(unexplained: Examination) -> None:
+    seen = unexplained
     assert seen.causes == []
     assert seen.where.forward.name == "h.1.projection"
     assert seen.where.forward.nearest == "linear in transformer.h.1.attn.c_proj"
@@ -158,11 +164,10 @@ def test_what_no_known_mistake_explains_is_located_all_the_same() -> None:
 
 
 @pytest.mark.parametrize("width", [80, 60])
-def test_on_a_narrow_terminal_no_number_of_the_report_is_cut(width: int) -> None:
-    seen = examined(mutant(Attention, range(1, 2), merge=lambda self, y: y.transpose(1, 2).flatten(2) * 1.001))
-    lines = text(seen, width).splitlines()
+def test_on_a_narrow_terminal_no_number_of_the_report_is_cut(width: int, unexplained: Examination) -> None:
+    lines = text(unexplained, width).splitlines()
     assert max(map(len, lines)) <= width
-    cells = {word for column in table(seen).columns for cell in column.cells for word in cell.split("  ")}
+    cells = {word for column in table(unexplained).columns for cell in column.cells for word in cell.split("  ")}
     assert cells - {""} <= {word.strip() for line in lines for word in line.split("  ")}
 
 

@@ -13,13 +13,15 @@ from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
+import altair as alt
 import pytest
 import vl_convert
 
 from bench.__main__ import main
 from bench.formatting import interval, significant, size
-from bench.report import pictures
+from bench.report import charts, pictures
 from bench.report.all_sections import RUN_SECTIONS, all_sections
 from bench.report.charts import Axis, Bar, Dot, dots, grouped_bars
 from bench.report.load_results import Run, load_result, load_results, result_files, with_unique_names
@@ -27,7 +29,7 @@ from bench.report.markdown import document
 from bench.report.page import page
 from bench.report.proof_records import read_bugs, read_parity
 from bench.report.result_keys import ABLATION
-from bench.report.section import View
+from bench.report.section import Chart, View
 from bench.report.sections import headline, parity, peers
 from bench.report.sections.ablation import KINDS
 from bench.report.sections.peers import named_with
@@ -47,6 +49,13 @@ def no_library() -> Iterator[None]:
         patch.setattr("vl_convert.javascript_bundle", lambda snippet, version: "/* </script> is a comment here */")
         patch.setattr("bench.report.command.png", lambda views: None)
         yield
+
+
+@pytest.fixture
+def nothing_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that look into no chart, of which a result has a hundred: drawing takes most of the time."""
+    monkeypatch.setattr(charts, "alt", MagicMock())
+    monkeypatch.setattr(charts, "chart", lambda title, drawn, says: Chart(title, {"description": says}))
 
 
 @pytest.fixture(scope="module")
@@ -270,6 +279,7 @@ def test_the_headline_has_the_reference_hugging_faces_best_and_ours_with_the_fil
     assert [headline.in_words(seconds) for seconds in (2.4014, 0.0421)] == ["2.40 s", "42.1 ms"]
 
 
+@pytest.mark.usefixtures("nothing_drawn")
 def test_the_page_opens_with_the_headline_of_the_newest_run_of_each_device(tmp_path: Path) -> None:
     for name, one in {
         "a": of_gpt2_size(1, started=OLDER),
@@ -296,6 +306,20 @@ def test_the_result_of_a_comparison_is_shown_too(tmp_path: Path) -> None:
         "gpt2-xl: generation, 1 x 128 tokens after 32",
     ]
     assert not run.quick
+
+
+def test_the_charts_of_every_section_are_valid_by_the_schema_of_vega_lite(data: dict[str, Any]) -> None:
+    """Altair could say so whenever a chart is drawn, for a fifth of the time of a report."""
+    first: dict[str, dict[str, Any]] = {}
+    for place, spec in data["charts"].items():
+        first.setdefault(place.split("-")[0], spec)
+    assert {"ablation", "peers", "scaling", "roofline"} <= first.keys()
+    for spec in first.values():
+        alt.Chart.from_dict(spec)  # validates
+    broken = copy.deepcopy(first["peers"])
+    broken["layer"][0]["encoding"]["x"]["type"] = "no such type"
+    with pytest.raises(Exception, match="'no such type' is not one of"):
+        alt.Chart.from_dict(broken)
 
 
 def test_the_ticks_of_an_axis_are_plain_numbers_with_a_labelled_zero() -> None:
@@ -571,6 +595,7 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, l
     return status, [line for line in lines if not re.match(r"\d+/\d+ ", line)]
 
 
+@pytest.mark.usefixtures("nothing_drawn")
 def test_how_far_it_is_and_the_time_left_are_said(
     tmp_path: Path, small: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -584,6 +609,7 @@ def test_how_far_it_is_and_the_time_left_are_said(
     assert all(line.endswith(" left)") for line in others)
 
 
+@pytest.mark.usefixtures("nothing_drawn")
 def test_files_that_cannot_be_shown_are_a_line_each_and_the_others_go_on(
     tmp_path: Path, small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -684,6 +710,7 @@ def test_the_made_up_environment_is_that_of_a_run() -> None:
     assert whole()["environment"].keys() == ENVIRONMENT.keys() == CUDA.keys()
 
 
+@pytest.mark.usefixtures("nothing_drawn")
 @pytest.mark.parametrize("path", sorted(HOME.glob("*.json")), ids=lambda path: path.name)
 def test_the_committed_tables_are_those_of_the_committed_results(path: Path) -> None:
     """As `python -m bench report --out docs/results --no-page` writes them, with the pictures."""

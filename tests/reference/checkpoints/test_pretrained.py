@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import socket
 import subprocess
 import sys
@@ -204,38 +203,43 @@ def test_no_token_is_sent_since_an_expired_one_would_be_refused(hub: Hub) -> Non
     assert set(hub.tokens) == {None}
 
 
+# Loads with the environment variables of each line of input, in turn: the library reads them when it is imported.
+LOADER = """
+import json, os, sys
+from reference.checkpoints.pretrained import load_pretrained
+for line in sys.stdin:
+    os.environ.update(json.loads(line))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
+        del sys.modules[name]
+    try:
+        weights, config = load_pretrained("gpt2")
+        print(config.n_embd, float(weights["wte.weight"].sum()), flush=True)
+    except ValueError as error:
+        print(f"error: {error}", flush=True)
+"""
+
+
 def test_environment_variables_name_the_hub_and_the_cache_and_switch_it_off(hub: Hub, tmp_path: Path) -> None:
-    program = (
-        "import os, sys\n"
-        "from reference.checkpoints.pretrained import load_pretrained\n"
-        "try:\n"
-        "    weights, config = load_pretrained('gpt2')\n"
-        "    print(config.n_embd, float(weights['wte.weight'].sum()))\n"
-        "except ValueError as error:\n"
-        "    print(f'error: {error}')\n"
-    )
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", LOADER], cwd=Path(__file__).parents[3], **pipes) as process:
 
-    def run(home: str, **environment: str) -> str:
-        result = subprocess.run(
-            [sys.executable, "-c", program],
-            env=os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / home)} | environment,
-            cwd=Path(__file__).parents[3],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
+        def load(home: str, **variables: str) -> str:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / home), **variables}
+            process.stdin.write(json.dumps(settings) + "\n")
+            process.stdin.flush()
+            return str(process.stdout.readline())
+
+        expected = f"{CONFIG.n_embd} {float(weights()['wte.weight'].sum())}\n"
+        assert load("home", HF_HUB_OFFLINE="0") == expected
+        assert (tmp_path / "home" / "hub" / "models--openai-community--gpt2").is_dir()
+        hub.requests.clear()
+        assert load("empty", HF_HUB_OFFLINE="1") == (
+            f"error: 'gpt2' could not be downloaded from 127.0.0.1:{hub.server_port} (HF_HUB_OFFLINE is set) and is "
+            "not in the cache: try again with a connection, or give a local folder instead\n"
         )
-        return result.stdout
-
-    expected = f"{CONFIG.n_embd} {float(weights()['wte.weight'].sum())}\n"
-    assert run("home", HF_HUB_OFFLINE="0") == expected
-    assert (tmp_path / "home" / "hub" / "models--openai-community--gpt2").is_dir()
-    hub.requests.clear()
-    assert run("empty", HF_HUB_OFFLINE="1") == (
-        f"error: 'gpt2' could not be downloaded from 127.0.0.1:{hub.server_port} (HF_HUB_OFFLINE is set) and is "
-        "not in the cache: try again with a connection, or give a local folder instead\n"
-    )
-    assert hub.requests == []
+        assert hub.requests == []
 
 
 @pytest.fixture

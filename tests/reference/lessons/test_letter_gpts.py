@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from reference.lessons.letter_gpts import (
 )
 from reference.sampling import next_token_probabilities
 from tests.reference.lessons.conftest import SHAKESPEARE
+from tests.reference.lessons.test_pages import assert_page_has_numbers
 
 
 @pytest.fixture(scope="module")
@@ -121,9 +123,21 @@ def test_a_mistake_is_one_line(refused, arguments, line):
     assert refused("reference.lessons.letter_gpts", *arguments) == line
 
 
+@pytest.fixture(scope="module")
+def learned_once():
+    """Each course is taken once, for its page and for the tests of what it teaches."""
+    return cache(learned)
+
+
 @pytest.mark.slow
-def test_the_lessons_model_knows_both_patterns_of_the_counting_text():
-    model, tokenizer, losses = learned("counting", COURSES["counting"])
+def test_the_page_has_the_numbers_of_the_lesson(learned_once, monkeypatch, tmp_path):
+    monkeypatch.setattr(letter_gpts, "learned", learned_once)
+    assert_page_has_numbers("letter_gpts", tmp_path)
+
+
+@pytest.mark.slow
+def test_the_lessons_model_knows_both_patterns_of_the_counting_text(learned_once):
+    model, tokenizer, losses = learned_once("counting", COURSES["counting"])
     said = successors(model, tokenizer)
     wrong = {number: words for number, words in said.items() if words != str(number + 1)}
     assert [said[number] for number in (7, 12, 25)] == ["8", "13", "26"]
@@ -139,8 +153,8 @@ def test_the_lessons_model_knows_both_patterns_of_the_counting_text():
     "name, below, completions",
     [("stories", 0.5, {"The ca": "t"}), ("code", 0.3, {"for i in rang": "e(", "def ": "add(a, b):"})],
 )
-def test_it_goes_on_as_the_text_does(name, below, completions):
-    model, tokenizer, losses = learned(name, COURSES[name])
+def test_it_goes_on_as_the_text_does(learned_once, name, below, completions):
+    model, tokenizer, losses = learned_once(name, COURSES[name])
     assert {prompt: goes_on(model, tokenizer, prompt, len(goes), 0.0) for prompt, goes in completions.items()} == (
         completions
     )
