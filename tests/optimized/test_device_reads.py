@@ -32,7 +32,7 @@ from optimized.generation import CachedGPT, left_pad
 from optimized.gpt import GPT
 from reference import GPTConfig
 from reference import sampling as reference_sampling
-from reference.sampling import next_token
+from reference.sampling import Sampling, next_token
 from reference.training.adamw import clip_gradients
 
 pytestmark = [
@@ -179,7 +179,7 @@ def test_once_a_prompt_is_checked_a_text_reads_nothing_even_beyond_the_block_siz
     model = fast(PLAIN if text_of == "plain" else only("kv_cache"), "cpu", monkeypatch).eval()
     with nothing_to_read():
         more = {"padding": torch.zeros(2, dtype=torch.int64)} if "padded" in text_of else {}
-        text = list(model.stream(model, ids_of(2, 6), 4, top_k=5, top_p=0.9, **more))
+        text = list(model.stream(model, ids_of(2, 6), 4, Sampling(top_k=5, top_p=0.9), **more))
         assert torch.cat(text, dim=1).shape == (2, 4)
 
 
