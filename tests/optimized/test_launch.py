@@ -363,6 +363,7 @@ def test_where_the_store_is_gone_each_speaks_for_itself() -> None:
         (dist.DistNetworkError("store"), True),
         (RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer"), True),
         (RuntimeError("shapes differ"), False),
+        (RuntimeError("tensors of a gloo group differ in shape"), False),
         (ValueError("gloo"), False),
     ],
 )
