@@ -133,8 +133,8 @@ class CompareCandidate(ResultFile, Seed, Threads, Device):
     layout: str = "canonical"
     """Names and shapes of its weights: canonical (reference/gpt.py), hf (transformers), nanogpt, or a function
     from our state dict to yours, FILE.py:FUNCTION"""
-    size: str = "smoke"
-    """Model size: smoke (3 layers, n_embd 48), or a size of compare without --candidate: tiny, mini, gpt2, ..."""
+    size: str = "test"
+    """Model size: test (3 layers, n_embd 48), or a size of compare without --candidate: tiny, mini, gpt2, ..."""
     bias: bool = True
     """Biases in the config, as in the published GPT-2"""
     batch: int = 3
@@ -212,7 +212,7 @@ class Report:
     parity: Annotated[Path, shown("FILE.json", "docs/parity.json")] = DOCS / "parity.json"
     """Errors and budgets, as the parity tests write them"""
     bugs: Annotated[Path, shown("FILE.json", "docs/bugs.json")] = DOCS / "bugs.json"
-    """Planted bugs, as python -m tests.bugs.table writes them"""
+    """Planted bugs, as python -m tests.bugs.measure writes them"""
 
     def check(self) -> None:
         """Raise a ValueError, one line, for an invalid value."""

@@ -38,8 +38,8 @@ from bench.candidate.locate import (
 from bench.candidate.recorder import only_python, recorded
 from bench.candidate.traced_gpt import GPT2, Activations, Watch, nodes, traced_forward
 from bench.candidate.validate import found_roundings, logits_at
+from bench.numerics.budgets import BUDGETS
 from bench.numerics.errors import distance
-from bench.numerics.tolerances import BUDGETS
 from reference.config import GPTConfig
 from reference.functional import cross_entropy
 

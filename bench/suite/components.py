@@ -36,7 +36,7 @@ from reference.data.embedded_texts import pydocs
 from reference.data.tokenizers import build_tokenizer
 
 # largest relative L2 error against the readable component, in float32: the budget of a float32 gradient in
-# bench/numerics/tolerances.py
+# bench/numerics/budgets.py
 ALLOWED = 1e-5
 
 

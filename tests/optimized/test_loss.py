@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from bench.numerics.budgets import BF16_FACTORS, BF16_ULP
 from bench.numerics.inputs import random_batch
-from bench.numerics.tolerances import BF16_FACTORS, BF16_ULP
-from bench.timing.peak_memory import Measurement
+from bench.timing.peak_memory import PeakMeasurement
 from optimized import Recipe, build, loss, only
 from optimized.embedding import ExactTable, PaddedTable
 from optimized.loss import chunked_loss, fused_loss, plain_loss
@@ -403,7 +403,7 @@ def test_the_peak_of_memory_stays_below_all_the_logits(tmp_path: Any, monkeypatc
     (tmp_path / "losses.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     logits = 4 * 512 * 50304 * 4  # 412 MB in float32, and softmax and its gradient are as large
-    started = [Measurement("losses:one_loss", rung) for rung in ("fused_loss", "")]
+    started = [PeakMeasurement("losses:one_loss", rung) for rung in ("fused_loss", "")]
     fused, plain = (one.result().bytes for one in started)
     assert plain > 2 * logits, f"{plain / 1e6:.0f} MB: the plain loss does not have what the fused one is to save"
     assert fused < 0.6 * logits, f"{fused / 1e6:.0f} MB, {logits / 1e6:.0f} MB are all the logits"

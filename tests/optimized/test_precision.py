@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bench.numerics.budgets import BF16_FACTORS
 from bench.numerics.inputs import random_batch, sharp_state_dict, typical_state_dict
-from bench.numerics.tolerances import BF16_FACTORS
 from optimized import FULL, PLAIN, Recipe, build, build_step, builder, generate, only
 from optimized.precision import TF32, BFloat16, Exact
 from reference.checkpoints.canonical import canonical_gradients

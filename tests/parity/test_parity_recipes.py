@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.numerics.budgets import BUDGETS, rounding_allowance
 from bench.numerics.errors import Allowance, Report
 from bench.numerics.inputs import random_batch
 from bench.numerics.outputs import compare_outputs
-from bench.numerics.tolerances import BUDGETS, rounding_allowance
 from bench.parity import compare
 from optimized import FULL, PLAIN, RUNGS, Recipe, build_step, only
 from optimized.precision import tf32_products

@@ -640,7 +640,7 @@ def test_documents_that_cannot_be_read_are_a_note_and_the_rest_goes_on(
         'python -m pytest tests/parity/test_parity_recipes.py -m "slow or not slow" && cp build/parity.json docs/ '
         "in a checkout",
         f"note: {tmp_path / 'bugs.json'}: is no record of planted bugs, version 1, write it again by "
-        "python -m tests.bugs.table in a checkout",
+        "python -m tests.bugs.measure in a checkout",
     ]
     made = unescape((tmp_path / "out" / "index.html").read_text())
     for line in lines:

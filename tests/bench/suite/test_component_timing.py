@@ -181,7 +181,7 @@ def test_a_peak_of_0_bytes_is_unknown(seen: int, written: int | None, monkeypatc
         def stop(self) -> None:
             pass
 
-    monkeypatch.setattr(component_timing, "Measurement", Seen)
+    monkeypatch.setattr(component_timing, "PeakMeasurement", Seen)
     (memory,) = peaks_of(["batches"], {}).values()
     for one in (found([0.1], memory=memory), found([0.1], memory=seen)):
         row = outcomes({"batches": one}, "mini")["batches"].row
