@@ -117,7 +117,7 @@ def test_ratios_are_to_the_first_of_a_group() -> None:
 
 
 def test_a_group_without_its_first_or_with_one_component_has_no_ratio() -> None:
-    char, byte, gpt2 = (f"tokenizer {name}, encode" for name in ("char", "byte", "gpt2"))
+    char, byte, gpt2 = (f"tokenizers {name}, encode" for name in ("char", "byte", "gpt2"))
     failed = {"failure": "it is off"}
     for some in (
         {char: failed, byte: found([0.1]), gpt2: found([0.2])},
@@ -267,8 +267,8 @@ def test_a_tokenizer_encodes_nothing_before_its_memory_is_measured(
         return made
 
     monkeypatch.setattr(components, "build_tokenizer", build)
-    COMPONENTS["tokenizer byte, encode"].prepare(named("smoke"), CPU, tmp_path)
+    COMPONENTS["tokenizers byte, encode"].prepare(named("smoke"), CPU, tmp_path)
     assert encoded == []
-    prepared = COMPONENTS["tokenizer byte, decode"].prepare(named("smoke"), CPU, tmp_path)
+    prepared = COMPONENTS["tokenizers byte, decode"].prepare(named("smoke"), CPU, tmp_path)
     assert encoded == [100_000]
     assert replace(prepared, amount=0).error() == 0.0
