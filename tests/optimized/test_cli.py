@@ -58,12 +58,12 @@ def fast(cli: Cli) -> Iterator[OptimizedCli]:
 
 @pytest.fixture(autouse=True)
 def processor_with_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a CPU that multiplies bfloat16, has a compiler and glibc, whatever this one has."""
+    """Simulate a CPU with bfloat16 instructions, a compiler and glibc."""
     on(monkeypatch)
 
 
 def on(monkeypatch: pytest.MonkeyPatch, **other: Any) -> None:
-    """Take this CPU for another one."""
+    """Simulate another CPU."""
     here = dataclasses.replace(Hardware("cpu", bfloat16=True, compiler=True, keeps_memory=True), **other)
     monkeypatch.setattr(optimized.recipe, "hardware_of", lambda device: here)
     monkeypatch.setattr(optimized.builder, "computes_bfloat16", lambda: here.bfloat16)
@@ -71,7 +71,7 @@ def on(monkeypatch: pytest.MonkeyPatch, **other: Any) -> None:
 
 @pytest.fixture
 def stop_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Ctrl-C after the steps in this list."""
+    """Send Ctrl-C after the steps in this list."""
     steps: list[int] = []
 
     class Struck(Lines):
@@ -227,7 +227,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("options, says", REFUSED, ids=[options for options, _ in REFUSED])
-def test_a_recipe_that_cannot_be_is_one_line_and_nothing_is_written(
+def test_an_invalid_recipe_is_one_line_and_nothing_is_written(
     fast: OptimizedCli, tmp_path: Path, options: str, says: str
 ) -> None:
     result = fast(*TRAIN, *options.split())
@@ -246,7 +246,7 @@ def test_a_recipe_that_cannot_be_is_one_line_and_nothing_is_written(
         ("--recipe full", "the rung bf16 and float64 weights do not go together: leave bf16 out of the recipe"),
     ],
 )
-def test_a_recipe_that_cannot_be_is_refused_where_a_run_is_used(
+def test_an_invalid_recipe_is_refused_where_a_run_is_used(
     fast: OptimizedCli, exact: Path, subcommand: str, options: str, says: str
 ) -> None:
     result = fast(subcommand, exact, "--device", "cpu", *options.split())
@@ -268,7 +268,7 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_both_packages_write_the_same_text_and_measure_the_same_loss(
     cli: Cli, fast: OptimizedCli, exact: Path, recipe: list[str]
 ) -> None:
-    """In float64, where no rung rounds as much as would show."""
+    """In float64, where no rung rounds visibly."""
     write = ["sample", exact, "--tokens", "30", "--samples", "2", "--prompt", "mary had", "--device", "cpu"]
     assert fast(*write, *recipe).out == cli(*write).out
     measure = ["eval", exact, "--split", "both", "--device", "cpu"]

@@ -196,9 +196,7 @@ def test_in_bf16_the_cache_does_not_change_what_is_possible(settings: dict[str, 
     ],
 )
 @every_model
-def test_what_nothing_can_be_generated_from_is_refused(
-    model: GPT, ids: Tensor, settings: dict[str, Any], message: str
-) -> None:
+def test_an_invalid_prompt_is_refused(model: GPT, ids: Tensor, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         generate(model, ids, **{"max_new_tokens": 2, **settings})
 
@@ -216,7 +214,7 @@ def test_what_nothing_can_be_generated_from_is_refused(
     ids=["all of it", "negative", "one for two", "two dimensions", "floats"],
 )
 @every_cached_model
-def test_padding_that_cannot_be_is_refused(model: GPT, padding: Tensor, message: str, count: int) -> None:
+def test_invalid_padding_is_refused(model: GPT, padding: Tensor, message: str, count: int) -> None:
     with pytest.raises(ValueError, match=message):
         generate(model, ids_of(2, 4), count, padding=padding)
 

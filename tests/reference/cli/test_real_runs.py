@@ -52,7 +52,7 @@ def test_the_cpu_settings_of_nanogpt_reach_its_published_loss(
 ) -> None:
     monkeypatch.setenv("PARITYGPT_SHAKESPEARE", str(SHAKESPEARE))
     model = ["--layers", "4", "--heads", "4", "--width", "128", "--block", "64", "--dropout", "0"]
-    # nanoGPT takes 2,000 steps to it; README has what those come to here
+    # nanoGPT needs 2,000 steps for it; docs/training.md has the loss of 2,000 steps here
     amount = ["--batch-size", "12", "--steps", "1400", "--eval-interval", "1400"]
     result = cli("train", "--corpus", "shakespeare", *model, *amount, "--device", "cpu")
     assert result.status == 0, result.err
