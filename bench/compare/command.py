@@ -209,13 +209,13 @@ def time_in_turn(
     gc.collect()
     give_back_freed()
     progress.stage(f"building {', '.join(names)}")
-    threads, budgets = torch.get_num_threads(), {}
+    threads, time_budgets = torch.get_num_threads(), {}
     for task in tasks_of(options):
         least, most = (options.rounds,) * 2 if options.rounds else (LEAST_ROUNDS[task], MOST_ROUNDS)
-        budgets[task] = TimeBudget(options.seconds * SHARES[task] / len(names), least, most)
+        time_budgets[task] = TimeBudget(options.seconds * SHARES[task] / len(names), least, most)
     precisions = {name: own_precision(options.precision, name, what.config, device) for name in names}
     jobs = [job(name, what, precisions[name], device, threads, options.new_tokens) for name in names]
-    found = run_jobs(jobs, budgets, Timing(progress), together=fitting(what, options.precision, device))
+    found = run_jobs(jobs, time_budgets, Timing(progress), together=fitting(what, options.precision, device))
     return {
         name: {
             "speed": {
