@@ -25,7 +25,7 @@ from reference.cli.main import EXPECTED, Package, described, obey, read_options,
 from reference.training.devices import choose_device
 
 T = TypeVar("T")
-GLOO = "/gloo/transport/"  # the folder of gloo's code for connections, in its messages
+GLOO = "/gloo/"  # the folder of its source files, which its messages name
 
 
 class Launched:
