@@ -76,7 +76,7 @@ def cached_stream(
     """Yield one (B, 1) tensor of new ids at a time; arguments as for `generate`.
 
     Beyond the block size the model sees the last block_size tokens, numbered from position 0 again, as in the
-    reference. Then every token has a new position, so the cache is computed anew.
+    reference. Then every token has a new position, so the cache is computed again.
 
     The values of `ids` and `padding` are checked before the first token; after that nothing waits for the device.
     """
