@@ -2,7 +2,7 @@
 
 Measured are logits, loss, every gradient and n AdamW steps. Both models follow the protocol of this project
 (`model(ids)`, `model.loss(ids, targets)`, a canonical state dict) and hold the same weights. Errors are relative to the
-oracle, usually in float64. Budgets are in `bench.numerics.tolerances`.
+oracle, usually in float64. Budgets are in `bench.numerics.budgets`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from bench.candidate.examine import examine
 from bench.candidate.layouts import layout_of
 from bench.candidate.load_function import load_function
 from bench.candidate.report import text
+from bench.numerics.budgets import BUDGETS, Budget
 from bench.numerics.errors import Measurement, Report, distance, measure_all
 from bench.numerics.outputs import BuildStep, collect_outputs, compare_outputs
-from bench.numerics.tolerances import BUDGETS, Budget
 from reference.ids import check_targets, check_type, check_values
 from reference.training.defaults import WEIGHT_DECAY
 from reference.training.step import build_step
@@ -130,7 +130,7 @@ def assert_same(
     Args:
         candidate: a model; without an oracle, a function from a config to a module, or "path/to/file.py:build"
         oracle, ids, targets: see `compare`
-        budget: a `Budget`, or a name in `bench.numerics.tolerances.BUDGETS`; only with an oracle
+        budget: a `Budget`, or a name in `bench.numerics.budgets.BUDGETS`; only with an oracle
         options: see `compare`; without an oracle, `layout` (a name, a function or "path/to/file.py:function") and the
             options of `bench.candidate.examine.examine`
 

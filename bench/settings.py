@@ -8,20 +8,17 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from reference.cli.options import at_least, shown
+
 DOCS = Path(__file__).parents[1] / "docs"
-
-
-def shown(metavar: str, default: str) -> Any:
-    """Show an option in --help as METAVAR, with its default in words: for defaults that are computed later."""
-    return arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
 def check_at_least(options: Any, **least: int) -> None:
     """Raise a ValueError for the first option below its least value; None is allowed."""
-    for name, number in least.items():
+    for name, low in least.items():
         value = getattr(options, name)
-        if value is not None and value < number:
-            raise ValueError(f"--{name.replace('_', '-')} {value}: give a whole number of at least {number}")
+        if value is not None:
+            at_least(low, name, value)
 
 
 def check_seed(seed: int, bits: int) -> None:
@@ -42,8 +39,41 @@ def check_file(json: Path | None) -> None:
         raise ValueError(f"--json {json}: give the name of a file in an existing folder")
 
 
+# kw_only: a command's required option may follow these, which have defaults
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """The option that names a device."""
+
+    device: str = "auto"
+    """Device: auto, cpu, cuda, cuda:1, mps; auto takes an accelerator if there is one"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threads:
+    """The option that limits the CPU threads."""
+
+    threads: Annotated[int | None, shown("INT", "torch's choice, one per core")] = None
+    """CPU threads"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seed:
+    """The option that seeds weights and tokens."""
+
+    seed: int = 0
+    """Random seed of weights and tokens"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultFile:
+    """The option that names the file of the result."""
+
+    json: Annotated[Path | None, shown("FILE", "none")] = None
+    """Write all measurements to this file"""
+
+
 @dataclass(frozen=True)
-class Compare:
+class Compare(ResultFile, Seed, Threads, Device):
     """Compare models: prove that they are the same function, then time them in turn.
 
     Without options: gpt2 (124 million parameters), one sequence of 128 tokens, 3 to 4 minutes on two CPU cores.
@@ -59,8 +89,6 @@ class Compare:
     """Sequences per batch (B)"""
     time: Annotated[int | None, shown("INT", "128, or the size's block")] = None
     """Tokens per sequence (T)"""
-    device: str = "auto"
-    """Device: auto, cpu, cuda, cuda:1, mps; auto takes an accelerator if there is one"""
     precision: str = "float32"
     """float64, float32, or bfloat16 (torch.autocast, float32 weights). With float32, these contenders still compute
     in bfloat16 and must pass the rounding check: full, bf16, huggingface-bf16; optimized and huggingface-best on a
@@ -79,10 +107,6 @@ class Compare:
     """Tokens to generate after a prompt of 32 tokens, or fewer if the block is shorter; 0 skips generation"""
     steps: Annotated[int | None, shown("INT", "2 to 20, by the size")] = None
     """AdamW steps in the proof; 0 skips them"""
-    threads: Annotated[int | None, shown("INT", "torch's choice, one per core")] = None
-    """CPU threads"""
-    seed: int = 0
-    """Random seed of weights and tokens"""
     json: Annotated[Path | None, shown("FILE", "runs/compare/DATE-TIME.json")] = None
     """Write all measurements to this file"""
 
@@ -96,7 +120,7 @@ class Compare:
 
 
 @dataclass(frozen=True)
-class CompareCandidate:
+class CompareCandidate(ResultFile, Seed, Threads, Device):
     """Test a GPT of your own: is it the same function as the reference? If not: where does it first differ, and why?
 
     Exit status: 0 the same, 1 different, 2 not testable (one line says why).
@@ -109,8 +133,8 @@ class CompareCandidate:
     layout: str = "canonical"
     """Names and shapes of its weights: canonical (reference/gpt.py), hf (transformers), nanogpt, or a function
     from our state dict to yours, FILE.py:FUNCTION"""
-    size: str = "smoke"
-    """Model size: smoke (3 layers, n_embd 48), or a size of compare without --candidate: tiny, mini, gpt2, ..."""
+    size: str = "test"
+    """Model size: test (3 layers, n_embd 48), or a size of compare without --candidate: tiny, mini, gpt2, ..."""
     bias: bool = True
     """Biases in the config, as in the published GPT-2"""
     batch: int = 3
@@ -119,16 +143,8 @@ class CompareCandidate:
     """Tokens per sequence (T)"""
     steps: Annotated[int | None, shown("INT", "20, fewer at large sizes")] = None
     """AdamW steps to compare; 0 skips them"""
-    device: str = "auto"
-    """Device of the candidate: auto, cpu, cuda, cuda:1, mps; auto takes an accelerator if there is one"""
     precision: str = "auto"
     """float64, float32, or auto: float64, or float32 if the candidate does not compute in float64"""
-    threads: Annotated[int | None, shown("INT", "torch's choice, one per core")] = None
-    """CPU threads"""
-    seed: int = 0
-    """Random seed of weights and tokens"""
-    json: Annotated[Path | None, shown("FILE", "none")] = None
-    """Write all measurements and the diagnosis to this file"""
 
     def check(self) -> None:
         """Raise a ValueError, one line, for the first value that is invalid on every machine."""
@@ -140,20 +156,14 @@ class CompareCandidate:
 
 
 @dataclass(frozen=True)
-class MeasureRoofline:
+class MeasureRoofline(ResultFile, Threads, Device):
     """Measure a device: FLOP/s in the models' shapes, memory bandwidth, and the least time of each task."""
 
-    device: str = "auto"
-    """Device to measure: auto, cpu, cuda, cuda:1, mps; auto takes an accelerator if there is one"""
     workloads: Annotated[tuple[str, ...], shown("NAME", "mini, gpt2-128, gpt2")] = ()
     """Workloads whose shapes are measured: smoke, mini-64, mini, gpt2-128 (batch 1 x time 128), gpt2-512 (4 x 512),
     gpt2 and gpt2-xl (1 x 1024)"""
     seconds: float = 0.2
     """Seconds per shape, about; at least three samples"""
-    threads: Annotated[int | None, shown("INT", "torch's choice, one per core")] = None
-    """CPU threads"""
-    json: Annotated[Path | None, shown("FILE", "none")] = None
-    """Write all measurements to this file"""
     resume: Annotated[Path | None, shown("FILE.partial", "none")] = None
     """Continue a stopped measurement from its .partial file, with its options"""
 
@@ -202,7 +212,7 @@ class Report:
     parity: Annotated[Path, shown("FILE.json", "docs/parity.json")] = DOCS / "parity.json"
     """Errors and budgets, as the parity tests write them"""
     bugs: Annotated[Path, shown("FILE.json", "docs/bugs.json")] = DOCS / "bugs.json"
-    """Planted bugs, as python -m tests.bugs.table writes them"""
+    """Planted bugs, as python -m tests.bugs.measure writes them"""
 
     def check(self) -> None:
         """Raise a ValueError, one line, for an invalid value."""

@@ -70,7 +70,7 @@ class Compiled:
     def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
         if weight.numel() < WORTH_COMPILING:
             return matrix_product(x, weight)
-        return self.multiply_and_sum(x, weight.detach())  # of a Parameter torch would compile each shape anew
+        return self.multiply_and_sum(x, weight.detach())  # of a Parameter torch would compile each shape again
 
 
 def multiply_and_sum(x: Tensor, weight: Tensor) -> Tensor:

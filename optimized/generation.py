@@ -12,7 +12,7 @@ from torch import Tensor
 from optimized.cache import Cache
 from optimized.gpt import GPT
 from reference.ids import check_shape
-from reference.sampling import check_prompt, next_token
+from reference.sampling import Sampling, check_prompt, next_token
 
 
 class CachedGPT:
@@ -71,23 +71,16 @@ class CachedGPT:
 
 @torch.no_grad()
 def cached_stream(
-    model: GPT,
-    ids: Tensor,
-    max_new_tokens: int,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    generator: torch.Generator | None = None,
-    padding: Tensor | None = None,
+    model: GPT, ids: Tensor, max_new_tokens: int, sampling: Sampling, padding: Tensor | None = None
 ) -> Iterator[Tensor]:
     """Yield one (B, 1) tensor of new ids at a time; arguments as for `generate`.
 
     Beyond the block size the model sees the last block_size tokens, numbered from position 0 again, as in the
-    reference. Then every token has a new position, so the cache is computed anew.
+    reference. Then every token has a new position, so the cache is computed again.
 
     The values of `ids` and `padding` are checked before the first token; after that nothing waits for the device.
     """
-    check_prompt(ids, model.config.vocab_size, max_new_tokens, temperature, top_k, top_p)
+    check_prompt(ids, model.config.vocab_size, max_new_tokens, sampling)
     most = 0 if padding is None else check_padding(padding, ids)
     block = model.config.block_size
     cached, seen = None, 0
@@ -100,7 +93,7 @@ def cached_stream(
             cached, seen = CachedGPT(model, lead, room), first
         logits = cached.extend(ids[:, seen:], last=1)[:, -1]  # (B, V)
         seen = width
-        new = next_token(logits, temperature, top_k, top_p, generator)
+        new = next_token(logits, *sampling)
         ids = torch.cat([ids, new], dim=1)
         yield new
 
@@ -126,9 +119,8 @@ def generate(
     more = {} if padding is None else {"padding": padding}
     if more and model.stream is not cached_stream:
         raise ValueError("prompts of unequal length need the rung kv_cache: build the model with it")
-    return torch.cat(
-        [ids, *model.stream(model, ids, max_new_tokens, temperature, top_k, top_p, generator, **more)], dim=1
-    )
+    sampling = Sampling(temperature, top_k, top_p, generator)
+    return torch.cat([ids, *model.stream(model, ids, max_new_tokens, sampling, **more)], dim=1)
 
 
 def left_pad(prompts: Sequence[Sequence[int]], device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:

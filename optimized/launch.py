@@ -25,6 +25,7 @@ from reference.cli.main import EXPECTED, Package, described, obey, read_options,
 from reference.training.devices import choose_device
 
 T = TypeVar("T")
+GLOO = "/gloo/"  # the folder of its source files, which its messages name
 
 
 class Launched:
@@ -168,7 +169,8 @@ def reduced(numbers: Sequence[float], dtype: torch.dtype, how: Any) -> Tensor:
 
 def is_lost_connection(error: BaseException) -> bool:
     """Whether an error means that another process could not be reached."""
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+    # a connection that breaks is a plain RuntimeError of torch: only the source file that it names tells it from a bug
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and GLOO in str(error))
 
 
 def end_now(status: int) -> NoReturn:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from reference.functional import softmax
 from reference.ids import check_type, check_values
+
+
+class Sampling(NamedTuple):
+    """How tokens are drawn; see `generate`."""
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    generator: torch.Generator | None = None
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
@@ -72,24 +81,16 @@ def next_token(
 
 
 @torch.no_grad()
-def stream(
-    model: Any,
-    ids: Tensor,
-    max_new_tokens: int,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    generator: torch.Generator | None = None,
-) -> Iterator[Tensor]:
+def stream(model: Any, ids: Tensor, max_new_tokens: int, sampling: Sampling) -> Iterator[Tensor]:
     """Yield one (B, 1) tensor of new ids at a time; arguments as for `generate`.
 
     Beyond the block size the model sees the last block_size tokens, numbered from position 0 again. The values of `ids`
     are checked before the first token; after that nothing waits for the device.
     """
-    check_prompt(ids, model.config.vocab_size, max_new_tokens, temperature, top_k, top_p)
+    check_prompt(ids, model.config.vocab_size, max_new_tokens, sampling)
     for _ in range(max_new_tokens):
         logits = model(ids[:, -model.config.block_size :])[:, -1]  # (B, V)
-        new = next_token(logits, temperature, top_k, top_p, generator)
+        new = next_token(logits, *sampling)
         ids = torch.cat([ids, new], dim=1)
         yield new
 
@@ -118,14 +119,13 @@ def generate(
     Returns (B, T + max_new_tokens): the prompt and what follows. The same generator state gives the same tokens as
     `generate` of transformers with the same settings. Raises ValueError for invalid ids and settings.
     """
-    return torch.cat([ids, *stream(model, ids, max_new_tokens, temperature, top_k, top_p, generator)], dim=1)
+    sampling = Sampling(temperature, top_k, top_p, generator)
+    return torch.cat([ids, *stream(model, ids, max_new_tokens, sampling)], dim=1)
 
 
-def check_prompt(
-    ids: Tensor, vocab_size: int, max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None
-) -> None:
+def check_prompt(ids: Tensor, vocab_size: int, max_new_tokens: int, sampling: Sampling) -> None:
     """Raise a ValueError for an invalid prompt or settings. Reads the values of `ids`, so waits for their device."""
-    check_sampling(temperature, top_k, top_p)
+    check_sampling(sampling.temperature, sampling.top_k, sampling.top_p)
     if max_new_tokens < 0:
         raise ValueError(f"{max_new_tokens} new tokens: give 0 or more")
     if ids.dim() != 2 or ids.shape[1] == 0:

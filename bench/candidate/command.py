@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from bench.candidate.examine import SMOKE, Examination, examine, usual_time
+from bench.candidate.examine import TEST_SIZE, Examination, examine, usual_time
 from bench.candidate.layouts import layout_of
 from bench.candidate.load_function import load_function
 from bench.candidate.report import show, text
@@ -66,10 +66,10 @@ def compare_candidate(options: CompareCandidate) -> int:
 
 def config_of(size: str) -> GPTConfig:
     """The config of a size. Raises ValueError for an unknown size."""
-    if size == "smoke":
-        return SMOKE
+    if size == "test":
+        return TEST_SIZE
     if size not in SIZES:
-        raise ValueError(f"unknown size {size!r}: give one of smoke, {', '.join(SIZES)}")
+        raise ValueError(f"unknown size {size!r}: give one of test, {', '.join(SIZES)}")
     return replace(SIZES[size], dropout=0.0)
 
 

@@ -38,8 +38,8 @@ from bench.candidate.locate import (
 from bench.candidate.recorder import only_python, recorded
 from bench.candidate.traced_gpt import GPT2, Activations, Watch, nodes, traced_forward
 from bench.candidate.validate import found_roundings, logits_at
+from bench.numerics.budgets import BUDGETS
 from bench.numerics.errors import distance
-from bench.numerics.tolerances import BUDGETS
 from reference.config import GPTConfig
 from reference.functional import cross_entropy
 
@@ -168,9 +168,9 @@ def different(found: list[tuple[float, Cause]]) -> list[Cause]:
     found = sorted(found, key=lambda pair: pair[0])
     kept: dict[str, Cause] = {}
     for error, cause in found:
-        # "in block 1 only" adds nothing if the mistake in all blocks explains it too
-        if error <= max(100.0 * found[0][0], 1e-14) and not any(cause.what.startswith(known) for known in kept):
-            kept[cause.what] = cause
+        # a mistake in all blocks and in one block may begin with the same tensor
+        if error <= max(100.0 * found[0][0], 1e-14):
+            kept.setdefault(cause.what, cause)
     return list(kept.values())[:4]
 
 

@@ -19,18 +19,18 @@ from bench.candidate.adapter import Build, Candidate, Refused
 from bench.candidate.diagnose import Cause, Probe, Where, of_gradients, of_loss, of_probe, of_structure, too_small
 from bench.candidate.layouts import Layout
 from bench.candidate.validate import logits_at, validate
+from bench.numerics.budgets import BUDGETS
 from bench.numerics.errors import Measurement, Report, distance
 from bench.numerics.inputs import random_batch, sharp_state_dict
 from bench.numerics.outputs import collect_outputs, compare_outputs
-from bench.numerics.tolerances import BUDGETS
 from reference.config import GPTConfig
 from reference.gpt import GPT
 from reference.training.step import build_step
 
 # All numbers differ, so that swapping two shows; only H is a power of two, so that padding shows.
-SMOKE = GPTConfig(block_size=48, vocab_size=211, n_layer=3, n_head=4, n_embd=48)
+TEST_SIZE = GPTConfig(block_size=48, vocab_size=211, n_layer=3, n_head=4, n_embd=48)
 LEARNING_RATE = 1e-5  # see bench/contenders/verify.py
-LARGE = 5_000_000  # above this number of parameters the diagnosis is first tried at the smoke size
+LARGE = 5_000_000  # above this number of parameters the diagnosis is first tried at the test size
 SHARPNESS = 40.0  # gives scores of 1e4: a finite mask value that is not low enough shows
 SHARP = "logits, sharper attention"  # q and k multiplied by SHARPNESS
 SHARP_LENIENCY = 10.0  # such scores multiply rounding: a factor on the budget
@@ -82,7 +82,7 @@ def examine(
     *,
     name: str = "the candidate",
     layout_name: str = "canonical",
-    config: GPTConfig = SMOKE,
+    config: GPTConfig = TEST_SIZE,
     batch: int = 3,
     time: int | None = None,
     steps: int = 20,
@@ -127,24 +127,24 @@ def examine(
     probes = list(other_probes(weights, config, seed, judged_in))
     for probe in probes:
         report.measurements.append(measured(probe, candidate, oracle, weights, notes))
-    large = config.parameter_count() > LARGE and config != SMOKE
+    large = config.parameter_count() > LARGE and config != TEST_SIZE
     if not seen.same and not (large and explained_small(seen, build, layout, tell)):
         main = Probe("logits", weights, pair[0])
         explain(seen, candidate, [main, *probes], pair, found.gradients, tell)
     if judged_in == "float32":
         tell("what float32 cannot see")
-        seen.unseen = too_small(*smoke() if large else (config, weights, pair[0]), BUDGETS["float32"].logits)
+        seen.unseen = too_small(*on_test_size() if large else (config, weights, pair[0]), BUDGETS["float32"].logits)
     return seen
 
 
-def smoke() -> tuple[GPTConfig, dict[str, Tensor], Tensor]:
-    """The smoke size, with weights and ids."""
-    return SMOKE, sharp_state_dict(SMOKE), random_batch(SMOKE, 3, usual_time(SMOKE))[0]
+def on_test_size() -> tuple[GPTConfig, dict[str, Tensor], Tensor]:
+    """The test size, with weights and ids."""
+    return TEST_SIZE, sharp_state_dict(TEST_SIZE), random_batch(TEST_SIZE, 3, usual_time(TEST_SIZE))[0]
 
 
 def explained_small(seen: Examination, build: Build, layout: Layout, tell: Tell) -> bool:
-    """Try the diagnosis at the smoke size; returns whether the candidate differs there too."""
-    tell("first difference and known mistakes, at the smoke size")
+    """Try the diagnosis at the test size; returns whether the candidate differs there too."""
+    tell("first difference and known mistakes, at the test size")
     try:
         small = examine(build, layout, steps=0, device=seen.device, precision=seen.precision)
     except ValueError:  # it cannot be built at that size
@@ -152,7 +152,7 @@ def explained_small(seen: Examination, build: Build, layout: Layout, tell: Tell)
     if small.same:
         return False
     seen.where, seen.causes = small.where, small.causes
-    seen.notes.append("diagnosed at the smoke size, at which it differs too")
+    seen.notes.append("diagnosed at the test size, at which it differs too")
     return True
 
 

@@ -12,9 +12,9 @@ from bench.candidate.adapter import Build, Candidate, Refused
 from bench.candidate.layouts import Layout
 from bench.candidate.recorder import Rounding, only_python, roundings
 from bench.formatting import one_line
+from bench.numerics.budgets import BUDGETS
 from bench.numerics.errors import distance
 from bench.numerics.outputs import Batch
-from bench.numerics.tolerances import BUDGETS
 from reference.config import GPTConfig
 
 Weights = Mapping[str, Tensor]

@@ -125,7 +125,7 @@ def measure(session: Session) -> None:
     budgets = {}
     for task in SCENARIOS[scenario]:
         share, least = SHARES[task]
-        budgets[task] = TimeBudget(session.plan.seconds * share / len(proven), given or least, most)
+        time_budgets[task] = TimeBudget(session.plan.seconds * share / len(proven), given or least, most)
     timings = session.timings_of(row.work, scenario, row.contenders, texts=texts, time_budgets=budgets)
     for task in SCENARIOS[scenario]:
         for name in proven:

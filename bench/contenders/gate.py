@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bench.contenders import Weights, build_in, find, import_what_is_needed, own_precision
-from bench.contenders.verify import PLAIN, Check, Verdict, checks_of, prove, weights_of
+from bench.contenders.verify import ROUNDING_BASE, Check, Verdict, checks_of, prove, weights_of
 from bench.formatting import NOT_THE_SAME
 from bench.journal import Keep, without_journal
 from bench.numerics.inputs import random_batch
@@ -115,7 +115,7 @@ class ParityGate:
         """Number of lines that a proof of contenders reports."""
         found = 0
         for check in self.checks(work, names):
-            plain = {PLAIN} if check.question == "rounding" else set()
+            plain = {ROUNDING_BASE} if check.question == "rounding" else set()
             found += len({"the oracle", *plain, *self.takers(check, work, names)})
             found += len(self.writers(check, work, names)) if texts else 0
         return found

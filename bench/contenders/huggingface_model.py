@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.initialization import no_init_weights
 
+from bench.contenders.torch_step import library_loss
 from optimized.compilation import compilers, vector_width
 from reference.checkpoints.huggingface import PREFIX, from_hf, hf_config, to_hf
 from reference.config import GPTConfig
@@ -56,14 +57,11 @@ class HuggingFaceGPT(nn.Module):
         self.model.forward = torch.compile(self.model.forward, options=vector_width())
 
     def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy over targets other than -1, by torch, in the dtype of the logits, but at least float32.
+        """Mean cross-entropy over targets other than -1, by torch, in at least float32.
 
         Not by `labels=`: transformers 5 computes that loss in float32 even for a float64 model.
         """
-        logits = self(ids)
-        if logits.dtype in (torch.bfloat16, torch.float16):
-            logits = logits.float()
-        return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
+        return library_loss(self(ids), targets)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
         """The canonical layout, through `reference.checkpoints.huggingface.from_hf`."""

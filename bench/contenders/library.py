@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from bench.contenders.autocast import Autocast
 from bench.contenders.contender import Contender, Weights, loaded
-from bench.contenders.torch_step import build_library_step, decays_by_name
+from bench.contenders.torch_step import build_library_step, decays_by_name, library_loss
 from reference import GPTConfig
 from reference.checkpoints.huggingface import canonical_shapes, check_tensors
 
@@ -83,10 +83,7 @@ class LibraryGPT(nn.Module):
 
     def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy over targets other than -1, by torch, in at least float32."""
-        logits = self(ids)
-        if logits.dtype in (torch.bfloat16, torch.float16):
-            logits = logits.float()
-        return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
+        return library_loss(self(ids), targets)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
         """The canonical layout."""

@@ -1,4 +1,4 @@
-"""A training step by torch's own AdamW and clipping, for any model with `loss(ids, targets)`."""
+"""Loss and training step by torch's own cross-entropy, AdamW and clipping, for a contender."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from reference.training.defaults import BETAS, CLIP, EPS, LEARNING_RATE, WEIGHT_DECAY
+
+
+def library_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy of logits (B, T, V) over targets (B, T) other than -1, by torch, in at least float32."""
+    if logits.dtype in (torch.bfloat16, torch.float16):
+        logits = logits.float()
+    return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
 
 
 class LibraryStep:

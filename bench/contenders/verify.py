@@ -4,7 +4,7 @@ The oracle is Hugging Face's GPT-2 with explicit attention, in float64. Every co
 logits, loss, every gradient and some AdamW steps are compared with the oracle's. The oracle's own code is a
 contender too: in float64 its error must be 0, in float32 it shows how much peers round.
 
-The budgets for float64 and float32 are in `bench.numerics.tolerances`. bfloat16 has 8 significant bits, too few to
+The budgets for float64 and float32 are in `bench.numerics.budgets`. bfloat16 has 8 significant bits, too few to
 distinguish the exact GELU from the tanh one, so a bfloat16 contender takes two checks:
 
     function   in float32, without autocast, by the float32 budgets
@@ -28,15 +28,15 @@ from typing import Any
 import torch
 
 from bench.contenders import Weights, build_in, find
+from bench.numerics.budgets import BUDGETS, rounding_allowance
 from bench.numerics.errors import Allowance, Measurement, Report
 from bench.numerics.inputs import random_batch, sharp_state_dict, typical_state_dict
 from bench.numerics.outputs import ModelOutputs, collect_outputs, compare_outputs
-from bench.numerics.tolerances import BUDGETS, rounding_allowance
 from bench.workloads.workload import Workload
 from reference.config import GPTConfig
 
 ORACLE = "huggingface-eager"
-PLAIN = "reference"  # its bfloat16 error sets the budgets of the rounding check
+ROUNDING_BASE = "reference"  # its bfloat16 error sets the budgets of the rounding check
 
 # Of the AdamW steps. Adam's update has this size even if a gradient is pure rounding. At 1e-4, with sharp weights, five
 # steps of correct code grow float32's rounding from 1e-7 to 3e-6; at 1e-5 it does not grow. The float64 check judges
@@ -186,9 +186,9 @@ def prove(
 
     plain = None
     if check.precision == "bfloat16":
-        plain = report(PLAIN)
+        plain = report(ROUNDING_BASE)
         allowed = rounding_allowance(plain)
     else:
         allowed = BUDGETS[check.precision]
     for name in names:
-        yield name, Verdict(check, plain if plain is not None and name == PLAIN else report(name), allowed)
+        yield name, Verdict(check, plain if plain is not None and name == ROUNDING_BASE else report(name), allowed)

@@ -1,7 +1,7 @@
 """Measure the relative distance of a tensor from the oracle's, and collect those of two models in a report.
 
 The largest error that passes is given by an `Allowance`, a function of a `Measurement`, such as a `Budget` of
-`bench.numerics.tolerances`.
+`bench.numerics.budgets`.
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from typing import Any
 
 import altair as alt
@@ -11,6 +9,7 @@ import vl_convert
 
 from bench.report.section import Chart, View
 from bench.report.theme import LIGHT
+from reference.plots.png import packed
 
 # pixels of a chart without the names beside it, by the number of charts in a row: a row is about as wide as a page
 WIDTHS = {1: 640, 2: 380, 3: 240}
@@ -46,22 +45,6 @@ def png(views: tuple[View, ...]) -> bytes | None:
         "resolve": APART,
     }
     return packed(vl_convert.vegalite_to_png(spec, vl_version=VEGA_LITE, scale=SHARPNESS, config=ON_PAPER))
-
-
-def packed(picture: bytes) -> bytes:
-    """The same PNG in about a fifth of the bytes, as pictures are committed: vl-convert compresses little."""
-    chunks, place = [], 8  # behind the signature; then length, kind, data, checksum
-    while place < len(picture):
-        length, kind = struct.unpack(">I4s", picture[place : place + 8])
-        chunks.append((kind, picture[place + 8 : place + 8 + length]))
-        place += 12 + length
-    pixels = zlib.decompress(b"".join(data for kind, data in chunks if kind == b"IDAT"))
-    first = [kind for kind, _ in chunks].index(b"IDAT")
-    others = [(kind, data) for kind, data in chunks if kind != b"IDAT"]
-    packed = [*others[:first], (b"IDAT", zlib.compress(pixels, 9)), *others[first:]]
-    return picture[:8] + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in packed
-    )
 
 
 def placed(chart: Chart, width: int) -> dict[str, Any]:

@@ -20,7 +20,7 @@ CAUGHT_HEAD = ("#", "bug", "met in", "of", "needs", "check", "error", "allowed",
 CHECKS_HEAD = ("kind", "check", "asks", "mutants", "right code")
 REMEDY = {
     PARITY: 'python -m pytest tests/parity/test_parity_recipes.py -m "slow or not slow" && cp build/parity.json docs/',
-    BUGS: "python -m tests.bugs.table",
+    BUGS: "python -m tests.bugs.measure",
 }
 Row = TypeVar("Row")
 

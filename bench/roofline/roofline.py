@@ -44,7 +44,7 @@ from torch import Tensor
 from bench.environment import device_name
 from bench.journal import Keep, without_journal
 from bench.roofline.datasheets import data_sheet_bandwidth, data_sheet_rate
-from bench.timing.ratios import interleave, rounds_within, synchronise
+from bench.timing.ratios import rounds_within, synchronise, time_calls
 from bench.workloads.scenarios import ROWS, named, text_shape
 from bench.workloads.workload import Workload
 from optimized.hardware import hardware_of
@@ -317,7 +317,7 @@ class Roofline:
             for _ in range(number):
                 call()
 
-        return interleave({"": calls}, rounds, warmup, synchronise(self.device), self.clock)[""]
+        return time_calls({"": calls}, rounds, warmup, synchronise(self.device), self.clock)[""]
 
     def record(self) -> dict[str, Any]:
         """All measurements as plain values; None for an unknown data sheet."""

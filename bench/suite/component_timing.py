@@ -25,8 +25,8 @@ import torch
 from bench.formatting import one_line
 from bench.suite.components import ALLOWED, COMPONENTS, Prepared, called_once, device_of
 from bench.timing.fresh_process import Call
-from bench.timing.peak_memory import Measurement, watched
-from bench.timing.ratios import interleave, nothing, ratio, rounds_within, spread, synchronise
+from bench.timing.peak_memory import PeakMeasurement, watched
+from bench.timing.ratios import nothing, ratio, rounds_within, spread, synchronise, time_calls
 from bench.workloads.scenarios import named
 
 LEAST_SAMPLE = {"cpu": 1e-3}  # seconds, by the kind of a device
@@ -69,7 +69,8 @@ def peaks_of(names: list[str], argument: dict[str, Any]) -> dict[str, int]:
     """Peak memory of components in bytes, all measured at once in separate processes."""
     with ExitStack() as ended:
         started = {
-            name: Measurement(f"{__package__}.components:first_call", {**argument, "component": name}) for name in names
+            name: PeakMeasurement(f"{__package__}.components:first_call", {**argument, "component": name})
+            for name in names
         }
         for one in started.values():
             ended.callback(one.stop)
@@ -175,7 +176,7 @@ def in_turn(
     one_round = sum(took for _, took in sized.values())
     rounds = rounds_within(seconds * len(calls), one_round, LEAST_ROUNDS, MOST_ROUNDS)
     samples = {name: repeated(calls[name], times) for name, (times, _) in sized.items()}
-    taken = interleave(samples, rounds, warmup=0, sync=sync, clock=clock)  # they are warm
+    taken = time_calls(samples, rounds, warmup=0, sync=sync, clock=clock)  # they are warm
     return {name: (times, [one / times for one in taken[name]]) for name, (times, _) in sized.items()}
 
 
@@ -185,7 +186,7 @@ def sample_of(
     """The number of calls that take `least` seconds together, at most `MOST_CALLS`, and their seconds; warm."""
     times, warmup = 1, 1
     while True:
-        (took,) = interleave({"": repeated(call, times)}, 1, warmup, sync, clock)[""]
+        (took,) = time_calls({"": repeated(call, times)}, 1, warmup, sync, clock)[""]
         if took >= least or times >= MOST_CALLS:
             return times, took
         more = ceil(1.2 * times * least / max(took, 1e-9))  # a little above, as samples differ

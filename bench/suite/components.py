@@ -1,8 +1,9 @@
 """The components of a model and of a run, each by itself: the readable version and the fast one.
 
 A component is first compared with its readable counterpart; if it differs, it gets no number. To add one, write a
-function that prepares it and add its row to `COMPONENTS`. bench/suite/component_timing.py computes ratios to the first
-component of a group.
+function that prepares it and add its row to `COMPONENTS`. Its name begins with the name of its file (optimized/loss.py,
+reference/data/tokenizers.py); a rung follows by its own name. bench/suite/component_timing.py computes ratios to the
+first component of a group.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from reference.data.embedded_texts import pydocs
 from reference.data.tokenizers import build_tokenizer
 
 # largest relative L2 error against the readable component, in float32: the budget of a float32 gradient in
-# bench/numerics/tolerances.py
+# bench/numerics/budgets.py
 ALLOWED = 1e-5
 
 
@@ -194,20 +195,18 @@ COMPONENTS: dict[str, Component] = {
             "attention, explicit", "attention", "scores, mask and softmax written out", "tokens", attention(False)
         ),
         Component("attention, sdpa", "attention", "scaled_dot_product_attention", "tokens", attention(True)),
-        Component("head and loss, plain", "head and loss", "all logits at once", "tokens", head_and_loss(False)),
-        Component(
-            "head and loss, fused", "head and loss", "in chunks, gradient at once", "tokens", head_and_loss(True)
-        ),
+        Component("loss, plain", "loss", "all logits at once", "tokens", head_and_loss(False)),
+        Component("loss, fused_loss", "loss", "in chunks, gradient at once", "tokens", head_and_loss(True)),
         Component(
             "optimizer, by hand", "optimizer", "clipping, then AdamW written out", "values", optimizer_step(False)
         ),
         Component(
-            "optimizer, fused", "optimizer", "clipping, then the library's kernel", "values", optimizer_step(True)
+            "optimizer, fused_adamw", "optimizer", "clipping, then the library's kernel", "values", optimizer_step(True)
         ),
         *(
             Component(
-                f"tokenizer {name}, {'decode' if back else 'encode'}",
-                f"tokenizer, {'decode' if back else 'encode'}",
+                f"tokenizers {name}, {'decode' if back else 'encode'}",
+                f"tokenizers, {'decode' if back else 'encode'}",
                 "100,000 characters of Python's help texts",
                 "characters",
                 tokenizer(name, back),

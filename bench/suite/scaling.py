@@ -42,7 +42,12 @@ def points() -> Iterator[Point]:
     for axis, values in AXES.items():
         for value in values:
             work = moved(axis, value)
-            yield Point(axis, value, work if work == MIDDLE else replace(work, size=f"{MIDDLE.size}-{axis}-{value}"))
+            yield Point(axis, value, work if work == MIDDLE else replace(work, size=size_of(axis, value)))
+
+
+def size_of(axis: str, value: int) -> str:
+    """The size name of a point other than the middle."""
+    return f"{MIDDLE.size}-{axis}-{value}"
 
 
 def moved(axis: str, value: int) -> Workload:

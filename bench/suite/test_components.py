@@ -1,4 +1,4 @@
-"""Components by themselves: attention, head and loss, optimizer, tokenizers, batches, checkpoints, learning byte pairs.
+"""Components by themselves: attention, loss, optimizer, tokenizers, batches, checkpoints, bpe.
 
 Components of a group are timed in turn, in their own process (bench/suite/component_timing.py). pytest-benchmark gets
 its samples by replay (bench/suite/replay.py).
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bench.suite import byte_pairs, component_timing
+from bench.suite import bpe, component_timing
 from bench.suite.component_timing import Outcome
 from bench.suite.components import COMPONENTS
 from bench.suite.replay import CLOCK, report
@@ -66,14 +66,14 @@ def kept(session: Session, workload: str, group: str) -> dict[str, Outcome]:
     }
 
 
-def test_learning_byte_pairs(device: str, sessions: dict[str, Session]) -> None:
+def test_bpe(device: str, sessions: dict[str, Session]) -> None:
     session = sessions[device]
-    session.tell(f"{byte_pairs.GROUP}: the lesson and the tokenizers library in turn")
+    session.tell(f"{bpe.GROUP}: the lesson and the tokenizers library in turn")
     try:
-        found = session.keep(byte_pairs.GROUP, None, byte_pairs.measure)
+        found = session.keep(bpe.GROUP, None, bpe.measure)
     except LeftOut as reason:
         raise session.leave_out(str(reason)) from None
-    error = byte_pairs.error_of(found)
-    if not error <= byte_pairs.ALLOWED:
+    error = bpe.error_of(found)
+    if not error <= bpe.ALLOWED:
         pytest.fail(f"no parity pass, no number: {error:.1%} more or fewer tokens than the library's", pytrace=False)
-    session.components += byte_pairs.rows(found, session.plan.components[0])
+    session.components += bpe.rows(found, session.plan.components[0])

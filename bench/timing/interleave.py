@@ -83,7 +83,7 @@ class TimeBudget:
     most: int
 
     def of_one(self, launches: int) -> TimeBudget:
-        """Split the budget over launches; the total number of rounds stays the same."""
+        """Split the time over launches; the total number of rounds stays the same."""
         return TimeBudget(self.seconds / launches, ceil(self.least / launches), ceil(self.most / launches))
 
 
@@ -152,22 +152,22 @@ def run_scenario(
         for number in range(launches):
             # shuffle each launch: each contender finds the caches as its predecessor left them
             order = members if number == 0 else random.Random(number).sample(members, len(members))
-            budgets = {task: time_budgets[task] for task in tasks} if number == 0 else {}
-            budgets[tasks[-1]] = time_budgets[tasks[-1]].of_one(launches)
+            limits = {task: time_budgets[task] for task in tasks} if number == 0 else {}
+            limits[tasks[-1]] = time_budgets[tasks[-1]].of_one(launches)
 
             def run(
-                order: Sequence[Job] = order, budgets: Mapping[str, TimeBudget] = budgets, first: bool = number == 0
+                order: Sequence[Job] = order, limits: Mapping[str, TimeBudget] = limits, first: bool = number == 0
             ) -> Any:
                 with crew(order) as workers:
                     found = {
-                        task: time_task(workers, task, budget, progress, cold and first)
-                        for task, budget in budgets.items()
+                        task: time_task(workers, task, limit, progress, cold and first)
+                        for task, limit in limits.items()
                     }
                 return {task: {name: asdict(timings) for name, timings in of.items()} for task, of in found.items()}
 
             progress.launch(number + 1, launches, called)
-            budgets_of_all = [asdict(time_budgets[task]) for task in tasks]
-            key = [asdict(work), scenario, called, precision, anchors, budgets_of_all, number, launches]
+            limits_of_all = [asdict(time_budgets[task]) for task in tasks]
+            key = [asdict(work), scenario, called, precision, anchors, limits_of_all, number, launches]
             for task, found_now in keep("launch", key, run).items():
                 measured[task].append({name: Timings.from_json(timings) for name, timings in found_now.items()})
         for name in called:

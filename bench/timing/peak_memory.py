@@ -51,11 +51,11 @@ def peak_memory(target: str, argument: Any, timeout: float = 600.0) -> Peak:
 
     Raises RuntimeError with the last line of its standard error if it fails.
     """
-    started = Measurement(target, argument)
+    started = PeakMeasurement(target, argument)
     return started.result(timeout)
 
 
-class Measurement:
+class PeakMeasurement:
     """A running measurement. Several can run at once."""
 
     def __init__(self, target: str, argument: Any) -> None:

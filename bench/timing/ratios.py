@@ -50,7 +50,7 @@ def nothing() -> None:
     """Do nothing: a CPU has no queue to wait for."""
 
 
-def interleave(
+def time_calls(
     calls: Mapping[str, Call],
     rounds: int,
     warmup: int = 1,

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from tyro.conf import OmitSubcommandPrefixes, Positional, arg, subcommand
 
 from reference.config import SIZES, GPTConfig
-from reference.training.defaults import CLIP, EPS, WEIGHT_DECAY
+from reference.training.defaults import CLIP, EPS, SMALL_RUN_BETAS, WEIGHT_DECAY
 
 T = TypeVar("T")
 
@@ -72,7 +72,7 @@ class Train:
     """Steps of linear learning-rate warmup"""
     weight_decay: float = WEIGHT_DECAY
     """Decoupled weight decay, on matrices and embeddings"""
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[float, float] = SMALL_RUN_BETAS
     """AdamW beta1 and beta2"""
     clip: float = CLIP
     """Maximum gradient norm (L2, over all parameters); inf disables clipping"""

@@ -14,6 +14,7 @@ from reference.cli.open_model import note, open_trained
 from reference.cli.options import Sample
 from reference.cli.progress import waiting
 from reference.data.tokenizers import GPT2Tokenizer, Tokenizer
+from reference.sampling import Sampling
 from reference.training.loop import derived_seed
 
 
@@ -72,7 +73,7 @@ def write(
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
     ids = torch.tensor([prompt], device=device)  # (1, T)
-    new: Any = stream(model, ids, tokens, temperature, top_k, top_p, generator)  # (1, 1) each
+    new: Any = stream(model, ids, tokens, Sampling(temperature, top_k, top_p, generator))  # (1, 1) each
     written = (int(one) for one in new)
     for text in tokenizer.decode_stream(chain(prompt, written) if show_prompt else written):
         print(text, end="", flush=True)

@@ -108,7 +108,7 @@ def learn(text: str, merges: int) -> list[tuple[int, int]]:
     """The pairs that are merged, in order; the first of them becomes 256. Fewer if nothing is left to merge.
 
     Each different piece is looked at once, with how often it occurs, and after a merge only those pieces are
-    counted again that have the pair in them. The result is that of counting everything anew each time.
+    counted again that have the pair in them. The result is that of counting everything again each time.
     """
     words = [(list(piece.encode()), times) for piece, times in Counter(split(text)).items()]
     counts: dict[tuple[int, int], int] = defaultdict(int)

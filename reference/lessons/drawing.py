@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import struct
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from typing import Any
 import altair as alt
 
 from reference.plots.charts import PALE_TO_DARK, inline, styled
+from reference.plots.png import packed, text_of
 
 FOLDER = Path("runs") / "lessons"
 ORANGE, BLUE = "#c2410c", "#1d4e89"
@@ -25,50 +24,27 @@ SHARPNESS = 1.3  # pixels of a PNG for each unit of the drawing: enough for a pa
 WIDTH, HEIGHT = 480, 320  # pixels of a map of words
 BETWEEN_WORDS, OFF_DOT = 17.0, 12.0  # pixels from a word to the next, and to any dot
 PUSHES = 300  # rounds
-KEYWORD = b"vega-lite"
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
+KEYWORD = "vega-lite"
 
 Rows = Sequence[dict[str, Any]]
 
 
 def told(chart: alt.TopLevelMixin, path: Path, what: str) -> str:
-    """Write a picture with its description inside; returns a line with its path.
-
-    No dependency writes text chunks into a PNG, so its chunks are packed here.
-    """
+    """Write a picture with its description inside; returns a line with its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}")
     chart.save(str(part), format="png", scale_factor=SHARPNESS)
-    found = chunks(part.read_bytes())
-    pixels = zlib.compress(zlib.decompress(b"".join(body for kind, body in found if kind == b"IDAT")), 9)
-    text = KEYWORD + b"\0\0" + zlib.compress(json.dumps(chart.to_dict()).encode(), 9)
-    written = [found[0], (b"zTXt", text), (b"IDAT", pixels), (b"IEND", b"")]
-    part.write_bytes(SIGNATURE + b"".join(packed(kind, body) for kind, body in written))
+    part.write_bytes(packed(part.read_bytes(), KEYWORD, json.dumps(chart.to_dict())))
     os.replace(part, path)  # atomically: no reader finds half a picture
     return f"\n{what}: {path.as_posix()}"
 
 
 def description(path: Path) -> Any:
     """The Vega-Lite description of a picture that `told` wrote; ValueError for other PNGs."""
-    for kind, body in chunks(path.read_bytes()):
-        if kind == b"zTXt" and body.startswith(KEYWORD + b"\0"):
-            return json.loads(zlib.decompress(body[len(KEYWORD) + 2 :]))
-    raise ValueError(f"{path} does not say what it shows: draw it again")
-
-
-def chunks(png: bytes) -> list[tuple[bytes, bytes]]:
-    """The chunks of a PNG, each its type and data: https://www.w3.org/TR/png-3/, section 5."""
-    found, place = [], len(SIGNATURE)
-    while place < len(png):
-        (length,) = struct.unpack(">I", png[place : place + 4])
-        found.append((png[place + 4 : place + 8], png[place + 8 : place + 8 + length]))
-        place += length + 12
-    return found
-
-
-def packed(kind: bytes, body: bytes) -> bytes:
-    """A PNG chunk: length, type, data, CRC."""
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    text = text_of(path.read_bytes(), KEYWORD)
+    if text is None:
+        raise ValueError(f"{path} does not say what it shows: draw it again")
+    return json.loads(text)
 
 
 def rounded(rows: Rows) -> alt.Data:

@@ -22,7 +22,7 @@ MOST_CELLS = 300_000  # of attention maps in one picture: more takes minutes and
 TRAINING, VALIDATION = "#9aa7b8", "#c2410c"
 PALE_TO_DARK = ["#ffffff", "#fde2c8", "#f79a58", "#c2410c", "#4a1204"]
 FUTURE = "#e8ebf0"
-PLAIN = "format(datum.value, ',~r')"  # the label of a tick: 0, 0.5 or 10,000, never 1e+4
+PLAIN_NUMBER = "format(datum.value, ',~r')"  # the label of a tick: 0, 0.5 or 10,000, never 1e+4
 
 
 def check_picture(path: Path) -> None:

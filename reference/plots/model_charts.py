@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 from torch import Tensor
 
-from reference.plots.charts import PALE_TO_DARK, PLAIN, inline, styled, visible
+from reference.plots.charts import PALE_TO_DARK, PLAIN_NUMBER, inline, styled, visible
 
 BINS = 41
 
@@ -80,7 +80,7 @@ def histograms_chart(streams: Sequence[Tensor], gradients: Sequence[Tensor], tit
         alt.Chart()
         .mark_area(interpolate="step", color="#c2410c", opacity=0.5, line={"color": "#c2410c", "strokeWidth": 1})
         .encode(
-            x=alt.X("x:Q", title=None, axis=alt.Axis(grid=False, labelExpr=PLAIN)),
+            x=alt.X("x:Q", title=None, axis=alt.Axis(grid=False, labelExpr=PLAIN_NUMBER)),
             y=alt.Y("share:Q", title=None, axis=alt.Axis(labels=False, ticks=False, grid=False)),
         )
     )

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 CONFIG = GPTConfig(block_size=16, vocab_size=31, n_layer=2, n_head=3, n_embd=12)
 H = CONFIG.n_head
 
-# Budgets of float64, as in bench/numerics/tolerances.py.
+# Budgets of float64, as in bench/numerics/budgets.py.
 LOGITS, LOSS, GRADIENT, TRAJECTORY, UPDATE = 1e-12, 1e-12, 1e-11, 1e-11, 1e-9
 
 

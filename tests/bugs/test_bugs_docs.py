@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from bench.report.proof_records import read_bugs
 from tests.bugs.checks import CHECKS
+from tests.bugs.measure import DOCUMENT, RECORD, address, document
 from tests.bugs.mutants import MUTANTS
-from tests.bugs.table import DOCUMENT, RECORD, address, document
 
-AGAIN = "out of date: run `python -m tests.bugs.table`"
+AGAIN = "out of date: run `python -m tests.bugs.measure`"
 BUGS = read_bugs(RECORD)
 
 
@@ -38,5 +38,5 @@ def test_the_summary_counts_the_mutants() -> None:
 
 
 def test_the_document_is_made_from_the_record() -> None:
-    again = "docs/bugs.md is not that of docs/bugs.json: run `python -m tests.bugs.table --from-json`"
+    again = "docs/bugs.md is not that of docs/bugs.json: run `python -m tests.bugs.measure --from-json`"
     assert DOCUMENT.read_text(encoding="utf-8") == document(BUGS), again

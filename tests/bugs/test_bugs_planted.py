@@ -1,4 +1,4 @@
-"""Every mutant is caught by its check, at smoke size, and leaves nothing behind."""
+"""Every mutant is caught by its check, on a small model, and leaves nothing behind."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def exchanges(world: int) -> dict[int, int]:
         calls: list[int] = []
         watch(step, calls)
         ids, targets = (share(one, dist.get_rank(), world) for one in batch("unequal counts"))
-        step(ids, targets)  # after the first, gradients are put into buckets anew
+        step(ids, targets)  # after the first, gradients are put into buckets again
         calls.clear()
         step(ids, targets)
         counts[pieces] = len(calls)

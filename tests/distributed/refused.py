@@ -22,16 +22,16 @@ from optimized import launch
 from tests.reference.cli.conftest import HERE, SHORT, TINY
 
 TRAIN = ["train", *TINY, *SHORT, *HERE]
-PLAIN = ["--recipe", "plain", "--with", "ddp"]
+DDP_ALONE = ["--recipe", "plain", "--with", "ddp"]
 AS_IT_IS, NO_TEXT, OTHER_SEED = "as it is", "no text", "other seed"  # of struck.py
 CASES = {  # what happens to the second process, and the command
-    "batch": (AS_IT_IS, [*TRAIN, *PLAIN, "--batch-size", "3"]),
-    "micro-batch": (AS_IT_IS, [*TRAIN, *PLAIN, "--batch-size", "12", "--micro-batch", "4"]),
+    "batch": (AS_IT_IS, [*TRAIN, *DDP_ALONE, "--batch-size", "3"]),
+    "micro-batch": (AS_IT_IS, [*TRAIN, *DDP_ALONE, "--batch-size", "12", "--micro-batch", "4"]),
     "no ddp": (AS_IT_IS, [*TRAIN, "--recipe", "plain"]),
-    "corpus": (AS_IT_IS, [*TRAIN, *PLAIN, "--corpus", "nowhere.txt"]),
+    "corpus": (AS_IT_IS, [*TRAIN, *DDP_ALONE, "--corpus", "nowhere.txt"]),
     "bf16": (AS_IT_IS, [*TRAIN, "--recipe", "full", "--dtype", "float64"]),
-    "no text": (NO_TEXT, [*TRAIN, *PLAIN]),
-    "other seed": (OTHER_SEED, [*TRAIN, *PLAIN]),
+    "no text": (NO_TEXT, [*TRAIN, *DDP_ALONE]),
+    "other seed": (OTHER_SEED, [*TRAIN, *DDP_ALONE]),
     "unreadable": (AS_IT_IS, [*TRAIN, "--stepps", "3"]),
     "sample": (AS_IT_IS, ["sample"]),
 }

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.numerics.tolerances import BUDGETS
+from bench.numerics.budgets import BUDGETS
 from bench.parity import distance, measure_all
 from optimized import build_step
 from optimized.distributed import Alone

@@ -19,7 +19,7 @@ from reference.checkpoints.checkpoint import load_newest
 from reference.checkpoints.run_folder import read_log
 from reference.cli.main import Package, main
 from reference.cli.progress import Lines
-from tests.distributed.refused import CASES, PLAIN, TRAIN
+from tests.distributed.refused import CASES, DDP_ALONE, TRAIN
 from tests.distributed.torchrun import begin, finish, optimized, torchrun
 from tests.reference.cli.conftest import tree
 
@@ -64,7 +64,7 @@ def assert_same_run(run: Path, whole: Path) -> None:
 
 
 def test_two_processes_write_the_run_that_one_writes_and_say_everything_once(whole: Path) -> None:
-    ended = optimized(*EXACT, *PLAIN, "--micro-batch", "1", "--out", "run", processes=2, cwd=Path())
+    ended = optimized(*EXACT, *DDP_ALONE, "--micro-batch", "1", "--out", "run", processes=2, cwd=Path())
     assert ended.status == 0, ended.err
     assert_same_run(Path("run"), whole)
     losses = [[r["loss"] for r in read_log(folder) if "loss" in r] for folder in (Path("run"), whole)]
@@ -81,7 +81,7 @@ def test_two_processes_write_the_run_that_one_writes_and_say_everything_once(who
 def test_a_signal_to_one_process_stops_all_and_two_one_and_two_processes_take_the_steps_of_one(
     whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = [*EXACT, *PLAIN, "--out", "run"]
+    train = [*EXACT, *DDP_ALONE, "--out", "run"]
     ended = torchrun("-m", "tests.distributed.struck", "ctrl-c", 1, 3, *train, processes=2, cwd=Path())
     assert "stopped after step 3; resume with: python -m optimized train --resume run" in ended.out
     assert ended.exit_codes == [130, 130], ended.err
@@ -103,7 +103,7 @@ def test_a_signal_to_one_process_stops_all_and_two_one_and_two_processes_take_th
 
 @pytest.mark.slow
 def test_with_dropout_a_run_of_two_that_was_stopped_goes_on_bit_for_bit() -> None:
-    train = [*TRAIN, *PLAIN, "--dropout", "0.3"]
+    train = [*TRAIN, *DDP_ALONE, "--dropout", "0.3"]
     torchrun("-m", "tests.distributed.struck", "ctrl-c", 0, 5, *train, "--out", "a", processes=2, cwd=Path())
     optimized("train", "--resume", "a", processes=2, cwd=Path())
     optimized(*train, "--out", "b", processes=2, cwd=Path())
@@ -116,7 +116,7 @@ def test_with_dropout_a_run_of_two_that_was_stopped_goes_on_bit_for_bit() -> Non
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_a_signal_to_torchrun_stops_every_process_at_the_same_step_with_one_checkpoint(kind: int) -> None:
     endless = ["--steps", "1000000", "--checkpoint-interval", "1000000", "--eval-interval", "1000000", "--out", "run"]
-    process = begin("-m", "optimized", *TRAIN, *PLAIN, *endless, processes=2, cwd=Path())
+    process = begin("-m", "optimized", *TRAIN, *DDP_ALONE, *endless, processes=2, cwd=Path())
     assert process.stdout is not None
     seen = ""
     while "step 20/" not in seen:
@@ -197,7 +197,7 @@ def test_options_that_cannot_be_read_are_told_once(refused: Path) -> None:
 )
 def test_a_process_that_fails_ends_the_others_with_its_error(how: str, says: str) -> None:
     endless = ["--steps", "1000000", "--eval-interval", "1000000", "--out", "run"]
-    ended = torchrun("-m", "tests.distributed.struck", how, 1, 6, *TRAIN, *PLAIN, *endless, processes=2, cwd=Path())
+    ended = torchrun("-m", "tests.distributed.struck", how, 1, 6, *TRAIN, *DDP_ALONE, *endless, processes=2, cwd=Path())
     assert ended.status == 1
     assert ended.said == [says], ended.err
     assert ("nobody expected this in rank 1" in ended.err) == (how == "bug")
@@ -206,7 +206,7 @@ def test_a_process_that_fails_ends_the_others_with_its_error(how: str, says: str
 
 def test_a_loss_that_is_not_finite_is_told_once() -> None:
     mad = ["--learning-rate", "1e35", "--clip", "inf", "--checkpoint-interval", "1", "--out", "run"]
-    ended = optimized(*TRAIN, *PLAIN, *mad, processes=2, cwd=Path())
+    ended = optimized(*TRAIN, *DDP_ALONE, *mad, processes=2, cwd=Path())
     assert ended.status == 1
     (line,) = ended.said
     assert "stopped. The last good checkpoint is in run;" in line
@@ -220,7 +220,7 @@ def test_two_launchers_on_one_machine_train_together(whole: Path) -> None:
         *("--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}"),
         *("--rdzv-id", "pair", "--local-addr", "127.0.0.1"),
     )
-    train = ["-m", "optimized", *EXACT, *PLAIN, "--out", "run"]
+    train = ["-m", "optimized", *EXACT, *DDP_ALONE, "--out", "run"]
     both = [begin(*train, processes=1, cwd=Path(), launcher=launcher) for _ in range(2)]
     ended = [finish(process) for process in both]
     assert [one.status for one in ended] == [0, 0], ended[0].err + ended[1].err

@@ -10,13 +10,13 @@ per machine.
 from __future__ import annotations
 
 import json
-import re
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
 from reference.cli.progress import waiting
 from tests.machines.machines import BUILD, MACHINES, Machine
@@ -37,6 +37,8 @@ ON_SYSTEM = (
 )
 OPTIONS: dict[str, tuple[str, ...]] = {"--no-tests": (), "--all-tests": ("tests",)}  # the tests to run instead
 
+COUNTS = "tests.xml"  # how many passed
+
 SPEED = "--speed"
 NEVER_SLOWER = (
     *("-m", "pytest", "bench/suite", "-q", "-k", "test_models or nowhere_slower"),
@@ -55,6 +57,7 @@ class Outcome:
     passed: bool
     seconds: float
     tokens_per_second: float | None = None
+    tests_passed: int | None = None
     why: str = ""  # the last line of output, if it failed
 
 
@@ -78,7 +81,7 @@ def commands(machine: Machine, folder: Path, tests: tuple[str, ...] | None = Non
             *("--contenders", "reference", "optimized", "--seconds", "2", "--json", str(folder / "compare-256.json")),
         )
     if tests and machine.stdout:  # pytest needs standard output
-        found["tests"] = (python, "-m", "pytest", "-q", *SPREAD, *tests)
+        found["tests"] = (python, "-m", "pytest", "-q", *SPREAD, f"--junit-xml={folder / COUNTS}", *tests)
     return found
 
 
@@ -100,7 +103,16 @@ def run(machine: Machine, called: str, command: Sequence[str], folder: Path) -> 
         longest = max((line for line in out.splitlines() if " " in line), key=len, default="")
         if len(longest) > machine.columns:
             passed, lines = False, [f"a line of {len(longest)} columns: {longest}"]
-    return Outcome(machine.name, called, passed, seconds, rate, "" if passed and called != "tests" else lines[-1])
+    counted = count_passed(folder / COUNTS) if called == "tests" else None
+    return Outcome(machine.name, called, passed, seconds, rate, counted, "" if passed else lines[-1])
+
+
+def count_passed(counts: Path) -> int | None:
+    """The number of tests that passed, from pytest's XML; None if pytest ended before it wrote that."""
+    if not counts.is_file():
+        return None
+    suite = next(ElementTree.parse(counts).iter("testsuite"))
+    return int(suite.attrib["tests"]) - sum(int(suite.attrib[kind]) for kind in ("errors", "failures", "skipped"))
 
 
 def rate_of(log: Path) -> float | None:
@@ -127,8 +139,8 @@ def cell(outcome: Outcome | None) -> str:
     words = [f"{outcome.seconds:.0f} s"]
     if outcome.tokens_per_second:
         words.append(f"{outcome.tokens_per_second:,.0f} tokens/s")
-    if outcome.command == "tests":
-        words += re.findall(r"\d+ passed", outcome.why)
+    if outcome.tests_passed is not None:
+        words.append(f"{outcome.tests_passed} passed")
     return ("" if outcome.passed else "**failed**, ") + ", ".join(words)
 
 

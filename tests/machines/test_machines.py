@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.machines.__main__ import Outcome, cell, run, table
+from tests.machines.__main__ import COUNTS, Outcome, cell, count_passed, run, table
 from tests.machines.machines import BUILD, MACHINES, Machine
 
 OnMachine = Callable[..., subprocess.CompletedProcess[str]]
@@ -125,9 +125,9 @@ def test_each_machine_keeps_compiled_code_to_itself_and_in_this_checkout() -> No
 
 def test_the_table_has_a_row_for_each_machine_and_says_what_failed() -> None:
     outcomes = [
-        Outcome("one-thread", "tests", True, 61.2, None, "12 passed, 3 skipped in 60 s"),
+        Outcome("one-thread", "tests", True, 61.2, None, 12),
         Outcome("one-thread", "train (optimized)", True, 9.9, 4321.0),
-        Outcome("ascii", "tests", False, 5.0, None, "1 failed, 11 passed in 4 s"),
+        Outcome("ascii", "tests", False, 5.0, None, 11, "1 failed, 11 passed in 4 s"),
     ]
     assert table(outcomes).splitlines() == [
         "| machine | tests | train (optimized) |",
@@ -136,6 +136,22 @@ def test_the_table_has_a_row_for_each_machine_and_says_what_failed() -> None:
         "| ascii | **failed**, 5 s, 11 passed | n/a |",
     ]
     assert cell(None) == "n/a"
+
+
+def test_tests_that_passed_are_counted_where_one_fails_and_one_is_skipped(tmp_path: Path) -> None:
+    file = tmp_path / "test_four.py"
+    file.write_text(
+        "import pytest\n"
+        "def test_a(): pass\n"
+        "def test_b(): pass\n"
+        "def test_c(): assert False\n"
+        "def test_d(): pytest.skip('no')\n"
+    )
+    assert count_passed(tmp_path / COUNTS) is None
+    command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junit-xml={tmp_path / COUNTS}")
+    outcome = run(MACHINES["one-thread"], "tests", (*command, f"--rootdir={tmp_path}", str(file)), tmp_path)
+    assert (outcome.passed, outcome.tests_passed) == (False, 2)
+    assert outcome.why.startswith("1 failed, 2 passed, 1 skipped")
 
 
 @pytest.mark.parametrize("width, passed", [(80, True), (81, False)])

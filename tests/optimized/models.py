@@ -23,7 +23,7 @@ def sharp_model(
     device: str = "cpu",
     seed: int = 0,
 ) -> GPT:
-    """A model of a recipe in train mode; float32 if the recipe has bf16 or tf32, else float64, unless told."""
+    """A model of a recipe in train mode; float32 if the recipe has bf16 or tf32, else float64, unless given."""
     if dtype is None:
         dtype = torch.float32 if "bf16" in recipe or "tf32" in recipe else torch.float64
     return build(config, recipe, sharp_state_dict(config, seed), device, dtype)

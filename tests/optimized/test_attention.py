@@ -25,7 +25,7 @@ def qkv(T: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
 
 
 def results(attend: Callable[..., Tensor], inputs: list[Tensor]) -> list[Tensor]:
-    """The output, and the gradients of a sum that no two outputs have the same share in."""
+    """The output, and the gradients of a sum with distinct factors."""
     leaves = [x.detach().requires_grad_() for x in inputs]
     y = attend(*leaves)
     weights = torch.linspace(-1.0, 1.0, y.numel(), dtype=y.dtype).view(y.shape)
@@ -34,14 +34,14 @@ def results(attend: Callable[..., Tensor], inputs: list[Tensor]) -> list[Tensor]
 
 @pytest.mark.parametrize("T", LENGTHS)
 @pytest.mark.parametrize("kind", [FlashAttention, HalvedAttention])
-def test_every_way_is_the_one_written_out(kind: type[nn.Module], T: int) -> None:
+def test_every_attention_equals_the_explicit_one(kind: type[nn.Module], T: int) -> None:
     inputs = qkv(T)
     expected = results(ExplicitAttention(CONFIG), inputs)
     for ours, theirs in zip(results(kind(CONFIG), inputs), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-def test_what_is_halved_does_not_compute_the_future_of_half_the_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_halves_do_not_compute_the_future_of_half_the_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     attention, pairs = nn.functional.scaled_dot_product_attention, []
 
     def watched(q: Tensor, k: Tensor, v: Tensor, **more: object) -> Tensor:
@@ -70,8 +70,8 @@ def test_halves_are_no_less_exact_than_the_whole(dtype: torch.dtype) -> None:
 def test_a_share_of_the_weights_is_dropped_in_training_and_the_rest_scaled_up(kind: type[nn.Module], p: float) -> None:
     T, D = 64, 64
     attend = kind(GPTConfig(block_size=T, vocab_size=7, n_layer=1, n_head=1, n_embd=D, dropout=p))
-    q = torch.zeros(50, 1, T, D)  # so that each token weighs all that it sees alike
-    values = torch.eye(T).expand(50, 1, T, T)  # and its answer is the weights themselves
+    q = torch.zeros(50, 1, T, D)  # equal weights for all tokens that it sees
+    values = torch.eye(T).expand(50, 1, T, T)  # so that the output is the weights
     with torch.random.fork_rng():
         torch.manual_seed(5)
         weights = attend(q, q, values)[:, 0, -1] * T  # of the last token, 1 each before dropout

@@ -51,7 +51,7 @@ RUNG = {
     "kv_cache": {"stream"},
     "fused_adamw": {"optimizer"},
     "kept_memory": set(),
-    "ddp": set(),  # of one process
+    "ddp": set(),  # no change for one process
 }
 
 
@@ -74,7 +74,7 @@ def chosen(recipe: Recipe) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("rung", RUNG)
-def test_a_rung_chooses_at_its_seam_alone(rung: str) -> None:
+def test_a_rung_fills_its_own_slot_alone(rung: str) -> None:
     expected = {slot: choices[slot in RUNG[rung]] for slot, choices in CHOICES.items()}
     assert chosen(only(rung)) == expected
 
@@ -156,7 +156,7 @@ def test_the_batch_is_shared_if_there_are_several_processes_and_it_is_asked_for(
     assert exchange == ("shared", model) if shared else type(exchange) is Alone
 
 
-def test_without_a_group_of_processes_nobody_asks_for_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_process_group_its_size_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     in_a_group_of(2, monkeypatch)
     monkeypatch.setattr(optimized.builder.dist, "is_initialized", lambda: False)
     assert type(build_step(sharp_model(FULL), FULL).exchange) is Alone
@@ -169,7 +169,7 @@ def test_processes_cannot_share_a_batch_on_a_device_without_a_way_to_exchange(mo
     model = sharp_model(PLAIN).to("meta")
     assert type(build_step(model, only("ddp")).exchange) is Alone, "alone it has nothing to exchange"
     in_a_group_of(2, monkeypatch)
-    assert type(build_step(model, PLAIN).exchange) is Alone, "nobody asked"
+    assert type(build_step(model, PLAIN).exchange) is Alone, "ddp is not in the recipe"
     message = "^the rung ddp and the device meta do not go together: choose the device cpu or cuda$"
     with pytest.raises(ValueError, match=message):
         build_step(model, only("ddp"))
@@ -251,7 +251,7 @@ def test_memory_is_kept_if_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> N
         ({"micro_batch": 0}, r"^micro-batch 0: give 1 or more rows$"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_step(sharp_model(PLAIN), PLAIN, **settings)
     assert build_step(sharp_model(PLAIN), PLAIN, clip=1e-9, micro_batch=1).micro_batch == 1

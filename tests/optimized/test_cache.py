@@ -26,7 +26,7 @@ every_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 
 
 def in_pieces(cached: CachedGPT, ids: Tensor, cuts: list[int]) -> Tensor:
-    """The logits of all tokens, shown as the pieces between the cuts."""
+    """The logits of all tokens; the text is read in the pieces between the cuts."""
     ends = [0, *cuts, ids.shape[1]]
     return torch.cat([cached.extend(ids[:, a:b]) for a, b in pairwise(ends)], dim=1)
 
@@ -50,7 +50,7 @@ def test_cached_logits_are_the_uncached_ones_however_the_text_is_cut(
 
 @every_model
 @pytest.mark.parametrize("cuts", [[], list(range(1, BLOCK)), [1], [BLOCK - 1], [7, 8, 20]], ids=str)
-def test_so_are_they_over_the_whole_block_whole_and_one_by_one(model: GPT, cuts: list[int]) -> None:
+def test_cached_logits_of_the_whole_block_are_the_uncached_ones(model: GPT, cuts: list[int]) -> None:
     ids = ids_of(2, BLOCK)
     assert relative(in_pieces(CachedGPT(model, 2), ids, cuts), REFERENCE(ids)) <= 1e-12
 
@@ -211,7 +211,7 @@ def test_there_may_be_room_for_a_single_token() -> None:
 
 
 @pytest.mark.parametrize("room", [-1, 0, 7, 1000])
-def test_room_that_cannot_be_is_refused(room: int) -> None:
+def test_an_invalid_room_is_refused(room: int) -> None:
     with pytest.raises(ValueError, match=rf"^a cache for {room} tokens: give 1 to 6 \(the model's block size\)$"):
         a_cache([0], room)
 
@@ -249,7 +249,7 @@ def test_ids_that_no_model_can_read_are_refused(ids: Tensor, message: str) -> No
 @every_model
 @pytest.mark.parametrize("bad", [101, -1])
 def test_values_are_left_to_torch_which_refuses_them_on_the_cpu(model: GPT, bad: int) -> None:
-    """In a padded table too, which has a row 101."""
+    """Also with a padded table, which has a row 101."""
     with pytest.raises(IndexError, match="index out of range in self"):
         CachedGPT(model, 1).extend(torch.tensor([[bad]]))
 

@@ -34,7 +34,7 @@ from tests.reference.cli.conftest import TRAIN, Cli, Result, tree
 ROOT = Path(__file__).parents[2]
 EXACT = [*TRAIN, "--dtype", "float64", "--dropout", "0"]
 FULL_IN_FLOAT64 = ["--recipe", "full", "--without", "bf16", "compile"]
-PLAIN = ["--recipe", "plain"]
+NO_RUNGS = ["--recipe", "plain"]
 
 
 class OptimizedCli(Cli):
@@ -58,12 +58,12 @@ def fast(cli: Cli) -> Iterator[OptimizedCli]:
 
 @pytest.fixture(autouse=True)
 def processor_with_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a CPU that multiplies bfloat16, has a compiler and glibc, whatever this one has."""
+    """Simulate a CPU with bfloat16 instructions, a compiler and glibc."""
     on(monkeypatch)
 
 
 def on(monkeypatch: pytest.MonkeyPatch, **other: Any) -> None:
-    """Take this CPU for another one."""
+    """Simulate another CPU."""
     here = dataclasses.replace(Hardware("cpu", bfloat16=True, compiler=True, keeps_memory=True), **other)
     monkeypatch.setattr(optimized.recipe, "hardware_of", lambda device: here)
     monkeypatch.setattr(optimized.builder, "computes_bfloat16", lambda: here.bfloat16)
@@ -71,7 +71,7 @@ def on(monkeypatch: pytest.MonkeyPatch, **other: Any) -> None:
 
 @pytest.fixture
 def stop_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Ctrl-C after the steps in this list."""
+    """Send Ctrl-C after the steps in this list."""
     steps: list[int] = []
 
     class Struck(Lines):
@@ -146,7 +146,7 @@ def test_a_run_has_the_files_of_the_other_package_and_names_its_recipe(
 
 @pytest.mark.slow
 def test_a_run_with_compile_says_what_compiling_took(fast: OptimizedCli) -> None:
-    result = fast(*TRAIN, *PLAIN, "--with", "compile")
+    result = fast(*TRAIN, *NO_RUNGS, "--with", "compile")
     assert result.status == 0, result.err
     said = re.search(r"^Compiling took ([\d.]+) seconds of that, for 1 graph\.$", result.out, re.MULTILINE)
     assert said, result.out
@@ -157,7 +157,7 @@ def test_the_plain_recipe_in_float32_trains_to_the_same_bits_as_the_other_packag
     cli: Cli, fast: OptimizedCli, tmp_path: Path
 ) -> None:
     dropout = [*TRAIN, "--dropout", "0.2"]
-    assert fast(*dropout, *PLAIN, "--out", "fast").status == 0
+    assert fast(*dropout, *NO_RUNGS, "--out", "fast").status == 0
     assert cli(*dropout, "--out", "readable").status == 0
     for name in ("model.safetensors", "optimizer.safetensors"):
         a, b = ((tmp_path / run / "step-000012" / name).read_bytes() for run in ("fast", "readable"))
@@ -166,7 +166,7 @@ def test_the_plain_recipe_in_float32_trains_to_the_same_bits_as_the_other_packag
     assert logs[0] == logs[1]
 
 
-@pytest.mark.parametrize("recipe", [PLAIN, FULL_IN_FLOAT64], ids=["plain", "full"])
+@pytest.mark.parametrize("recipe", [NO_RUNGS, FULL_IN_FLOAT64], ids=["plain", "full"])
 def test_a_run_that_changes_packages_twice_ends_with_the_weights_of_one_that_did_not(
     cli: Cli, fast: OptimizedCli, stop_at: list[int], recipe: list[str]
 ) -> None:
@@ -178,7 +178,7 @@ def test_a_run_that_changes_packages_twice_ends_with_the_weights_of_one_that_did
     actual, expected = load_newest(Path("run"))[0], load_newest(Path("whole"))[0]
     assert (actual.step, actual.run["package"]) == (12, "reference")
     for measured in measure_all("update", actual.model, expected.model):
-        bound = 0.0 if recipe == PLAIN else 1e-9
+        bound = 0.0 if recipe == NO_RUNGS else 1e-9
         assert measured.error <= bound, f"{measured.name} is off by {measured.error:.1e}"
     steps = [r["step"] for r in read_log(Path("run")) if "validation_loss" in r]
     assert steps == [0, 5, 10, 12]
@@ -194,7 +194,7 @@ def test_the_other_way_round_too_and_a_resumed_run_keeps_its_recipe(
     assert result.status == 130
     assert "recipe fused_qkv, sdpa, fused_kernels, padded_vocab, fused_loss, " in result.out
     assert cli("train", "--resume", "run").status == 130
-    assert "recipe plain" in fast("train", "--resume", "run", *PLAIN, "--without").out
+    assert "recipe plain" in fast("train", "--resume", "run", *NO_RUNGS, "--without").out
     actual, expected = load_newest(Path("run"))[0], load_newest(Path("whole"))[0]
     assert actual.step == 12
     for measured in measure_all("update", actual.model, expected.model):
@@ -203,7 +203,7 @@ def test_the_other_way_round_too_and_a_resumed_run_keeps_its_recipe(
 
 def test_micro_batches_change_nothing_that_is_learned(fast: OptimizedCli) -> None:
     for out, rows in (("whole", "4"), ("single", "1")):
-        assert fast(*EXACT, *PLAIN, "--micro-batch", rows, "--out", out).status == 0
+        assert fast(*EXACT, *NO_RUNGS, "--micro-batch", rows, "--out", out).status == 0
     whole, single = (load_newest(Path(out))[0] for out in ("whole", "single"))
     for measured in measure_all("update", single.model, whole.model):
         assert measured.error <= 1e-10, f"{measured.name} is off by {measured.error:.1e}"
@@ -227,7 +227,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("options, says", REFUSED, ids=[options for options, _ in REFUSED])
-def test_a_recipe_that_cannot_be_is_one_line_and_nothing_is_written(
+def test_an_invalid_recipe_is_one_line_and_nothing_is_written(
     fast: OptimizedCli, tmp_path: Path, options: str, says: str
 ) -> None:
     result = fast(*TRAIN, *options.split())
@@ -246,7 +246,7 @@ def test_a_recipe_that_cannot_be_is_one_line_and_nothing_is_written(
         ("--recipe full", "the rung bf16 and float64 weights do not go together: leave bf16 out of the recipe"),
     ],
 )
-def test_a_recipe_that_cannot_be_is_refused_where_a_run_is_used(
+def test_an_invalid_recipe_is_refused_where_a_run_is_used(
     fast: OptimizedCli, exact: Path, subcommand: str, options: str, says: str
 ) -> None:
     result = fast(subcommand, exact, "--device", "cpu", *options.split())
@@ -259,16 +259,16 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run in float64; read it, do not change it."""
     run = tmp_path_factory.mktemp("exact") / "run"
     threads = torch.get_num_threads()
-    assert start([*EXACT, *PLAIN, "--out", str(run)]) == 0
+    assert start([*EXACT, *NO_RUNGS, "--out", str(run)]) == 0
     torch.set_num_threads(threads)
     return run
 
 
-@pytest.mark.parametrize("recipe", [[], PLAIN, ["--without", "kv_cache"]], ids=" ".join)
+@pytest.mark.parametrize("recipe", [[], NO_RUNGS, ["--without", "kv_cache"]], ids=" ".join)
 def test_both_packages_write_the_same_text_and_measure_the_same_loss(
     cli: Cli, fast: OptimizedCli, exact: Path, recipe: list[str]
 ) -> None:
-    """In float64, where no rung rounds as much as would show."""
+    """In float64, where no rung rounds visibly."""
     write = ["sample", exact, "--tokens", "30", "--samples", "2", "--prompt", "mary had", "--device", "cpu"]
     assert fast(*write, *recipe).out == cli(*write).out
     measure = ["eval", exact, "--split", "both", "--device", "cpu"]

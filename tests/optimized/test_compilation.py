@@ -40,7 +40,7 @@ def runner(model: GPT) -> CompiledBlocks:
 
 
 class Graphs:
-    """Stands in for torch's own backend: counts graphs and runs them as they are, so that nothing takes long."""
+    """Stands in for torch's own backend: counts graphs and runs them uncompiled, which is quick."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def backend(run: CompiledBlocks, graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
@@ -84,7 +84,7 @@ def test_a_model_of_any_depth_is_one_graph_without_a_break(graphs: Graphs, layer
 
 
 class Reading(nn.Module):
-    """A block that takes a value to the host, which torch compiles as it is told."""
+    """A block that reads a value on the host; torch compiles it if told to."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * x.sum().item()
@@ -97,7 +97,7 @@ READS = {"item", "tolist", "nonzero", "masked_select", "equal", "cpu", "numpy", 
 def test_a_graph_has_nothing_in_it_that_reads_from_the_device(
     recipe: Recipe | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """test_device_reads.py runs all of a step, but this as Python."""
+    """test_device_reads.py runs a whole step, but its blocks as Python."""
     seen: list[str] = []
 
     def backend(run: CompiledBlocks, graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
@@ -144,8 +144,8 @@ def test_two_models_do_not_disturb_each_other(graphs: Graphs) -> None:
 
 
 @pytest.mark.slow
-def test_as_many_models_as_one_likes(graphs: Graphs) -> None:
-    """torch gives up on code that was compiled for too many shapes (8), counted over all that shares it."""
+def test_many_models_are_compiled_one_graph_each(graphs: Graphs) -> None:
+    """torch gives up on code that was compiled for more than 8 shapes, counted over all models that share it."""
     for number in range(10):
         config = replace(TINY, n_embd=8 + 2 * number)
         model = sharp_model(COMPILE, config)
@@ -163,7 +163,7 @@ def test_train_and_eval_mode_are_two_graphs_and_both_right(graphs: Graphs) -> No
     assert_right(model, TINY, ids, targets)
     assert runner(model).graphs == 2
     model.train()
-    assert relative(model.loss(ids, targets), dropped) > 1e-6, "dropout draws anew"
+    assert relative(model.loss(ids, targets), dropped) > 1e-6, "dropout draws again"
     assert runner(model).graphs == 2
     assert relative(dropped, sharp_reference(TINY).loss(ids, targets)) > 1e-6
 
@@ -269,10 +269,12 @@ def test_without_a_cpp_compiler_one_line_says_so_and_blocks_run_as_python(
 
 
 @pytest.mark.parametrize(("system", "usual"), [("linux", "g++"), ("darwin", "clang++"), ("win32", "cl")])
-def test_it_looks_for_the_one_that_torch_would_use(system: str, usual: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_looks_for_the_compiler_that_torch_would_use(
+    system: str, usual: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", "/nonexistent")
-    # not sys.platform itself: by that shutil.which too would take this system for another, and since Python 3.12 fail
+    # not sys.platform itself: shutil.which reads it too, and since Python 3.12 fails
     monkeypatch.setattr(compilation, "sys", types.SimpleNamespace(platform=system))
     with pytest.warns(UserWarning, match=re.escape(f"no C++ compiler ({usual})")):
         assert block_runner() is eager
@@ -284,12 +286,12 @@ def test_it_looks_for_the_one_that_torch_would_use(system: str, usual: str, monk
 @COMPILERS
 @pytest.mark.slow
 def test_compiled_blocks_train_and_say_how_long_compiling_took(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All in one, because every graph costs seconds."""
+    """All in one test, because every graph costs seconds."""
     config = replace(TINY, n_layer=2)
     model = sharp_model(FAST, config)
     ids, targets = batch(2, 6)
     assert (runner(model).graphs, runner(model).seconds) == (0, 0.0)
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # or what another run left would be loaded
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # else the cache of another run would be loaded
     start = time.perf_counter()
     loss = model.loss(ids, targets)
     forward = runner(model).seconds

@@ -1,4 +1,4 @@
-"""CompiledBlocks on a block of one weight: which calls are compiled, what torch is asked for, what is counted.
+"""CompiledBlocks on a block of one weight: which calls are compiled, with which options, and what is counted.
 
 test_compilation.py has whole models.
 """
@@ -72,7 +72,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def passing(clock: Clock, seconds: float, run: RunBlock = eager) -> RunBlock:
-    """A way to run a block that takes that long."""
+    """A function that runs a block and takes that many seconds."""
 
     def slowly(block: nn.Module, x: Tensor) -> Tensor:
         clock.now += seconds
@@ -84,7 +84,7 @@ def passing(clock: Clock, seconds: float, run: RunBlock = eager) -> RunBlock:
 # --- which calls are compiled
 
 
-def test_a_new_one_has_compiled_nothing() -> None:
+def test_new_compiled_blocks_have_compiled_nothing() -> None:
     run = CompiledBlocks()
     assert (run.compiled, run.graphs, run.seconds) == ({}, 0, 0.0)
 
@@ -255,7 +255,7 @@ TOO_MANY = (
 
 @pytest.fixture
 def full(monkeypatch: pytest.MonkeyPatch) -> CompiledBlocks:
-    """One that has compiled as many shapes as it may."""
+    """CompiledBlocks with as many compiled shapes as allowed."""
     monkeypatch.setattr(compilation, "MOST_SHAPES", 2)
     monkeypatch.setattr(torch, "compile", lambda run, **how: run)
     run = CompiledBlocks()
@@ -283,7 +283,7 @@ def test_with_a_compiler_blocks_are_compiled(monkeypatch: pytest.MonkeyPatch) ->
     assert isinstance(block_runner(), CompiledBlocks)
 
 
-def test_without_one_a_line_names_all_that_were_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_a_line_names_all_that_were_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compilation, "wanted_compilers", lambda: ("g++-13", "clang++-18"))
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.warns(UserWarning, match="compile") as warned:
@@ -294,7 +294,7 @@ def test_without_one_a_line_names_all_that_were_looked_for(monkeypatch: pytest.M
     ]
 
 
-def test_those_that_are_there_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_installed_compilers_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compilation, "wanted_compilers", lambda: (sys.executable, "/nonexistent"))
     monkeypatch.setattr(compilation, "takes_cpp20", lambda name: True)
     assert compilers() == [sys.executable]
@@ -320,7 +320,7 @@ def test_a_compiler_that_cannot_compile_what_torch_writes_is_none(
 @pytest.mark.parametrize(
     ("system", "usual"), [("linux", "g++"), ("freebsd14", "g++"), ("darwin", "clang++"), ("win32", "cl")]
 )
-def test_the_environment_says_which_one_else_it_is_the_systems(
+def test_the_environment_names_the_compiler_else_it_is_the_systems(
     system: str, usual: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compilation, "sys", types.SimpleNamespace(platform=system))

@@ -1,4 +1,4 @@
-"""New tensors go where the model is, and not to torch's default device: what a GPU would show, without one.
+"""New tensors go where the model is, and not to torch's default device: a fault that otherwise shows on a GPU alone.
 
 The default is the device "meta" here, whose tensors have no numbers: the first of them in a computation spoils it.
 """
@@ -39,7 +39,7 @@ def of_recipe(recipe: Recipe) -> tuple[torch.nn.Module, Callable[[], Step], Call
 
 
 def outcomes(build: Build, default: str) -> dict[str, Tensor]:
-    """What a user may ask of a model that is there already."""
+    """What a user may do with a model that is built."""
     model, build_step, generate = build()
     generator = torch.Generator("cpu").manual_seed(1)
     with torch.device(default):
@@ -61,7 +61,7 @@ def test_a_model_works_whatever_the_default_device(build: Build) -> None:
         assert torch.equal(actual[name], tensor), name
 
 
-def test_so_do_prompts_of_unequal_length() -> None:
+def test_prompts_of_unequal_length_work_whatever_the_default_device() -> None:
     prompts, padding = left_pad([[5, 6, 7], [1]])
     model = sharp_model(only("kv_cache")).eval()
     expected = optimized.generate(model, prompts, 5, temperature=0.0, padding=padding)
@@ -70,7 +70,7 @@ def test_so_do_prompts_of_unequal_length() -> None:
 
 
 @pytest.mark.parametrize("padding", [2, torch.tensor([0, 1])], ids=["none", "some"])
-def test_so_do_the_keys_and_values_that_are_kept(padding: int | Tensor) -> None:
+def test_the_kv_cache_works_whatever_the_default_device(padding: int | Tensor) -> None:
     model, found = sharp_model(only("kv_cache")).eval(), []
     for default in ("cpu", "meta"):
         with torch.device(default):
@@ -80,7 +80,7 @@ def test_so_do_the_keys_and_values_that_are_kept(padding: int | Tensor) -> None:
 
 
 @pytest.mark.parametrize("T", [HALF, HALF + 1])
-def test_so_does_attention_in_halves(T: int) -> None:
+def test_attention_in_halves_works_whatever_the_default_device(T: int) -> None:
     attend = HalvedAttention(SMALL).eval()
     q, k, v = torch.randn(3, 1, 1, T, 8, dtype=torch.float64)
     expected = attend(q, k, v)

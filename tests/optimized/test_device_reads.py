@@ -32,7 +32,7 @@ from optimized.generation import CachedGPT, left_pad
 from optimized.gpt import GPT
 from reference import GPTConfig
 from reference import sampling as reference_sampling
-from reference.sampling import next_token
+from reference.sampling import Sampling, next_token
 from reference.training.adamw import clip_gradients
 
 pytestmark = [
@@ -56,7 +56,7 @@ def recipes(device: str) -> list[Any]:
     return [pytest.param(recipe, device, id=f"{recipe}, {device}") for recipe in possible]
 
 
-# Of the parts for CUDA only some are others.
+# Some parts differ on CUDA.
 FOR_CUDA = [PLAIN, only("tf32"), only("bf16"), FULL, FULL.plus("tf32")]
 every_recipe = pytest.mark.parametrize(
     "recipe, parts_of", [*recipes("cpu"), *(pytest.param(one, "cuda", id=f"{one}, cuda") for one in FOR_CUDA)]
@@ -64,7 +64,7 @@ every_recipe = pytest.mark.parametrize(
 
 
 class Read(Exception):
-    """Something asked for a value."""
+    """An operation read a value."""
 
 
 READS = (Read, DataDependentOutputException, DynamicOutputShapeException)
@@ -134,14 +134,14 @@ def test_a_training_step_reads_nothing(recipe: Recipe, parts_of: str, monkeypatc
 
 
 @pytest.mark.parametrize("recipe", [PLAIN, FULL], ids=str)
-def test_nor_does_one_in_micro_batches(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_step_in_micro_batches_reads_nothing(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     model = fast(recipe, "cpu", monkeypatch)
     with nothing_to_read():
         optimized.build_step(model, recipe, micro_batch=1)(ids_of(2, 4), targets_of(2, 4))
 
 
 @pytest.mark.parametrize("clip", [1.0, float("inf")])
-def test_nor_does_one_of_the_reference(clip: float) -> None:
+def test_a_training_step_of_the_reference_reads_nothing(clip: float) -> None:
     model = fake(reference.GPT(CONFIG))
     with nothing_to_read():
         step = reference.build_step(model, lambda step: 1e-3, clip=clip)
@@ -150,7 +150,7 @@ def test_nor_does_one_of_the_reference(clip: float) -> None:
 
 @every_recipe
 def test_a_decoding_step_reads_nothing(recipe: Recipe, parts_of: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the rung kv_cache and without: any model can be shown a text piece by piece."""
+    """With the rung kv_cache and without: any model can read a text piece by piece."""
     model = fast(recipe, parts_of, monkeypatch).eval()
     with nothing_to_read():
         cached = CachedGPT(model, 2)
@@ -161,7 +161,7 @@ def test_a_decoding_step_reads_nothing(recipe: Recipe, parts_of: str, monkeypatc
 
 
 @pytest.mark.parametrize("recipe", [PLAIN, FULL], ids=str)
-def test_nor_does_one_of_texts_with_padding(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoding_step_with_padding_reads_nothing(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     model = fast(recipe, "cpu", monkeypatch).eval()
     with nothing_to_read():
         cached = CachedGPT(model, torch.zeros(2, dtype=torch.int64))
@@ -179,7 +179,7 @@ def test_once_a_prompt_is_checked_a_text_reads_nothing_even_beyond_the_block_siz
     model = fast(PLAIN if text_of == "plain" else only("kv_cache"), "cpu", monkeypatch).eval()
     with nothing_to_read():
         more = {"padding": torch.zeros(2, dtype=torch.int64)} if "padded" in text_of else {}
-        text = list(model.stream(model, ids_of(2, 6), 4, top_k=5, top_p=0.9, **more))
+        text = list(model.stream(model, ids_of(2, 6), 4, Sampling(top_k=5, top_p=0.9), **more))
         assert torch.cat(text, dim=1).shape == (2, 4)
 
 
@@ -210,7 +210,7 @@ def test_the_prompt_and_its_padding_are_read_once_whatever_is_generated(monkeypa
 
 @pytest.fixture
 def cuda_in_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A torch that is built for CUDA and takes it to be there; a GPU is not needed."""
+    """A torch that is built for CUDA and believes in a device; no GPU is needed."""
     if not torch.backends.cuda.is_built():
         pytest.skip("needs a torch that is built for CUDA, though no GPU")
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
@@ -219,8 +219,10 @@ def cuda_in_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("cuda_in_name")
 @pytest.mark.parametrize("recipe, parts_of", [*recipes("cuda"), pytest.param(None, "cuda", id="reference")])
-def test_of_cuda_too_and_nothing_is_left_on_the_cpu(recipe: Recipe | None, parts_of: str) -> None:
-    """Less the backward pass, for which torch asks the driver. Operations on two devices at once are errors."""
+def test_on_fake_cuda_tensors_nothing_is_read_and_nothing_is_left_on_the_cpu(
+    recipe: Recipe | None, parts_of: str
+) -> None:
+    """Without the backward pass, for which torch asks the driver. Operations on two devices at once are errors."""
     device = torch.device(parts_of)
     with nothing_to_read():
         model = reference.GPT(CONFIG) if recipe is None else GPT(CONFIG, choose_parts(recipe, device))
@@ -250,7 +252,7 @@ def test_of_cuda_too_and_nothing_is_left_on_the_cpu(recipe: Recipe | None, parts
 
 
 def read_inside(call: Callable[[], object]) -> set[str]:
-    """What takes values to the host in a call on the CPU, however deep, each by the two operations around it."""
+    """The operations inside a call on the CPU that take values to the host, each named by its two callers."""
     with torch.autograd.profiler.profile() as profile:
         call()
     found = set()
@@ -263,7 +265,7 @@ def read_inside(call: Callable[[], object]) -> set[str]:
 
 
 READING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2")
-# The CPU's ways of what CUDA's kernels do on the device: assert something, and count the steps of an optimizer.
+# On the CPU these read values; on CUDA kernels do the same on the device: assertions, the optimizer's step count.
 OF_THE_CPU = {"_assert_async > item", "_fused_adamw_ > item"}
 
 
@@ -284,11 +286,11 @@ def test_nothing_is_read_inside_the_functions_that_torch_has_for_these_steps(rec
 @pytest.mark.parametrize(
     "look", [float, bool, Tensor.item, Tensor.nonzero, torch.unique, lambda x: x[x > 0], lambda x: x.equal(x)]
 )
-def test_there_a_read_would_be_seen(look: Callable[[Tensor], object]) -> None:
+def test_each_way_to_read_a_value_is_noticed(look: Callable[[Tensor], object]) -> None:
     assert read_inside(lambda: look(torch.ones(1)))
 
 
-# --- what a read would look like
+# --- ways to read a value
 
 
 LOOKS: dict[str, Callable[[Tensor], object]] = {
@@ -341,7 +343,7 @@ def test_a_look_at_a_value_in_a_forward_pass_is_noticed_in_each_of_these_steps(
 
 @contextmanager
 def no_waiting() -> Iterator[None]:
-    """Inside, whatever makes the host wait for CUDA is an error."""
+    """Inside, an operation that makes the host wait for CUDA is an error."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         yield
@@ -351,7 +353,7 @@ def no_waiting() -> Iterator[None]:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("recipe, parts_of", recipes("cuda"))
-def test_on_cuda_the_host_waits_in_neither(recipe: Recipe, parts_of: str) -> None:
+def test_on_cuda_the_host_waits_neither_in_a_training_nor_in_a_decoding_step(recipe: Recipe, parts_of: str) -> None:
     model = optimized.build(CONFIG, recipe, device=parts_of)
     ids, targets = ids_of(2, 4).to(parts_of), targets_of(2, 4).clamp(min=0).to(parts_of)
     for micro_batch in (None, 1):

@@ -1,4 +1,4 @@
-"""Alone and DataParallel in one process: what they hand to the model, to torch and back.
+"""Alone and DataParallel in one process: what they pass to the model and to torch, and return.
 
 The other process is torch's fake, which sends nothing and has no threads: those of gloo can lock a process up for good
 where a group ends before its DistributedDataParallel. tests/distributed has real ones.
@@ -21,14 +21,14 @@ IDS, TARGETS = torch.tensor([2.0, 5.0]), torch.tensor([7.0, 11.0])
 
 
 class Product(nn.Module):
-    """Its loss is a number that changes with everything it is given."""
+    """A model whose loss depends on every argument."""
 
     def __init__(self) -> None:
         super().__init__()
         self.a = nn.Parameter(torch.tensor([1.0, 2.0]))
         self.b = nn.Parameter(torch.tensor(3.0))
         self.dynamo = importlib.import_module("torch._dynamo.config")
-        self.cut: list[object] = []  # what torch's compiler was told, at each call
+        self.cut: list[object] = []  # the compiler's setting at each call
 
     def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
         self.cut.append(self.dynamo.optimize_ddp)
@@ -54,7 +54,7 @@ def exchanged() -> list[int]:
 
 @pytest.fixture
 def parallel(group: None, exchanged: list[int]) -> DataParallel:
-    """The other process has the same gradients."""
+    """Simulate another process with the same gradients."""
 
     def hook(state, bucket):  # type: ignore[no-untyped-def]  # annotations as text are refused
         exchanged.append(bucket.index())

@@ -141,7 +141,7 @@ def test_padding_is_never_sampled_and_changes_no_token(recipe: Recipe, settings:
 
 
 @pytest.mark.parametrize("recipe", [only("padded_vocab"), EAGER], ids=str)
-def test_poison_shows_where_nobody_cuts_the_padding_off(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_poisoned_padding_shows_where_it_is_not_cut_off(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     model = poison(sharp_model(recipe), 1e4).eval()
     monkeypatch.setattr(PaddedTable, "logits", ExactTable.logits)
     assert model(random_batch(SMALL, 1, 4)[0]).argmax(-1).min() >= V
@@ -196,7 +196,7 @@ def test_a_table_of_another_height_is_an_error_that_names_it_and_both_shapes(rec
 
 
 @pytest.mark.parametrize("shape", [(V,), (), (V, SMALL.n_embd + 1), (V, SMALL.n_embd, 1)], ids=str)
-def test_so_is_a_table_of_any_other_shape(shape: tuple[int, ...]) -> None:
+def test_a_table_of_any_other_shape_is_an_error_that_names_it(shape: tuple[int, ...]) -> None:
     model = sharp_model(only("padded_vocab"))
     with pytest.raises(RuntimeError, match=r"size mismatch for wte\.weight"):
         model.load_state_dict({**model.state_dict(), "wte.weight": torch.ones(shape, dtype=torch.float64)})

@@ -13,6 +13,7 @@ from optimized import FULL, PLAIN, Recipe, generate, only
 from optimized.generation import cached_stream, left_pad
 from optimized.gpt import GPT
 from reference import generate as reference_generate
+from reference.sampling import Sampling
 from tests.optimized.models import SMALL, sharp_model, sharp_reference
 
 BLOCK = SMALL.block_size
@@ -132,7 +133,7 @@ def test_no_new_tokens_are_the_prompt(model: GPT) -> None:
 def test_tokens_come_one_at_a_time_and_only_as_many_as_are_asked_for(model: GPT) -> None:
     ids = ids_of(2, 4)
     whole = generate(model, ids, 6, **GREEDY)
-    stream = cached_stream(model, ids, 6, **GREEDY)
+    stream = cached_stream(model, ids, 6, Sampling(**GREEDY))
     first = next(stream)
     assert first.shape == (2, 1)
     assert torch.equal(torch.cat([first, *stream], dim=1), whole[:, 4:])
@@ -195,9 +196,7 @@ def test_in_bf16_the_cache_does_not_change_what_is_possible(settings: dict[str, 
     ],
 )
 @every_model
-def test_what_nothing_can_be_generated_from_is_refused(
-    model: GPT, ids: Tensor, settings: dict[str, Any], message: str
-) -> None:
+def test_an_invalid_prompt_is_refused(model: GPT, ids: Tensor, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         generate(model, ids, **{"max_new_tokens": 2, **settings})
 
@@ -215,7 +214,7 @@ def test_what_nothing_can_be_generated_from_is_refused(
     ids=["all of it", "negative", "one for two", "two dimensions", "floats"],
 )
 @every_cached_model
-def test_padding_that_cannot_be_is_refused(model: GPT, padding: Tensor, message: str, count: int) -> None:
+def test_invalid_padding_is_refused(model: GPT, padding: Tensor, message: str, count: int) -> None:
     with pytest.raises(ValueError, match=message):
         generate(model, ids_of(2, 4), count, padding=padding)
 

@@ -104,7 +104,7 @@ def test_a_copy_has_its_own_matrices_and_shares_what_stays_float32() -> None:
 def count(kind: type) -> int:
     gc.collect()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what else is alive may warn when it is looked at
+        warnings.simplefilter("ignore")  # other live objects may warn when inspected
         return sum(type(thing) is kind for thing in gc.get_objects())
 
 

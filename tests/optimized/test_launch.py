@@ -1,4 +1,4 @@
-"""One process of a launch, in this process: how it joins, what it tells, how it ends.
+"""One process of a launch, in this process: how it joins, what it prints, how it ends.
 
 tests/distributed has several, under torchrun.
 """
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 
 class Ended(BaseException):
-    """Where the process would have ended."""
+    """The process would have ended here."""
 
 
 def a_process(rank: int = 1, world: int = 2, **more: Any) -> Launched:
@@ -57,7 +57,7 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launched]:
 # --- joining
 
 
-def test_it_is_told_who_it_is_by_the_environment(joined: Launched) -> None:
+def test_rank_and_world_come_from_the_environment(joined: Launched) -> None:
     assert (joined.rank, joined.world, joined.local_rank, joined.here) == (0, 1, 4, 6)
     assert (dist.get_rank(), dist.get_world_size(), dist.get_backend()) == (0, 1, "gloo")
     joined.store.set("name", "value")
@@ -101,7 +101,7 @@ def test_it_takes_its_own_gpu_if_torch_can_exchange_over_gpus(
 
 
 def chosen(monkeypatch: pytest.MonkeyPatch, device: str, gpus: int) -> list[object]:
-    """What `choose_device` is asked, while it answers that."""
+    """Record the arguments of `choose_device`, which returns a fixed device."""
     asked: list[object] = []
 
     def choose(name: str, dtype: str) -> torch.device:
@@ -194,7 +194,9 @@ def test_what_goes_wrong_here_is_told_to_all_and_said_by_the_first(
     assert capsys.readouterr() == ("", mine[1] + "\n")
 
 
-def test_options_that_the_first_cannot_read_it_has_said_already(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_first_process_prints_nothing_more_on_options_that_it_could_not_read(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     process = Told(rank=0)
     with pytest.raises(SystemExit) as ended, process.agreed():
         raise SystemExit(2)
@@ -363,6 +365,7 @@ def test_where_the_store_is_gone_each_speaks_for_itself() -> None:
         (dist.DistNetworkError("store"), True),
         (RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer"), True),
         (RuntimeError("shapes differ"), False),
+        (RuntimeError("tensors of a gloo group differ in shape"), False),
         (ValueError("gloo"), False),
     ],
 )
@@ -397,7 +400,7 @@ def test_the_end_flushes_every_stream_that_is_there_and_takes_no_failure(monkeyp
 
 
 class Processes:
-    """Stands in for the launch: keeps how the command ended, and where a failure is told."""
+    """Stands in for the launch: keeps how the command ended, and where a failure is printed."""
 
     def __init__(self, rank: int) -> None:
         self.rank = rank

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from bench.numerics.budgets import BF16_FACTORS, BF16_ULP
 from bench.numerics.inputs import random_batch
-from bench.numerics.tolerances import BF16_FACTORS, BF16_ULP
-from bench.timing.peak_memory import Measurement
+from bench.timing.peak_memory import PeakMeasurement
 from optimized import Recipe, build, loss, only
 from optimized.embedding import ExactTable, PaddedTable
 from optimized.loss import chunked_loss, fused_loss, plain_loss
@@ -85,13 +85,13 @@ def test_loss_and_gradients_are_those_of_the_plain_loss(counted: Any, rows: int,
 
 @settings(max_examples=60)
 @given(data=st.data(), N=st.integers(1, 40), V=st.integers(1, 140), rows=st.integers(1, 50), padded=st.booleans())
-def test_so_are_they_for_any_size_any_chunk_and_any_mask(
+def test_loss_and_gradients_are_the_plain_ones_for_any_size_chunk_and_mask(
     data: st.DataObject, N: int, V: int, rows: int, padded: bool
 ) -> None:
     counted = data.draw(st.lists(st.booleans(), min_size=N, max_size=N).filter(any))
     case = a_case(N, V, counted=counted, padded=padded, seed=N + V)
     actual, expected = answers(chunked(case, rows), case), answers(plain_loss(*case), case)
-    if V == 1:  # one token is certain: everything is exactly nothing, and relative to that nothing is small
+    if V == 1:  # one token is certain: all are exactly zero, and a relative error is undefined
         assert all(float(tensor.abs().max()) <= 1e-15 for tensor in actual.values())
     else:
         assert_same(actual, expected)
@@ -336,7 +336,7 @@ def test_a_caller_may_be_compiled(autocast: bool) -> None:
 
 
 class Largest(TorchDispatchMode):
-    """Watches every tensor that any operation makes, in the backward pass too."""
+    """Records the largest tensor that an operation returns, in the backward pass too."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -375,7 +375,7 @@ def test_no_tensor_is_ever_as_large_as_all_the_logits(
     assert allowed < 4 * 32 * 1009
 
 
-def test_without_the_rung_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_rung_a_tensor_is_as_large_as_all_the_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert largest_tensor(only("padded_vocab"), 16, monkeypatch).elements >= 4 * 32 * 1009
 
 
@@ -390,7 +390,7 @@ def one_loss(rung):
     config = GPTConfig(block_size=512, vocab_size=50257, n_layer=1, n_head=1, n_embd=8)
     recipe = only("padded_vocab", "sdpa", *([rung] if rung else []))
     model = build(config, recipe)
-    build_step(model, recipe)(*random_batch(config, 1, 8))  # what libraries set up on first use
+    build_step(model, recipe)(*random_batch(config, 1, 8))  # libraries set up buffers on first use
     ids, targets = random_batch(config, 4, 512)
     def run():
         model.loss(ids, targets).backward()
@@ -403,7 +403,7 @@ def test_the_peak_of_memory_stays_below_all_the_logits(tmp_path: Any, monkeypatc
     (tmp_path / "losses.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     logits = 4 * 512 * 50304 * 4  # 412 MB in float32, and softmax and its gradient are as large
-    started = [Measurement("losses:one_loss", rung) for rung in ("fused_loss", "")]
+    started = [PeakMeasurement("losses:one_loss", rung) for rung in ("fused_loss", "")]
     fused, plain = (one.result().bytes for one in started)
     assert plain > 2 * logits, f"{plain / 1e6:.0f} MB: the plain loss does not have what the fused one is to save"
     assert fused < 0.6 * logits, f"{fused / 1e6:.0f} MB, {logits / 1e6:.0f} MB are all the logits"
@@ -430,8 +430,8 @@ def test_on_cuda_the_logits_never_exist() -> None:
     assert peaks[0] < logits / 2 < 4 * logits / 2 < peaks[1], f"{[peak / 1e6 for peak in peaks]} MB"
 
 
-def test_this_file_can_fail() -> None:
-    """A mean over all rows instead of those that count, and a last chunk left out, are far beyond the bounds."""
+def test_wrong_means_and_lost_chunks_are_beyond_the_bounds() -> None:
+    """A mean over ignored rows too, and a missing last chunk, are far beyond the bounds."""
     case = a_case()
     expected = answers(plain_loss(*case), case)
     with pytest.raises(AssertionError, match="loss: off by"):
@@ -455,8 +455,8 @@ class Products(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(("grad", "expected"), [(True, 2), (False, 1)])
-def test_without_gradients_none_is_computed(grad: bool, expected: int) -> None:
-    """An evaluation would do half of the work for nothing."""
+def test_an_evaluation_computes_no_gradient(grad: bool, expected: int) -> None:
+    """The gradient would be half of the work, for nothing."""
     x, weight = torch.randn(6, 5), torch.randn(11, 5, requires_grad=True)
     with torch.set_grad_enabled(grad), Products() as products:
         chunked_loss(x, weight, torch.arange(6), 11)

@@ -38,7 +38,7 @@ def test_a_malloc_without_such_settings_is_left_alone(monkeypatch: pytest.Monkey
     assert keep_freed_memory() is False
 
 
-# Larger than any threshold that glibc adapts (32 MB), so that its malloc asks the system for each anew.
+# Larger than any threshold that glibc adapts (32 MB), so that its malloc asks the system for each again.
 FAULTS = """
 import resource
 import torch

@@ -30,7 +30,7 @@ SETTINGS = [
 
 
 def set_gradients(models: tuple[nn.Module, ...], seed: int, scale: float = 1.0) -> None:
-    """The same random gradients on every model, over four decades; on padding zeros, as ever."""
+    """The same random gradients on every model, over four decades; zeros on padding."""
     noise = sharp_state_dict(SMALL, seed=seed + 100)
     canonical = {name: scale * tensor * 10.0 ** (2 * tensor.sin()) for name, tensor in noise.items()}
     for model in models:
@@ -65,7 +65,7 @@ def test_the_fused_update_is_the_one_by_hand(recipe: Recipe, settings: dict[str,
 
 
 @pytest.mark.parametrize("recipe", [only("fused_adamw"), EVERY, EVERY.without("fused_adamw")], ids=str)
-def test_so_are_whole_training_steps_with_clipping(recipe: Recipe) -> None:
+def test_whole_training_steps_with_clipping_equal_those_by_hand(recipe: Recipe) -> None:
     sides = sharp_model(recipe), sharp_reference()
     before = snapshot(sides[1])
     settings: dict[str, Any] = {"learning_rate": lambda s: 1e-4 * (s + 1), "weight_decay": 0.3, "clip": 0.5}
@@ -102,7 +102,7 @@ def test_matrices_and_embeddings_decay_and_nothing_else(recipe: Recipe, kind: ty
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_parameter_without_a_gradient_is_left_alone_and_keeps_pace(kind: type[Optimizer]) -> None:
-    """Its bias correction later is that of the step, as by hand, not of how often it moved."""
+    """Its later bias correction depends on the step, as by hand, not on the number of its own updates."""
     ours, theirs = sharp_model(PLAIN), sharp_reference()
     a, b = kind(ours), AdamW(theirs)
     a.learning_rate = b.learning_rate = 1e-2
@@ -159,7 +159,7 @@ def test_gradients_that_are_not_numbers_show_in_the_norm(kind: type[Optimizer]) 
 
 
 def test_a_fused_step_counts_as_a_write() -> None:
-    """What goes by torch's count of writes, a kept inference copy say, has to notice that the weights are others."""
+    """Code that reads torch's count of writes, such as the inference copy, must notice changed weights."""
     model = sharp_model(PLAIN)
     optimizer = FusedAdamW(model)
     optimizer.learning_rate = 1e-3
@@ -181,7 +181,7 @@ def test_a_fused_step_counts_as_a_write() -> None:
     ],
     ids=str,
 )
-def test_settings_that_cannot_be_are_refused(kind: type[Optimizer], settings: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(kind: type[Optimizer], settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         kind(sharp_model(PLAIN), **settings)
 
@@ -196,7 +196,7 @@ def test_settings_that_cannot_be_are_refused(kind: type[Optimizer], settings: di
     ],
     ids=str,
 )
-def test_so_are_those_of_a_step(recipe: Recipe, settings: dict[str, Any], message: str) -> None:
+def test_invalid_settings_of_a_step_are_refused(recipe: Recipe, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_step(sharp_model(recipe), recipe, **settings)
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bench.numerics.budgets import BF16_FACTORS
 from bench.numerics.inputs import random_batch, sharp_state_dict, typical_state_dict
-from bench.numerics.tolerances import BF16_FACTORS
 from optimized import FULL, PLAIN, Recipe, build, build_step, builder, generate, only
 from optimized.precision import TF32, BFloat16, Exact
 from reference.checkpoints.canonical import canonical_gradients
@@ -143,7 +143,7 @@ def test_the_line_about_slow_bf16_names_the_builder(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_cpu_that_has_them_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_with_bf16_instructions_gets_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builder, "computes_bfloat16", lambda: True)
     build(SMALL, only("bf16"))
 
@@ -152,7 +152,7 @@ def test_a_cpu_that_has_them_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class MatmulPrecision(TorchFunctionMode):
-    """torch's setting, as every operation found it."""
+    """Records torch's setting at every operation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -183,7 +183,7 @@ def test_tf32_is_on_inside_and_as_it_was_outside_even_after_an_error(before: str
 
 
 def test_a_tf32_model_has_it_on_forward_and_backward_and_off_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = sharp_model(PLAIN, dtype=torch.float32)  # the CPU has the setting, and no TF32
+    model = sharp_model(PLAIN, dtype=torch.float32)  # a CPU has the setting, but no TF32
     model.precision = TF32(Exact())
     found = []
     handle = model.ln_f.register_full_backward_hook(lambda *_: found.append(torch.get_float32_matmul_precision()))

@@ -33,7 +33,7 @@ def test_a_tensor_that_no_projection_has_is_named(recipe: Recipe, stray: str) ->
 
 
 @pytest.mark.parametrize("recipe", [PLAIN, only("fused_qkv")], ids=str)
-def test_all_of_them_are_named_at_once(recipe: Recipe) -> None:
+def test_all_wrong_tensors_are_named_at_once(recipe: Recipe) -> None:
     model = sharp_model(recipe)
     strays = ["h.0.attn.q_proj.scale", "h.1.attn.k_proj.scale", "h.1.mlp.scale"]
     with pytest.raises(RuntimeError) as error:

@@ -132,7 +132,7 @@ def test_a_recipe_cannot_be_changed() -> None:
     assert kept.rungs == ("sdpa",)
 
 
-def test_possible_leaves_out_what_cannot_be() -> None:
+def test_possible_leaves_out_rungs_that_device_or_dtype_exclude() -> None:
     every = Recipe(tuple(RUNGS))
     assert every.possible("cpu", "float32") == FULL
     assert every.possible("cpu", "float64") == FULL.without("bf16")
@@ -144,7 +144,7 @@ def test_possible_leaves_out_what_cannot_be() -> None:
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "mps", "xpu"])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
-def test_what_is_possible_passes_the_check_and_what_is_not_does_not(device: str, dtype: str) -> None:
+def test_possible_recipes_pass_the_check_and_others_do_not(device: str, dtype: str) -> None:
     for name in RUNGS:
         recipe = only(name)
         if recipe.possible(device, dtype) == recipe:
@@ -176,7 +176,7 @@ def test_what_is_possible_passes_the_check_and_what_is_not_does_not(device: str,
     ],
     ids=["tf32 on the cpu", "bf16 of float64", "bf16 of bfloat16"],
 )
-def test_a_recipe_that_cannot_be_is_refused_when_built(recipe: Recipe, dtype: torch.dtype, message: str) -> None:
+def test_an_invalid_recipe_is_refused_when_built(recipe: Recipe, dtype: torch.dtype, message: str) -> None:
     with pytest.raises(ValueError, match="do not go together") as error:
         build(TINY, recipe, dtype=dtype)
     assert str(error.value) == message

@@ -27,7 +27,7 @@ HEAD = """\
 proves every recipe below and writes build/parity.json, the data of these tables. An error is the relative L2 distance
 to the readable GPT in float64, the largest of all tensors. In brackets: error / budget; above 1 fails. "In any recipe":
 the largest error / budget of all proven recipes with the rung (pairs, FULL, FULL without one rung, cumulative ones).
-Budgets are in bench/numerics/tolerances.py. In bfloat16 a budget is two or three times the rounding of plain code on
+Budgets are in bench/numerics/budgets.py. In bfloat16 a budget is two or three times the rounding of plain code on
 the same task, with a cap. Words: [glossary](glossary.md).
 """
 

@@ -11,8 +11,8 @@ from rich.progress import track
 from rich.table import Table
 
 from bench.contenders.torch_step import build_library_step
+from bench.numerics.budgets import BUDGETS
 from bench.numerics.inputs import random_batch
-from bench.numerics.tolerances import BUDGETS
 from bench.parity import Measurement, compare
 from reference.cli.interrupts import end_at_once
 from tests.parity.shapes import LENGTHS, SHAPES

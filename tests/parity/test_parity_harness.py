@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.contenders.torch_step import build_library_step
+from bench.numerics.budgets import BUDGETS, Budget
 from bench.numerics.errors import PIECE
 from bench.numerics.inputs import random_batch, sharp_state_dict
-from bench.numerics.tolerances import BUDGETS, Budget
 from bench.parity import Measurement, Report, assert_same, compare, distance, measure_all
 from reference import GPT, GPTConfig, build_step
 from reference.functional import cross_entropy

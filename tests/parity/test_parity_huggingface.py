@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from bench.contenders.huggingface_model import HuggingFaceGPT
 from bench.contenders.torch_step import build_library_step
+from bench.numerics.budgets import BUDGETS
 from bench.numerics.inputs import random_batch, sharp_state_dict
 from bench.numerics.outputs import BuildStep, ModelOutputs, collect_outputs, compare_outputs
-from bench.numerics.tolerances import BUDGETS
 from bench.parity import assert_same
 from reference import GPT, SIZES, GPTConfig, build_step
 from tests.parity.shapes import LENGTHS, SHAPES

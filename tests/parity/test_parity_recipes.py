@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from bench.numerics.budgets import BUDGETS, rounding_allowance
 from bench.numerics.errors import Allowance, Report
 from bench.numerics.inputs import random_batch
 from bench.numerics.outputs import compare_outputs
-from bench.numerics.tolerances import BUDGETS, rounding_allowance
 from bench.parity import compare
 from optimized import FULL, PLAIN, RUNGS, Recipe, build_step, only
 from optimized.precision import tf32_products
@@ -208,17 +209,23 @@ def test_every_recipe_on_cuda(precision: str) -> None:
         assert not failures, f"{recipe}: {failures[:3]}"
 
 
+def every_recipe_on_cuda_rounds_within(
+    precision: str, allowed: Allowance, oracle: GPT, ids: Tensor, targets: Tensor
+) -> None:
+    for recipe in grid(precision, "cuda"):
+        ours = fast(recipe, precision, device="cuda")
+        report = compare(ours, oracle, ids, targets, build=step_of(recipe), learning_rate=1e-5)
+        keep(recipe, f"{precision} on cuda", report, allowed)
+        beyond = [m for m in report.measurements if m.error > (allowed(m) or m.error)]
+        assert not beyond, f"{recipe}: {beyond[:3]}"
+
+
 @pytest.mark.gpu
 def test_every_recipe_in_bfloat16_on_cuda() -> None:
     ids, targets = random_batch(CONFIG, 3, 33)
     oracle = plain("bfloat16")
     allowed = rounding_allowance(compare(plain_bfloat16(device="cuda"), oracle, ids, targets, learning_rate=1e-5))
-    for recipe in grid("bfloat16", "cuda"):
-        ours = fast(recipe, "bfloat16", device="cuda")
-        report = compare(ours, oracle, ids, targets, build=step_of(recipe), learning_rate=1e-5)
-        keep(recipe, "bfloat16 on cuda", report, allowed)
-        beyond = [m for m in report.measurements if m.error > (allowed(m) or m.error)]
-        assert not beyond, f"{recipe}: {beyond[:3]}"
+    every_recipe_on_cuda_rounds_within("bfloat16", allowed, oracle, ids, targets)
 
 
 @pytest.mark.gpu
@@ -229,12 +236,7 @@ def test_tf32_on_cuda_rounds_no_more_than_plain_code_does_with_it() -> None:
     readable.load_state_dict(weights("tf32", CONFIG, 0))
     with tf32_products():
         allowed = rounding_allowance(compare(readable, oracle, ids, targets, learning_rate=1e-5), ulp=2.0**-11)
-    for recipe in grid("tf32", "cuda"):
-        ours = fast(recipe, "tf32", device="cuda")
-        report = compare(ours, oracle, ids, targets, build=step_of(recipe), learning_rate=1e-5)
-        keep(recipe, "tf32 on cuda", report, allowed)
-        beyond = [m for m in report.measurements if m.error > (allowed(m) or m.error)]
-        assert not beyond, f"{recipe}: {beyond[:3]}"
+    every_recipe_on_cuda_rounds_within("tf32", allowed, oracle, ids, targets)
 
 
 def test_the_grid_has_every_rung_alone_and_every_pair() -> None:

@@ -1,4 +1,4 @@
-"""Outputs in the documents, each made by the command beside it: `nox -s docs` runs the commands and writes them anew.
+"""Outputs in the documents, each made by the command beside it: `nox -s docs` runs the commands and writes them again.
 
 An output is a block of cog (https://cog.readthedocs.io), whose first line calls one of the functions below:
 
@@ -113,7 +113,7 @@ def documents() -> list[Path]:
 
 
 def make(files: Sequence[Path], check: bool) -> int:
-    """Write the outputs of files anew, or check them; returns cog's exit status, 0 if nothing is stale."""
+    """Write the outputs of files again, or check them; returns cog's exit status, 0 if nothing is stale."""
     from cogapp import Cog
 
     cog = Cog()

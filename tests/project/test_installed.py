@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 SHAPE = ("--layers", "1", "--heads", "1", "--width", "8", "--block", "8", "--batch-size", "4")
 HERE = ("--device", "cpu", "--threads", "1")
-PLAIN = ("--recipe", "plain")  # nothing is compiled
+NO_RUNGS = ("--recipe", "plain")  # nothing is compiled
 
 OWN_BENCH = """
 def seconds() -> float:
@@ -186,11 +186,13 @@ def test_assert_same_works_in_the_tests_of_a_project_that_has_a_bench(
 
 
 def test_it_trains_and_what_it_says_to_do_next_can_be_done(installation: Installation, project: Path) -> None:
-    train = ("train", "--corpus", "counting", "--steps", "2", *SHAPE, *HERE, *PLAIN, "--out", "run")
+    train = ("train", "--corpus", "counting", "--steps", "2", *SHAPE, *HERE, *NO_RUNGS, "--out", "run")
     said = installation.run("paritygpt", *train, cwd=project).stdout.splitlines()[-1]
     next_command = re.fullmatch(r"Next: (paritygpt sample run)   or   (paritygpt plot attention run)", said)
     assert next_command, said
-    text = installation.run(*next_command[1].split(), "--tokens", "20", *PLAIN, "--device", "cpu", cwd=project).stdout
+    text = installation.run(
+        *next_command[1].split(), "--tokens", "20", *NO_RUNGS, "--device", "cpu", cwd=project
+    ).stdout
     assert len(text) == len("\n") + 20
 
 
@@ -253,7 +255,7 @@ def test_compare_times_contenders_in_processes_of_their_own_those_of_other_libra
 @pytest.mark.slow
 @pytest.mark.multiproc
 def test_several_processes_share_a_run_under_torchrun(installation: Installation, project: Path) -> None:
-    train = ("train", "--corpus", "counting", "--steps", "2", *SHAPE, *HERE, *PLAIN, "--with", "ddp", "--out", "run")
+    train = ("train", "--corpus", "counting", "--steps", "2", *SHAPE, *HERE, *NO_RUNGS, "--with", "ddp", "--out", "run")
     torchrun = ("python", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "paritygpt")
     said = installation.run(*torchrun, *train, cwd=project, env={"GLOO_SOCKET_IFNAME": "lo"}).stdout
     assert "2 processes with 2 each" in said

@@ -237,6 +237,6 @@ def test_generation_refuses_an_empty_prompt_and_a_negative_length() -> None:
         (torch.tensor([[3]], dtype=torch.int32), "ids of shape (1, 1) and type torch.int32: give int64 ids"),
     ],
 )
-def test_generation_refuses_a_prompt_of_ids_that_the_model_has_not(ids: torch.Tensor, message: str, new: int) -> None:
+def test_generation_refuses_a_prompt_of_ids_outside_the_vocabulary(ids: torch.Tensor, message: str, new: int) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         generate(sharp(), ids, new)

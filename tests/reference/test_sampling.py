@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reference.sampling import generate, keep_top_p, next_token_probabilities, stream
+from reference.sampling import Sampling, generate, keep_top_p, next_token_probabilities, stream
 
 LOGITS = torch.tensor([[2.0, 1.0, 1.0, 0.0, -1.0]], dtype=torch.float64)
 
@@ -72,7 +72,8 @@ def test_by_default_every_token_keeps_its_probability() -> None:
         for settings in ({}, {"temperature": 1.0, "top_k": None, "top_p": None})
     ]
     assert torch.equal(*drawn)
-    streamed = torch.cat(list(stream(Fixed(LOGITS), ids, 9, generator=torch.Generator().manual_seed(0))), dim=1)
+    sampling = Sampling(generator=torch.Generator().manual_seed(0))
+    streamed = torch.cat(list(stream(Fixed(LOGITS), ids, 9, sampling)), dim=1)
     assert torch.equal(streamed, drawn[0][:, 1:])
 
 
@@ -135,7 +136,7 @@ def test_the_rows_of_a_batch_do_not_share_their_tokens() -> None:
 
 def test_the_stream_yields_what_generate_returns_one_token_at_a_time() -> None:
     ids = torch.zeros(2, 3, dtype=torch.int64)
-    pieces = list(stream(Fixed(LOGITS), ids, 6, generator=torch.Generator().manual_seed(4)))
+    pieces = list(stream(Fixed(LOGITS), ids, 6, Sampling(generator=torch.Generator().manual_seed(4))))
     assert [piece.shape for piece in pieces] == [(2, 1)] * 6
     whole = generate(Fixed(LOGITS), ids, 6, generator=torch.Generator().manual_seed(4))
     assert torch.equal(whole, torch.cat([ids, *pieces], dim=1))
@@ -143,7 +144,7 @@ def test_the_stream_yields_what_generate_returns_one_token_at_a_time() -> None:
 
 def test_no_gradient_is_recorded() -> None:
     logits = LOGITS.clone().requires_grad_()
-    for new in stream(Fixed(logits), torch.zeros(1, 1, dtype=torch.int64), 2):
+    for new in stream(Fixed(logits), torch.zeros(1, 1, dtype=torch.int64), 2, Sampling()):
         assert not new.requires_grad
         assert torch.is_grad_enabled(), "the stream switched the caller's gradients off"
 

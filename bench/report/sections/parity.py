@@ -8,6 +8,7 @@ from bench.formatting import NOT_THE_SAME, scientific
 from bench.report.charts import Axis, Dot, dots, ordered
 from bench.report.proof_records import QUANTITIES, Parity
 from bench.report.section import Table, View
+from bench.suite.scaling import MIDDLE, size_of
 
 WORDS = (
     "A contender is timed only after it was proven on the same device: logits and loss at the size and shape that are "
@@ -28,15 +29,16 @@ Result = dict[str, Any]
 def views(result: Result) -> tuple[View, ...]:
     """A view for each size; the sizes of the scaling section share one."""
     together: dict[str, list[dict[str, Any]]] = {}
+    scaling = {MIDDLE.size, *(size_of(point["axis"], point["value"]) for point in result["scaling"])}
     for found in result["parity"]:
-        of = "scaling" if found["size"].startswith("scaling") else found["size"]
+        of = MIDDLE.size if found["size"] in scaling else found["size"]
         together.setdefault(of, []).append(found)
     return tuple(view(result, of, found) for of, found in together.items())
 
 
 def view(result: Result, of: str, found: list[dict[str, Any]]) -> View:
     """The proofs at a size."""
-    scaling = of == "scaling"
+    scaling = of == MIDDLE.size
     shown = [
         Dot(one["size"], one["contender"], over, f"{share(over)} in {precision}")
         if scaling

@@ -19,7 +19,7 @@ from bench.candidate.validate import built
 from bench.numerics.inputs import random_batch, sharp_state_dict
 from reference import GPTConfig
 from reference.functional import cross_entropy
-from tests.bench.candidate.mutants import FORWARD, Mutant
+from tests.bench.candidate.faulty_gpts import FORWARD, Mutant
 from tests.bench.candidate.written import (
     MLP,
     Attention,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import bench.candidate.examine
 from bench.__main__ import main
-from bench.candidate.examine import SMOKE, Examination, examine
+from bench.candidate.examine import TEST_SIZE, Examination, examine
 from bench.candidate.layouts import LAYOUTS, layout_of
 from bench.candidate.load_function import load_function
 from bench.candidate.report import text
@@ -156,13 +156,13 @@ def test_the_examples_on_cuda(example: str, same: bool, monkeypatch: pytest.Monk
     assert len(seen.causes) == (not same), seen.causes
 
 
-def test_at_a_large_size_where_and_why_come_from_the_smoke_size(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_a_large_size_where_and_why_come_from_the_test_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench.candidate.examine, "LARGE", 1000)
     wrong = mutant(Attention, score=lambda self, q, k: q @ k.mT)
     seen = examined(wrong, steps=0)
     assert seen.config == SMALL
     assert [cause.what for cause in seen.causes] == ["scores not scaled"]
-    assert "diagnosed at the smoke size, at which it differs too" in seen.notes
+    assert "diagnosed at the test size, at which it differs too" in seen.notes
     # what differs at this size only is looked for at this size
     at_this = mutant(Written, embed=lambda self, ids: Written.embed(self, ids) * (1 + 0.1 * (self.config == SMALL)))
     seen = examined(at_this, steps=0)
@@ -357,9 +357,9 @@ def test_a_candidate_that_cannot_be_tested_is_refused_in_one_line(
 
 
 OPTIONS = {
-    "--size gpt5": r"unknown size 'gpt5': give one of smoke, gpt2, .*",
+    "--size gpt5": r"unknown size 'gpt5': give one of test, gpt2, .*",
     "--batch 0": r"--batch 0: give a whole number of at least 1",
-    "--time 49": r"--time 49: smoke takes 1 to 48 tokens \(its block size\)",
+    "--time 49": r"--time 49: test takes 1 to 48 tokens \(its block size\)",
     "--steps -1": r"--steps -1: give a whole number of at least 0",
     "--threads 0": r"--threads 0: give a whole number of at least 1",
     "--seed -1": r"--seed -1: give a whole number of at least 0",
@@ -408,8 +408,8 @@ def test_a_layout_of_ones_own_may_take_the_config_or_not(folder: Path) -> None:
     (folder / "mine.py").write_text(
         "from tests.bench.candidate.written import PerHead as build, per_head_layout\n"
         "def with_config(state, config):\n    return per_head_layout(state, config)\n"
-        "class Smoke:\n    n_layer, n_head = 3, 4\n"
-        "def without(state):\n    return per_head_layout(state, Smoke)\n"
+        "class Shape:\n    n_layer, n_head = 3, 4\n"
+        "def without(state):\n    return per_head_layout(state, Shape)\n"
     )
     for function in ("with_config", "without"):
         assert main(["compare", "--candidate", "mine.py:build", "--layout", f"mine.py:{function}", "--steps", "2"]) == 0
@@ -442,13 +442,13 @@ def test_assert_same_takes_a_build_function_and_its_message_is_the_report() -> N
         assert_same("missing.py:build")
 
 
-def test_the_smoke_size_has_no_two_numbers_that_could_be_taken_for_each_other() -> None:
+def test_the_test_size_has_no_two_numbers_that_could_be_taken_for_each_other() -> None:
     sizes = [
-        SMOKE.vocab_size,
-        SMOKE.block_size,
-        SMOKE.n_layer,
-        SMOKE.n_head,
-        SMOKE.head_size,
-        3 * SMOKE.block_size // 4,
+        TEST_SIZE.vocab_size,
+        TEST_SIZE.block_size,
+        TEST_SIZE.n_layer,
+        TEST_SIZE.n_head,
+        TEST_SIZE.head_size,
+        3 * TEST_SIZE.block_size // 4,
     ]
     assert len(set(sizes)) == len(sizes)

@@ -21,10 +21,10 @@ from bench.contenders.verify import (
     prove,
     weights_of,
 )
+from bench.numerics.budgets import BF16_CAPS, BF16_ULP, BUDGETS, rounding_allowance
 from bench.numerics.errors import Measurement, Report
 from bench.numerics.inputs import random_batch, sharp_state_dict, typical_state_dict
 from bench.numerics.outputs import ModelOutputs, collect_outputs
-from bench.numerics.tolerances import BF16_CAPS, BF16_ULP, BUDGETS, rounding_allowance
 from bench.workloads.workload import workload
 from reference import GPT, GPTConfig, build_step
 from tests.bench.wrong import ERF, NAN, NO_DECAY

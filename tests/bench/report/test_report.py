@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import struct
-import zlib
 from collections.abc import Iterator
 from html import unescape
 from html.parser import HTMLParser
@@ -532,25 +531,6 @@ def test_the_command_writes_page_pictures_and_tables_and_nothing_else(
     assert f"| fused_qkv | {words} | 0.25 | where fused_qkv \\<does not> pay |" in markdown
 
 
-def test_a_picture_that_is_packed_again_is_the_same() -> None:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header, pixels = chunk(b"IHDR", struct.pack(">IIBBBBB", 100, 50, 8, 0, 0, 0, 0)), b"\0" + bytes(range(100))
-    loose = zlib.compress(pixels * 50, 0)
-    whole_picture = b"\x89PNG\r\n\x1a\n" + header
-    for piece in (loose[:1000], loose[1000:]):
-        whole_picture += chunk(b"IDAT", piece)
-    whole_picture += chunk(b"IEND", b"")
-    found = pictures.packed(whole_picture)
-    assert len(found) < len(whole_picture) / 5
-    assert found.startswith(b"\x89PNG\r\n\x1a\n" + header)
-    assert found.endswith(chunk(b"IEND", b""))
-    data = found[8 + len(header) : -12]
-    assert data == chunk(b"IDAT", data[8:-4]), "one piece with its checksum"
-    assert zlib.decompress(data[8:-4]) == pixels * 50
-
-
 def test_markdown_tables_are_whole(runs: list[Run]) -> None:
     found = all_sections([run.views for run in runs], "", "")
     lines = document(runs[0], 0, found, {}).splitlines()
@@ -699,7 +679,7 @@ def test_documents_that_cannot_be_read_are_a_note_and_the_rest_goes_on(
         'python -m pytest tests/parity/test_parity_recipes.py -m "slow or not slow" && cp build/parity.json docs/ '
         "in a checkout",
         f"note: {tmp_path / 'bugs.json'}: is no record of planted bugs, version 1, write it again by "
-        "python -m tests.bugs.table in a checkout",
+        "python -m tests.bugs.measure in a checkout",
     ]
     made = unescape((tmp_path / "out" / "index.html").read_text())
     for line in lines:

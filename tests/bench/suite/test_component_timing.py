@@ -117,7 +117,7 @@ def test_ratios_are_to_the_first_of_a_group() -> None:
 
 
 def test_a_group_without_its_first_or_with_one_component_has_no_ratio() -> None:
-    char, byte, gpt2 = (f"tokenizer {name}, encode" for name in ("char", "byte", "gpt2"))
+    char, byte, gpt2 = (f"tokenizers {name}, encode" for name in ("char", "byte", "gpt2"))
     failed = {"failure": "it is off"}
     for some in (
         {char: failed, byte: found([0.1]), gpt2: found([0.2])},
@@ -181,7 +181,7 @@ def test_a_peak_of_0_bytes_is_unknown(seen: int, written: int | None, monkeypatc
         def stop(self) -> None:
             pass
 
-    monkeypatch.setattr(component_timing, "Measurement", Seen)
+    monkeypatch.setattr(component_timing, "PeakMeasurement", Seen)
     (memory,) = peaks_of(["batches"], {}).values()
     for one in (found([0.1], memory=memory), found([0.1], memory=seen)):
         row = outcomes({"batches": one}, "mini")["batches"].row
@@ -267,8 +267,8 @@ def test_a_tokenizer_encodes_nothing_before_its_memory_is_measured(
         return made
 
     monkeypatch.setattr(components, "build_tokenizer", build)
-    COMPONENTS["tokenizer byte, encode"].prepare(named("smoke"), CPU, tmp_path)
+    COMPONENTS["tokenizers byte, encode"].prepare(named("smoke"), CPU, tmp_path)
     assert encoded == []
-    prepared = COMPONENTS["tokenizer byte, decode"].prepare(named("smoke"), CPU, tmp_path)
+    prepared = COMPONENTS["tokenizers byte, decode"].prepare(named("smoke"), CPU, tmp_path)
     assert encoded == [100_000]
     assert replace(prepared, amount=0).error() == 0.0

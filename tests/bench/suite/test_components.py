@@ -37,7 +37,7 @@ def test_every_component_runs_and_equals_the_readable_one(name: str, tmp_path: P
 def test_every_group_of_components_exists() -> None:
     groups = {component.group for component in COMPONENTS.values()}
     assert groups == {
-        *("attention", "head and loss", "optimizer", "tokenizer, encode", "tokenizer, decode", "batches"),
+        *("attention", "loss", "optimizer", "tokenizers, encode", "tokenizers, decode", "batches"),
         *("checkpoint, save", "checkpoint, load"),
     }
 
@@ -47,7 +47,7 @@ def test_every_group_of_components_exists() -> None:
     [
         ("attention, sdpa", "FlashAttention", lambda config: lambda q, k, v: q * 0.5 + v),
         (
-            "head and loss, fused",
+            "loss, fused_loss",
             "fused_loss",
             lambda x, table, targets: components.plain_loss(x * 1.001, table, targets),
         ),
@@ -62,7 +62,7 @@ def test_a_component_that_is_another_function_is_found(
 
 @pytest.mark.slow
 def test_a_components_memory_is_only_that_of_its_call() -> None:
-    names = ["head and loss, plain", "head and loss, fused"]
+    names = ["loss, plain", "loss, fused_loss"]
     plain, fused = peaks_of(names, {"workload": "mini", "device": "cpu", "threads": 1}).values()
     logits = 4 * 4 * 128 * 50257  # float32, B T V
     assert plain > 2 * logits
@@ -149,7 +149,7 @@ def test_a_run_shows_the_samples_of_the_other_process(tmp_path: Path) -> None:
     done = bench(*few, f"--json={own}", f"--benchmark-json={theirs}")
     assert done.returncode == 0, done.stdout + done.stderr
     rows = {component["component"]: component for component in read(own)["components"]}
-    assert list(rows) == ["optimizer, by hand", "optimizer, fused"]
+    assert list(rows) == ["optimizer, by hand", "optimizer, fused_adamw"]
     assert all(component["ratios"].keys() == {"optimizer, by hand"} for component in rows.values())
     shown = json.loads(theirs.read_text())["benchmarks"]
     assert len(shown) == 2

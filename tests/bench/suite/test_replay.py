@@ -79,7 +79,7 @@ def run(store: Path, factor: float, *options: str) -> subprocess.CompletedProces
 def test_autosave_keeps_the_samples_as_they_were_taken(store: Path) -> None:
     (saved,) = store.glob("*/0001_*.json")
     found: list[dict[str, Any]] = json.loads(saved.read_text())["benchmarks"]
-    assert [one["extra_info"]["component"] for one in found] == ["optimizer, by hand", "optimizer, fused"]
+    assert [one["extra_info"]["component"] for one in found] == ["optimizer, by hand", "optimizer, fused_adamw"]
     assert [one["stats"]["data"] for one in found] == [SAMPLES, SAMPLES]
     assert {one["options"]["timer"] for one in found} == {"ReplayClock"}
 

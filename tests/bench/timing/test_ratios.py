@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from bench.timing.ratios import Ratio, interleave, ratio, ratio_over_launches, rounds_within, spread, synchronise
+from bench.timing.ratios import Ratio, ratio, ratio_over_launches, rounds_within, spread, synchronise, time_calls
 
 
 class Device:
@@ -37,27 +37,27 @@ class Device:
 def test_calls_run_in_turn() -> None:
     device = Device()
     calls = {name: device.work(name, 1.0) for name in "ABC"}
-    interleave(calls, rounds=3, warmup=0, sync=device.sync, clock=device.clock)  # type: ignore[arg-type]
+    time_calls(calls, rounds=3, warmup=0, sync=device.sync, clock=device.clock)  # type: ignore[arg-type]
     assert "".join(device.log) == "ABCABCABC"
 
 
 def test_the_device_is_synchronised_inside_the_timed_region() -> None:
     device = Device()
-    seconds = interleave({"A": device.work("A", 2.0)}, 2, 1, device.sync, device.clock)  # type: ignore[dict-item]
+    seconds = time_calls({"A": device.work("A", 2.0)}, 2, 1, device.sync, device.clock)  # type: ignore[dict-item]
     assert seconds == {"A": [2.0, 2.0]}, "a call that only queues its work must not look free"
 
 
 def test_work_that_was_queued_before_is_not_charged_to_the_first_call() -> None:
     device = Device()
     device.queue = 50.0
-    assert interleave({"A": device.work("A", 2.0)}, 1, 0, device.sync, device.clock) == {"A": [2.0]}  # type: ignore[dict-item]
+    assert time_calls({"A": device.work("A", 2.0)}, 1, 0, device.sync, device.clock) == {"A": [2.0]}  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize("warmup", [1, 2])
 def test_warm_up_is_done_and_not_counted(warmup: int) -> None:
     device = Device()
     compiled_on_first_use = device.work("A", 100.0, *[10.0] * (warmup - 1), 1.0)
-    seconds = interleave({"A": compiled_on_first_use}, 3, warmup, device.sync, device.clock)  # type: ignore[dict-item]
+    seconds = time_calls({"A": compiled_on_first_use}, 3, warmup, device.sync, device.clock)  # type: ignore[dict-item]
     assert seconds == {"A": [1.0, 1.0, 1.0]}
     assert len(device.log) == warmup + 3
 
@@ -69,7 +69,7 @@ def test_time_between_rounds_is_not_counted() -> None:
         device.now += 7.0
 
     calls = {name: device.work(name, 1.0) for name in "AB"}
-    seconds = interleave(calls, 3, 1, device.sync, device.clock, draw_a_progress_bar)  # type: ignore[arg-type]
+    seconds = time_calls(calls, 3, 1, device.sync, device.clock, draw_a_progress_bar)  # type: ignore[arg-type]
     assert seconds == {"A": [1.0] * 3, "B": [1.0] * 3}
     assert device.now == 4 * (2.0 + 7.0)
 
@@ -79,7 +79,7 @@ def test_the_ratio_is_exact_on_a_machine_that_slows_down(k: float) -> None:
     device = Device()
     drift = [1.0 * 1.1**n for n in range(30)]
     calls = {"A": device.work("A", *drift), "B": device.work("B", *(k * t for t in drift))}
-    seconds = interleave(calls, 30, 0, device.sync, device.clock)  # type: ignore[arg-type]
+    seconds = time_calls(calls, 30, 0, device.sync, device.clock)  # type: ignore[arg-type]
     found = ratio(seconds["B"], seconds["A"])
     assert (found.median, found.low, found.high) == pytest.approx((k, k, k), rel=1e-12)
 
@@ -191,7 +191,7 @@ def test_as_many_rounds_as_fit_within_limits(seconds: float, one: float, rounds:
 def test_the_same_work_has_a_ratio_of_1_on_this_machine() -> None:
     x = torch.randn(192, 192)
     calls = {"one": lambda: x @ x @ x, "the same": lambda: x @ x @ x}
-    seconds = interleave(calls, rounds=60, warmup=5)
+    seconds = time_calls(calls, rounds=60, warmup=5)
     found = ratio(seconds["the same"], seconds["one"])
     # an interval misses 1 time in 20, and other processes share these cores: allow it to miss 1 by 10 %
     assert found.low / 1.1 <= 1.0 <= found.high * 1.1, f"{found} for a call against itself"
@@ -206,7 +206,7 @@ def test_a_gpu_is_synchronised() -> None:
     device = torch.device("cuda")
     x = torch.randn(4096, 4096, device=device)
     calls = {"queued": lambda: [x @ x for _ in range(20)]}
-    waiting = interleave(calls, 3, 1, synchronise(device))["queued"]
+    waiting = time_calls(calls, 3, 1, synchronise(device))["queued"]
     torch.cuda.synchronize()
-    rushing = interleave(calls, 3, 1)["queued"]
+    rushing = time_calls(calls, 3, 1)["queued"]
     assert min(waiting) > 3 * min(rushing)

@@ -66,7 +66,7 @@ def published_files() -> dict[str, bytes]:
 
 
 class Hub(ThreadingHTTPServer):
-    """As much of huggingface.co as a download needs: answers with a commit and an ETag, weights elsewhere."""
+    """The part of huggingface.co that a download needs: answers with a commit and an ETag; weights are elsewhere."""
 
     daemon_threads = True
 
@@ -77,7 +77,7 @@ class Hub(ThreadingHTTPServer):
         self.tokens: list[str | None] = []
         self.status = 200
         self.silent = False
-        self.over = threading.Event()  # set when a silent hub need be silent no longer
+        self.over = threading.Event()  # set when a silent hub may answer
         self.cut = 0  # bytes that the storage loses of each file
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.storage = f"http://localhost:{self.server_port}/storage"  # another host, as the real one's
@@ -346,7 +346,7 @@ def test_a_folder_named_like_a_published_model_is_pointed_out_and_read_by_its_pa
 
 
 def folder(path: Path, without: tuple[str, ...] = (), **files: bytes) -> Path:
-    """A folder with the published files, but for some, and with others whose dots are written __."""
+    """A folder with the published files, without some, and with others whose dots are written __."""
     path.mkdir()
     for name, content in (published_files() | {n.replace("__", "."): c for n, c in files.items()}).items():
         if name not in without:
@@ -424,7 +424,7 @@ def test_a_folder_that_lacks_something_is_told_which_file(
     assert message_of(path) == f"{path}: {message}"
 
 
-def test_what_is_neither_name_nor_folder_is_told_the_names(tmp_path: Path) -> None:
+def test_a_source_that_is_neither_name_nor_folder_is_refused_with_the_names(tmp_path: Path) -> None:
     assert message_of("gpt3") == (
         "'gpt3' is neither a folder nor a published GPT-2: give one of gpt2, gpt2-medium, gpt2-large, gpt2-xl, "
         "or a folder with config.json and model.safetensors"

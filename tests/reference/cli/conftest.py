@@ -19,7 +19,7 @@ TRAIN = ["train", *TINY, *SHORT, *HERE]
 
 
 def random_model(config: GPTConfig) -> GPT:
-    """A model in float64 with nothing zero in it, and everything large enough to be seen in a picture."""
+    """A model in float64 without zeros, and with values large enough for a picture."""
     torch.manual_seed(0)
     model = GPT(config).double()
     with torch.no_grad():
@@ -61,12 +61,12 @@ class Cli:
 
 @pytest.fixture
 def whole_end() -> None:
-    """For tests of what a run does after its last step: a sample of 300 tokens, and a picture that is drawn."""
+    """For tests of the end of a run: its sample of 300 tokens and its picture."""
 
 
 @pytest.fixture(autouse=True)
 def short_end(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spare all others both, which take three times as long as the dozen steps before."""
+    """Skip both in all other tests: they take three times as long as the dozen steps before."""
     if "whole_end" in request.fixturenames:
         return
 
@@ -81,7 +81,7 @@ def short_end(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("reference.cli.progress.SOON", 3600.0)  # a slow machine has nothing more to say than a fast one
+    monkeypatch.setattr("reference.cli.progress.SOON", 3600.0)  # no progress lines on a slow machine
     threads = torch.get_num_threads()
     yield Cli(capsys)
     torch.set_num_threads(threads)

@@ -14,7 +14,7 @@ LONG = "mary had a little lamb"
 
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
-    """A directory with files to stumble over."""
+    """A directory with invalid files."""
     (tmp_path / "short.txt").write_text("too short")
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "latin1.txt").write_bytes("Grüße".encode("latin-1"))
@@ -88,10 +88,10 @@ BEYOND = "token id 300: this model's vocabulary has the ids 0 to 255"
 
 
 @pytest.mark.parametrize("where", ["train", "validation"])
-def test_an_id_in_the_middle_of_token_files_that_the_vocabulary_has_not_is_one_line(
+def test_an_id_outside_the_vocabulary_in_the_middle_of_token_files_is_one_line(
     cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    """Only the ends of large files are looked at before a run begins; the rest is as it is fetched."""
+    """Only the ends of large files are checked before a run begins; the rest is checked when it is fetched."""
     monkeypatch.setattr("reference.data.datasets.EDGE", 10)
     tokens = np.full(1000, 7, dtype=np.uint16)
     tokens[slice(400, 410) if where == "train" else slice(950, 960)] = 300  # the last tenth is for validation
@@ -281,7 +281,7 @@ def test_an_option_that_cannot_be_read_ends_with_status_2(cli: Cli) -> None:
         assert result.err, arguments
 
 
-def test_a_text_that_is_not_the_trained_one_is_no_text_to_resume_on(cli: Cli, tmp_path: Path) -> None:
+def test_a_run_is_not_resumed_on_another_text(cli: Cli, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("abcd" * 50)
     run = tmp_path / "run"

@@ -18,7 +18,7 @@ from tests.process_group import ROOT, start
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="process groups and their signals are POSIX's")
 
-# One operation each, that would take a quarter of an hour, and in which Python cannot call a handler.
+# Operations of a quarter of an hour each, during which Python cannot call a handler.
 HASHING = "__import__('hashlib').pbkdf2_hmac('sha256', b'', b'', 2 * 10**9)"
 MULTIPLYING = "torch.addbmm(torch.zeros(900, 900), *[torch.zeros(1, 900, 900).expand(200_000, 900, 900)] * 2)"
 
@@ -31,12 +31,12 @@ class Program:
         self.process = start(*(arguments or ("-c", code)), PYTHONPATH=paths)
 
     def wait_for(self, line: str) -> None:
-        """Until it writes a line."""
+        """Wait until it writes a line."""
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == f"{line}\n", self.process.communicate()
 
     def wait_until_busy(self) -> None:
-        """Until it computes, after it has written "working"."""
+        """Wait until it computes, after it has written "working"."""
         self.wait_for("working")
         process = psutil.Process(self.process.pid)
         before = process.cpu_times().user

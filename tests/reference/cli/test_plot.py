@@ -42,7 +42,7 @@ def test_attention_maps_are_exactly_zero_above_the_diagonal_and_each_row_sums_to
     assert (maps[..., ~future] > 0).all(), "the past is hidden too"
     assert (maps.sum(dim=-1) - 1).abs().max() < 1e-12
     flat = 1 / torch.arange(1, T + 1, dtype=torch.float64)
-    assert (maps.amax(dim=-1) - flat).abs().max() > 0.1, "every head looks everywhere alike: the maps are flat"
+    assert (maps.amax(dim=-1) - flat).abs().max() > 0.1, "every head has equal weights everywhere: the maps are flat"
 
 
 def test_attention_maps_are_those_with_which_the_model_computes_its_logits(sharp_model: GPT) -> None:
@@ -66,7 +66,7 @@ def test_attention_maps_are_made_without_dropout_and_leave_the_mode_as_it_was(sh
     assert all(module.training == training for module in sharp_model.modules())
 
 
-def test_attention_maps_of_ids_that_the_model_has_not_are_refused(sharp_model: GPT) -> None:
+def test_attention_maps_of_ids_outside_the_vocabulary_are_refused(sharp_model: GPT) -> None:
     with pytest.raises(ValueError, match=r"^token id 11: this model's vocabulary has the ids 0 to 10$"):
         attention_maps(sharp_model, torch.tensor([[3, 11]]))
     with pytest.raises(ValueError, match=r"^a sequence of 13 tokens: this model takes 1 to 12"):

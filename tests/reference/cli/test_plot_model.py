@@ -42,7 +42,7 @@ def test_the_directions_are_those_of_the_largest_variance_and_the_share_is_their
     assert share == pytest.approx(float(values[-2:].sum() / values.sum()))
 
 
-def test_which_way_a_direction_points_is_no_chance() -> None:
+def test_the_sign_of_a_direction_is_fixed() -> None:
     table = random(9, 4)
     torch.testing.assert_close(flattened(table)[0], flattened(table.flip(1))[0], rtol=1e-9, atol=1e-9)
 
@@ -88,7 +88,7 @@ def test_the_streams_and_their_gradients_are_those_of_the_model_put_together_by_
     assert not sharp_model.h[0]._forward_pre_hooks, "a hook was left behind"
 
 
-def test_streams_of_ids_and_targets_that_the_model_has_not_are_refused(sharp_model: GPT) -> None:
+def test_streams_of_ids_and_targets_outside_the_vocabulary_are_refused(sharp_model: GPT) -> None:
     good = torch.tensor([[3, 1]])
     with pytest.raises(ValueError, match=r"^token id 11: this model's vocabulary has the ids 0 to 10$"):
         streams_and_gradients(sharp_model, torch.tensor([[3, 11]]), good)
@@ -121,7 +121,7 @@ def test_at_temperature_0_the_choices_are_those_of_greedy_generation_and_certain
     assert [share for _, share in drawn] == [1.0] * 12
 
 
-def test_choices_after_ids_that_the_model_has_not_are_refused(sharp_model: GPT) -> None:
+def test_choices_after_ids_outside_the_vocabulary_are_refused(sharp_model: GPT) -> None:
     with pytest.raises(ValueError, match=r"^token id 11: this model's vocabulary has the ids 0 to 10$"):
         choices(sharp_model, [3, 11], 2, 0.0, torch.Generator())
 

@@ -20,7 +20,7 @@ class Terminal(io.StringIO):
 
 
 def on_a_terminal(monkeypatch: pytest.MonkeyPatch, kind: str = "xterm") -> Terminal:
-    """Make standard error one."""
+    """Make standard error a terminal."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)  # not in a fixture: pytest sets it between that and its test
     monkeypatch.setenv("TERM", kind)
@@ -39,7 +39,7 @@ def test_without_a_terminal_there_is_a_line_soon_and_then_now_and_then(
     assert err == "Reading: 1 of 7, 0:24 left\nReading: 4 of 7, 0:12 left\n"
 
 
-def test_what_is_soon_done_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_short_computation_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(watched(range(3), 3)) == [0, 1, 2]
     with waiting("loading"):
         pass
@@ -55,7 +55,7 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
 
 @pytest.mark.parametrize("drawn", [True, False])
-def test_a_mistake_while_it_computes_comes_through(drawn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_while_it_computes_is_passed_on(drawn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> Iterator[int]:
         yield 1
         raise ValueError("no more")
@@ -68,9 +68,7 @@ def test_a_mistake_while_it_computes_comes_through(drawn: bool, monkeypatch: pyt
         raise ValueError("no more")
 
 
-def test_one_thing_that_takes_long_is_said_meanwhile(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_long_step_is_said_while_it_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(progress, "SOON", 0.01)
     said = ""
     with waiting("loading PyTorch"):

@@ -40,7 +40,7 @@ def assert_same_run(run: Path, whole: Path) -> None:
 
 
 def strike(monkeypatch: pytest.MonkeyPatch, at: int, blow: Callable[[], None]) -> None:
-    """Have something happen to the process after a step."""
+    """Call a function in the process after a step."""
 
     class Struck(Lines):
         def stepped(self, done: int) -> None:
@@ -147,7 +147,7 @@ def test_a_run_may_be_stopped_twice_by_different_signals(
 
 @pytest.fixture
 def heeding_ctrl_c() -> Iterator[None]:
-    """As in a terminal: what a shell starts in the background ignores it from the beginning."""
+    """As in a terminal: a shell starts background processes that ignore SIGINT."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

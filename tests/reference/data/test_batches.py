@@ -18,7 +18,7 @@ sizes = {"block_size": st.integers(1, 9), "batch_size": st.integers(1, 12)}
 
 
 def kept_as(kind, values, tmp_path=None):
-    """The same tokens in each of the ways that tokens are kept."""
+    """The same tokens in each kind of storage."""
     if kind == "torch":
         return torch.tensor(values, dtype=torch.int32)
     array = np.array(values, dtype=np.uint16)
@@ -184,8 +184,8 @@ def test_a_token_beyond_the_vocabulary_is_refused(kind, tmp_path):
         list(windows(tokens, 2, 1, 11))
 
 
-def test_those_of_a_tensor_are_refused_at_once_and_those_on_disk_as_they_are_fetched(tmp_path):
-    """A tensor may be on a device, where each look is a wait; a file may have more tokens than anybody waits for."""
+def test_bad_tokens_of_a_tensor_are_refused_at_once_and_those_on_disk_when_fetched(tmp_path):
+    """A tensor may be on a device, where each read waits; a file may have too many tokens to read first."""
     values = [1, 2, 3, 4, 99, 5, 6, 7, 8]
     with pytest.raises(ValueError, match=r"^token id 99: "):
         Batches(torch.tensor(values), 2, 1, seed=0, vocab_size=10)

@@ -136,7 +136,7 @@ def test_an_empty_file_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("where", [".", "a\x00b"])
-def test_what_cannot_be_read_is_one_line(where):
+def test_an_unreadable_file_is_one_line(where):
     with pytest.raises(ValueError, match="cannot read the text file") as caught:
         load_text(where)
     assert "\n" not in str(caught.value)
@@ -167,7 +167,7 @@ class Play(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def genuine(monkeypatch):
-    """Let the SHA-256 of GENUINE be the right one, and no setting of this machine's user interfere."""
+    """Make the SHA-256 of GENUINE the right one, and remove the user's settings."""
     monkeypatch.setattr(reference.data.shakespeare, "SHA256", hashlib.sha256(GENUINE).hexdigest())
     monkeypatch.delenv("PARITYGPT_SHAKESPEARE", raising=False)
     monkeypatch.delenv("PARITYGPT_DATA", raising=False)

@@ -1,4 +1,4 @@
-"""The numbers that the texts the project grew from state about texts, tokens and batches."""
+"""The numbers about texts, tokens and batches in the notes from which this project grew."""
 
 from pathlib import Path
 

@@ -75,7 +75,7 @@ def test_any_tokens_written_are_read_back(tmp_path_factory, tokens):
         ([1, -1], "the token -1 does not fit into 16 bits"),
     ],
 )
-def test_what_is_no_row_of_16_bit_tokens_is_not_written(tmp_path, tokens, message):
+def test_only_a_row_of_16_bit_tokens_is_written(tmp_path, tokens, message):
     with pytest.raises(ValueError, match=message):
         write_shard(tmp_path / "shard.bin", tokens)
     assert list(tmp_path.iterdir()) == []
@@ -222,7 +222,7 @@ def test_a_damaged_shard_is_refused_with_its_name_and_the_reason(tmp_path, name,
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_not_there_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"no token file '.*missing\*\.bin': give a file, a folder, or a pattern"):
         open_tokens(tmp_path / "missing*.bin")
     with pytest.raises(ValueError, match="has no token files"):

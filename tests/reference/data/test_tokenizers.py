@@ -180,7 +180,7 @@ def test_gpt2_text_of_any_ids_equals_hugging_faces(gpt2, hugging_face, ids):
     assert gpt2.decode(ids) == hugging_face.decode(ids, clean_up_tokenization_spaces=False)
 
 
-def test_gpt2_has_the_ids_that_everybody_knows(gpt2):
+def test_gpt2_has_the_known_ids(gpt2):
     assert gpt2.encode("Hello, I'm a language model,") == [15496, 11, 314, 1101, 257, 3303, 2746, 11]
     assert (gpt2.vocab_size, gpt2.end_of_text) == (50257, 50256)
     assert gpt2.decode([50256]) == "<|endoftext|>"

@@ -1,4 +1,4 @@
-"""What the tests of the lessons share: a text, and a lesson run as a person runs it."""
+"""What the tests of the lessons share: a text, and a lesson run as a user runs it."""
 
 import runpy
 import sys

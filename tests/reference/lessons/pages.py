@@ -67,7 +67,7 @@ def lesson(name: str) -> Any:
 def told(name: str, folder: Path, **arguments: Any) -> str:
     """What a lesson prints. Its pictures go to `folder`."""
     out = io.StringIO()
-    copy = os.environ.pop(COPY_VARIABLE, None)  # the page is of what everybody has
+    copy = os.environ.pop(COPY_VARIABLE, None)  # the page is of texts that every machine has
     try:
         with redirect_stdout(out), redirect_stderr(io.StringIO()):
             lesson(name).main(folder=folder, **arguments)

@@ -1,4 +1,4 @@
-"""A map of attention is what every way of computing attention uses, and none of them looks ahead.
+"""A map of attention has the weights of every implementation of attention, and none looks ahead.
 
 The notebook's picture forgot the mask wherever the library's fused attention was there to compute with.
 """

@@ -41,7 +41,7 @@ ONE = {
 
 
 def run(program, numbers):
-    """Carry out steps on a growing list; a step names the places of what it takes, so anything is used again."""
+    """Carry out steps on a growing list; a step takes values by their places, so a value may be used again."""
     found = list(numbers)
     for name, i, j in program:
         a, b = found[i % len(found)], found[j % len(found)]

@@ -87,7 +87,7 @@ def test_a_shift_or_stretch_of_what_goes_in_has_no_slope():
 def test_three_dimensions_have_one_mean_for_each_channel_not_for_each_place():
     x = random(32, 4, 68)
     assert x.mean(batch_dimensions(x), keepdim=True).shape == (1, 1, 68)
-    assert x.mean((0,), keepdim=True).shape == (1, 4, 68), "the bug: each place by itself"
+    assert x.mean((0,), keepdim=True).shape == (1, 4, 68), "the bug: each place has statistics of its own"
     right, bug = normalise(x, batch_dimensions(x))[0], normalise(x, (0,))[0]
     same(right, normalise(x.flatten(0, 1), (0,))[0].view_as(x))
     assert float((right - bug).abs().max()) > 0.1, "the bug would go unnoticed"
@@ -100,7 +100,7 @@ def test_the_memory_of_a_batch_of_three_dimensions_is_one_number_for_each_channe
 
 
 def test_places_of_different_means_stay_different():
-    """What the bug destroys: that the first letter is on average another one than the last."""
+    """The bug removes the difference between the means of the first and the last letter."""
     x = random(64, 2, 3)
     x[:, 1] += 10.0
     y = BatchNorm(3)(x)

@@ -161,7 +161,7 @@ def test_a_model_is_least_surprised_by_the_text_that_it_counted(rhyme):
 
 
 @pytest.mark.parametrize("smoothing", [-1.0, math.nan])
-def test_smoothing_that_cannot_be_is_refused(smoothing):
+def test_invalid_smoothing_is_refused(smoothing):
     with pytest.raises(ValueError, match=f"smoothing {smoothing}: give 0 or more"):
         bigram.probabilities_from_counts(torch.ones(2, 2, dtype=torch.int64), smoothing)
 
@@ -278,7 +278,7 @@ def test_the_lesson_tells_what_it_does(capsys, tmp_path):
         assert part in said, f"{part!r} is not in what the lesson printed"
 
 
-def test_a_corpus_that_is_none_is_one_line(refused):
+def test_an_unknown_corpus_is_one_line(refused):
     line = refused("reference.lessons.bigram", "shakespear")
     assert line.startswith("error: unknown corpus 'shakespear': neither a file nor one of pydocs,"), line
 

@@ -1,4 +1,4 @@
-"""Byte-pair encoding learns as counting anew would, gives tiktoken's ids with GPT-2's merges, and loses nothing."""
+"""Byte-pair encoding equals counting again after each merge, has tiktoken's ids with GPT-2's merges, loses nothing."""
 
 import json
 import sys
@@ -119,7 +119,7 @@ def test_any_ids_have_tiktokens_text(ids):
 
 @cache
 def both():
-    """The lesson's tokenizer and tiktoken's; hypothesis takes no fixtures that it would have to build anew."""
+    """The lesson's tokenizer and tiktoken's; hypothesis takes no fixtures of its own per example."""
     return bpe.gpt2(), load_encoding()
 
 
@@ -162,7 +162,7 @@ def test_an_unknown_id_is_refused(ours, wrong):
 
 
 def learned_plainly(text, merges):
-    """Everything counted anew after each merge."""
+    """Count all pairs again after each merge."""
     pieces, learned = [list(piece.encode()) for piece in split(text)], []
     for new in range(256, 256 + merges):
         counts = sum((count_pairs(piece) for piece in pieces), start=count_pairs([]))
@@ -174,7 +174,7 @@ def learned_plainly(text, merges):
 
 
 @pytest.mark.parametrize("name", ["nursery", "counting"])
-def test_learning_is_counting_anew_after_each_merge(name):
+def test_learning_is_counting_again_after_each_merge(name):
     text = load_text(name)
     plainly, pieces = learned_plainly(text, 60)
     learned = learn(text, 60)
@@ -184,7 +184,7 @@ def test_learning_is_counting_anew_after_each_merge(name):
 
 @settings(max_examples=60, deadline=None)
 @given(text=st.text("ab c", max_size=40), merges=st.integers(0, 12))
-def test_learning_any_text_is_counting_anew_and_loses_nothing(text, merges):
+def test_learning_any_text_is_counting_again_and_loses_nothing(text, merges):
     learned = learn(text, merges)
     assert learned == learned_plainly(text, merges)[0]
     tokenizer = Tokenizer(tokens_of(learned))
@@ -198,7 +198,7 @@ def test_no_token_reaches_over_a_cut():
 
 
 def test_a_text_comes_out_as_short_as_with_the_tokenizers_library():
-    """Not token by token: of pairs that are as common, the library takes another one first."""
+    """Not token by token: of equally frequent pairs the library takes another one first."""
     pytest.importorskip("tokenizers")
     found = speed(rounds=1)
     assert (found["characters"], found["merges"]) == (60_000, 300)
@@ -207,7 +207,7 @@ def test_a_text_comes_out_as_short_as_with_the_tokenizers_library():
 
 
 def test_the_library_takes_one_of_the_commonest_pairs_too():
-    """Of each of its merges no other pair was commoner, all counted anew: so it is the same method."""
+    """At each of its merges no other pair was more frequent, counted again: it is the same method."""
     pytest.importorskip("tokenizers")
     text = load_text("pydocs")[:2_000]
     letters = {letter: byte for byte, letter in byte_letters().items()}

@@ -12,7 +12,7 @@ from reference.lessons.letter_gpts import SMALL, STATED, Course, beginner, learn
 
 
 def wrong_successors(model, tokenizer):
-    """number -> what was said, where it is not its successor."""
+    """number -> the generated text, where it is not the successor."""
     return {number: words for number, words in successors(model, tokenizer).items() if words != str(number + 1)}
 
 

@@ -32,7 +32,7 @@ from tests.reference.lessons.test_pages import assert_page_has_numbers
 
 @pytest.fixture(scope="module")
 def counts():
-    """A smaller model yet, soon sure of "comes before"."""
+    """A still smaller model, which soon learns "comes before"."""
     return learned("counting", Course(SMALL, steps=60, rows=8, peak=2e-2))
 
 
@@ -54,7 +54,7 @@ def test_it_learns_and_begins_at_knowing_nothing(counts):
     assert sum(losses[-5:]) / 5 < 1.2, f"loss {losses[-5:]} after 60 batches"
 
 
-def test_a_letter_that_the_text_has_not_is_unknown_and_no_mistake(counts):
+def test_a_letter_that_the_text_lacks_is_unknown_and_no_mistake(counts):
     model, tokenizer, _ = counts
     assert tokenizer.decode(tokenizer.encode("Number é")) == "Number <UNK>"
     assert len(goes_on(model, tokenizer, "é", 5, 0.0)) >= 5

@@ -80,7 +80,7 @@ def torchs(model, ids, scale=None):
 
 
 def sharp(seed):
-    """A float64 model whose every parameter is random: at their first values gains and shifts hide mistakes."""
+    """A float64 model whose every parameter is random: initial gains and shifts hide mistakes."""
     model = model_with_seed(seed).double()
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():

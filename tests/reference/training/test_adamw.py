@@ -1,4 +1,4 @@
-"""AdamW and clipping by hand, against torch's: the update p1 - p0, because a fault in p itself would drown in p."""
+"""AdamW and clipping by hand, against torch's: the update p1 - p0, because an error of the update is small beside p."""
 
 import math
 from collections.abc import Callable
@@ -71,7 +71,7 @@ def test_twenty_updates_equal_those_of_torch(settings: dict[str, object], scale:
     for step in range(STEPS):
         before = {name: tensor.clone() for name, tensor in ours.state_dict().items()}
         set_gradients((ours, theirs), seed=step, scale=scale)
-        theirs.load_state_dict(before)  # so that each step's update is compared by itself
+        theirs.load_state_dict(before)  # so that each step's update is compared on its own
         optimizer.step()
         oracle.step()
         assert_same_updates(before, ours, theirs, budget=1e-9)

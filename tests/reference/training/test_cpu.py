@@ -17,7 +17,7 @@ VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 def as_if_on(
     monkeypatch: pytest.MonkeyPatch, flags: dict[str, bool], kernels: str, supported: bool = True, **variables: str
 ) -> None:
-    """Torch says these flags, that its own kernels are those, and whether oneDNN takes bfloat16."""
+    """Make torch report these flags, these kernels, and whether oneDNN has bfloat16."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags, raising=False)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: kernels)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)

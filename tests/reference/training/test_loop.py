@@ -40,7 +40,7 @@ def state(model: GPT) -> dict[str, Tensor]:
 
 @dataclass
 class Run:
-    """A run in memory: all that the loop reports, and its checkpoints."""
+    """A run in memory: the loop's reports and its checkpoints."""
 
     plan: Plan = PLAN
     model: GPT = field(default_factory=lambda: fresh(3))

@@ -78,7 +78,7 @@ def test_warm_up_and_decay_may_each_be_missing(warmup: int, total: int) -> None:
         ({"warmup": -1}, "-1 warm-up steps"),
     ],
 )
-def test_a_schedule_that_cannot_be_is_refused_with_the_value(change: dict[str, float], says: str) -> None:
+def test_an_invalid_schedule_is_refused_with_the_value(change: dict[str, float], says: str) -> None:
     settings = {"peak": 1.0, "warmup": 10, "total": 60, "floor": 0.1} | change
     with pytest.raises(ValueError, match=says) as caught:
         check_schedule(**settings)  # type: ignore[arg-type]

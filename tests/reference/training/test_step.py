@@ -98,6 +98,6 @@ def test_the_loss_is_detached_and_that_of_the_weights_before_the_update() -> Non
 
 
 @pytest.mark.parametrize("clip", [0.0, -1.0, math.nan])
-def test_a_clip_that_cannot_be_is_refused_with_the_value(clip: float) -> None:
+def test_an_invalid_clip_is_refused_with_the_value(clip: float) -> None:
     with pytest.raises(ValueError, match=f"clip = {clip}: give a number above 0"):
         build_step(sharp_model(), clip=clip)

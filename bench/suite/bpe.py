@@ -15,7 +15,7 @@ from bench.timing.fresh_process import Call
 from bench.timing.ratios import ratio
 
 TARGET = f"{reference.__name__}.lessons.bpe_speed:measured"
-GROUP = "byte pairs"
+GROUP = "bpe"
 NAMES = {"lesson": f"{GROUP}, lesson", "tokenizers": f"{GROUP}, tokenizers"}
 DESCRIPTIONS = {
     "lesson": "reference/lessons/bpe.py, plain Python",
@@ -29,7 +29,7 @@ ALLOWED = 0.005
 def measure() -> dict[str, Any]:
     """Time both in the lesson's process. Raises LeftOut, one line, if it fails."""
     try:
-        found: dict[str, Any] = Call(TARGET, None, "learning them").result(timeout=300.0)
+        found: dict[str, Any] = Call(TARGET, None, "learning byte pairs").result(timeout=300.0)
     except RuntimeError as error:
         raise LeftOut(f"{GROUP}: {error}: left out") from None
     return found

@@ -9,7 +9,7 @@ import pytest
 
 from bench.journal import without_journal
 from bench.report.sections.components import views
-from bench.suite import byte_pairs, test_components
+from bench.suite import bpe, test_components
 from bench.suite.session import LeftOut
 from bench.suite.tables import show
 from tests.bench.suite.made_up import result
@@ -39,15 +39,15 @@ class Session:
 
 def measured(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Session:
     session = Session()
-    monkeypatch.setattr(byte_pairs, "measure", lambda: {**FOUND, **changes})
+    monkeypatch.setattr(bpe, "measure", lambda: {**FOUND, **changes})
     sessions: Any = {"cpu": session}
-    test_components.test_learning_byte_pairs("cpu", sessions)
+    test_components.test_bpe("cpu", sessions)
     return session
 
 
 def test_both_are_components_with_ratios_to_the_lesson(monkeypatch: pytest.MonkeyPatch) -> None:
     lesson, library = measured(monkeypatch).components
-    assert lesson["name"] == "smoke/byte pairs, lesson"
+    assert lesson["name"] == "smoke/bpe, lesson"
     assert library["per_second"] == pytest.approx(600_000)
     assert lesson["ratios"] == {lesson["component"]: {"median": 1.0, "low": 1.0, "high": 1.0, "confidence": 0.75}}
     (ratio,) = library["ratios"].values()
@@ -61,8 +61,8 @@ def test_the_table_shows_the_ratio_with_its_interval(monkeypatch: pytest.MonkeyP
     other = {**components[0], "name": "smoke/batches", "component": "batches"}
     del other["ratios"]
     lines = {line.split("  ")[0]: line for line in show(result(components=[*components, other]))}
-    assert "6.00 [5.00, 7.00]" in lines["byte pairs, tokenizers"]
-    assert lines["byte pairs, lesson"].split()[6:8] == ["1", "±8"]
+    assert "6.00 [5.00, 7.00]" in lines["bpe, tokenizers"]
+    assert lines["bpe, lesson"].split()[5:7] == ["1", "±8"]
     assert "[" not in lines["batches"]
 
 
@@ -73,7 +73,7 @@ def test_the_page_shows_the_ratios_base_and_confidence(monkeypatch: pytest.Monke
     (view,) = views(result(components=[*components, other]))
     (table,) = view.tables
     place = table.head.index("times as fast")
-    assert [row[place] for row in table.rows] == ["1", "byte pairs, lesson × 6.00 [5.00, 7.00], 75 %", ""]
+    assert [row[place] for row in table.rows] == ["1", "bpe, lesson × 6.00 [5.00, 7.00], 75 %", ""]
 
 
 def test_different_numbers_of_tokens_give_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,14 +82,14 @@ def test_different_numbers_of_tokens_give_no_number(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_failed_measurement_is_left_out_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(byte_pairs, "TARGET", "importlib:import_module")  # which fails with None
+    monkeypatch.setattr(bpe, "TARGET", "importlib:import_module")  # which fails with None
     session: Any = Session()
     line = (
-        "byte pairs: learning them failed with status 1: "
+        "bpe: learning byte pairs failed with status 1: "
         "AttributeError: 'NoneType' object has no attribute 'startswith': left out"
     )
     with pytest.raises(LeftOut, match=line):
-        test_components.test_learning_byte_pairs("cpu", {"cpu": session})
+        test_components.test_bpe("cpu", {"cpu": session})
     assert session.left_out == [line]
     assert session.components == []
 
@@ -97,8 +97,8 @@ def test_a_failed_measurement_is_left_out_in_one_line(monkeypatch: pytest.Monkey
 @pytest.mark.slow
 def test_the_lesson_returns_the_expected_values() -> None:
     pytest.importorskip("tokenizers")
-    found = byte_pairs.measure()
+    found = bpe.measure()
     assert found.keys() == FOUND.keys()
-    assert byte_pairs.error_of(found) <= byte_pairs.ALLOWED
-    lesson, library = byte_pairs.rows(found, "smoke")
+    assert bpe.error_of(found) <= bpe.ALLOWED
+    lesson, library = bpe.rows(found, "smoke")
     assert lesson["per_second"] < library["per_second"]

@@ -1,4 +1,4 @@
-"""`python -m tests.bugs.table` measures every planted bug and writes docs/bugs.json, and docs/bugs.md made from it.
+"""`python -m tests.bugs.measure` measures every planted bug and writes docs/bugs.json, and docs/bugs.md made from it.
 
 With --from-json it measures nothing and makes the Markdown again.
 """
@@ -134,14 +134,14 @@ def document(bugs: PlantedBugs) -> str:
     return f"""\
 # Planted bugs
 
-    python -m tests.bugs.table          # measures all of it again and writes bugs.json and this file
+    python -m tests.bugs.measure        # measures all of it again and writes bugs.json and this file
     python -m pytest -k bugs            # each mutant against its check, and right code against all of them
 
 {wrapped(bugs.summary)}
 
 A mutant is a few words of `reference/` or `optimized/`, changed from outside: `tests/bugs/mutants.py` has the words.
 Rows 1 to 43 are bugs that public implementations had, those from 44 on are our own. Each is held against the check that
-is meant to catch it, in float64 at smoke size: 2 layers, 3 heads, width 12. The oracle is a GPT-2 from torch's own
+is meant to catch it, in float64 on a small model: 2 layers, 3 heads, width 12. The oracle is a GPT-2 from torch's own
 parts, `tests/bugs/oracle.py`, which no mutant reaches.
 
 ## What caught what
