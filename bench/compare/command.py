@@ -122,11 +122,11 @@ def measure(session: Session) -> None:
     if not proven:
         return
     given, most = session.plan.rounds
-    budgets = {}
+    time_budgets = {}
     for task in SCENARIOS[scenario]:
         share, least = SHARES[task]
         time_budgets[task] = TimeBudget(session.plan.seconds * share / len(proven), given or least, most)
-    timings = session.timings_of(row.work, scenario, row.contenders, texts=texts, time_budgets=budgets)
+    timings = session.timings_of(row.work, scenario, row.contenders, texts=texts, time_budgets=time_budgets)
     for task in SCENARIOS[scenario]:
         for name in proven:
             add_case(session, row.work, scenario, task, name, timings[name][task])
