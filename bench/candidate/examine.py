@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.candidate.adapter import Build, Candidate, Refused
+from bench.candidate.adapter import Build, Candidate
+from bench.candidate.calling import Refused
 from bench.candidate.diagnose import Cause, Probe, Where, of_gradients, of_loss, of_probe, of_structure, too_small
 from bench.candidate.layouts import Layout
-from bench.candidate.validate import logits_at, validate
+from bench.candidate.validate import called, logits_at, validate
 from bench.numerics.errors import Measurement, Report, distance
 from bench.numerics.inputs import random_batch, sharp_state_dict
 from bench.numerics.outputs import collect_outputs, compare_outputs
@@ -112,6 +113,8 @@ def examine(
     weights, pair = sharp_state_dict(config, seed), random_batch(config, batch, time, seed)
     tell("building the candidate")
     candidate, judged_in, notes = validate(build, layout, config, weights, pair, device, precision)
+    if candidate.ignored is None:
+        pair = random_batch(config, batch, time, seed, ignored=0.0)
     tell("the reference in float64")
     oracle = GPT(config).double()
     oracle.load_state_dict(weights)
@@ -127,6 +130,8 @@ def examine(
     probes = list(other_probes(weights, config, seed, judged_in))
     for probe in probes:
         report.measurements.append(measured(probe, candidate, oracle, weights, notes))
+    if candidate.with_targets and candidate.last_only is not None:
+        report.measurements.append(measured_without_targets(candidate, pair[0], expected.logits))
     large = config.parameter_count() > LARGE and config != SMOKE
     if not seen.same and not (large and explained_small(seen, build, layout, tell)):
         main = Probe("logits", weights, pair[0])
@@ -189,6 +194,15 @@ def measured(
         notes.append(f"for ids of shape {tuple(probe.ids.shape)} it returns logits of shape {tuple(logits.shape)}")
         return Measurement("logits", probe.name, math.inf, math.inf)
     return Measurement("logits", probe.name, *distance(logits, expected))
+
+
+def measured_without_targets(candidate: Candidate, ids: Tensor, expected: Tensor) -> Measurement:
+    """The error of the logits in a call without targets, of all positions or of the last."""
+    device = next(candidate.parameters()).device
+    with torch.no_grad():
+        logits = called(lambda: candidate.without_targets(ids.to(device)), "a call without targets")
+    right = expected[:, -1:].clone() if logits.shape[1] == 1 else expected
+    return Measurement("logits", "logits without targets", *distance(logits, right))
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.candidate.adapter import Build, Candidate, Refused
+from bench.candidate.adapter import Build, Candidate
+from bench.candidate.calling import Refused
 from bench.candidate.layouts import Layout
 from bench.candidate.recorder import Rounding, only_python, roundings
 from bench.formatting import one_line
@@ -18,6 +19,11 @@ from bench.numerics.tolerances import BUDGETS
 from reference.config import GPTConfig
 
 Weights = Mapping[str, Tensor]
+IGNORED = {
+    -1: "",
+    -100: "; it ignores targets of -100, not of -1, so ignored targets are -100",
+    None: "; it ignores no targets, so it is tested without ignored targets",
+}
 
 
 def validate(
@@ -40,13 +46,13 @@ def validate(
     Raises ValueError, one line, for a candidate that cannot be tested.
     """
     if precision is not None:
-        candidate = built(build, layout, config, weights, device, precision)
+        candidate = learned(built(build, layout, config, weights, device, precision), batch)
         return candidate, precision, look_at(candidate, batch, precision)
-    candidate = built(build, layout, config, weights, device, "float64")
+    candidate = learned(built(build, layout, config, weights, device, "float64"), batch)
     why = no_float64(candidate, batch[0])
     if why is None:
         return candidate, "float64", look_at(candidate, batch, "float64")
-    candidate = built(build, layout, config, weights, device, "float32")
+    candidate = learned(built(build, layout, config, weights, device, "float32"), batch)
     remarks = look_at(candidate, batch, "float32")
     return candidate, "float32", [f"tested in float32, because {why}", *remarks]
 
@@ -78,6 +84,15 @@ def built(
     module = module.to(device=device, dtype=getattr(torch, precision))
     candidate = Candidate(module, config, layout, weights)
     candidate.eval()
+    return candidate
+
+
+def learned(candidate: Candidate, batch: Batch) -> Candidate:
+    """A candidate that knows how it is called."""
+    device = next(candidate.parameters()).device
+    ids, targets = (t.to(device) for t in batch)
+    candidate.learn_call(ids)
+    candidate.learn_loss(ids, targets)
     return candidate
 
 
@@ -142,6 +157,8 @@ def check_shape(logits: Tensor, ids: Tensor, V: int) -> None:
         hint = f": cut the padding of the vocabulary, logits[..., :{V}]"
     elif logits.dim() == 3 and logits.shape[1] == 1:
         hint = ": these are of the last position only; return all, or take an argument named targets"
+    elif logits.dim() == 0:
+        hint = ": it returns only a loss; return all logits too, with targets or without"
     raise Refused(
         f"candidate: returns logits of shape {tuple(logits.shape)} for ids of shape ({B}, {T}), not (batch, time, "
         f"vocabulary) = ({B}, {T}, {V}){hint}"
@@ -151,6 +168,7 @@ def check_shape(logits: Tensor, ids: Tensor, V: int) -> None:
 def check_gradients(candidate: Candidate, ids: Tensor, targets: Tensor) -> None:
     """Raise Refused unless the loss is a differentiable scalar."""
     device = next(candidate.parameters()).device
+    targets = targets if candidate.ignored is not None else targets.clamp(min=0)
     loss = called(lambda: candidate.loss(ids.to(device), targets.to(device)), "its loss")
     if not isinstance(loss, Tensor) or loss.dim() != 0:
         raise Refused(f"candidate: its loss is {described(loss)}: give a scalar tensor")
@@ -165,11 +183,10 @@ def check_gradients(candidate: Candidate, ids: Tensor, targets: Tensor) -> None:
 
 def remarks(candidate: Candidate, ids: Tensor, logits: Tensor) -> list[str]:
     """Notes on how the candidate is called."""
-    found = []
-    if callable(getattr(candidate.module, "loss", None)):
-        found.append("its own loss is tested: model.loss(ids, targets)")
-    elif candidate.takes_targets:
-        found.append("its own loss is tested: model(ids, targets=targets)")
+    found = [f"{candidate.not_called}: not used"] if candidate.not_called else []
+    way = "model.loss(ids, targets)" if candidate.has_method else f"model(ids, {candidate.targets}=targets)"
+    if candidate.has_method or candidate.targets is not None:
+        found.append(f"its own loss is tested: {way}{IGNORED[candidate.ignored]}")
     candidate.train()
     training = logits_at(candidate, ids)
     candidate.eval()
