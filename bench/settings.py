@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -127,6 +127,8 @@ class CompareCandidate:
     """CPU threads"""
     seed: int = 0
     """Random seed of weights and tokens"""
+    traceback: Annotated[bool, FlagCreatePairsOff] = False
+    """Show the whole traceback of an exception in your code"""
     json: Annotated[Path | None, shown("FILE", "none")] = None
     """Write all measurements and the diagnosis to this file"""
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from bench.candidate.calling import logits_in, logits_of, loss_in, marked, targets_argument
 from bench.candidate.layouts import Layout
+from bench.candidate.refused import place_in_own_code
 from bench.formatting import one_line
 from reference.checkpoints.canonical import to_canonical
 from reference.config import GPTConfig
@@ -83,7 +84,7 @@ class Candidate(nn.Module):
         try:
             own = self.layout(weights, self.config)
         except Exception as error:
-            raise ValueError(f"layout: raised {one_line(error)}") from error
+            raise ValueError(f"layout: raised {one_line(error)}{place_in_own_code(error)}") from error
         if not isinstance(own, Mapping) or not all(isinstance(tensor, Tensor) for tensor in own.values()):
             raise ValueError(f"layout: returned {type(own).__name__}: give a dict of tensors by name")
         names = self.module.state_dict().keys()
@@ -193,14 +194,15 @@ class Candidate(nn.Module):
     def learn_call(self, ids: Tensor) -> None:
         """Learn whether it returns all logits with targets or without, and what it returns without."""
         for way in [True, False] if self.targets is not None else []:
-            with suppress(Exception), torch.no_grad():  # the next call says what is wrong
+            with suppress(Exception, SystemExit), torch.no_grad():  # the next call says what is wrong
                 found = self.call(ids, ids if way else None)
                 if logits_in(found, self.shape(ids)) is not None:
                     self.with_targets = way
                     break
         if self.with_targets:
-            with suppress(Exception), torch.no_grad():  # it may need targets
-                self.last_only = self.without_targets(ids).shape[1] == 1
+            with suppress(Exception, SystemExit), torch.no_grad():  # it may need targets
+                B, T, V = self.shape(ids)
+                self.last_only = {(B, 1, V): True, (B, T, V): False}.get(tuple(self.without_targets(ids).shape))
 
     def without_targets(self, ids: Tensor) -> Tensor:
         """The logits of a call without targets: (B, T, V), or (B, 1, V) of the last position."""
@@ -231,12 +233,13 @@ class Candidate(nn.Module):
             try:
                 with torch.no_grad():
                     self.loss(ids, targets if self.ignored is not None else targets.clamp(min=0))
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raised = error
                 continue
             return
         if self.has_method:
-            self.has_method, self.not_called = False, f"its loss(ids, targets) raised {one_line(raised)}"
+            self.has_method = False
+            self.not_called = f"its loss(ids, targets) raised {one_line(raised)}{place_in_own_code(raised)}"
             self.try_losses(ids, targets)
 
     def forward(self, ids: Tensor) -> Tensor:

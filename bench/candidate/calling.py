@@ -8,14 +8,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bench.candidate.refused import Refused
+
 # names of an argument for targets; not transformers' `labels`, which are shifted inside
 TARGETS = ("targets", "target", "y", "yb")
 
 Shape = tuple[int, int, int]  # B, T, V
-
-
-class Refused(ValueError):
-    """A candidate that cannot be tested; the message says why, in one line."""
 
 
 def targets_argument(module: nn.Module) -> str | None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
+from traceback import print_exception
 from typing import Any
 
 import torch
@@ -41,12 +44,16 @@ def compare_candidate(options: CompareCandidate) -> int:
     check_room(work, steps)
     precision = None if options.precision == "auto" else options.precision
     device = choose_device(options.device, precision or "float32")
-    build = load_function(options.candidate, "build", "candidate")
-    layout = layout_of(options.layout)
-    with Stages(STAGES) as progress, threads(options.threads):
+    # what the candidate prints is no part of the report
+    with (
+        traceback_of(options.traceback),
+        redirect_stdout(sys.stderr),
+        Stages(STAGES) as progress,
+        threads(options.threads),
+    ):
         seen = examine(
-            build,
-            layout,
+            load_function(options.candidate, "build", "candidate"),
+            layout_of(options.layout),
             name=options.candidate,
             layout_name=options.layout,
             config=config,
@@ -58,10 +65,23 @@ def compare_candidate(options: CompareCandidate) -> int:
             seed=options.seed,
             tell=progress.stage,
         )
+    for one in seen.unjudged if options.traceback else ():
+        print_exception(one.error)
     report(seen)
     if options.json is not None:
         write(options.json, result(seen))
     return 0 if seen.same else 1
+
+
+@contextmanager
+def traceback_of(wanted: bool) -> Iterator[None]:
+    """If wanted, print the traceback of a ValueError before it becomes one line."""
+    try:
+        yield
+    except ValueError as error:
+        if wanted:
+            print_exception(error)
+        raise
 
 
 def config_of(size: str) -> GPTConfig:
@@ -105,6 +125,7 @@ def result(seen: Examination) -> dict[str, Any]:
         "measurements": [{**dataclasses.asdict(m), "allowed": seen.allowed(m)} for m in seen.report.measurements],
         "where": None if seen.where is None else dataclasses.asdict(seen.where),
         "causes": [dataclasses.asdict(cause) for cause in seen.causes],
+        "unjudged": {one.name: one.why for one in seen.unjudged},
         "unseen": seen.unseen,
         "notes": seen.notes,
     }

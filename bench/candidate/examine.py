@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from bench.candidate.adapter import Build, Candidate
-from bench.candidate.calling import Refused
 from bench.candidate.diagnose import Cause, Probe, Where, of_gradients, of_loss, of_probe, of_structure, too_small
 from bench.candidate.layouts import Layout
-from bench.candidate.validate import called, logits_at, validate
+from bench.candidate.refused import Refused, called, in_one_line, place_in_own_code
+from bench.candidate.validate import logits_at, validate
+from bench.formatting import one_line
 from bench.numerics.errors import Measurement, Report, distance
 from bench.numerics.inputs import random_batch, sharp_state_dict
 from bench.numerics.outputs import collect_outputs, compare_outputs
@@ -39,6 +40,15 @@ SHARP_LENIENCY = 10.0  # such scores multiply rounding: a factor on the budget
 Tell = Callable[[str], None]
 
 
+@dataclass(frozen=True)
+class Unjudged:
+    """A probe in which the candidate raised."""
+
+    name: str
+    why: str  # in one line
+    error: BaseException
+
+
 @dataclass
 class Examination:
     """The result of testing a candidate."""
@@ -55,6 +65,7 @@ class Examination:
     notes: list[str] = field(default_factory=list)
     where: Where | None = None
     causes: list[Cause] = field(default_factory=list)
+    unjudged: list[Unjudged] = field(default_factory=list)
     unseen: list[str] = field(default_factory=list)  # known mistakes that this precision cannot show
 
     def allowed(self, measurement: Measurement) -> float | None:
@@ -108,8 +119,28 @@ def examine(
 
     Raises ValueError, one line, for a candidate that cannot be tested.
     """
-    device = torch.device(device)
     time = usual_time(config) if time is None else time
+    with in_one_line():
+        return examined(
+            build, layout, name, layout_name, config, batch, time, steps, torch.device(device), precision, seed, tell
+        )
+
+
+def examined(
+    build: Build,
+    layout: Layout,
+    name: str,
+    layout_name: str,
+    config: GPTConfig,
+    batch: int,
+    time: int,
+    steps: int,
+    device: torch.device,
+    precision: str | None,
+    seed: int,
+    tell: Tell,
+) -> Examination:
+    """`examine`, with every option given; an exception of the candidate's code comes as it is."""
     weights, pair = sharp_state_dict(config, seed), random_batch(config, batch, time, seed)
     tell("building the candidate")
     candidate, judged_in, notes = validate(build, layout, config, weights, pair, device, precision)
@@ -127,9 +158,12 @@ def examine(
     report = compare_outputs(found, expected)
     seen = Examination(name, layout_name, config, batch, time, steps, str(device), judged_in, report, notes)
     tell("one token, the whole block, sharper attention")
-    probes = list(other_probes(weights, config, seed, judged_in))
+    probes = list(other_probes(weights, config, seed, judged_in, time))
     for probe in probes:
-        report.measurements.append(measured(probe, candidate, oracle, weights, notes))
+        try:
+            report.measurements.append(measured(probe, candidate, oracle, weights, notes))
+        except Refused as error:
+            seen.unjudged.append(Unjudged(probe.name, str(error).removeprefix("candidate: "), error))
     if candidate.with_targets and candidate.last_only is not None:
         report.measurements.append(measured_without_targets(candidate, pair[0], expected.logits))
     large = config.parameter_count() > LARGE and config != SMOKE
@@ -166,7 +200,9 @@ def usual_time(config: GPTConfig) -> int:
     return max(1, min(96, 3 * config.block_size // 4))
 
 
-def other_probes(weights: dict[str, Tensor], config: GPTConfig, seed: int, precision: str) -> Iterator[Probe]:
+def other_probes(
+    weights: dict[str, Tensor], config: GPTConfig, seed: int, precision: str, time: int
+) -> Iterator[Probe]:
     """Probes beside the main comparison: one token, the whole block, and scores of 1e4."""
     yield Probe("logits of 1 token", weights, random_batch(config, 2, 1, seed + 1)[0])
     if config.block_size > 1:
@@ -175,21 +211,17 @@ def other_probes(weights: dict[str, Tensor], config: GPTConfig, seed: int, preci
         )
     if precision == "float64":  # in float32 such scores leave few correct digits
         sharp = {n: t * SHARPNESS if "q_proj" in n or "k_proj" in n else t for n, t in weights.items()}
-        yield Probe(SHARP, sharp, random_batch(config, 3, usual_time(config), seed + 3)[0])
+        yield Probe(SHARP, sharp, random_batch(config, 3, time, seed + 3)[0])
 
 
 def measured(
     probe: Probe, candidate: Candidate, oracle: GPT, usual: dict[str, Tensor], notes: list[str]
 ) -> Measurement:
-    """The error of the logits of a probe; infinite if the candidate raises."""
+    """The error of the logits of a probe; infinite for another shape. Raises Refused if the candidate raises."""
     with holding(probe.weights, usual, candidate, oracle):
         with torch.no_grad():
             expected = oracle(probe.ids)
-        try:
-            logits = logits_at(candidate, probe.ids)
-        except Refused as error:
-            notes.append(str(error))
-            return Measurement("logits", probe.name, math.inf, math.inf)
+        logits = logits_at(candidate, probe.ids)
     if logits.shape != expected.shape:
         notes.append(f"for ids of shape {tuple(probe.ids.shape)} it returns logits of shape {tuple(logits.shape)}")
         return Measurement("logits", probe.name, math.inf, math.inf)
@@ -218,8 +250,10 @@ def holding(
                 oracle.load_state_dict(weights)
 
     load(now)
-    yield
-    load(later)
+    try:
+        yield
+    finally:
+        load(later)
 
 
 def explain(
@@ -249,8 +283,9 @@ def explain(
             where, causes = of_gradients(candidate, usual, pair, gradients, seen.precision)
             seen.where = seen.where or where
             seen.causes.extend(causes)
-    except Refused as error:  # it ran when measured, but not when recorded
-        seen.notes.append(f"the first difference is unknown: {error}")
+    except Exception as error:  # it ran when measured, but not when recorded
+        why = str(error) if isinstance(error, Refused) else one_line(error) + place_in_own_code(error)
+        seen.notes.append(f"the first difference is unknown: {why}")
 
 
 def leniency(probe: Probe) -> float:

@@ -58,6 +58,7 @@ def show(seen: Examination, console: Any) -> None:
         ("First difference", where(seen)),
         ("Likely cause", causes(seen)),
         ("What float32 cannot exclude", unseen(seen)),
+        ("Not judged", [f"{one.name}: {one.why}" for one in seen.unjudged]),
         ("Notes", [f"- {note}" for note in seen.notes]),
     ):
         if lines:
@@ -74,8 +75,10 @@ def verdict(seen: Examination) -> str:
         exact = digits(max(m.error for m in seen.report.of("logits")))
         slope = digits(max(m.error for m in seen.report.of("gradient")))
         steps = f", {seen.steps} AdamW steps to {digits(seen.report.worst('trajectory').error)}" if seen.steps else ""
+        besides = f" Not judged: {', '.join(one.name for one in seen.unjudged)}." if seen.unjudged else ""
         only = ", as far as float32 can tell" if seen.precision == "float32" else ""
-        return f"The same function{only}: in {seen.precision}, logits agree to {exact}, gradients to {slope}{steps}."
+        agreed = f"in {seen.precision}, logits agree to {exact}, gradients to {slope}{steps}"
+        return f"The same function{only}: {agreed}.{besides}"
     furthest = {m.quantity: m for m in reversed(seen.failures)}
     # of the logits, those of the usual weights and ids, if they differ
     furthest |= {m.quantity: m for m in seen.failures if m.name == "logits"}

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bench.candidate.adapter import Build, Candidate
-from bench.candidate.calling import Refused
+from bench.candidate.adapter import Build, Candidate, some
 from bench.candidate.layouts import Layout
 from bench.candidate.recorder import Rounding, only_python, roundings
-from bench.formatting import one_line
+from bench.candidate.refused import Refused, called
 from bench.numerics.errors import distance
 from bench.numerics.outputs import Batch
 from bench.numerics.tolerances import BUDGETS
@@ -81,10 +81,50 @@ def built(
         raise Refused(f"candidate: build(config) returned {described(module)}: give a torch.nn.Module")
     if next(module.parameters(), None) is None:
         raise Refused("candidate: its module has no parameters, so it cannot take GPT-2's weights")
-    module = module.to(device=device, dtype=getattr(torch, precision))
+    module = moved(module, device, getattr(torch, precision))
     candidate = Candidate(module, config, layout, weights)
     candidate.eval()
     return candidate
+
+
+def moved(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The module on a device, in a precision. Its own `to` may have other arguments, so torch's is tried too."""
+    unfilled = [name for name, buffer in module.named_buffers() if buffer.is_meta]
+    if unfilled:
+        raise Refused(
+            f"candidate: its buffers {some(unfilled)} are on the meta device, without values: fill them in "
+            "build(config)"
+        )
+    if any(parameter.is_meta for parameter in module.parameters()):
+        fill(module, device)
+
+    def is_done() -> bool:
+        return all(p.dtype == dtype and p.device.type == device.type for p in module.parameters())
+
+    ways: list[Callable[[], Any]] = [
+        lambda: module.to(device=device, dtype=dtype),
+        lambda: (module.to(dtype), module.to(device)),
+        lambda: nn.Module.to(module, device=device, dtype=dtype),
+    ]
+    for way in ways[:-1]:
+        with suppress(Exception):
+            way()
+            if is_done():
+                return module
+    called(ways[-1], "its to(device, dtype)")
+    return module
+
+
+def fill(module: nn.Module, device: torch.device) -> None:
+    """Give parameters on the meta device memory, and keep tied ones tied; their values are loaded later."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    called(lambda: nn.Module.to_empty(module, device=device), "to_empty()")
+    for first, *others in names.values():
+        for name in others:
+            owner, _, own = name.rpartition(".")
+            setattr(module.get_submodule(owner), own, module.get_parameter(first))
 
 
 def learned(candidate: Candidate, batch: Batch) -> Candidate:
@@ -101,16 +141,6 @@ def logits_at(candidate: Candidate, ids: Tensor) -> Tensor:
     device = next(candidate.parameters()).device
     with torch.no_grad():
         return called(lambda: candidate(ids.to(device)), f"a call with ids of shape {tuple(ids.shape)}")
-
-
-def called(function: Callable[[], Any], what: str) -> Any:
-    """Run a candidate's code; an exception becomes `Refused`, with `what` raised it in one line."""
-    try:
-        return function()
-    except Refused:
-        raise
-    except Exception as error:
-        raise Refused(f"candidate: {what} raised {one_line(error)}") from error
 
 
 def found_roundings(candidate: Candidate, ids: Tensor) -> list[Rounding]:

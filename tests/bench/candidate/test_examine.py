@@ -237,7 +237,7 @@ REFUSED = {
     "a call that raises": (
         GOOD + "class GPT(Written):\n    def forward(self, x):\n        return self.h(x)\nbuild = GPT\n",
         "nanogpt",
-        r"candidate: a call with ids of shape \(3, 36\) raised AttributeError: .*'h'",
+        r"candidate: a call with ids of shape \(3, 36\) raised AttributeError: .*'h' \(mine\.py, line 4\)",
     ),
     "neither logits nor anything that has them": (
         GOOD + "class GPT(Written):\n    def forward(self, x):\n        return 'logits'\nbuild = GPT\n",
@@ -312,7 +312,7 @@ REFUSED = {
     "a layout that raises": (
         GOOD + "build = Written\ndef own(state):\n    return {'a': state['b']}\n",
         "mine.py:own",
-        r"layout: raised KeyError: 'b'",
+        r"layout: raised KeyError: 'b' \(mine\.py, line 4\)",
     ),
     "a layout that gives no dict": (
         GOOD + "build = Written\ndef own(state):\n    return None\n",
