@@ -122,7 +122,8 @@ class CompareCandidate:
     device: str = "auto"
     """Device of the candidate: auto, cpu, cuda, cuda:1, mps; auto takes an accelerator if there is one"""
     precision: str = "auto"
-    """float64, float32, or auto: float64, or float32 if the candidate does not compute in float64"""
+    """float64, float32, or auto: float64, or float32 if the candidate does not compute in float64. Or judge only its
+    rounding, against plain code in the same precision: bfloat16, float16, or as-built, its own"""
     threads: Annotated[int | None, shown("INT", "torch's choice, one per core")] = None
     """CPU threads"""
     seed: int = 0
@@ -136,8 +137,9 @@ class CompareCandidate:
         """Raise a ValueError, one line, for the first value that is invalid on every machine."""
         check_at_least(self, batch=1, steps=0, threads=1, seed=0)
         check_seed(self.seed, bits=62)
-        if self.precision not in ("auto", "float64", "float32"):
-            raise ValueError(f"unknown precision {self.precision!r}: give one of auto, float64, float32")
+        known = ("auto", "float64", "float32", "bfloat16", "float16", "as-built")
+        if self.precision not in known:
+            raise ValueError(f"unknown precision {self.precision!r}: give one of {', '.join(known)}")
         check_file(self.json)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -39,13 +39,22 @@ class Candidate(nn.Module):
         config: of `build`
         layout: canonical state dict -> the module's
         weights: canonical, to load into the module
+        around: a context in which each call of the module runs
 
     Raises ValueError, one line, if the weights do not fit the module.
     """
 
-    def __init__(self, module: nn.Module, config: GPTConfig, layout: Layout, weights: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        config: GPTConfig,
+        layout: Layout,
+        weights: Mapping[str, Tensor],
+        around: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
         super().__init__()
-        self.module, self.config, self.layout = module, config, layout
+        self.module, self.config, self.layout, self.around = module, config, layout, around
+        self.built_in: list[str] = []  # precisions of its parameters when it was built
         self.targets = targets_argument(module)
         self.with_targets = self.targets is not None  # whether logits are those of a call with targets
         self.last_only: bool | None = None  # whether a call without targets returns one position; None: unknown
@@ -62,7 +71,7 @@ class Candidate(nn.Module):
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Load canonical weights into the module."""
         own = self.translated({name: tensor.detach() for name, tensor in weights.items()})
-        buffers = {name for name, _ in self.module.named_buffers()}
+        buffers = {name for name, _ in self.module.named_buffers(remove_duplicate=False)}
         try:
             missing, unexpected = self.module.load_state_dict(own, strict=False)
         except Exception as error:
@@ -119,7 +128,7 @@ class Candidate(nn.Module):
 
     def once(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Drop buffers and the second name of tied tensors."""
-        seen, buffers, out = set(), {name for name, _ in self.module.named_buffers()}, {}
+        seen, buffers, out = set(), {name for name, _ in self.module.named_buffers(remove_duplicate=False)}, {}
         for name, tensor in self.module.state_dict().items():
             if name in own and name not in buffers and place(tensor) not in seen:
                 seen.add(place(tensor))
@@ -185,7 +194,8 @@ class Candidate(nn.Module):
 
     def call(self, ids: Tensor, targets: Tensor | None) -> Any:
         """What the module returns for ids (B, T), and targets (B, T) if it takes them."""
-        return self.module(ids) if targets is None else self.module(ids, **{str(self.targets): targets})
+        with self.around():
+            return self.module(ids) if targets is None else self.module(ids, **{str(self.targets): targets})
 
     def shape(self, ids: Tensor) -> tuple[int, int, int]:
         """The shape of the logits, (B, T, V)."""
@@ -249,7 +259,8 @@ class Candidate(nn.Module):
     def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
         """The candidate's own loss, or torch's mean cross-entropy of its logits; targets of -1 are ignored."""
         if self.has_method:
-            loss: Tensor = self.module.loss(ids, marked(targets, self.ignored))  # type: ignore[operator]  # a method
+            with self.around():
+                loss: Tensor = self.module.loss(ids, marked(targets, self.ignored))  # type: ignore[operator]  # a method
             return loss
         if self.targets is not None:
             found = self.call(ids, marked(targets, self.ignored))
@@ -257,6 +268,7 @@ class Candidate(nn.Module):
             if own is not None:
                 return own
         logits = self(ids)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # as the reference does it
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
 
 

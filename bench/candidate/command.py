@@ -26,7 +26,7 @@ from reference.cli.progress import Stages
 from reference.config import SIZES, GPTConfig
 from reference.training.devices import choose_device
 
-STAGES = 6
+STAGES = 8  # at most
 
 
 def compare_candidate(options: CompareCandidate) -> int:
@@ -43,7 +43,7 @@ def compare_candidate(options: CompareCandidate) -> int:
     steps = work.proof_steps() if options.steps is None else options.steps
     check_room(work, steps)
     precision = None if options.precision == "auto" else options.precision
-    device = choose_device(options.device, precision or "float32")
+    device = choose_device(options.device, "float64" if precision == "float64" else "float32")
     # what the candidate prints is no part of the report
     with (
         traceback_of(options.traceback),
@@ -61,7 +61,7 @@ def compare_candidate(options: CompareCandidate) -> int:
             time=time,
             steps=steps,
             device=device,
-            precision="float32" if device.type == "mps" else precision,
+            precision="float32" if device.type == "mps" and precision is None else precision,
             seed=options.seed,
             tell=progress.stage,
         )
@@ -125,6 +125,8 @@ def result(seen: Examination) -> dict[str, Any]:
         "measurements": [{**dataclasses.asdict(m), "allowed": seen.allowed(m)} for m in seen.report.measurements],
         "where": None if seen.where is None else dataclasses.asdict(seen.where),
         "causes": [dataclasses.asdict(cause) for cause in seen.causes],
+        "lowering": None if seen.lowering is None else seen.lowering.place,
+        "only_rounds": seen.only_rounds,
         "unjudged": {one.name: one.why for one in seen.unjudged},
         "unseen": seen.unseen,
         "notes": seen.notes,

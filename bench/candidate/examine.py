@@ -9,21 +9,32 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.candidate.adapter import Build, Candidate
-from bench.candidate.diagnose import Cause, Probe, Where, of_gradients, of_loss, of_probe, of_structure, too_small
+from bench.candidate.diagnose import (
+    Probe,
+    Where,
+    of_gradients,
+    of_loss,
+    of_probe,
+    of_structure,
+    too_small,
+    where_rounded,
+)
+from bench.candidate.examination import SHARP, SHARP_LENIENCY, Examination, Lowering, Unjudged
+from bench.candidate.judge_rounding import rounding
 from bench.candidate.layouts import Layout
+from bench.candidate.lifted import lowered
 from bench.candidate.refused import Refused, called, in_one_line, place_in_own_code
-from bench.candidate.validate import logits_at, validate
+from bench.candidate.validate import lifted_candidate, logits_at, validate
 from bench.formatting import one_line
-from bench.numerics.errors import Measurement, Report, distance
+from bench.numerics.errors import Measurement, distance
 from bench.numerics.inputs import random_batch, sharp_state_dict
-from bench.numerics.outputs import collect_outputs, compare_outputs
+from bench.numerics.outputs import Batch, ModelOutputs, collect_outputs, compare_outputs
 from bench.numerics.tolerances import BUDGETS
 from reference.config import GPTConfig
 from reference.gpt import GPT
@@ -34,58 +45,8 @@ SMOKE = GPTConfig(block_size=48, vocab_size=211, n_layer=3, n_head=4, n_embd=48)
 LEARNING_RATE = 1e-5  # see bench/contenders/verify.py
 LARGE = 5_000_000  # above this number of parameters the diagnosis is first tried at the smoke size
 SHARPNESS = 40.0  # gives scores of 1e4: a finite mask value that is not low enough shows
-SHARP = "logits, sharper attention"  # q and k multiplied by SHARPNESS
-SHARP_LENIENCY = 10.0  # such scores multiply rounding: a factor on the budget
 
 Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Unjudged:
-    """A probe in which the candidate raised."""
-
-    name: str
-    why: str  # in one line
-    error: BaseException
-
-
-@dataclass
-class Examination:
-    """The result of testing a candidate."""
-
-    name: str
-    layout: str
-    config: GPTConfig
-    batch: int
-    time: int
-    steps: int
-    device: str
-    precision: str  # float64 or float32: the precision of the test
-    report: Report
-    notes: list[str] = field(default_factory=list)
-    where: Where | None = None
-    causes: list[Cause] = field(default_factory=list)
-    unjudged: list[Unjudged] = field(default_factory=list)
-    unseen: list[str] = field(default_factory=list)  # known mistakes that this precision cannot show
-
-    def allowed(self, measurement: Measurement) -> float | None:
-        """The budget of a measurement."""
-        limit = BUDGETS[self.precision].of(measurement.quantity)
-        return limit * SHARP_LENIENCY if limit is not None and measurement.name == SHARP else limit
-
-    @property
-    def failures(self) -> list[Measurement]:
-        """Measurements beyond their budget, largest error / budget first."""
-        return self.report.failures(self.allowed)
-
-    @property
-    def same(self) -> bool:
-        """Whether everything is within its budget."""
-        return not self.failures
-
-    def failed(self, quantity: str) -> bool:
-        """Whether a measurement of this quantity is beyond its budget."""
-        return any(m.quantity == quantity for m in self.failures)
 
 
 def examine(
@@ -113,17 +74,18 @@ def examine(
         batch, time: B and T; time None for three quarters of the block, at most 96
         steps: AdamW steps to compare; 0 for none
         device: of the candidate
-        precision: float64 or float32; None for float64, or float32 if the candidate does not compute in float64
+        precision: float64 or float32; None for float64, or float32 if the candidate does not compute in float64;
+            bfloat16, float16 or as-built to judge its rounding only
         seed: of weights and tokens
         tell: called with a line that says what is being done
 
     Raises ValueError, one line, for a candidate that cannot be tested.
     """
-    time = usual_time(config) if time is None else time
+    time, device = usual_time(config) if time is None else time, torch.device(device)
     with in_one_line():
-        return examined(
-            build, layout, name, layout_name, config, batch, time, steps, torch.device(device), precision, seed, tell
-        )
+        if precision not in (None, "float64", "float32"):
+            return rounding(build, layout, name, layout_name, config, batch, time, device, precision, seed)
+        return examined(build, layout, name, layout_name, config, batch, time, steps, device, precision, seed, tell)
 
 
 def examined(
@@ -143,8 +105,8 @@ def examined(
     """`examine`, with every option given; an exception of the candidate's code comes as it is."""
     weights, pair = sharp_state_dict(config, seed), random_batch(config, batch, time, seed)
     tell("building the candidate")
-    candidate, judged_in, notes = validate(build, layout, config, weights, pair, device, precision)
-    if candidate.ignored is None:
+    valid = validate(build, layout, config, weights, pair, device, precision)
+    if valid.candidate.ignored is None:
         pair = random_batch(config, batch, time, seed, ignored=0.0)
     tell("the reference in float64")
     oracle = GPT(config).double()
@@ -152,28 +114,69 @@ def examined(
     settings: dict[str, Any] = {"learning_rate": LEARNING_RATE}
     expected = collect_outputs(oracle, build_step, pair, pair, steps, weights=weights, **settings)
     oracle.load_state_dict(weights)
-    tell(f"the candidate in {judged_in}")
-    found = collect_outputs(candidate, Candidate.build_step, pair, pair, steps, weights=weights, **settings)
-    candidate.load(weights)
-    report = compare_outputs(found, expected)
-    seen = Examination(name, layout_name, config, batch, time, steps, str(device), judged_in, report, notes)
-    tell("one token, the whole block, sharper attention")
-    probes = list(other_probes(weights, config, seed, judged_in, time))
-    for probe in probes:
-        try:
-            report.measurements.append(measured(probe, candidate, oracle, weights, notes))
-        except Refused as error:
-            seen.unjudged.append(Unjudged(probe.name, str(error).removeprefix("candidate: "), error))
-    if candidate.with_targets and candidate.last_only is not None:
-        report.measurements.append(measured_without_targets(candidate, pair[0], expected.logits))
+    main = Probe("logits", weights, pair[0])
+    probes = [main, *other_probes(weights, config, seed, valid.precision, time)]
+
+    def judged(candidate: Candidate, judged_in: str) -> tuple[Examination, ModelOutputs]:
+        """A candidate's examination without a diagnosis, and its outputs."""
+        tell(f"the candidate in {judged_in}")
+        found = collect_outputs(candidate, Candidate.build_step, pair, pair, steps, weights=weights, **settings)
+        candidate.load(weights)
+        report = compare_outputs(found, expected)
+        seen = Examination(name, layout_name, config, batch, time, steps, str(device), judged_in, report)
+        seen.given, seen.converted = judged_in, [own for own in candidate.built_in if own != judged_in]
+        tell("one token, the whole block, sharper attention")
+        for probe in probes[1:]:
+            try:
+                report.measurements.append(measured(probe, candidate, oracle, weights, seen.notes))
+            except Refused as error:
+                seen.unjudged.append(Unjudged(probe.name, str(error).removeprefix("candidate: "), error))
+        if candidate.with_targets and candidate.last_only is not None:
+            report.measurements.append(measured_without_targets(candidate, pair[0], expected.logits))
+        return seen, found
+
+    candidate, inside, lifted = valid.candidate, valid.inside, valid.lifted
+    seen, found = judged(candidate, valid.precision)
+    if not seen.same and precision is None and valid.precision == "float64":
+        inside, lifted = candidate, rounded_otherwise(candidate, build, layout, weights, pair)
+    if lifted is not None and inside is not None:
+        strict, of_lifted = judged(lifted, "float64")
+        seen.lowering = Lowering(
+            lowered(inside, lifted, pair[0]), valid.why, where_rounded(inside, main), strict.report, strict.same
+        )
+        if strict.same:
+            seen.precision = "float32"
+        else:
+            strict.lowering = seen.lowering
+            seen, found, candidate = strict, of_lifted, lifted
+    seen.notes = valid.notes + seen.notes
     large = config.parameter_count() > LARGE and config != SMOKE
-    if not seen.same and not (large and explained_small(seen, build, layout, tell)):
-        main = Probe("logits", weights, pair[0])
-        explain(seen, candidate, [main, *probes], pair, found.gradients, tell)
-    if judged_in == "float32":
+    if not seen.same and seen.only_rounds:
+        seen.causes.append(seen.lowering.cause())
+        seen.where = Where(forward=seen.lowering.first)
+    elif not seen.same and not (large and explained_small(seen, build, layout, precision, tell)):
+        explain(seen, candidate, probes, pair, found.gradients, tell)
+    if seen.precision == "float32" and not seen.only_rounds:
         tell("what float32 cannot see")
         seen.unseen = too_small(*smoke() if large else (config, weights, pair[0]), BUDGETS["float32"].logits)
     return seen
+
+
+def rounded_otherwise(
+    candidate: Candidate, build: Build, layout: Layout, weights: dict[str, Tensor], pair: Batch
+) -> Candidate | None:
+    """The candidate in float64 throughout, if that changes its logits or its loss."""
+    device = next(candidate.parameters()).device
+    lifted = lifted_candidate(build, layout, candidate.config, weights, pair, device)
+    if lifted is None:
+        return None
+    ids, targets = (t.to(device) for t in pair)
+    with torch.no_grad():
+        changed = [
+            not torch.equal(function(candidate), function(lifted))
+            for function in (lambda model: model(ids), lambda model: model.loss(ids, targets))
+        ]
+    return lifted if any(changed) else None
 
 
 def smoke() -> tuple[GPTConfig, dict[str, Tensor], Tensor]:
@@ -181,11 +184,11 @@ def smoke() -> tuple[GPTConfig, dict[str, Tensor], Tensor]:
     return SMOKE, sharp_state_dict(SMOKE), random_batch(SMOKE, 3, usual_time(SMOKE))[0]
 
 
-def explained_small(seen: Examination, build: Build, layout: Layout, tell: Tell) -> bool:
+def explained_small(seen: Examination, build: Build, layout: Layout, precision: str | None, tell: Tell) -> bool:
     """Try the diagnosis at the smoke size; returns whether the candidate differs there too."""
     tell("first difference and known mistakes, at the smoke size")
     try:
-        small = examine(build, layout, steps=0, device=seen.device, precision=seen.precision)
+        small = examine(build, layout, steps=0, device=seen.device, precision=precision)
     except ValueError:  # it cannot be built at that size
         return False
     if small.same:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,18 @@ def place_in_own_code(error: BaseException) -> str:
     return f" ({shown(frame.filename)}, line {frame.lineno})"
 
 
+def innermost_own_frame() -> str:
+    """ "FILE, line N" of the user's code that is running; "" if there is none."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        filename = frame.f_code.co_filename
+        if not filename.startswith(("<", *OURS)) and not in_library(filename):
+            return f"{shown(filename)}, line {frame.f_lineno}"
+        frame = frame.f_back  # type: ignore[assignment]
+    return ""
+
+
+@cache
 def in_library(filename: str) -> bool:
     """Whether a file is of Python itself or of an installed package."""
     return str(Path(filename).resolve()).startswith(LIBRARIES) or "site-packages" in filename

@@ -57,9 +57,10 @@ def show(seen: Examination, console: Any) -> None:
         ("Gradients that differ", gradients(seen)),
         ("First difference", where(seen)),
         ("Likely cause", causes(seen)),
+        ("Precision", lowering(seen)),
         ("What float32 cannot exclude", unseen(seen)),
         ("Not judged", [f"{one.name}: {one.why}" for one in seen.unjudged]),
-        ("Notes", [f"- {note}" for note in seen.notes]),
+        ("Notes", [f"- {note}" for note in (*conversion(seen), *seen.notes)]),
     ):
         if lines:
             console.print()
@@ -76,10 +77,26 @@ def verdict(seen: Examination) -> str:
         slope = digits(max(m.error for m in seen.report.of("gradient")))
         steps = f", {seen.steps} AdamW steps to {digits(seen.report.worst('trajectory').error)}" if seen.steps else ""
         besides = f" Not judged: {', '.join(one.name for one in seen.unjudged)}." if seen.unjudged else ""
+        if seen.plain is not None:
+            error, of_plain = (scientific(r.worst("logits").error) for r in (seen.report, seen.plain))
+            return (
+                f"In {seen.precision} it rounds no more than it may: logits off by {error}, those of plain code by "
+                f"{of_plain}. Only without --precision a wrong formula shows."
+            )
+        if seen.only_rounds:
+            agreed = f"logits agree to {exact}, gradients to {slope}{steps}"
+            return f"The same function to float32 rounding: {agreed}.{besides}"
         only = ", as far as float32 can tell" if seen.precision == "float32" else ""
         agreed = f"in {seen.precision}, logits agree to {exact}, gradients to {slope}{steps}"
         return f"The same function{only}: {agreed}.{besides}"
     furthest = {m.quantity: m for m in reversed(seen.failures)}
+    if seen.plain is not None:
+        m = seen.failures[0]
+        of_plain = next(p.error for p in seen.plain.measurements if (p.quantity, p.name) == (m.quantity, m.name))
+        return (
+            f"In {seen.precision} it rounds more than plain code: {m.name} off by {scientific(m.error)}, plain code by "
+            f"{scientific(of_plain)}."
+        )
     # of the logits, those of the usual weights and ids, if they differ
     furthest |= {m.quantity: m for m in seen.failures if m.name == "logits"}
 
@@ -187,7 +204,7 @@ def where(seen: Examination) -> list[str]:
 
 def causes(seen: Examination) -> list[str]:
     """The lines on causes."""
-    if seen.same:
+    if seen.same or seen.plain is not None:
         return []
     if not seen.causes:
         return ["none of the known mistakes explains the difference"]
@@ -199,9 +216,37 @@ def causes(seen: Examination) -> list[str]:
     return lines
 
 
+def conversion(seen: Examination) -> list[str]:
+    """The note on parameters that were built in another precision."""
+    if not seen.converted:
+        return []
+    return [
+        f"its {' and '.join(seen.converted)} parameters were converted to {seen.given}; --precision as-built judges it "
+        "as it is"
+    ]
+
+
+def lowering(seen: Examination) -> list[str]:
+    """The lines on lower precisions inside a model with float64 parameters."""
+    if seen.lowering is None:
+        return []
+    lines = [f"it computes in {seen.lowering.place}"]
+    if (first := seen.lowering.first) is not None and first.error is not None:
+        lines.append(
+            f"first rounded activation: {first.title} ({first.name}), off by {scientific(first.error)}; {first.agreed} "
+            f"before it agree, to {scientific(first.agreed_error)}"
+        )
+    if seen.only_rounds:
+        exact, slope = (digits(seen.lowering.strict.worst(quantity).error) for quantity in ("logits", "gradient"))
+        lines.append(f"with float64 in its place it is the same function: logits to {exact}, gradients to {slope}")
+    else:
+        lines.append("that is not the difference: all numbers above are with float64 in its place")
+    return lines
+
+
 def unseen(seen: Examination) -> list[str]:
     """The lines on differences too small for float32."""
-    if seen.precision != "float32":
+    if seen.precision != "float32" or seen.only_rounds:
         return []
     return [
         "a logits error below 5e-6, or one that only attention scores of 1e4 show (a finite mask). Known mistakes "

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from bench.candidate.adapter import Build, Candidate, some
 from bench.candidate.layouts import Layout
+from bench.candidate.lifted import lifted_build, lifting
 from bench.candidate.recorder import Rounding, only_python, roundings
 from bench.candidate.refused import Refused, called
 from bench.numerics.errors import distance
@@ -26,6 +28,18 @@ IGNORED = {
 }
 
 
+@dataclass(frozen=True)
+class Validated:
+    """A candidate that can be tested."""
+
+    candidate: Candidate
+    precision: str  # to test it in
+    notes: list[str]
+    inside: Candidate | None = None  # with float64 parameters, if it computes with fewer bits from them
+    lifted: Candidate | None = None  # in float64 throughout, if it computes with fewer bits from float64 parameters
+    why: str = ""  # how it shows that it does
+
+
 def validate(
     build: Build,
     layout: Layout,
@@ -34,8 +48,8 @@ def validate(
     batch: Batch,
     device: torch.device,
     precision: str | None,
-) -> tuple[Candidate, str, list[str]]:
-    """Build the candidate; returns it with its weights, the precision to test it in, and notes for the report.
+) -> Validated:
+    """Build the candidate with its weights, and find the precision to test it in.
 
     Args:
         build, layout: the user's functions
@@ -47,14 +61,28 @@ def validate(
     """
     if precision is not None:
         candidate = learned(built(build, layout, config, weights, device, precision), batch)
-        return candidate, precision, look_at(candidate, batch, precision)
-    candidate = learned(built(build, layout, config, weights, device, "float64"), batch)
-    why = no_float64(candidate, batch[0])
+        return Validated(candidate, precision, look_at(candidate, batch, precision))
+    whole = learned(built(build, layout, config, weights, device, "float64"), batch)
+    why = no_float64(whole, batch[0])
     if why is None:
-        return candidate, "float64", look_at(candidate, batch, "float64")
+        return Validated(whole, "float64", look_at(whole, batch, "float64"))
     candidate = learned(built(build, layout, config, weights, device, "float32"), batch)
-    remarks = look_at(candidate, batch, "float32")
-    return candidate, "float32", [f"tested in float32, because {why}", *remarks]
+    notes = look_at(candidate, batch, "float32")
+    lifted = lifted_candidate(build, layout, config, weights, batch, device)
+    if lifted is None:
+        return Validated(candidate, "float32", [f"tested in float32, because {why}", *notes])
+    return Validated(candidate, "float32", notes, whole, lifted, why)
+
+
+def lifted_candidate(
+    build: Build, layout: Layout, config: GPTConfig, weights: Weights, batch: Batch, device: torch.device
+) -> Candidate | None:
+    """A candidate in float64 throughout; None if it still computes with fewer bits, or raises."""
+    try:
+        candidate = built(lifted_build(build), layout, config, weights, device, "float64", lifting)
+        return None if no_float64(learned(candidate, batch), batch[0]) else candidate
+    except ValueError:
+        return None
 
 
 def no_float64(candidate: Candidate, ids: Tensor) -> str | None:
@@ -72,23 +100,31 @@ def no_float64(candidate: Candidate, ids: Tensor) -> str | None:
 
 
 def built(
-    build: Build, layout: Layout, config: GPTConfig, weights: Weights, device: torch.device, precision: str
+    build: Build,
+    layout: Layout,
+    config: GPTConfig,
+    weights: Weights,
+    device: torch.device,
+    precision: str | None,
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Candidate:
-    """A new candidate in a precision, with the weights, in eval mode."""
+    """A new candidate in a precision, or as it is built, with the weights, in eval mode; it is called in `around`."""
     with torch.random.fork_rng(devices=[]):  # its initial weights are overwritten
         module = called(lambda: build(config), "build(config)")
     if not isinstance(module, nn.Module):
         raise Refused(f"candidate: build(config) returned {described(module)}: give a torch.nn.Module")
     if next(module.parameters(), None) is None:
         raise Refused("candidate: its module has no parameters, so it cannot take GPT-2's weights")
-    module = moved(module, device, getattr(torch, precision))
-    candidate = Candidate(module, config, layout, weights)
+    built_in = {p.dtype for p in module.parameters() if p.is_floating_point()}
+    module = moved(module, device, None if precision is None else getattr(torch, precision))
+    candidate = Candidate(module, config, layout, weights, around)
+    candidate.built_in = sorted(map(shown, built_in))
     candidate.eval()
     return candidate
 
 
-def moved(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """The module on a device, in a precision. Its own `to` may have other arguments, so torch's is tried too."""
+def moved(module: nn.Module, device: torch.device, dtype: torch.dtype | None) -> nn.Module:
+    """The module on a device, in a precision or as it is; by torch's `to` if its own takes other arguments."""
     unfilled = [name for name, buffer in module.named_buffers() if buffer.is_meta]
     if unfilled:
         raise Refused(
@@ -99,7 +135,8 @@ def moved(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mod
         fill(module, device)
 
     def is_done() -> bool:
-        return all(p.dtype == dtype and p.device.type == device.type for p in module.parameters())
+        numbers = (p for p in module.parameters() if p.is_floating_point())
+        return all(dtype in (None, p.dtype) and p.device.type == device.type for p in numbers)
 
     ways: list[Callable[[], Any]] = [
         lambda: module.to(device=device, dtype=dtype),
@@ -152,18 +189,18 @@ def found_roundings(candidate: Candidate, ids: Tensor) -> list[Rounding]:
     return found
 
 
-def look_at(candidate: Candidate, batch: Batch, precision: str) -> list[str]:
+def look_at(candidate: Candidate, batch: Batch, precision: str | None) -> list[str]:
     """Call the candidate; returns notes on how it is called. Raises Refused if it cannot be tested."""
     ids, targets = batch
     logits = logits_at(candidate, ids)
     check_shape(logits, ids, candidate.config.vocab_size)
-    if logits.dtype != getattr(torch, precision):
+    if precision in BUDGETS and logits.dtype != getattr(torch, str(precision)):
         raise Refused(
             f"candidate: returns {shown(logits.dtype)} logits from {precision} weights: return them in the precision "
             "of the weights, and compare without autocast"
         )
     change, _ = distance(logits_at(candidate, ids).clone(), logits)
-    if change > 0.01 * BUDGETS[precision].logits and logits.isfinite().all():
+    if change > (0.01 * BUDGETS[precision].logits if precision in BUDGETS else 0.0) and logits.isfinite().all():
         raise Refused(
             f"candidate: changes its output between two calls with the same ids, by {change:.1e}, in eval mode: "
             "look for dropout that ignores self.training, a cache kept between calls, or random numbers"

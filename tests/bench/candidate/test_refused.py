@@ -80,8 +80,9 @@ RAISES = {
         r"candidate: a call with ids of shape \(3, 36\) raised SystemExit: 1 \(mine\.py, line 5\)",
     ),
     "a training step": (
-        "class build(Written):\n    calls = 0\n    def forward(self, ids):\n        self.calls += torch.is_grad_enabled()\n"
-        "        if self.calls > 3:\n            raise ValueError('called too often')\n"
+        "class build(Written):\n    calls = 0\n    def forward(self, ids):\n"
+        "        self.calls += torch.is_grad_enabled()\n        if self.calls > 3:\n"
+        "            raise ValueError('called too often')\n"
         "        return super().forward(ids)\n",
         r"candidate: ValueError: called too often \(mine\.py, line 8\); --traceback shows more",
     ),
