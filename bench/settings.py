@@ -111,6 +111,8 @@ class CompareCandidate:
     from our state dict to yours, FILE.py:FUNCTION"""
     size: str = "smoke"
     """Model size: smoke (3 layers, n_embd 48), or a size of compare without --candidate: tiny, mini, gpt2, ..."""
+    shape: Annotated[str, shown("NAME=N,...", "that of --size")] = ""
+    """Your own shape, in place of the size's: any of n_layer, n_head, n_embd, block_size, vocab_size"""
     bias: bool = True
     """Biases in the config, as in the published GPT-2"""
     batch: int = 3

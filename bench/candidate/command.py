@@ -20,13 +20,14 @@ from bench.environment import threads
 from bench.formatting import terminal
 from bench.journal import write
 from bench.settings import CompareCandidate
-from bench.workloads.memory import available_bytes, needed_bytes
+from bench.workloads.memory import activation_bytes, available_bytes
 from bench.workloads.workload import Workload
 from reference.cli.progress import Stages
 from reference.config import SIZES, GPTConfig
 from reference.training.devices import choose_device
 
 STAGES = 8  # at most
+BASE = 350_000_000  # bytes of a process with torch imported
 
 
 def compare_candidate(options: CompareCandidate) -> int:
@@ -35,7 +36,7 @@ def compare_candidate(options: CompareCandidate) -> int:
     Returns 0 for the same function, 1 for a difference. Raises ValueError, one line, if it cannot be tested.
     """
     options.check()
-    config = replace(config_of(options.size), bias=options.bias)
+    config = replace(shaped(config_of(options.size), options.shape), bias=options.bias)
     time = usual_time(config) if options.time is None else options.time
     if not 1 <= time <= config.block_size:
         raise ValueError(f"--time {time}: {options.size} takes 1 to {config.block_size} tokens (its block size)")
@@ -93,16 +94,41 @@ def config_of(size: str) -> GPTConfig:
     return replace(SIZES[size], dropout=0.0)
 
 
+def shaped(config: GPTConfig, shape: str) -> GPTConfig:
+    """A config with the numbers of --shape. Raises ValueError for an unknown name or an invalid number."""
+    names = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
+    numbers = {}
+    for part in filter(None, shape.split(",")):
+        name, _, number = part.partition("=")
+        if name.strip() not in names or not number.strip().isdecimal():
+            raise ValueError(f"--shape {part}: give NAME=NUMBER, NAME one of {', '.join(names)}")
+        numbers[name.strip()] = int(number)
+    try:
+        return replace(config, **numbers)  # type: ignore[arg-type]  # all are whole numbers
+    except ValueError as error:
+        raise ValueError(f"--shape {shape}: {error}") from None
+
+
 def check_room(work: Workload, steps: int) -> None:
     """Raise a ValueError if the comparison needs more than the free memory."""
-    block = work.of_shape(2, work.config.block_size)  # its logits are compared too
-    needed = max(needed_bytes(work, "float64", 2, steps), needed_bytes(block, "float64", 2, 0))
-    available = available_bytes(torch.device("cpu"))
+    needed, available = peak_bytes(work, steps), available_bytes(torch.device("cpu"))
     if available is not None and needed > available:
         raise ValueError(
             f"comparing at size {work.size}, batch {work.batch}, time {work.time} needs about {needed / 1e9:.1f} GB of "
             f"memory, {available / 1e9:.1f} GB are free: give a smaller --size, --batch or --time, or --steps 0"
         )
+
+
+def peak_bytes(work: Workload, steps: int) -> int:
+    """Peak memory of a comparison, estimated.
+
+    Measured in multiples of the float64 weights: 12 of weights, gradients and their copies in both layouts, 16 with
+    AdamW's moments; 5 beside the activations of a training step, 9 beside the logits of the whole block.
+    """
+    weights, c = 8 * work.config.parameter_count(), work.config
+    block = 8 * 3 * 2 * c.block_size * c.vocab_size
+    at_once = (16 if steps else 12) * weights, 5 * weights + activation_bytes(work, 8), 9 * weights + block
+    return BASE + max(at_once)
 
 
 def report(seen: Examination) -> None:

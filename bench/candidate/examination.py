@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from bench.candidate.diagnose import Cause, Where
 from bench.candidate.lifted import Lowered
 from bench.candidate.locate import FirstDifference
+from bench.candidate.reordered import LARGEST, MULTIPLE
 from bench.numerics.errors import Allowance, Measurement, Report
 from bench.numerics.tolerances import BUDGETS
 from reference.config import GPTConfig
@@ -73,6 +74,7 @@ class Examination:
     given: str = ""  # the precision of its parameters in the test
     converted: list[str] = field(default_factory=list)  # those when it was built, if others
     lowering: Lowering | None = None
+    scales: dict[str, float] = field(default_factory=dict)  # measured rounding, by probe or quantity; see reordered.py
     unjudged: list[Unjudged] = field(default_factory=list)
     unseen: list[str] = field(default_factory=list)  # known mistakes that this precision cannot show
 
@@ -83,7 +85,16 @@ class Examination:
         limit = BUDGETS[self.precision].of(measurement.quantity)
         if measurement.name == SHARP and self.precision == "float32":
             return None  # such scores leave few correct digits
-        return limit * SHARP_LENIENCY if limit is not None and measurement.name == SHARP else limit
+        if limit is None:
+            return None
+        scale = self.scales.get(measurement.name if measurement.quantity == "logits" else measurement.quantity, 0.0)
+        own = limit * SHARP_LENIENCY if measurement.name == SHARP else limit
+        return max(own, min(MULTIPLE * scale, LARGEST)) if self.precision == "float64" else own
+
+    def leniency(self, name: str) -> float:
+        """The factor on the budget of a probe's logits."""
+        own = self.allowed(Measurement("logits", name, 0.0, 0.0))
+        return 1.0 if own is None else own / BUDGETS[self.precision].logits
 
     @property
     def failures(self) -> list[Measurement]:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.candidate.diagnose import Probe, of_probe
-from bench.candidate.examine import SHARP_LENIENCY, Examination, examine, other_probes
+from bench.candidate.examination import SHARP_LENIENCY, Examination
+from bench.candidate.examine import examine, other_probes
 from bench.candidate.known_mistakes import DETACHED, forward_mistakes, loss_mistakes
 from bench.candidate.layouts import layout_of, nanogpt
 from bench.candidate.report import table, text
