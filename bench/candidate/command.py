@@ -155,5 +155,5 @@ def result(seen: Examination) -> dict[str, Any]:
         "only_rounds": seen.only_rounds,
         "unjudged": {one.name: one.why for one in seen.unjudged},
         "unseen": seen.unseen,
-        "notes": seen.notes,
+        "notes": [*seen.notes, *seen.remarks],
     }

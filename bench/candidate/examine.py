@@ -29,6 +29,7 @@ from bench.candidate.examination import SHARP, Examination, Lowering, Unjudged
 from bench.candidate.judge_rounding import rounding
 from bench.candidate.layouts import Layout
 from bench.candidate.lifted import lowered
+from bench.candidate.modes import judge_modes
 from bench.candidate.refused import Refused, called, in_one_line, place_in_own_code
 from bench.candidate.reordered import LARGEST, logits_scale, training_scales
 from bench.candidate.validate import lifted_candidate, logits_at, validate
@@ -164,6 +165,10 @@ def examined(
     if seen.precision == "float32" and not seen.only_rounds:
         tell("what float32 cannot see")
         seen.unseen = too_small(*smoke() if large else (config, weights, pair[0]), BUDGETS["float32"].logits)
+    if seen.same:
+        tell("dropout and train mode")
+        of_size = (SMOKE, sharp_state_dict(SMOKE), random_batch(SMOKE, 3, usual_time(SMOKE))) if large else None
+        judge_modes(seen, build, layout, *(of_size or (config, weights, pair)), device)
     return seen
 
 

@@ -7,7 +7,7 @@ import math
 import textwrap
 from typing import Any
 
-from bench.candidate.examine import Examination
+from bench.candidate.examination import DROPPED, TRAIN, Examination
 from bench.formatting import WIDTH, Fitted, plain_table, scientific
 from bench.numerics.errors import Measurement
 
@@ -17,6 +17,7 @@ TITLES = {
     "gradient": "gradients",
     "trajectory": "losses of AdamW steps",
     "update": "weight updates",
+    "expected": "mean loss, dropout 0.1 (in standard errors)",
 }
 MOST_NAMED = 8  # gradients listed by name if only gradients differ; else 3
 
@@ -60,7 +61,7 @@ def show(seen: Examination, console: Any) -> None:
         ("Precision", lowering(seen)),
         ("What float32 cannot exclude", unseen(seen)),
         ("Not judged", [f"{one.name}: {one.why}" for one in seen.unjudged]),
-        ("Notes", [f"- {note}" for note in (*conversion(seen), *seen.notes)]),
+        ("Notes", [f"- {note}" for note in (*conversion(seen), *seen.notes, *seen.remarks)]),
     ):
         if lines:
             console.print()
@@ -104,12 +105,19 @@ def verdict(seen: Examination) -> str:
         m = furthest[quantity]
         return f"off by {scientific(m.error)}, {scientific(m.over(seen.allowed))} times its budget"
 
+    if "logits" in furthest and {m.name for m in seen.failures if m.quantity == "logits"} <= {TRAIN, DROPPED}:
+        return f"The same function, but other {furthest['logits'].name}: {far('logits')}."
     if "logits" in furthest:
         return f"Not the same function: {furthest['logits'].name} {far('logits')}."
     if "loss" in furthest:
         return f"The same logits, but another loss: {far('loss')}."
     if "gradient" in furthest:
         return f"The same forward pass, but other gradients: {furthest['gradient'].name} {far('gradient')}."
+    if furthest.keys() == {"expected"}:
+        error = furthest["expected"].error
+        return (
+            f"The same function in eval mode, but with dropout another mean loss: off by {error:.1f} standard errors."
+        )
     quantity = "trajectory" if "trajectory" in furthest else "update"
     return f"The same logits and gradients, but it trains differently: {TITLES[quantity]} {far(quantity)}."
 
@@ -132,13 +140,18 @@ def table(seen: Examination) -> Any:
         failed = not worst.over(seen.allowed) <= 1.0
         found.add_row(
             title,
-            scientific(worst.error),
-            "not judged" if limit is None else scientific(limit),
+            shown(worst, worst.error),
+            "not judged" if limit is None else shown(worst, limit),
             "" if limit is None else ratio(worst, seen, failed),
             "" if len(group) == 1 or worst.error == 0.0 else worst.name,
             style="red" if failed else "",
         )
     return found
+
+
+def shown(m: Measurement, value: float) -> str:
+    """An error or a budget as a table cell."""
+    return f"{value:.1f}" if m.quantity == "expected" else scientific(value)
 
 
 def ratio(m: Measurement, seen: Examination, failed: bool) -> str:
@@ -150,7 +163,7 @@ def ratio(m: Measurement, seen: Examination, failed: bool) -> str:
 def groups(seen: Examination) -> list[tuple[str, list[Measurement]]]:
     """Titles of the table's rows, with their measurements."""
     rows = [(m.name, [m]) for m in seen.report.measurements if m.quantity == "logits"]
-    for quantity in ("loss", "gradient", "trajectory", "update"):
+    for quantity in ("loss", "gradient", "trajectory", "update", "expected"):
         group = [m for m in seen.report.measurements if m.quantity == quantity]
         if group:
             count = {"gradient": f" ({len(group)} tensors)", "trajectory": f" ({len(group)})"}.get(quantity, "")

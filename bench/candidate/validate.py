@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.candidate.adapter import Build, Candidate, some
+from bench.candidate.dropouts import changes_between_calls
 from bench.candidate.layouts import Layout
 from bench.candidate.lifted import lifted_build, lifting
 from bench.candidate.recorder import Rounding, only_python, roundings
@@ -199,14 +200,18 @@ def look_at(candidate: Candidate, batch: Batch, precision: str | None) -> list[s
             f"candidate: returns {shown(logits.dtype)} logits from {precision} weights: return them in the precision "
             "of the weights, and compare without autocast"
         )
+    others = (ids + 1) % candidate.config.vocab_size
+    logits_at(candidate, others)  # what it keeps of these must not show
     change, _ = distance(logits_at(candidate, ids).clone(), logits)
     if change > (0.01 * BUDGETS[precision].logits if precision in BUDGETS else 0.0) and logits.isfinite().all():
+        why = changes_between_calls(
+            candidate.module, lambda: logits_at(candidate, ids), lambda: logits_at(candidate, others)
+        )
         raise Refused(
-            f"candidate: changes its output between two calls with the same ids, by {change:.1e}, in eval mode: "
-            "look for dropout that ignores self.training, a cache kept between calls, or random numbers"
+            f"candidate: changes its output between two calls with the same ids, by {change:.1e}, in eval mode: {why}"
         )
     check_gradients(candidate, ids, targets)
-    return remarks(candidate, ids, logits)
+    return remarks(candidate)
 
 
 def has_shape(logits: Tensor, ids: Tensor, V: int) -> bool:
@@ -248,17 +253,12 @@ def check_gradients(candidate: Candidate, ids: Tensor, targets: Tensor) -> None:
     candidate.zero_grad(set_to_none=True)
 
 
-def remarks(candidate: Candidate, ids: Tensor, logits: Tensor) -> list[str]:
+def remarks(candidate: Candidate) -> list[str]:
     """Notes on how the candidate is called."""
     found = [f"{candidate.not_called}: not used"] if candidate.not_called else []
     way = "model.loss(ids, targets)" if candidate.has_method else f"model(ids, {candidate.targets}=targets)"
     if candidate.has_method or candidate.targets is not None:
         found.append(f"its own loss is tested: {way}{IGNORED[candidate.ignored]}")
-    candidate.train()
-    training = logits_at(candidate, ids)
-    candidate.eval()
-    if training.shape == logits.shape and distance(training.clone(), logits)[0] > 1e-6:
-        found.append("in train mode its logits differ, although config.dropout is 0; it is tested in eval mode")
     return found
 
 

@@ -428,16 +428,6 @@ def test_a_mistake_at_the_end_of_the_block_is_found_there() -> None:
     assert seen.unjudged[0].why.endswith(f", line {Written.embed.__code__.co_firstlineno + 1})")
 
 
-def test_dropout_that_follows_a_number_of_its_own_is_noted() -> None:
-    class Dropped(Written):
-        def embed(self, ids: Tensor) -> Tensor:
-            return F.dropout(super().embed(ids), 0.1, self.training)
-
-    seen = examined(Dropped)
-    assert seen.same
-    assert any("in train mode its logits differ" in note for note in seen.notes)
-
-
 def test_a_model_that_rounds_to_half_inside_is_told() -> None:
     def halved(self: Any, x: Tensor) -> Tensor:
         return self.c_proj(self.activate(self.c_fc(x)).bfloat16().to(x.dtype))
