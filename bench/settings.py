@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from reference.cli.options import at_least, shown
 
@@ -135,6 +135,8 @@ class CompareCandidate(ResultFile, Seed, Threads, Device):
     from our state dict to yours, FILE.py:FUNCTION"""
     size: str = "test"
     """Model size: test (3 layers, n_embd 48), or a size of compare without --candidate: tiny, mini, gpt2, ..."""
+    shape: Annotated[str, shown("NAME=N,...", "that of --size")] = ""
+    """Your own shape, in place of the size's: any of n_layer, n_head, n_embd, block_size, vocab_size"""
     bias: bool = True
     """Biases in the config, as in the published GPT-2"""
     batch: int = 3
@@ -144,14 +146,18 @@ class CompareCandidate(ResultFile, Seed, Threads, Device):
     steps: Annotated[int | None, shown("INT", "20, fewer at large sizes")] = None
     """AdamW steps to compare; 0 skips them"""
     precision: str = "auto"
-    """float64, float32, or auto: float64, or float32 if the candidate does not compute in float64"""
+    """float64, float32, or auto: float64, or float32 if the candidate does not compute in float64. Or judge only its
+    rounding, against plain code in the same precision: bfloat16, float16, or as-built, its own"""
+    traceback: Annotated[bool, FlagCreatePairsOff] = False
+    """Show the whole traceback of an exception in your code"""
 
     def check(self) -> None:
         """Raise a ValueError, one line, for the first value that is invalid on every machine."""
         check_at_least(self, batch=1, steps=0, threads=1, seed=0)
         check_seed(self.seed, bits=62)
-        if self.precision not in ("auto", "float64", "float32"):
-            raise ValueError(f"unknown precision {self.precision!r}: give one of auto, float64, float32")
+        known = ("auto", "float64", "float32", "bfloat16", "float16", "as-built")
+        if self.precision not in known:
+            raise ValueError(f"unknown precision {self.precision!r}: give one of {', '.join(known)}")
         check_file(self.json)
 
 

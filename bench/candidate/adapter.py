@@ -6,28 +6,29 @@ to the module; its transpose, by autograd, maps gradients back; its inverse maps
 
 from __future__ import annotations
 
-import inspect
+import copy
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bench.candidate.calling import logits_in, logits_of, loss_in, marked, targets_argument
 from bench.candidate.layouts import Layout
-from bench.contenders.torch_step import LibraryStep, build_library_step
+from bench.candidate.refused import place_in_own_code
 from bench.formatting import one_line
 from reference.checkpoints.canonical import to_canonical
 from reference.config import GPTConfig
+from reference.training.adamw import AdamW, clip_gradients
+from reference.training.defaults import CLIP, WEIGHT_DECAY
 
 Build = Callable[[GPTConfig], Any]
+Step = Callable[[Tensor, Tensor], Tensor]
 HEAD = "lm_head.weight"  # a layout may return it even if the module has only the tied token table
 PREFIX = "transformer."
 COMPILED = "_orig_mod."  # torch.compile prefixes a module's names with it
-
-
-class Refused(ValueError):
-    """A candidate that cannot be tested; the message says why, in one line."""
 
 
 class Candidate(nn.Module):
@@ -38,14 +39,28 @@ class Candidate(nn.Module):
         config: of `build`
         layout: canonical state dict -> the module's
         weights: canonical, to load into the module
+        around: a context in which each call of the module runs
 
     Raises ValueError, one line, if the weights do not fit the module.
     """
 
-    def __init__(self, module: nn.Module, config: GPTConfig, layout: Layout, weights: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        config: GPTConfig,
+        layout: Layout,
+        weights: Mapping[str, Tensor],
+        around: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
         super().__init__()
-        self.module, self.config, self.layout = module, config, layout
-        self.takes_targets = takes_targets(module)
+        self.module, self.config, self.layout, self.around = module, config, layout, around
+        self.built_in: list[str] = []  # precisions of its parameters when it was built
+        self.targets = targets_argument(module)
+        self.with_targets = self.targets is not None  # whether logits are those of a call with targets
+        self.last_only: bool | None = None  # whether a call without targets returns one position; None: unknown
+        self.has_method = callable(getattr(module, "loss", None))
+        self.not_called: str | None = None  # why its method `loss` is not used
+        self.ignored: int | None = -1  # the target that its own loss ignores; None if it ignores none
         self.shapes = {name: tensor.shape for name, tensor in weights.items()}
         self.load(weights)
         self.share = self.shares()
@@ -56,7 +71,7 @@ class Candidate(nn.Module):
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Load canonical weights into the module."""
         own = self.translated({name: tensor.detach() for name, tensor in weights.items()})
-        buffers = {name for name, _ in self.module.named_buffers()}
+        buffers = {name for name, _ in self.module.named_buffers(remove_duplicate=False)}
         try:
             missing, unexpected = self.module.load_state_dict(own, strict=False)
         except Exception as error:
@@ -78,7 +93,7 @@ class Candidate(nn.Module):
         try:
             own = self.layout(weights, self.config)
         except Exception as error:
-            raise ValueError(f"layout: raised {one_line(error)}") from error
+            raise ValueError(f"layout: raised {one_line(error)}{place_in_own_code(error)}") from error
         if not isinstance(own, Mapping) or not all(isinstance(tensor, Tensor) for tensor in own.values()):
             raise ValueError(f"layout: returned {type(own).__name__}: give a dict of tensors by name")
         names = self.module.state_dict().keys()
@@ -106,18 +121,14 @@ class Candidate(nn.Module):
                     "layout: autograd cannot follow it, so gradients cannot be mapped back: write it in torch "
                     "operations, without detach, numpy, .data or no_grad"
                 )
-            found = torch.autograd.grad(
-                list(kept.values()),
-                list(inputs.values()),
-                [own[name].detach().to(tensor) for name, tensor in kept.items()],
-                allow_unused=True,
-                materialize_grads=True,
-            )
+            # of a scalar: given gradients of tensors, torch imports sympy, which takes a second
+            total = sum((tensor * own[name].detach().to(tensor)).sum() for name, tensor in kept.items())
+            found = torch.autograd.grad(total, list(inputs.values()), allow_unused=True, materialize_grads=True)
         return dict(zip(inputs, found, strict=True))
 
     def once(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Drop buffers and the second name of tied tensors."""
-        seen, buffers, out = set(), {name for name, _ in self.module.named_buffers()}, {}
+        seen, buffers, out = set(), {name for name, _ in self.module.named_buffers(remove_duplicate=False)}, {}
         for name, tensor in self.module.state_dict().items():
             if name in own and name not in buffers and place(tensor) not in seen:
                 seen.add(place(tensor))
@@ -152,79 +163,118 @@ class Candidate(nn.Module):
             if name in constant:
                 parameter.requires_grad_(False)
 
-    def build_step(self, **settings: Any) -> LibraryStep:
-        """torch's AdamW over the module, with weight decay on the same weights as in the reference."""
+    def build_step(
+        self, learning_rate: float, weight_decay: float = WEIGHT_DECAY
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """The reference's AdamW over the module, with weight decay on the same weights as in the reference.
+
+        Not torch's: to make one imports its compiler, which takes 2 s.
+        """
         ones = {n: torch.full(s, 1.0 if len(s) > 1 else 0.0, dtype=torch.float64) for n, s in self.shapes.items()}
         with torch.no_grad():
             own = {f"module.{name}": bool(tensor.mean() > 0.5) for name, tensor in self.translated(ones).items()}
-        dims = {name: parameter.dim() >= 2 for name, parameter in self.named_parameters()}
-        return build_library_step(self, decays=lambda name: own.get(name, dims[name]), **settings)
+        optimizer = AdamW(self, learning_rate, weight_decay=0.0)
+        decayed = [p for name, p in optimizer.parameters.items() if own.get(name, p.dim() >= 2)]
+
+        def step(ids: Tensor, targets: Tensor) -> Tensor:
+            optimizer.zero_grad()
+            loss = self.loss(ids, targets)
+            loss.backward()  # type: ignore[no-untyped-call]
+            clip_gradients([p.grad for p in optimizer.parameters.values() if p.grad is not None], CLIP)
+            with torch.no_grad():
+                for parameter in decayed:
+                    if parameter.grad is not None:
+                        parameter.mul_(1.0 - learning_rate * weight_decay)
+            optimizer.step()
+            return loss.detach()
+
+        return step
 
     # The model
 
+    def call(self, ids: Tensor, targets: Tensor | None) -> Any:
+        """What the module returns for ids (B, T), and targets (B, T) if it takes them."""
+        with self.around():
+            return self.module(ids) if targets is None else self.module(ids, **{str(self.targets): targets})
+
+    def shape(self, ids: Tensor) -> tuple[int, int, int]:
+        """The shape of the logits, (B, T, V)."""
+        return ids.shape[0], ids.shape[1], self.config.vocab_size
+
+    def learn_call(self, ids: Tensor) -> None:
+        """Learn whether it returns all logits with targets or without, and what it returns without."""
+        for way in [True, False] if self.targets is not None else []:
+            with suppress(Exception, SystemExit), torch.no_grad():  # the next call says what is wrong
+                found = self.call(ids, ids if way else None)
+                if logits_in(found, self.shape(ids)) is not None:
+                    self.with_targets = way
+                    break
+        if self.with_targets:
+            with suppress(Exception, SystemExit), torch.no_grad():  # it may need targets
+                B, T, V = self.shape(ids)
+                self.last_only = {(B, 1, V): True, (B, T, V): False}.get(tuple(self.without_targets(ids).shape))
+
+    def without_targets(self, ids: Tensor) -> Tensor:
+        """The logits of a call without targets: (B, T, V), or (B, 1, V) of the last position."""
+        found = self.call(ids, None)
+        logits = logits_in(found, self.shape(ids))
+        return logits_of(found, self.shape(ids[:, :1])) if logits is None else logits
+
+    def learn_loss(self, ids: Tensor, targets: Tensor) -> None:
+        """Learn which targets its own loss ignores: -1, else -100 as in torch, else none.
+
+        Tried on the CPU: elsewhere a target that is no token ends the process.
+        """
+        own = self.module
+        if ids.device.type != "cpu":
+            try:
+                self.module = copy.deepcopy(own).cpu()
+            except Exception:
+                self.ignored = None
+                return
+        try:
+            self.try_losses(ids.cpu(), targets.cpu())
+        finally:
+            self.module = own
+
+    def try_losses(self, ids: Tensor, targets: Tensor) -> None:
+        """Set `ignored` to the first number that its loss takes; drop a method `loss` that takes none."""
+        for self.ignored in (-1, -100, None):
+            try:
+                with torch.no_grad():
+                    self.loss(ids, targets if self.ignored is not None else targets.clamp(min=0))
+            except (Exception, SystemExit) as error:
+                raised = error
+                continue
+            return
+        if self.has_method:
+            self.has_method = False
+            self.not_called = f"its loss(ids, targets) raised {one_line(raised)}{place_in_own_code(raised)}"
+            self.try_losses(ids, targets)
+
     def forward(self, ids: Tensor) -> Tensor:
         """ids (B, T) int64 -> logits (B, T, V)."""
-        if self.takes_targets:
-            return logits_of(self.module(ids, targets=ids))
-        return logits_of(self.module(ids))
+        return logits_of(self.call(ids, ids if self.with_targets else None), self.shape(ids))
 
     def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
         """The candidate's own loss, or torch's mean cross-entropy of its logits; targets of -1 are ignored."""
-        if callable(getattr(self.module, "loss", None)):
-            loss: Tensor = self.module.loss(ids, targets)  # type: ignore[operator]  # nn.Module hides its methods
+        if self.has_method:
+            with self.around():
+                loss: Tensor = self.module.loss(ids, marked(targets, self.ignored))  # type: ignore[operator]  # a method
             return loss
-        if self.takes_targets:
-            found = self.module(ids, targets=targets)
-            own = loss_of(found)
+        if self.targets is not None:
+            found = self.call(ids, marked(targets, self.ignored))
+            own = loss_in(found)
             if own is not None:
                 return own
-            logits = logits_of(found)
-        else:
-            logits = logits_of(self.module(ids))
+        logits = self(ids)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # as the reference does it
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
-
-    @property
-    def loss_is_own(self) -> bool:
-        """Whether the candidate has its own loss."""
-        return self.takes_targets or callable(getattr(self.module, "loss", None))
 
 
 def place(tensor: Tensor) -> tuple[object, ...]:
     """The memory of a tensor: equal for two names of one tied table."""
     return tensor.data_ptr(), tensor.shape, tensor.stride()
-
-
-def takes_targets(module: nn.Module) -> bool:
-    """Whether forward has an argument `targets`, as nanoGPT's, which returns all positions only if it is given."""
-    try:
-        return "targets" in inspect.signature(module.forward).parameters
-    except (TypeError, ValueError):
-        return False
-
-
-def logits_of(found: Any) -> Tensor:
-    """The logits of a call's result: itself, its first item, or `.logits`. Raises `Refused` if there are none."""
-    if isinstance(found, Tensor):
-        return found
-    logits = getattr(found, "logits", None)
-    if logits is None and isinstance(found, Mapping):
-        logits = found.get("logits")
-    if logits is None and isinstance(found, tuple | list) and found:
-        logits = found[0]
-    if not isinstance(logits, Tensor):
-        raise Refused(
-            f"candidate: its call returned {type(found).__name__}: return logits, (logits, loss), or an object with "
-            ".logits"
-        )
-    return logits
-
-
-def loss_of(found: Any) -> Tensor | None:
-    """The loss of a call's result, if it is a scalar tensor: its second item, or `.loss`."""
-    loss = getattr(found, "loss", None)
-    if loss is None and isinstance(found, tuple | list) and len(found) > 1:
-        loss = found[1]
-    return loss if isinstance(loss, Tensor) and loss.dim() == 0 else None
 
 
 def some(names: list[str]) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
+from traceback import print_exception
 from typing import Any
 
 import torch
@@ -17,13 +20,14 @@ from bench.environment import threads
 from bench.formatting import terminal
 from bench.journal import write
 from bench.settings import CompareCandidate
-from bench.workloads.memory import available_bytes, needed_bytes
+from bench.workloads.memory import activation_bytes, available_bytes
 from bench.workloads.workload import Workload
 from reference.cli.progress import Stages
 from reference.config import SIZES, GPTConfig
 from reference.training.devices import choose_device
 
-STAGES = 6
+STAGES = 8  # at most
+BASE = 350_000_000  # bytes of a process with torch imported
 
 
 def compare_candidate(options: CompareCandidate) -> int:
@@ -32,7 +36,7 @@ def compare_candidate(options: CompareCandidate) -> int:
     Returns 0 for the same function, 1 for a difference. Raises ValueError, one line, if it cannot be tested.
     """
     options.check()
-    config = replace(config_of(options.size), bias=options.bias)
+    config = replace(shaped(config_of(options.size), options.shape), bias=options.bias)
     time = usual_time(config) if options.time is None else options.time
     if not 1 <= time <= config.block_size:
         raise ValueError(f"--time {time}: {options.size} takes 1 to {config.block_size} tokens (its block size)")
@@ -40,13 +44,17 @@ def compare_candidate(options: CompareCandidate) -> int:
     steps = work.proof_steps() if options.steps is None else options.steps
     check_room(work, steps)
     precision = None if options.precision == "auto" else options.precision
-    device = choose_device(options.device, precision or "float32")
-    build = load_function(options.candidate, "build", "candidate")
-    layout = layout_of(options.layout)
-    with Stages(STAGES) as progress, threads(options.threads):
+    device = choose_device(options.device, "float64" if precision == "float64" else "float32")
+    # what the candidate prints is no part of the report
+    with (
+        traceback_of(options.traceback),
+        redirect_stdout(sys.stderr),
+        Stages(STAGES) as progress,
+        threads(options.threads),
+    ):
         seen = examine(
-            build,
-            layout,
+            load_function(options.candidate, "build", "candidate"),
+            layout_of(options.layout),
             name=options.candidate,
             layout_name=options.layout,
             config=config,
@@ -54,14 +62,27 @@ def compare_candidate(options: CompareCandidate) -> int:
             time=time,
             steps=steps,
             device=device,
-            precision="float32" if device.type == "mps" else precision,
+            precision="float32" if device.type == "mps" and precision is None else precision,
             seed=options.seed,
             tell=progress.stage,
         )
+    for one in seen.unjudged if options.traceback else ():
+        print_exception(one.error)
     report(seen)
     if options.json is not None:
         write(options.json, result(seen))
     return 0 if seen.same else 1
+
+
+@contextmanager
+def traceback_of(wanted: bool) -> Iterator[None]:
+    """If wanted, print the traceback of a ValueError before it becomes one line."""
+    try:
+        yield
+    except ValueError as error:
+        if wanted:
+            print_exception(error)
+        raise
 
 
 def config_of(size: str) -> GPTConfig:
@@ -73,16 +94,41 @@ def config_of(size: str) -> GPTConfig:
     return replace(SIZES[size], dropout=0.0)
 
 
+def shaped(config: GPTConfig, shape: str) -> GPTConfig:
+    """A config with the numbers of --shape. Raises ValueError for an unknown name or an invalid number."""
+    names = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
+    numbers = {}
+    for part in filter(None, shape.split(",")):
+        name, _, number = part.partition("=")
+        if name.strip() not in names or not number.strip().isdecimal():
+            raise ValueError(f"--shape {part}: give NAME=NUMBER, NAME one of {', '.join(names)}")
+        numbers[name.strip()] = int(number)
+    try:
+        return replace(config, **numbers)  # type: ignore[arg-type]  # all are whole numbers
+    except ValueError as error:
+        raise ValueError(f"--shape {shape}: {error}") from None
+
+
 def check_room(work: Workload, steps: int) -> None:
     """Raise a ValueError if the comparison needs more than the free memory."""
-    block = work.of_shape(2, work.config.block_size)  # its logits are compared too
-    needed = max(needed_bytes(work, "float64", 2, steps), needed_bytes(block, "float64", 2, 0))
-    available = available_bytes(torch.device("cpu"))
+    needed, available = peak_bytes(work, steps), available_bytes(torch.device("cpu"))
     if available is not None and needed > available:
         raise ValueError(
             f"comparing at size {work.size}, batch {work.batch}, time {work.time} needs about {needed / 1e9:.1f} GB of "
             f"memory, {available / 1e9:.1f} GB are free: give a smaller --size, --batch or --time, or --steps 0"
         )
+
+
+def peak_bytes(work: Workload, steps: int) -> int:
+    """Peak memory of a comparison, estimated.
+
+    Measured in multiples of the float64 weights: 12 of weights, gradients and their copies in both layouts, 16 with
+    AdamW's moments; 5 beside the activations of a training step, 9 beside the logits of the whole block.
+    """
+    weights, c = 8 * work.config.parameter_count(), work.config
+    block = 8 * 3 * 2 * c.block_size * c.vocab_size
+    at_once = (16 if steps else 12) * weights, 5 * weights + activation_bytes(work, 8), 9 * weights + block
+    return BASE + max(at_once)
 
 
 def report(seen: Examination) -> None:
@@ -105,6 +151,9 @@ def result(seen: Examination) -> dict[str, Any]:
         "measurements": [{**dataclasses.asdict(m), "allowed": seen.allowed(m)} for m in seen.report.measurements],
         "where": None if seen.where is None else dataclasses.asdict(seen.where),
         "causes": [dataclasses.asdict(cause) for cause in seen.causes],
+        "lowering": None if seen.lowering is None else seen.lowering.place,
+        "only_rounds": seen.only_rounds,
+        "unjudged": {one.name: one.why for one in seen.unjudged},
         "unseen": seen.unseen,
-        "notes": seen.notes,
+        "notes": [*seen.notes, *seen.remarks],
     }

@@ -36,6 +36,7 @@ from bench.candidate.locate import (
     sizes,
 )
 from bench.candidate.recorder import only_python, recorded
+from bench.candidate.refused import Refused
 from bench.candidate.traced_gpt import GPT2, Activations, Watch, nodes, traced_forward
 from bench.candidate.validate import found_roundings, logits_at
 from bench.numerics.budgets import BUDGETS
@@ -79,22 +80,38 @@ class Cause:
 
 def of_probe(candidate: Candidate, probe: Probe, precision: str, leniency: float) -> tuple[Where, list[Cause]]:
     """Where and why a probe's logits differ from the reference's; the candidate holds the probe's weights."""
-    config, s = candidate.config, shape_of(candidate.config, probe.ids)
-    allowed = BUDGETS[precision].logits * leniency
-    inside = BUDGETS[precision].gradient * leniency  # activations may be rounded more than logits
-    expected = Activations()
-    with torch.no_grad(), only_python():
-        traced_forward(config, probe.weights, probe.ids, watch=expected)
-        with recorded(candidate.module, sizes(s)) as records:
-            logits = logits_at(candidate, probe.ids)
-    runs = Runs(expected.kept, nodes(config), records, s, inside)
+    runs, logits = run_both(candidate, probe, BUDGETS[precision].gradient * leniency)
     first = first_difference(runs, logits)
-    causes = find_causes(config, probe, logits, runs, first, allowed)
+    allowed = BUDGETS[precision].logits * leniency
+    causes = find_causes(candidate.config, probe, logits, runs, first, allowed)
     if precision == "float32":
         halves = [r for r in found_roundings(candidate, probe.ids) if r.dtype != torch.float32]
         remedy = "test it without autocast and half precision"
         causes += [Cause(f"it computes in {halves[0]}", remedy, "seen in its forward pass")] if halves else []
     return Where(forward=first, unmatched=first is None), causes
+
+
+def run_both(candidate: Candidate, probe: Probe, allowed: float) -> tuple[Runs, Tensor]:
+    """Run the reference and a candidate on a probe, recorded; also the candidate's logits.
+
+    Args:
+        allowed: the largest error of an activation that is right; it may be rounded more than logits
+    """
+    config, s = candidate.config, shape_of(candidate.config, probe.ids)
+    expected = Activations()
+    with torch.no_grad(), only_python():
+        traced_forward(config, probe.weights, probe.ids, watch=expected)
+        with recorded(candidate.module, sizes(s)) as records:
+            logits = logits_at(candidate, probe.ids)
+    return Runs(expected.kept, nodes(config), records, s, allowed), logits
+
+
+def where_rounded(candidate: Candidate, probe: Probe) -> FirstDifference | None:
+    """The first activation that float64 would give more exactly; None if the candidate raises, or none is found."""
+    try:
+        return first_difference(*run_both(candidate, probe, BUDGETS["float64"].gradient))
+    except Refused:
+        return None
 
 
 def find_causes(

@@ -9,20 +9,35 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.candidate.adapter import Build, Candidate, Refused
-from bench.candidate.diagnose import Cause, Probe, Where, of_gradients, of_loss, of_probe, of_structure, too_small
+from bench.candidate.adapter import Build, Candidate
+from bench.candidate.diagnose import (
+    Probe,
+    Where,
+    of_gradients,
+    of_loss,
+    of_probe,
+    of_structure,
+    too_small,
+    where_rounded,
+)
+from bench.candidate.examination import SHARP, Examination, Lowering, Unjudged
+from bench.candidate.judge_rounding import rounding
 from bench.candidate.layouts import Layout
-from bench.candidate.validate import logits_at, validate
+from bench.candidate.lifted import lowered
+from bench.candidate.modes import judge_modes
+from bench.candidate.refused import Refused, called, in_one_line, place_in_own_code
+from bench.candidate.reordered import LARGEST, logits_scale, training_scales
+from bench.candidate.validate import lifted_candidate, logits_at, validate
+from bench.formatting import one_line
 from bench.numerics.budgets import BUDGETS
-from bench.numerics.errors import Measurement, Report, distance
+from bench.numerics.errors import Measurement, distance
 from bench.numerics.inputs import random_batch, sharp_state_dict
-from bench.numerics.outputs import collect_outputs, compare_outputs
+from bench.numerics.outputs import Batch, ModelOutputs, collect_outputs, compare_outputs
 from reference.config import GPTConfig
 from reference.gpt import GPT
 from reference.training.step import build_step
@@ -32,48 +47,9 @@ TEST_SIZE = GPTConfig(block_size=48, vocab_size=211, n_layer=3, n_head=4, n_embd
 LEARNING_RATE = 1e-5  # see bench/contenders/verify.py
 LARGE = 5_000_000  # above this number of parameters the diagnosis is first tried at the test size
 SHARPNESS = 40.0  # gives scores of 1e4: a finite mask value that is not low enough shows
-SHARP = "logits, sharper attention"  # q and k multiplied by SHARPNESS
-SHARP_LENIENCY = 10.0  # such scores multiply rounding: a factor on the budget
+MOST_SHARP = 12  # blocks with such scores: each multiplies rounding by six
 
 Tell = Callable[[str], None]
-
-
-@dataclass
-class Examination:
-    """The result of testing a candidate."""
-
-    name: str
-    layout: str
-    config: GPTConfig
-    batch: int
-    time: int
-    steps: int
-    device: str
-    precision: str  # float64 or float32: the precision of the test
-    report: Report
-    notes: list[str] = field(default_factory=list)
-    where: Where | None = None
-    causes: list[Cause] = field(default_factory=list)
-    unseen: list[str] = field(default_factory=list)  # known mistakes that this precision cannot show
-
-    def allowed(self, measurement: Measurement) -> float | None:
-        """The budget of a measurement."""
-        limit = BUDGETS[self.precision].of(measurement.quantity)
-        return limit * SHARP_LENIENCY if limit is not None and measurement.name == SHARP else limit
-
-    @property
-    def failures(self) -> list[Measurement]:
-        """Measurements beyond their budget, largest error / budget first."""
-        return self.report.failures(self.allowed)
-
-    @property
-    def same(self) -> bool:
-        """Whether everything is within its budget."""
-        return not self.failures
-
-    def failed(self, quantity: str) -> bool:
-        """Whether a measurement of this quantity is beyond its budget."""
-        return any(m.quantity == quantity for m in self.failures)
 
 
 def examine(
@@ -101,40 +77,140 @@ def examine(
         batch, time: B and T; time None for three quarters of the block, at most 96
         steps: AdamW steps to compare; 0 for none
         device: of the candidate
-        precision: float64 or float32; None for float64, or float32 if the candidate does not compute in float64
+        precision: float64 or float32; None for float64, or float32 if the candidate does not compute in float64;
+            bfloat16, float16 or as-built to judge its rounding only
         seed: of weights and tokens
         tell: called with a line that says what is being done
 
     Raises ValueError, one line, for a candidate that cannot be tested.
     """
-    device = torch.device(device)
-    time = usual_time(config) if time is None else time
+    time, device = usual_time(config) if time is None else time, torch.device(device)
+    with in_one_line():
+        if precision not in (None, "float64", "float32"):
+            return rounding(build, layout, name, layout_name, config, batch, time, device, precision, seed)
+        return examined(build, layout, name, layout_name, config, batch, time, steps, device, precision, seed, tell)
+
+
+def examined(
+    build: Build,
+    layout: Layout,
+    name: str,
+    layout_name: str,
+    config: GPTConfig,
+    batch: int,
+    time: int,
+    steps: int,
+    device: torch.device,
+    precision: str | None,
+    seed: int,
+    tell: Tell,
+) -> Examination:
+    """`examine`, with every option given; an exception of the candidate's code comes as it is."""
     weights, pair = sharp_state_dict(config, seed), random_batch(config, batch, time, seed)
     tell("building the candidate")
-    candidate, judged_in, notes = validate(build, layout, config, weights, pair, device, precision)
+    valid = validate(build, layout, config, weights, pair, device, precision)
+    if valid.candidate.ignored is None:
+        pair = random_batch(config, batch, time, seed, ignored=0.0)
     tell("the reference in float64")
     oracle = GPT(config).double()
     oracle.load_state_dict(weights)
     settings: dict[str, Any] = {"learning_rate": LEARNING_RATE}
     expected = collect_outputs(oracle, build_step, pair, pair, steps, weights=weights, **settings)
     oracle.load_state_dict(weights)
-    tell(f"the candidate in {judged_in}")
-    found = collect_outputs(candidate, Candidate.build_step, pair, pair, steps, weights=weights, **settings)
-    candidate.load(weights)
-    report = compare_outputs(found, expected)
-    seen = Examination(name, layout_name, config, batch, time, steps, str(device), judged_in, report, notes)
-    tell("one token, the whole block, sharper attention")
-    probes = list(other_probes(weights, config, seed, judged_in))
-    for probe in probes:
-        report.measurements.append(measured(probe, candidate, oracle, weights, notes))
+    main = Probe("logits", weights, pair[0])
+    probes = [main, *other_probes(weights, config, seed, valid.precision, time)]
+
+    def judged(candidate: Candidate, judged_in: str) -> tuple[Examination, ModelOutputs]:
+        """A candidate's examination without a diagnosis, and its outputs."""
+        tell(f"the candidate in {judged_in}")
+        found = collect_outputs(candidate, Candidate.build_step, pair, pair, steps, weights=weights, **settings)
+        candidate.load(weights)
+        report = compare_outputs(found, expected)
+        seen = Examination(name, layout_name, config, batch, time, steps, str(device), judged_in, report)
+        seen.given, seen.converted = judged_in, [own for own in candidate.built_in if own != judged_in]
+        tell("one token, the whole block, sharper attention")
+        for probe in probes[1:]:
+            try:
+                report.measurements.append(measured(probe, candidate, oracle, weights, seen.notes))
+            except Refused as error:
+                seen.unjudged.append(Unjudged(probe.name, str(error).removeprefix("candidate: "), error))
+        if candidate.with_targets and candidate.last_only is not None:
+            report.measurements.append(measured_without_targets(candidate, pair[0], expected.logits))
+        return seen, found
+
+    candidate, inside, lifted = valid.candidate, valid.inside, valid.lifted
+    seen, found = judged(candidate, valid.precision)
+    measure_rounding(seen, oracle, probes, pair, expected)
+    if not seen.same and precision is None and valid.precision == "float64":
+        inside, lifted = candidate, rounded_otherwise(candidate, build, layout, weights, pair)
+    if lifted is not None and inside is not None:
+        strict, of_lifted = judged(lifted, "float64")
+        strict.scales = seen.scales
+        measure_rounding(strict, oracle, probes, pair, expected)
+        seen.lowering = Lowering(
+            lowered(inside, lifted, pair[0]), valid.why, where_rounded(inside, main), strict.report, strict.same
+        )
+        if strict.same:
+            seen.precision = "float32"
+        else:
+            strict.lowering = seen.lowering
+            seen, found, candidate = strict, of_lifted, lifted
+    seen.notes = valid.notes + seen.notes
     large = config.parameter_count() > LARGE and config != TEST_SIZE
-    if not seen.same and not (large and explained_small(seen, build, layout, tell)):
-        main = Probe("logits", weights, pair[0])
-        explain(seen, candidate, [main, *probes], pair, found.gradients, tell)
-    if judged_in == "float32":
+    if not seen.same and seen.only_rounds:
+        seen.causes.append(seen.lowering.cause())
+        seen.where = Where(forward=seen.lowering.first)
+    elif not seen.same and not (large and explained_small(seen, build, layout, precision, tell)):
+        explain(seen, candidate, probes, pair, found.gradients, tell)
+    if seen.precision == "float32" and not seen.only_rounds:
         tell("what float32 cannot see")
         seen.unseen = too_small(*on_test_size() if large else (config, weights, pair[0]), BUDGETS["float32"].logits)
+    if seen.same:
+        tell("dropout and train mode")
+        of_size = (
+            (TEST_SIZE, sharp_state_dict(TEST_SIZE), random_batch(TEST_SIZE, 3, usual_time(TEST_SIZE)))
+            if large
+            else None
+        )
+        judge_modes(seen, build, layout, *(of_size or (config, weights, pair)), device)
     return seen
+
+
+def measure_rounding(seen: Examination, oracle: GPT, probes: list[Probe], pair: Batch, expected: ModelOutputs) -> None:
+    """Measure how much the reference itself rounds, where a candidate in float64 is beyond a budget by little."""
+
+    def doubtful(quantity: str) -> set[str]:
+        """Names of the measurements beyond their budget; none if one of them is no rounding."""
+        beyond = [m for m in seen.failures if m.quantity == quantity]
+        return set() if any(not m.error <= LARGEST for m in seen.failures) else {m.name for m in beyond}
+
+    if seen.precision != "float64" or seen.same:
+        return
+    for probe in probes:
+        if probe.name in doubtful("logits") and probe.name not in seen.scales:
+            seen.scales[probe.name] = logits_scale(oracle, probe)
+    rest = [quantity for quantity in ("loss", "gradient", "trajectory", "update") if doubtful(quantity)]
+    if rest and not seen.failed("logits"):
+        steps = seen.steps if {"trajectory", "update"} & set(rest) else 0
+        seen.scales |= training_scales(oracle, probes[0].weights, pair, steps, LEARNING_RATE, expected)
+    oracle.load_state_dict(probes[0].weights)
+
+
+def rounded_otherwise(
+    candidate: Candidate, build: Build, layout: Layout, weights: dict[str, Tensor], pair: Batch
+) -> Candidate | None:
+    """The candidate in float64 throughout, if that changes its logits or its loss."""
+    device = next(candidate.parameters()).device
+    lifted = lifted_candidate(build, layout, candidate.config, weights, pair, device)
+    if lifted is None:
+        return None
+    ids, targets = (t.to(device) for t in pair)
+    with torch.no_grad():
+        changed = [
+            not torch.equal(function(candidate), function(lifted))
+            for function in (lambda model: model(ids), lambda model: model.loss(ids, targets))
+        ]
+    return lifted if any(changed) else None
 
 
 def on_test_size() -> tuple[GPTConfig, dict[str, Tensor], Tensor]:
@@ -142,11 +218,11 @@ def on_test_size() -> tuple[GPTConfig, dict[str, Tensor], Tensor]:
     return TEST_SIZE, sharp_state_dict(TEST_SIZE), random_batch(TEST_SIZE, 3, usual_time(TEST_SIZE))[0]
 
 
-def explained_small(seen: Examination, build: Build, layout: Layout, tell: Tell) -> bool:
+def explained_small(seen: Examination, build: Build, layout: Layout, precision: str | None, tell: Tell) -> bool:
     """Try the diagnosis at the test size; returns whether the candidate differs there too."""
     tell("first difference and known mistakes, at the test size")
     try:
-        small = examine(build, layout, steps=0, device=seen.device, precision=seen.precision)
+        small = examine(build, layout, steps=0, device=seen.device, precision=precision)
     except ValueError:  # it cannot be built at that size
         return False
     if small.same:
@@ -161,7 +237,9 @@ def usual_time(config: GPTConfig) -> int:
     return max(1, min(96, 3 * config.block_size // 4))
 
 
-def other_probes(weights: dict[str, Tensor], config: GPTConfig, seed: int, precision: str) -> Iterator[Probe]:
+def other_probes(
+    weights: dict[str, Tensor], config: GPTConfig, seed: int, precision: str, time: int
+) -> Iterator[Probe]:
     """Probes beside the main comparison: one token, the whole block, and scores of 1e4."""
     yield Probe("logits of 1 token", weights, random_batch(config, 2, 1, seed + 1)[0])
     if config.block_size > 1:
@@ -169,26 +247,37 @@ def other_probes(weights: dict[str, Tensor], config: GPTConfig, seed: int, preci
             f"logits of {config.block_size} tokens", weights, random_batch(config, 2, config.block_size, seed + 2)[0]
         )
     if precision == "float64":  # in float32 such scores leave few correct digits
-        sharp = {n: t * SHARPNESS if "q_proj" in n or "k_proj" in n else t for n, t in weights.items()}
-        yield Probe(SHARP, sharp, random_batch(config, 3, usual_time(config), seed + 3)[0])
+        chosen = {f"h.{i * config.n_layer // MOST_SHARP}." for i in range(MOST_SHARP)}  # all, if they are few
+        chosen = chosen if config.n_layer > MOST_SHARP else {f"h.{i}." for i in range(config.n_layer)}
+        kinds = ("attn.q_proj", "attn.k_proj")
+        sharp = {
+            n: t * SHARPNESS if n.startswith(tuple(chosen)) and any(kind in n for kind in kinds) else t
+            for n, t in weights.items()
+        }
+        yield Probe(SHARP, sharp, random_batch(config, 3, time, seed + 3)[0])
 
 
 def measured(
     probe: Probe, candidate: Candidate, oracle: GPT, usual: dict[str, Tensor], notes: list[str]
 ) -> Measurement:
-    """The error of the logits of a probe; infinite if the candidate raises."""
+    """The error of the logits of a probe; infinite for another shape. Raises Refused if the candidate raises."""
     with holding(probe.weights, usual, candidate, oracle):
         with torch.no_grad():
             expected = oracle(probe.ids)
-        try:
-            logits = logits_at(candidate, probe.ids)
-        except Refused as error:
-            notes.append(str(error))
-            return Measurement("logits", probe.name, math.inf, math.inf)
+        logits = logits_at(candidate, probe.ids)
     if logits.shape != expected.shape:
         notes.append(f"for ids of shape {tuple(probe.ids.shape)} it returns logits of shape {tuple(logits.shape)}")
         return Measurement("logits", probe.name, math.inf, math.inf)
     return Measurement("logits", probe.name, *distance(logits, expected))
+
+
+def measured_without_targets(candidate: Candidate, ids: Tensor, expected: Tensor) -> Measurement:
+    """The error of the logits in a call without targets, of all positions or of the last."""
+    device = next(candidate.parameters()).device
+    with torch.no_grad():
+        logits = called(lambda: candidate.without_targets(ids.to(device)), "a call without targets")
+    right = expected[:, -1:].clone() if logits.shape[1] == 1 else expected
+    return Measurement("logits", "logits without targets", *distance(logits, right))
 
 
 @contextmanager
@@ -204,8 +293,10 @@ def holding(
                 oracle.load_state_dict(weights)
 
     load(now)
-    yield
-    load(later)
+    try:
+        yield
+    finally:
+        load(later)
 
 
 def explain(
@@ -224,7 +315,7 @@ def explain(
         if failing is not None:
             tell("first difference and known mistakes")
             with holding(failing.weights, usual, candidate, None):
-                seen.where, causes = of_probe(candidate, failing, seen.precision, leniency(failing))
+                seen.where, causes = of_probe(candidate, failing, seen.precision, seen.leniency(failing.name))
             seen.causes.extend(causes)
             if failing is not probes[0] and seen.where is not None:
                 seen.notes.append(f"diagnosed on the {failing.name}")
@@ -235,10 +326,6 @@ def explain(
             where, causes = of_gradients(candidate, usual, pair, gradients, seen.precision)
             seen.where = seen.where or where
             seen.causes.extend(causes)
-    except Refused as error:  # it ran when measured, but not when recorded
-        seen.notes.append(f"the first difference is unknown: {error}")
-
-
-def leniency(probe: Probe) -> float:
-    """The factor on the budgets of a probe."""
-    return SHARP_LENIENCY if probe.name == SHARP else 1.0
+    except Exception as error:  # it ran when measured, but not when recorded
+        why = str(error) if isinstance(error, Refused) else one_line(error) + place_in_own_code(error)
+        seen.notes.append(f"the first difference is unknown: {why}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from bench.formatting import one_line
+
+SOURCE = "__source_when_loaded__"
 
 
 def load_function(wanted: str, usual: str, what: str) -> Callable[..., Any]:
@@ -51,13 +56,18 @@ def import_file(path: Path, what: str) -> ModuleType:
     full = path.resolve()
     # a unique name, so that it hides no module; the same for the same file, as dataclasses need it
     name = f"{full.stem}_{hashlib.sha256(str(full).encode()).hexdigest()[:8]}"
+    source = full.read_bytes()
+    loaded = sys.modules.get(name)
+    if loaded is not None and vars(loaded).get(SOURCE) == source:
+        return loaded  # what it registers can often be registered only once
     spec = importlib.util.spec_from_file_location(name, full)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    setattr(module, SOURCE, source)
     sys.modules[name] = module
     try:
-        with on_path(full.parent), one_line_errors(f"{what} {path}", full):
+        with on_path(full.parent), undisturbed(str(path)), one_line_errors(f"{what} {path}", full):
             spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
@@ -67,7 +77,7 @@ def import_file(path: Path, what: str) -> ModuleType:
 
 def import_module(name: str, what: str) -> ModuleType:
     """Import a module by its dotted name, also from the current folder."""
-    with on_path(Path.cwd()), one_line_errors(f"{what} {name}", None):
+    with on_path(Path.cwd()), undisturbed(name), one_line_errors(f"{what} {name}", None):
         return importlib.import_module(name)
 
 
@@ -79,6 +89,26 @@ def on_path(folder: Path) -> Iterator[None]:
         yield
     finally:
         sys.path.remove(str(folder))
+
+
+@contextmanager
+def undisturbed(program: str) -> Iterator[None]:
+    """Inside the block, sys.argv is that of a script without arguments; afterwards, what a script may set is as before.
+
+    A script may read the command line, change the current folder, or turn gradients off when it is imported.
+    """
+    argv, folder, gradients, dtype = sys.argv, Path.cwd(), torch.is_grad_enabled(), torch.get_default_dtype()
+    device = torch.get_default_device()
+    sys.argv = [program]
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        os.chdir(folder)
+        torch.set_grad_enabled(gradients)
+        torch.set_default_dtype(dtype)
+        if torch.get_default_device() != device:
+            torch.set_default_device(None if device.type == "cpu" else device)  # for cpu, torch needs no mode
 
 
 @contextmanager

@@ -7,6 +7,7 @@ function) nothing is recorded but its output.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -140,6 +141,10 @@ class RoundingWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.found: list[Rounding] = []
         self.within: list[str] = [""]
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # torch's own default imports its compiler to skip it, which takes 2 s
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
         bits = [t.dtype.itemsize for t in tensors_in(args) if t.is_floating_point() and t.dim()]
@@ -160,6 +165,9 @@ def roundings(module: nn.Module) -> Iterator[list[Rounding]]:
 @contextmanager
 def only_python() -> Iterator[None]:
     """Run compiled code as plain Python inside the block, so that its operations are recorded."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and to import it takes 2 s
+        yield
+        return
     torch.compiler.set_stance("force_eager")
     try:
         yield

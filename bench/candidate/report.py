@@ -7,7 +7,7 @@ import math
 import textwrap
 from typing import Any
 
-from bench.candidate.examine import Examination
+from bench.candidate.examination import DROPPED, TRAIN, Examination
 from bench.formatting import WIDTH, Fitted, plain_table, scientific
 from bench.numerics.errors import Measurement
 
@@ -17,6 +17,7 @@ TITLES = {
     "gradient": "gradients",
     "trajectory": "losses of AdamW steps",
     "update": "weight updates",
+    "expected": "mean loss, dropout 0.1 (in standard errors)",
 }
 MOST_NAMED = 8  # gradients listed by name if only gradients differ; else 3
 
@@ -57,8 +58,10 @@ def show(seen: Examination, console: Any) -> None:
         ("Gradients that differ", gradients(seen)),
         ("First difference", where(seen)),
         ("Likely cause", causes(seen)),
+        ("Precision", lowering(seen)),
         ("What float32 cannot exclude", unseen(seen)),
-        ("Notes", [f"- {note}" for note in seen.notes]),
+        ("Not judged", [f"{one.name}: {one.why}" for one in seen.unjudged]),
+        ("Notes", [f"- {note}" for note in (*conversion(seen), *seen.notes, *seen.remarks)]),
     ):
         if lines:
             console.print()
@@ -74,9 +77,27 @@ def verdict(seen: Examination) -> str:
         exact = digits(max(m.error for m in seen.report.of("logits")))
         slope = digits(max(m.error for m in seen.report.of("gradient")))
         steps = f", {seen.steps} AdamW steps to {digits(seen.report.worst('trajectory').error)}" if seen.steps else ""
+        besides = f" Not judged: {', '.join(one.name for one in seen.unjudged)}." if seen.unjudged else ""
+        if seen.plain is not None:
+            error, of_plain = (scientific(r.worst("logits").error) for r in (seen.report, seen.plain))
+            return (
+                f"In {seen.precision} it rounds no more than it may: logits off by {error}, those of plain code by "
+                f"{of_plain}. Only without --precision a wrong formula shows."
+            )
+        if seen.only_rounds:
+            agreed = f"logits agree to {exact}, gradients to {slope}{steps}"
+            return f"The same function to float32 rounding: {agreed}.{besides}"
         only = ", as far as float32 can tell" if seen.precision == "float32" else ""
-        return f"The same function{only}: in {seen.precision}, logits agree to {exact}, gradients to {slope}{steps}."
+        agreed = f"in {seen.precision}, logits agree to {exact}, gradients to {slope}{steps}"
+        return f"The same function{only}: {agreed}.{besides}"
     furthest = {m.quantity: m for m in reversed(seen.failures)}
+    if seen.plain is not None:
+        m = seen.failures[0]
+        of_plain = next(p.error for p in seen.plain.measurements if (p.quantity, p.name) == (m.quantity, m.name))
+        return (
+            f"In {seen.precision} it rounds more than plain code: {m.name} off by {scientific(m.error)}, plain code by "
+            f"{scientific(of_plain)}."
+        )
     # of the logits, those of the usual weights and ids, if they differ
     furthest |= {m.quantity: m for m in seen.failures if m.name == "logits"}
 
@@ -84,12 +105,19 @@ def verdict(seen: Examination) -> str:
         m = furthest[quantity]
         return f"off by {scientific(m.error)}, {scientific(m.over(seen.allowed))} times its budget"
 
+    if "logits" in furthest and {m.name for m in seen.failures if m.quantity == "logits"} <= {TRAIN, DROPPED}:
+        return f"The same function, but other {furthest['logits'].name}: {far('logits')}."
     if "logits" in furthest:
         return f"Not the same function: {furthest['logits'].name} {far('logits')}."
     if "loss" in furthest:
         return f"The same logits, but another loss: {far('loss')}."
     if "gradient" in furthest:
         return f"The same forward pass, but other gradients: {furthest['gradient'].name} {far('gradient')}."
+    if furthest.keys() == {"expected"}:
+        error = furthest["expected"].error
+        return (
+            f"The same function in eval mode, but with dropout another mean loss: off by {error:.1f} standard errors."
+        )
     quantity = "trajectory" if "trajectory" in furthest else "update"
     return f"The same logits and gradients, but it trains differently: {TITLES[quantity]} {far(quantity)}."
 
@@ -112,13 +140,18 @@ def table(seen: Examination) -> Any:
         failed = not worst.over(seen.allowed) <= 1.0
         found.add_row(
             title,
-            scientific(worst.error),
-            "not judged" if limit is None else scientific(limit),
+            shown(worst, worst.error),
+            "not judged" if limit is None else shown(worst, limit),
             "" if limit is None else ratio(worst, seen, failed),
             "" if len(group) == 1 or worst.error == 0.0 else worst.name,
             style="red" if failed else "",
         )
     return found
+
+
+def shown(m: Measurement, value: float) -> str:
+    """An error or a budget as a table cell."""
+    return f"{value:.1f}" if m.quantity == "expected" else scientific(value)
 
 
 def ratio(m: Measurement, seen: Examination, failed: bool) -> str:
@@ -130,7 +163,7 @@ def ratio(m: Measurement, seen: Examination, failed: bool) -> str:
 def groups(seen: Examination) -> list[tuple[str, list[Measurement]]]:
     """Titles of the table's rows, with their measurements."""
     rows = [(m.name, [m]) for m in seen.report.measurements if m.quantity == "logits"]
-    for quantity in ("loss", "gradient", "trajectory", "update"):
+    for quantity in ("loss", "gradient", "trajectory", "update", "expected"):
         group = [m for m in seen.report.measurements if m.quantity == quantity]
         if group:
             count = {"gradient": f" ({len(group)} tensors)", "trajectory": f" ({len(group)})"}.get(quantity, "")
@@ -184,7 +217,7 @@ def where(seen: Examination) -> list[str]:
 
 def causes(seen: Examination) -> list[str]:
     """The lines on causes."""
-    if seen.same:
+    if seen.same or seen.plain is not None:
         return []
     if not seen.causes:
         return ["none of the known mistakes explains the difference"]
@@ -196,9 +229,37 @@ def causes(seen: Examination) -> list[str]:
     return lines
 
 
+def conversion(seen: Examination) -> list[str]:
+    """The note on parameters that were built in another precision."""
+    if not seen.converted:
+        return []
+    return [
+        f"its {' and '.join(seen.converted)} parameters were converted to {seen.given}; --precision as-built judges it "
+        "as it is"
+    ]
+
+
+def lowering(seen: Examination) -> list[str]:
+    """The lines on lower precisions inside a model with float64 parameters."""
+    if seen.lowering is None:
+        return []
+    lines = [f"it computes in {seen.lowering.place}"]
+    if (first := seen.lowering.first) is not None and first.error is not None:
+        lines.append(
+            f"first rounded activation: {first.title} ({first.name}), off by {scientific(first.error)}; {first.agreed} "
+            f"before it agree, to {scientific(first.agreed_error)}"
+        )
+    if seen.only_rounds:
+        exact, slope = (digits(seen.lowering.strict.worst(quantity).error) for quantity in ("logits", "gradient"))
+        lines.append(f"with float64 in its place it is the same function: logits to {exact}, gradients to {slope}")
+    else:
+        lines.append("that is not the difference: all numbers above are with float64 in its place")
+    return lines
+
+
 def unseen(seen: Examination) -> list[str]:
     """The lines on differences too small for float32."""
-    if seen.precision != "float32":
+    if seen.precision != "float32" or seen.only_rounds:
         return []
     return [
         "a logits error below 5e-6, or one that only attention scores of 1e4 show (a finite mask). Known mistakes "

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.candidate.diagnose import Probe, of_probe
-from bench.candidate.examine import SHARP_LENIENCY, Examination, examine, other_probes
+from bench.candidate.examination import SHARP_LENIENCY, Examination
+from bench.candidate.examine import examine, other_probes
 from bench.candidate.known_mistakes import DETACHED, forward_mistakes, loss_mistakes
 from bench.candidate.layouts import layout_of, nanogpt
 from bench.candidate.report import table, text
@@ -89,7 +90,7 @@ def diagnosed(case: Mutant, config: GPTConfig = CONFIG) -> tuple[Any, list[Any]]
     probe = Probe("logits", weights, random_batch(config, 2, 13)[0])
     leniency = 1.0
     if case is FORWARD["a finite mask value, -1e4"]:
-        *_, probe = other_probes(weights, config, 0, "float64")
+        *_, probe = other_probes(weights, config, 0, "float64", 13)
         leniency = SHARP_LENIENCY
     candidate = built(make, layout_of(layout), config, probe.weights, torch.device("cpu"), "float64")
     return of_probe(candidate, probe, "float64", leniency)
@@ -427,17 +428,9 @@ def test_a_mistake_at_the_end_of_the_block_is_found_there() -> None:
     assert seen.where.forward.name == "positions"
     seen = examined(mutant(Written, positions=lambda self, T: torch.arange(T) + 1))
     assert "positions counted from 1" in causes_of(seen)
-    assert any("raised IndexError" in note for note in seen.notes), seen.notes
-
-
-def test_dropout_that_follows_a_number_of_its_own_is_noted() -> None:
-    class Dropped(Written):
-        def embed(self, ids: Tensor) -> Tensor:
-            return F.dropout(super().embed(ids), 0.1, self.training)
-
-    seen = examined(Dropped)
-    assert seen.same
-    assert any("in train mode its logits differ" in note for note in seen.notes)
+    assert [one.name for one in seen.unjudged] == ["logits of 20 tokens"]
+    assert seen.unjudged[0].why.startswith("a call with ids of shape (2, 20) raised IndexError")
+    assert seen.unjudged[0].why.endswith(f", line {Written.embed.__code__.co_firstlineno + 1})")
 
 
 def test_a_model_that_rounds_to_half_inside_is_told() -> None:

@@ -43,7 +43,7 @@ class Toy(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.config, self.gpt = config, (GPT(config),)
+        self.config, self.gpt = config, (GPT(config).eval(),)  # in a tuple: its module's eval() does not reach it
         first = laid_out(self.gpt[0].state_dict(), right(config))
         self.kept = nn.ParameterDict({name.removeprefix("kept."): tensor.clone() for name, tensor in first.items()})
         self.shift = nn.Parameter(torch.ones(config.vocab_size))
