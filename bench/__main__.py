@@ -15,7 +15,7 @@ from typing import Any
 
 import tyro
 
-from bench.settings import Compare, CompareCandidate, Diff, MeasureRoofline, Report
+from bench.settings import Compare, CompareCandidate, CompareStep, Diff, MeasureRoofline, Report
 from reference.cli.main import LOADING, finished, notes_of_warnings, wait_briefly
 from reference.cli.progress import waiting
 
@@ -47,6 +47,10 @@ def command_of(options: Options, program: str) -> Callable[[Any], int]:
             from bench.candidate.command import compare_candidate
 
             return compare_candidate
+        case CompareStep():
+            from bench.training_step.command import compare_step
+
+            return compare_step
         case MeasureRoofline():
             from bench.roofline.command import measure_roofline
 
@@ -66,10 +70,10 @@ def command_of(options: Options, program: str) -> Callable[[Any], int]:
 
 
 def read_options(arguments: list[str], program: str) -> Options:
-    """Parse a command and its options; compare has other options where --candidate is given."""
-    given = any(argument == "--candidate" or argument.startswith("--candidate=") for argument in arguments)
+    """Parse a command and its options; compare has other options where --candidate or --step is given."""
+    given = {argument.partition("=")[0] for argument in arguments}
     commands: Any = {
-        "compare": CompareCandidate if given else Compare,
+        "compare": CompareCandidate if "--candidate" in given else CompareStep if "--step" in given else Compare,
         "roofline": MeasureRoofline,
         "report": Report,
         "diff": Diff,

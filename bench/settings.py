@@ -162,6 +162,27 @@ class CompareCandidate(ResultFile, Seed, Threads, Device):
 
 
 @dataclass(frozen=True)
+class CompareStep(ResultFile, Seed, Threads):
+    """Test a training step of your own: optimizer, groups, clipping, schedule, accumulation. Is it the readable one?
+
+    Exit status: 0 the same, 1 different, 2 not testable (one line says why).
+    """
+
+    step: Annotated[str, arg(metavar="FILE.py:FUNCTION")]
+    """Function build_step(model, hyperparameters) that returns a function of a list of micro-batches (ids, targets),
+    each (B, T), which trains the model; or of ids and targets, without accumulation. model(ids, targets) returns
+    (logits, loss). hyperparameters has learning_rate, floor, warmup, total, weight_decay, betas, eps, clip"""
+    unequal: bool = True
+    """Try micro-batches of unequal size too, where the mean of their means is not the mean over all targets"""
+
+    def check(self) -> None:
+        """Raise a ValueError, one line, for the first value that is invalid on every machine."""
+        check_at_least(self, threads=1, seed=0)
+        check_seed(self.seed, bits=52)
+        check_file(self.json)
+
+
+@dataclass(frozen=True)
 class MeasureRoofline(ResultFile, Threads, Device):
     """Measure a device: FLOP/s in the models' shapes, memory bandwidth, and the least time of each task."""
 

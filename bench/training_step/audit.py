@@ -1,0 +1,236 @@
+"""Is a user's training step the readable one? If not: which mistakes reproduce it?
+
+Each step is judged by itself: the readable step starts from the weights that the user's step started from. So an error
+does not grow from step to step, and hundreds of variants can be tried on one record of gradients.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.numerics.budgets import BUDGETS
+from bench.training_step.hyperparameters import Hyperparameters
+from bench.training_step.known_mistakes import Mistake, combined, singles_and_pairs
+from bench.training_step.rates import name_of
+from bench.training_step.record import EQUAL, UNEQUAL, Recorded, initial, record
+from bench.training_step.variant import Arithmetic, Parts, Variant
+
+UPDATE = BUDGETS["float64"].update
+assert UPDATE is not None
+BUDGET: float = UPDATE  # relative L2 distance of a step's change of the weights
+SMALL = 1e-6  # of the typical change: below it a tensor's error is relative to that, as its gradient is only rounding
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well a variant explains a record."""
+
+    errors: list[float]  # by step, with the learning rate that fits best; up to the first beyond the budget
+    rates: list[float]  # by step, that learning rate
+
+    @property
+    def explains(self) -> bool:
+        """Whether every step is within the budget."""
+        return all(error <= BUDGET for error in self.errors)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Mistakes that reproduce a step, and what its learning rates are."""
+
+    mistakes: tuple[Mistake, ...]
+    schedule: str  # "" if right, else what it is
+    error: float
+    rates: list[float]
+    frozen: tuple[str, ...] = ()  # tensors that no step changed
+
+
+@dataclass
+class Run:
+    """One run of the user's step, judged."""
+
+    title: str
+    recorded: Recorded
+    errors: list[float]  # by step, of the change of all weights
+    worst: str  # tensor with the largest error in the first wrong step, else in the last
+    never_moved: list[str]  # tensors that no step changed
+    explanations: list[Explanation] = field(default_factory=list)
+
+    @property
+    def same(self) -> bool:
+        """Whether every step is within the budget."""
+        return all(error <= BUDGET for error in self.errors)
+
+    @property
+    def first_wrong(self) -> int | None:
+        """The first step beyond the budget."""
+        return next((step for step, error in enumerate(self.errors) if not error <= BUDGET), None)
+
+
+@dataclass
+class Audit:
+    """The result of testing a training step."""
+
+    name: str
+    given: Hyperparameters
+    runs: list[Run]
+    notes: list[str]
+
+    @property
+    def same(self) -> bool:
+        """Whether every run is the readable step."""
+        return all(run.same for run in self.runs)
+
+
+def audit(
+    build_step: Callable[..., Any],
+    *,
+    name: str = "the step",
+    given: Hyperparameters | None = None,
+    unequal: bool = True,
+    seed: int = 0,
+    tell: Tell = lambda what: None,
+) -> Audit:
+    """Test a training step against the readable one, over 20 steps of three micro-batches.
+
+    Args:
+        build_step: see `bench.training_step.record.record`
+        given: passed to it, if it takes two arguments
+        unequal: whether micro-batches of different sizes are tried too
+        seed: of weights and tokens
+
+    Raises ValueError, one line, for a step that cannot be run.
+    """
+    given = given or Hyperparameters()
+    parts = Parts.of({n: p.shape for n, p in initial(seed).named_parameters()})
+    runs, notes = [], []
+    for title, shapes in {"equal": EQUAL, **({"unequal": UNEQUAL} if unequal else {})}.items():
+        tell(f"20 steps, micro-batches of {title} size")
+        recorded = record(build_step, given, shapes, seed)
+        run = judged(title, recorded, given, parts)
+        runs.append(run)
+        broken = next((n for n, w in enumerate(recorded.weights) if not bool(w.isfinite().all())), None)
+        if broken is not None:
+            notes.append(f"weights are not finite after step {broken - 1}: no mistake was looked for")
+        elif not run.same:
+            tell("known mistakes")
+            run.explanations = list(explanations(run, given, parts, runs[0].explanations))
+        if run.same and title == "equal":
+            notes += remarks(recorded)
+        if len(recorded.counts) == 1:
+            notes.append("the step takes one batch: accumulation of gradients was not tested")
+            break
+    return Audit(name, given, runs, notes)
+
+
+def judged(title: str, recorded: Recorded, given: Hyperparameters, parts: Parts) -> Run:
+    """A run's error in each step."""
+    names = [name for name, _ in initial(0).named_parameters()]
+    arithmetic, errors, worst = Arithmetic(Variant(), given, parts), [], ""
+    moved = torch.zeros(len(names), dtype=torch.bool)
+    for step in range(len(recorded.gradients)):
+        change = recorded.weights[step + 1] - recorded.weights[step]
+        expected = sum_of(arithmetic, recorded, step, given.rate(step))
+        errors.append(distance(change, expected))
+        pairs = zip(change.split(parts.sizes), expected.split(parts.sizes), strict=True)
+        typical = float(torch.linalg.vector_norm(expected)) / math.sqrt(expected.numel())
+        own = [distance(a, b, SMALL * typical * math.sqrt(a.numel())) for a, b in pairs]
+        if all(error <= BUDGET for error in errors[:-1]):
+            worst = names[max(range(len(own)), key=lambda n: own[n] if own[n] == own[n] else math.inf)]
+        moved |= torch.tensor([bool(part.any()) for part in change.split(parts.sizes)])
+    return Run(title, recorded, errors, worst, [n for n, seen in zip(names, moved, strict=True) if not seen])
+
+
+def sum_of(arithmetic: Arithmetic, recorded: Recorded, step: int, rate: float) -> Tensor:
+    """The change of the weights by a variant in its next step."""
+    constant, proportional = arithmetic.change(recorded.weights[step], recorded.gradients[step], recorded.counts, rate)
+    return constant + proportional
+
+
+def distance(actual: Tensor, expected: Tensor, least: float = 0.0) -> float:
+    """Relative L2 distance; infinite if not finite."""
+    norm = max(float(torch.linalg.vector_norm(expected)), least)
+    error = float(torch.linalg.vector_norm(actual - expected))
+    if not math.isfinite(error):
+        return math.inf
+    return error / norm if norm else (0.0 if error == 0.0 else math.inf)
+
+
+def fit(variant: Variant, recorded: Recorded, given: Hyperparameters, parts: Parts, trained: Tensor) -> Fit:
+    """Fit a learning rate to each step of a variant; stops at the first step that it does not explain.
+
+    Args:
+        trained: (n,) 1 for weights that the user's step changes, else 0
+    """
+    arithmetic, errors, rates = Arithmetic(variant, given, parts, trained), [], []
+    for step in range(len(recorded.gradients)):
+        rate = given.rate(step)
+        constant, proportional = arithmetic.change(
+            recorded.weights[step], recorded.gradients[step], recorded.counts, rate
+        )
+        change = recorded.weights[step + 1] - recorded.weights[step]
+        rest, square = change - constant, float(proportional @ proportional)
+        factor = float(rest @ proportional) / square if square > 0.0 else 0.0
+        rates.append(factor * rate)
+        nothing = not bool(change.any()) and not bool(constant.any())
+        errors.append(0.0 if nothing else distance(change, constant + factor * proportional))
+        if not errors[-1] <= BUDGET:
+            break
+    return Fit(errors, rates)
+
+
+def explanations(run: Run, given: Hyperparameters, parts: Parts, known: Sequence[Explanation]) -> Iterator[Explanation]:
+    """The fewest mistakes that reproduce every step: none but the schedule, one, or two at once.
+
+    Args:
+        known: explanations of another run of this step, tried first
+    """
+    names = [name for name, _ in initial(0).named_parameters()]
+    frozen = tuple(run.never_moved) if len(run.never_moved) < len(names) else ()
+    trained = torch.cat(
+        [torch.full((size,), float(name not in frozen)) for name, size in zip(names, parts.sizes, strict=True)]
+    ).double()
+    tried = dict.fromkeys([(), *(one.mistakes for one in known), *singles_and_pairs()])
+    fewest: int | None = None
+    for mistakes in tried:
+        if fewest is not None and len(mistakes) > fewest:
+            return
+        found = fit(combined(mistakes), run.recorded, given, parts, trained)
+        if not found.explains:
+            continue
+        schedule = name_of(found.rates, given)
+        if schedule is None:
+            schedule = "the learning rates are not those of the schedule"
+        elif not mistakes and not schedule and not frozen:
+            continue  # within the budget only with a fitted rate
+        fewest = len(mistakes)
+        yield Explanation(mistakes, schedule, max(found.errors), found.rates, frozen)
+
+
+def remarks(recorded: Recorded) -> list[str]:
+    """What the returned loss is, where it is not the mean over all targets: it moves no weight."""
+    if any(loss is None for loss in recorded.losses):
+        return ["the step returns no loss (a scalar tensor): it was not tested"]
+    found = torch.stack([loss for loss in recorded.losses if loss is not None])
+    means = torch.tensor(recorded.means, dtype=torch.float64)  # (steps, micro-batches)
+    counts = torch.tensor(recorded.counts, dtype=torch.float64)
+    number = means.shape[1]
+    known = {
+        "": means @ counts / counts.sum(),
+        "the last micro-batch's, not the mean of all": means[:, -1],
+        "the last micro-batch's, divided by the number of micro-batches": means[:, -1] / number,
+        "the sum over micro-batches, not their mean": means.sum(1),
+        "the mean, divided once more by the number of micro-batches": means.mean(1) / number,
+    }
+    for words, wanted in known.items():
+        if torch.allclose(found, wanted, rtol=1e-9, atol=0.0):
+            return [f"the returned loss is {words}"] if words else []
+    return ["the returned loss is not the mean over all targets before the update"]

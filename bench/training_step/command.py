@@ -1,0 +1,66 @@
+"""`python -m bench compare --step FILE.py:build_step`: test a training step and print the report."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from bench.candidate.load_function import load_function
+from bench.environment import threads
+from bench.formatting import terminal
+from bench.journal import write
+from bench.settings import CompareStep
+from bench.training_step.audit import BUDGET, Audit, audit
+from bench.training_step.report import show, text
+from reference.cli.progress import Stages
+
+STAGES = 4
+
+
+def compare_step(options: CompareStep) -> int:
+    """Test a training step and print the report.
+
+    Returns 0 for the same step, 1 for a difference. Raises ValueError, one line, if it cannot be tested.
+    """
+    options.check()
+    build_step = load_function(options.step, "build_step", "step")
+    with Stages(STAGES) as progress, threads(options.threads):
+        found = audit(build_step, name=options.step, unequal=options.unequal, seed=options.seed, tell=progress.stage)
+    if sys.stdout.isatty():
+        show(found, terminal())
+    else:
+        print(text(found, terminal().width))
+    if options.json is not None:
+        write(options.json, result(found))
+    return 0 if found.same else 1
+
+
+def result(found: Audit) -> dict[str, Any]:
+    """The result as plain values, for --json."""
+    return {
+        "kind": "training_step",
+        "step": found.name,
+        "same": found.same,
+        "budget": BUDGET,
+        "runs": [
+            {
+                "micro_batches": run.title,
+                "same": run.same,
+                "errors": run.errors,
+                "first_wrong": run.first_wrong,
+                "worst": run.worst,
+                "never_updated": run.never_moved,
+                "causes": [
+                    {
+                        "mistakes": [mistake.what for mistake in one.mistakes],
+                        "schedule": one.schedule,
+                        "error": one.error,
+                        "learning_rates": one.rates,
+                    }
+                    for one in run.explanations
+                ],
+            }
+            for run in found.runs
+        ],
+        "notes": found.notes,
+    }

@@ -1,0 +1,150 @@
+"""Print the result of testing a training step."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from typing import Any
+
+from bench.candidate.report import digits
+from bench.formatting import WIDTH, Fitted, plain_table, scientific
+from bench.training_step.audit import BUDGET, Audit, Explanation, Run
+from bench.training_step.record import CONFIG, STEPS
+
+TITLES = {"equal": "micro-batches of equal size", "unequal": "micro-batches of unequal size"}
+
+
+def text(found: Audit, width: int = WIDTH) -> str:
+    """The report as plain text."""
+    from rich.console import Console
+
+    file = io.StringIO()
+    show(found, Console(file=file, width=width, highlight=False, color_system=None))
+    return "\n".join(line.rstrip() for line in file.getvalue().strip("\n").splitlines())
+
+
+def show(found: Audit, console: Any) -> None:
+    """Print the report on a rich console."""
+    width = min(WIDTH, console.width)
+
+    def say(line: str, style: str = "", indent: str = "") -> None:
+        wrapped = textwrap.fill(
+            line, width, initial_indent=indent, subsequent_indent=indent + "    ", break_on_hyphens=False
+        )
+        console.print(wrapped, markup=False, style=style)
+
+    h = found.given
+    console.print()
+    say(f"{found.name}, against reference/training/step.py in float64")
+    say(
+        f"{STEPS} steps of a GPT with {CONFIG.n_layer} layers, width {CONFIG.n_embd}; learning rate "
+        f"{h.learning_rate:g}, {h.warmup} steps of warm-up, {h.floor:g} after step {h.total}; weight decay "
+        f"{h.weight_decay:g}, betas {h.betas}, eps {h.eps:g}, clip {h.clip:g}",
+        style="dim",
+    )
+    console.print()
+    say(verdict(found), style="bold" if found.same else "bold red")
+    console.print()
+    console.print(Fitted(table(found)))
+    for section, lines in (
+        ("First difference", first_difference(found)),
+        ("Likely cause", causes(found)),
+        ("Learning rates", rates(found)),
+        ("Notes", [f"- {note}" for note in found.notes]),
+    ):
+        if lines:
+            console.print()
+            say(section, style="bold")
+            for line in lines:
+                say(line, indent="  ")
+    console.print()
+
+
+def verdict(found: Audit) -> str:
+    """The result in one sentence."""
+    if found.same:
+        return f"The same training step: {STEPS} updates agree to {digits(max(max(r.errors) for r in found.runs))}."
+    wrong = next(run for run in found.runs if not run.same)
+    step = wrong.first_wrong
+    assert step is not None
+    only = " where micro-batches differ in size" if wrong is not found.runs[0] else ""
+    return (
+        f"Not the same training step{only}: the update of step {step} is off by {scientific(wrong.errors[step])}, "
+        f"{scientific(wrong.errors[step] / BUDGET)} times its budget."
+    )
+
+
+def table(found: Audit) -> Any:
+    """A row for each run."""
+    rows = plain_table()
+    rows.add_column("updates of the weights", no_wrap=True)
+    for name in ("error", "budget", "error/budget"):
+        rows.add_column(name, justify="right", no_wrap=True)
+    for run in found.runs:
+        error = max(run.errors)
+        over = error / BUDGET
+        words = TITLES[run.title] if len(run.recorded.counts) > 1 else "one batch"
+        rows.add_row(
+            words,
+            scientific(error),
+            scientific(BUDGET),
+            f"{over:.2g}" if run.same else f"{over:.3g} FAILED",
+            style="" if run.same else "red",
+        )
+    return rows
+
+
+def first_difference(found: Audit) -> list[str]:
+    """Step and tensor of the first difference."""
+    wrong = next((run for run in found.runs if not run.same), None)
+    if wrong is None:
+        return []
+    lines = [f"step {wrong.first_wrong}, counted from 0; the largest error is in {wrong.worst}"]
+    if wrong.never_moved:
+        lines.append(f"never updated: {', '.join(wrong.never_moved)}")
+    return lines
+
+
+def explained(found: Audit) -> list[tuple[Run, Explanation]]:
+    """The explanations, each once: those of equal micro-batches that hold for unequal ones too come first."""
+    kept: dict[tuple[object, ...], tuple[Run, Explanation]] = {}
+    wrong = [run for run in found.runs if not run.same]
+    for run in wrong:
+        for one in run.explanations:
+            kept.setdefault((one.mistakes, one.schedule), (run, one))
+    everywhere = [
+        key for key in kept if all(any((x.mistakes, x.schedule) == key for x in run.explanations) for run in wrong)
+    ]
+    return [kept[key] for key in everywhere or kept]
+
+
+def causes(found: Audit) -> list[str]:
+    """The lines on causes."""
+    if found.same:
+        return []
+    pairs = explained(found)
+    if not pairs:
+        return ["no known mistake, nor two at once, explains the difference"]
+    lines = []
+    for number, (_, one) in enumerate(pairs):
+        start = "or: " if number else ""
+        words = [f"{mistake.what}" for mistake in one.mistakes]
+        words += [one.schedule] if one.schedule else []
+        words += [f"{name} is never updated" for name in one.frozen]
+        lines.append(start + "; and ".join(words))
+        lines.append(f"  the readable step with this change gives all {STEPS} updates, to {scientific(one.error)}")
+        lines += [f"  fix: {mistake.remedy}" for mistake in one.mistakes]
+    return lines
+
+
+def rates(found: Audit) -> list[str]:
+    """Learning rates of the first steps, if they are not those of the schedule."""
+    odd = next((one for _, one in explained(found) if one.schedule), None)
+    if odd is None:
+        return []
+    right = [found.given.rate(step) for step in range(STEPS)]
+    return [
+        "step       " + " ".join(f"{step:>8}" for step in range(8)),
+        "yours      " + " ".join(f"{rate:>8.2e}" for rate in odd.rates[:8]),
+        "reference  " + " ".join(f"{rate:>8.2e}" for rate in right[:8]),
+    ]

@@ -1,0 +1,279 @@
+"""A training step's arithmetic from gradients to new weights, with each choice that people make differently.
+
+Everything is a vector of all parameters, so that a variant takes a millisecond per step: hundreds can be tried.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from bench.training_step.hyperparameters import Hyperparameters
+
+LOSS_SCALE = 2.0**16  # of torch.amp.GradScaler at its start
+CLIP_EPS = 1e-6  # as torch adds it to the norm
+
+
+class Sum(StrEnum):
+    """How the gradients of micro-batches become one."""
+
+    TOKENS = "the mean over all targets"
+    MEANS = "the mean of the micro-batches' means"
+    UNDIVIDED = "the sum of the micro-batches' means"
+    TWICE_DIVIDED = "divided twice by the number of micro-batches"
+    LAST = "the last micro-batch alone"
+    LAST_DIVIDED = "the last micro-batch alone, divided by the number of micro-batches"
+    LAST_WEIGHED = "the last micro-batch alone, by its share of all targets"
+    FIRST = "the first micro-batch alone"
+    TARGETS = "the sum over all targets"
+
+
+class Clip(StrEnum):
+    """What is clipped."""
+
+    JOINT = "the joint norm"
+    NONE = "nothing"
+    TENSOR = "each tensor's norm"
+    VALUE = "each value"
+    MICRO = "the norm after each micro-batch"
+    MICRO_AND_JOINT = "the norm after each micro-batch, and once more"
+    UNDIVIDED = "the norm before the division by the number of micro-batches"
+    SCALED = "the norm of gradients that are still multiplied by the loss scale"
+    HALF = "the norm, with half the limit"
+    TRAINED = "the norm of the tensors that are trained"
+
+
+class Decay(StrEnum):
+    """Where weight decay enters."""
+
+    DECOUPLED = "multiplies the weights before the update"
+    GRADIENT = "adds to the gradient (L2)"
+    UNSCALED = "is not multiplied by the learning rate"
+    AFTER = "multiplies the weights after the update"
+
+
+class Decayed(StrEnum):
+    """The tensors that decay."""
+
+    MATRICES = "tensors of two dimensions"
+    ALL = "all"
+    NONE = "none"
+    NOT_BIASES = "all but biases"
+    NOT_NORMS = "all but norms"
+    LINEAR = "weights of linear layers, not embeddings"
+    NOT_POSITIONS = "tensors of two dimensions, not positions"
+    VECTORS = "tensors of one dimension"
+
+
+class Update(StrEnum):
+    """The optimizer."""
+
+    ADAM = "Adam's"
+    AMSGRAD = "AMSGrad's"
+    NESTEROV = "NAdam's"
+    SGD = "the gradient"
+    SIGN = "the sign of the first moment (Lion)"
+
+
+class Corrected(StrEnum):
+    """The moments that are corrected for starting at zero."""
+
+    BOTH = "both moments"
+    NEITHER = "neither moment"
+    FIRST = "the first moment"
+    SECOND = "the second moment"
+
+
+class Eps(StrEnum):
+    """Where eps is added."""
+
+    OUTSIDE = "to the root of the corrected second moment"
+    BEFORE = "to the root of the second moment before its correction"
+    INSIDE = "to the second moment, inside the root"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to make a training step; the defaults are the readable step's."""
+
+    sum: Sum = Sum.TOKENS
+    clears: bool = True  # whether gradients are cleared between steps
+    clears_untrained: bool = True  # also those of tensors that the optimizer does not have
+    clip: Clip = Clip.JOINT
+    decay: Decay = Decay.DECOUPLED
+    decayed: Decayed = Decayed.MATRICES
+    update: Update = Update.ADAM
+    corrected: Corrected = Corrected.BOTH
+    first_step: int = 1  # of the bias correction
+    eps_at: Eps = Eps.OUTSIDE
+    tied_twice: bool = False  # whether the token table's gradient counts twice
+    # None: as in the hyperparameters
+    eps: float | None = None
+    betas: tuple[float, float] | None = None
+    weight_decay: float | None = None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Masks over the vector of all parameters, from names and shapes; float64 zeros and ones."""
+
+    decayed: dict[Decayed, Tensor]
+    tokens: Tensor  # the token table
+    sizes: tuple[int, ...]  # numbers of elements of the tensors
+
+    @classmethod
+    def of(cls, shapes: dict[str, torch.Size]) -> Parts:
+        """The masks of canonical names."""
+
+        def mask(*chosen: bool) -> Tensor:
+            pairs = zip(shapes.values(), chosen, strict=True)
+            return torch.cat([torch.full((shape.numel(),), float(one), dtype=torch.float64) for shape, one in pairs])
+
+        matrix = {name: len(shape) >= 2 for name, shape in shapes.items()}
+        rules = {
+            Decayed.MATRICES: [matrix[n] for n in shapes],
+            Decayed.ALL: [True for n in shapes],
+            Decayed.NONE: [False for n in shapes],
+            Decayed.NOT_BIASES: [not n.endswith("bias") for n in shapes],
+            Decayed.NOT_NORMS: ["ln_" not in n for n in shapes],
+            Decayed.LINEAR: [matrix[n] and n not in ("wte.weight", "wpe.weight") for n in shapes],
+            Decayed.NOT_POSITIONS: [matrix[n] and n != "wpe.weight" for n in shapes],
+            Decayed.VECTORS: [not matrix[n] for n in shapes],
+        }
+        return cls(
+            {rule: mask(*chosen) for rule, chosen in rules.items()},
+            mask(*(n == "wte.weight" for n in shapes)),
+            tuple(shape.numel() for shape in shapes.values()),
+        )
+
+
+class Arithmetic:
+    """A variant's state over several steps. Each step starts at the weights that it is given, not at its own.
+
+    Args:
+        variant: to compute
+        given: hyperparameters
+        parts: of the parameters
+        trained: (n,) 1 for weights that the optimizer has, else 0; None for all
+    """
+
+    def __init__(self, variant: Variant, given: Hyperparameters, parts: Parts, trained: Tensor | None = None) -> None:
+        self.variant, self.given, self.parts = variant, given, parts
+        self.trained = torch.ones_like(parts.tokens) if trained is None else trained
+        self.steps = 0
+        zeros = torch.zeros_like(parts.tokens)
+        self.m, self.v, self.highest, self.left = zeros.clone(), zeros.clone(), zeros.clone(), zeros.clone()
+
+    def change(
+        self, weights: Tensor, gradients: Sequence[Tensor], counts: Sequence[int], rate: float
+    ) -> tuple[Tensor, Tensor]:
+        """The change of all weights in the next step: a constant part, and one proportional to the learning rate.
+
+        Args:
+            weights: before the step (n,)
+            gradients: of each micro-batch's mean loss (n,)
+            counts: targets of each micro-batch
+            rate: learning rate
+        """
+        variant, decay = self.variant, self.variant.weight_decay
+        decay = self.given.weight_decay if decay is None else decay
+        mask = self.parts.decayed[variant.decayed]
+        gradient = self.gradient(gradients, counts)
+        if variant.decay is Decay.GRADIENT:
+            gradient = gradient + decay * mask * weights
+        step = self.direction(gradient)
+        constant = torch.zeros_like(weights)
+        if variant.decay is Decay.DECOUPLED:
+            step = step + decay * mask * weights
+        elif variant.decay is Decay.UNSCALED:
+            constant = -decay * mask * weights
+        elif variant.decay is Decay.AFTER:
+            step = step + decay * mask * (weights - rate * step)
+        return constant * self.trained, -rate * step * self.trained
+
+    def gradient(self, gradients: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
+        """Sum and clip the gradients of micro-batches."""
+        variant, number, targets = self.variant, len(gradients), sum(counts)
+        if variant.tied_twice:
+            gradients = [g * (1.0 + self.parts.tokens) for g in gradients]
+        factors = {
+            Sum.TOKENS: [count / targets for count in counts],
+            Sum.MEANS: [1.0 / number] * number,
+            Sum.UNDIVIDED: [1.0] * number,
+            Sum.TWICE_DIVIDED: [number**-2.0] * number,
+            Sum.LAST: [0.0] * (number - 1) + [1.0],
+            Sum.LAST_DIVIDED: [0.0] * (number - 1) + [1.0 / number],
+            Sum.LAST_WEIGHED: [0.0] * (number - 1) + [counts[-1] / targets],
+            Sum.FIRST: [1.0] + [0.0] * (number - 1),
+            Sum.TARGETS: [float(count) for count in counts],
+        }[variant.sum]
+        if variant.clip is Clip.UNDIVIDED:
+            factors = [factor * number for factor in factors]
+        total = self.left * ((1.0 - self.trained) * (not variant.clears_untrained) if variant.clears else 1.0)
+        for gradient, factor in zip(gradients, factors, strict=True):
+            total = total + factor * gradient
+            if variant.clip in (Clip.MICRO, Clip.MICRO_AND_JOINT):
+                total = self.clipped(total)
+        if variant.clip is Clip.UNDIVIDED:
+            total = self.clipped(total) / number
+        elif variant.clip is not Clip.MICRO:
+            total = self.clipped(total)
+        self.left = total  # clipping works in place
+        return total
+
+    def clipped(self, gradient: Tensor) -> Tensor:
+        """A gradient after clipping."""
+        limit = self.given.clip
+        match self.variant.clip:
+            case Clip.NONE:
+                return gradient
+            case Clip.VALUE:
+                return gradient.clamp(-limit, limit)
+            case Clip.TENSOR:
+                return torch.cat([part * scale(part, limit) for part in gradient.split(self.parts.sizes)])
+            case Clip.SCALED:
+                return gradient * scale(gradient * LOSS_SCALE, limit)
+            case Clip.TRAINED:
+                return gradient * scale(gradient * self.trained, limit)
+            case Clip.HALF:
+                return gradient * scale(gradient, limit / 2)
+            case _:
+                return gradient * scale(gradient, limit)
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """The update for a learning rate of 1, without decoupled decay."""
+        variant = self.variant
+        beta1, beta2 = variant.betas or self.given.betas
+        eps = self.given.eps if variant.eps is None else variant.eps
+        t = self.steps + variant.first_step
+        self.steps += 1
+        if variant.update is Update.SGD:
+            return gradient
+        self.m = beta1 * self.m + (1.0 - beta1) * gradient
+        self.v = beta2 * self.v + (1.0 - beta2) * gradient * gradient
+        if variant.update is Update.SIGN:
+            return self.m.sign()
+        first = 1.0 - beta1**t if variant.corrected in (Corrected.BOTH, Corrected.FIRST) else 1.0
+        second = 1.0 - beta2**t if variant.corrected in (Corrected.BOTH, Corrected.SECOND) else 1.0
+        m, v = self.m / first, self.v
+        if variant.update is Update.NESTEROV:
+            m = beta1 * self.m / (1.0 - beta1 ** (t + 1)) + (1.0 - beta1) * gradient / (1.0 - beta1**t)
+        if variant.update is Update.AMSGRAD:
+            v = self.highest = torch.maximum(self.highest, self.v)
+        match variant.eps_at:
+            case Eps.OUTSIDE:
+                return m / ((v / second).sqrt() + eps)
+            case Eps.BEFORE:
+                return m * math.sqrt(second) / (v.sqrt() + eps)
+            case Eps.INSIDE:
+                return m / (v / second + eps).sqrt()
+
+
+def scale(gradient: Tensor, limit: float) -> float:
+    """The factor that brings a gradient's norm to at most `limit`."""
+    return min(1.0, limit / (float(torch.linalg.vector_norm(gradient)) + CLIP_EPS))

@@ -1,0 +1,49 @@
+"""`bench compare --step`: exit status, report and file; a user's mistake is one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.__main__ import main
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+
+
+def test_a_wrong_step_exits_1_and_its_causes_are_in_the_report_and_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "step.json"
+    step = f"{EXAMPLES / 'wrong_step.py'}:build_step"
+    assert main(["compare", "--step", step, "--no-unequal", "--json", str(file)]) == 1
+    said = capsys.readouterr().out
+    assert "Not the same training step: the update of step 0" in said
+    assert "weight decay adds to the gradient (L2, torch.optim.Adam); and step 0 has learning rate 0" in said
+    assert "yours      0.00e+00 2.00e-04" in said
+    found = json.loads(file.read_text())
+    assert found["same"] is False
+    [cause] = found["runs"][0]["causes"]
+    assert cause["schedule"].startswith("step 0 has learning rate 0")
+    assert cause["learning_rates"][0] == 0.0
+
+
+@pytest.mark.parametrize(
+    "source, line",
+    [
+        ("def build(model): ...", "has no 'build_step'; it defines build: name one after a colon"),
+        ("def build_step(model, h): return 3", "build_step returned int: return a function of a list of micro-batches"),
+        ("def build_step(model, h): return model.nothing", "'UserGPT' object has no attribute 'nothing'"),
+        ("def build_step(a, b, c): ...", "missing 1 required positional argument: 'c'"),
+    ],
+)
+def test_a_step_that_cannot_be_run_exits_2_with_one_line(
+    source: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(source)
+    assert main(["compare", "--step", str(file)]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: step")
+    assert line in error
