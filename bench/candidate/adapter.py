@@ -122,7 +122,8 @@ class Candidate(nn.Module):
                     "operations, without detach, numpy, .data or no_grad"
                 )
             # of a scalar: given gradients of tensors, torch imports sympy, which takes a second
-            total = sum((tensor * own[name].detach().to(tensor)).sum() for name, tensor in kept.items())
+            products = [(tensor * own[name].detach().to(tensor)).sum() for name, tensor in kept.items()]
+            total = torch.stack([product.double() for product in products]).sum()
             found = torch.autograd.grad(total, list(inputs.values()), allow_unused=True, materialize_grads=True)
         return dict(zip(inputs, found, strict=True))
 
@@ -212,7 +213,8 @@ class Candidate(nn.Module):
         if self.with_targets:
             with suppress(Exception, SystemExit), torch.no_grad():  # it may need targets
                 B, T, V = self.shape(ids)
-                self.last_only = {(B, 1, V): True, (B, T, V): False}.get(tuple(self.without_targets(ids).shape))
+                shape = tuple(self.without_targets(ids).shape)
+                self.last_only = True if shape == (B, 1, V) else False if shape == (B, T, V) else None
 
     def without_targets(self, ids: Tensor) -> Tensor:
         """The logits of a call without targets: (B, T, V), or (B, 1, V) of the last position."""

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from bench.candidate.examine import TEST_SIZE, Examination, examine, usual_time
+from bench.candidate.examination import Examination
+from bench.candidate.examine import TEST_SIZE, examine, usual_time
 from bench.candidate.layouts import layout_of
 from bench.candidate.load_function import load_function
 from bench.candidate.report import show, text

@@ -157,7 +157,7 @@ def examined(
             seen, found, candidate = strict, of_lifted, lifted
     seen.notes = valid.notes + seen.notes
     large = config.parameter_count() > LARGE and config != TEST_SIZE
-    if not seen.same and seen.only_rounds:
+    if not seen.same and seen.lowering is not None and seen.only_rounds:
         seen.causes.append(seen.lowering.cause())
         seen.where = Where(forward=seen.lowering.first)
     elif not seen.same and not (large and explained_small(seen, build, layout, precision, tell)):
@@ -167,12 +167,10 @@ def examined(
         seen.unseen = too_small(*on_test_size() if large else (config, weights, pair[0]), BUDGETS["float32"].logits)
     if seen.same:
         tell("dropout and train mode")
-        of_size = (
-            (TEST_SIZE, sharp_state_dict(TEST_SIZE), random_batch(TEST_SIZE, 3, usual_time(TEST_SIZE)))
-            if large
-            else None
-        )
-        judge_modes(seen, build, layout, *(of_size or (config, weights, pair)), device)
+        at_size = (config, weights, pair)
+        if large:
+            at_size = (TEST_SIZE, sharp_state_dict(TEST_SIZE), random_batch(TEST_SIZE, 3, usual_time(TEST_SIZE)))
+        judge_modes(seen, build, layout, *at_size, device)
     return seen
 
 
@@ -206,11 +204,9 @@ def rounded_otherwise(
         return None
     ids, targets = (t.to(device) for t in pair)
     with torch.no_grad():
-        changed = [
-            not torch.equal(function(candidate), function(lifted))
-            for function in (lambda model: model(ids), lambda model: model.loss(ids, targets))
-        ]
-    return lifted if any(changed) else None
+        same = torch.equal(candidate(ids), lifted(ids))
+        same = same and torch.equal(candidate.loss(ids, targets), lifted.loss(ids, targets))
+    return None if same else lifted
 
 
 def on_test_size() -> tuple[GPTConfig, dict[str, Tensor], Tensor]:

@@ -58,7 +58,8 @@ def lifted_build(build: Build) -> Build:
     again = build
     module = sys.modules.get(getattr(build, "__module__", ""))
     constants = [v for v in vars(module).values() if isinstance(v, Tensor) and v.dtype in LOWER] if module else []
-    if constants and (spec := importlib.util.find_spec(module.__name__)) is not None and spec.loader is not None:
+    spec = importlib.util.find_spec(module.__name__) if module and constants else None
+    if spec is not None and spec.loader is not None:
         with suppress(Exception), lifting():
             second = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(second)

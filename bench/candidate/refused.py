@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from bench.formatting import one_line
@@ -60,12 +61,12 @@ def place_in_own_code(error: BaseException) -> str:
 
 def innermost_own_frame() -> str:
     """ "FILE, line N" of the user's code that is running; "" if there is none."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         filename = frame.f_code.co_filename
         if not filename.startswith(("<", *OURS)) and not in_library(filename):
             return f"{shown(filename)}, line {frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return ""
 
 

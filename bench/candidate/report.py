@@ -93,10 +93,10 @@ def verdict(seen: Examination) -> str:
     furthest = {m.quantity: m for m in reversed(seen.failures)}
     if seen.plain is not None:
         m = seen.failures[0]
-        of_plain = next(p.error for p in seen.plain.measurements if (p.quantity, p.name) == (m.quantity, m.name))
+        plain = next(p.error for p in seen.plain.measurements if (p.quantity, p.name) == (m.quantity, m.name))
         return (
             f"In {seen.precision} it rounds more than plain code: {m.name} off by {scientific(m.error)}, plain code by "
-            f"{scientific(of_plain)}."
+            f"{scientific(plain)}."
         )
     # of the logits, those of the usual weights and ids, if they differ
     furthest |= {m.quantity: m for m in seen.failures if m.name == "logits"}
@@ -114,10 +114,8 @@ def verdict(seen: Examination) -> str:
     if "gradient" in furthest:
         return f"The same forward pass, but other gradients: {furthest['gradient'].name} {far('gradient')}."
     if furthest.keys() == {"expected"}:
-        error = furthest["expected"].error
-        return (
-            f"The same function in eval mode, but with dropout another mean loss: off by {error:.1f} standard errors."
-        )
+        off = furthest["expected"].error
+        return f"The same function in eval mode, but with dropout another mean loss: off by {off:.1f} standard errors."
     quantity = "trajectory" if "trajectory" in furthest else "update"
     return f"The same logits and gradients, but it trains differently: {TITLES[quantity]} {far(quantity)}."
 

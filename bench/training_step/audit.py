@@ -140,12 +140,12 @@ def judged(title: str, recorded: Recorded, given: Hyperparameters, parts: Parts)
         change = recorded.weights[step + 1] - recorded.weights[step]
         expected = sum_of(arithmetic, recorded, step, given.rate(step))
         errors.append(distance(change, expected))
-        pairs = zip(change.split(parts.sizes), expected.split(parts.sizes), strict=True)
+        pairs = zip(torch.split(change, parts.sizes), torch.split(expected, parts.sizes), strict=True)
         typical = float(torch.linalg.vector_norm(expected)) / math.sqrt(expected.numel())
         own = [distance(a, b, SMALL * typical * math.sqrt(a.numel())) for a, b in pairs]
         if all(error <= BUDGET for error in errors[:-1]):
             worst = names[max(range(len(own)), key=lambda n: own[n] if own[n] == own[n] else math.inf)]
-        moved |= torch.tensor([bool(part.any()) for part in change.split(parts.sizes)])
+        moved |= torch.tensor([bool(part.any()) for part in torch.split(change, parts.sizes)])
     return Run(title, recorded, errors, worst, [n for n, seen in zip(names, moved, strict=True) if not seen])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -117,7 +118,7 @@ def record(
         found = [ours_at(ours, weights[-1], batch) for batch in batches]
         gradients.append([gradient for gradient, _ in found])
         means.append([loss for _, loss in found])
-        loss = run(lambda given=batches: step(*given[0]) if whole else step(given), f"step {number}")
+        loss = run(partial(step, *batches[0]) if whole else partial(step, batches), f"step {number}")
         losses.append(loss.detach().double() if isinstance(loss, Tensor) and loss.dim() == 0 else None)
         weights.append(vector(model))
     return Recorded(weights, gradients, [targets.numel() for _, targets in batches], losses, means)

@@ -124,7 +124,7 @@ class Parts:
 
     decayed: dict[Decayed, Tensor]
     tokens: Tensor  # the token table
-    sizes: tuple[int, ...]  # numbers of elements of the tensors
+    sizes: list[int]  # numbers of elements of the tensors
 
     @classmethod
     def of(cls, shapes: dict[str, torch.Size]) -> Parts:
@@ -148,7 +148,7 @@ class Parts:
         return cls(
             {rule: mask(*chosen) for rule, chosen in rules.items()},
             mask(*(n == "wte.weight" for n in shapes)),
-            tuple(shape.numel() for shape in shapes.values()),
+            [shape.numel() for shape in shapes.values()],
         )
 
 
@@ -235,7 +235,7 @@ class Arithmetic:
             case Clip.VALUE:
                 return gradient.clamp(-limit, limit)
             case Clip.TENSOR:
-                return torch.cat([part * scale(part, limit) for part in gradient.split(self.parts.sizes)])
+                return torch.cat([part * scale(part, limit) for part in torch.split(gradient, self.parts.sizes)])
             case Clip.SCALED:
                 return gradient * scale(gradient * LOSS_SCALE, limit)
             case Clip.TRAINED:
