@@ -49,6 +49,7 @@ class Compare:
     Without options: gpt2 (124 million parameters), one sequence of 128 tokens, 3 to 4 minutes on two CPU cores.
 
     To test a GPT of your own: --candidate FILE.py:build, which has its own options: --candidate x --help.
+    To compare two checkpoints: --weights A --against B; its options: --weights x --help.
     """
 
     size: str = "gpt2"
@@ -136,6 +137,33 @@ class CompareCandidate:
         check_seed(self.seed, bits=62)
         if self.precision not in ("auto", "float64", "float32"):
             raise ValueError(f"unknown precision {self.precision!r}: give one of auto, float64, float32")
+        check_file(self.json)
+
+
+@dataclass(frozen=True)
+class CompareWeights:
+    """Compare two checkpoints: which tensors differ, by how much, what do they look like; then the logits on real text.
+
+    Each is a file of torch.save (a state dict, or nanoGPT's ckpt.pt), a .safetensors file, a Hugging Face folder, or a
+    checkpoint or run of this project, in any layout. Nothing in them is executed.
+
+    Exit status: 0 the same, 1 different, 2 not judged (one line says why).
+    """
+
+    weights: Annotated[Path, arg(metavar="FILE|FOLDER")]
+    """Checkpoint A"""
+    against: Annotated[Path, arg(metavar="FILE|FOLDER")]
+    """Checkpoint B; errors are relative to it"""
+    heads: Annotated[int | None, shown("INT", "what the files say")] = None
+    """Number of attention heads, for files that do not say it"""
+    threads: Annotated[int | None, shown("INT", "torch's choice, one per core")] = None
+    """CPU threads"""
+    json: Annotated[Path | None, shown("FILE", "none")] = None
+    """Write all tensors, names and notes to this file"""
+
+    def check(self) -> None:
+        """Raise a ValueError, one line, for an invalid value."""
+        check_at_least(self, heads=1, threads=1)
         check_file(self.json)
 
 

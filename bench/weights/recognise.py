@@ -1,0 +1,475 @@
+"""Recognise the layout of a GPT-2 from the names, shapes and order of its tensors.
+
+Shapes say most: 3 C x C is q, k and v in one, 4 C x C an MLP layer, C x 4 C one in the other orientation. Words of the
+names decide between tensors of one shape, and the order of the tensors where the words do not. What neither shape nor
+words decide (the orientation of square matrices, the order of q, k and v in one tensor) are alternatives, to be decided
+by the numbers.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from bench.weights.axes import shape_of, sizes_of
+from bench.weights.rules import OURS, Rule
+from reference.checkpoints.huggingface import PREFIX
+from reference.config import GPTConfig
+
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+
+WRAPPERS = ("_orig_mod.", "module.")  # put before names by torch.compile and DistributedDataParallel
+HEAD = "lm_head.weight"  # our name for an output table that is not the token table
+
+BIAS = {"bias", "b", "beta", "shift"}
+KIND = BIAS | {"weight", "w", "gamma", "scale", "gain", "g", "kernel", "weights", "a"}
+POSITION = {"wpe", "pos", "position", "positions", "positional", "where"}
+OUTPUT = {"head", "unembed", "unembedding", "out", "output", "logits", "decoder", "lm", "classifier"}
+TOKEN = {"wte", "tok", "token", "tokens", "word", "vocab"}
+LETTERS = {
+    "q": {"q", "query", "queries", "wq", "toq", "qproj"},
+    "k": {"k", "key", "keys", "wk", "tok", "kproj"},
+    "v": {"v", "value", "values", "wv", "tov", "vproj"},
+}
+UP = {"fc", "up", "in", "w1", "expand", "intermediate", "0"}
+DOWN = {"proj", "down", "out", "w2", "contract", "2"}
+FIRST = {"1", "input", "attn", "attention", "att", "first", "pre", "self", "a"}
+SECOND = {"2", "post", "mlp", "ffn", "ff", "ffwd", "second", "final", "b"}
+
+# Arrangements of each kind of tensor, the usual one first.
+ORDERS = ("s h d", "h s d", "h d s")  # of q, k and v in one tensor: one after the other; per head; last
+MATRICES = {
+    "wte": ("v c", "c v"),
+    "wpe": ("t c", "1 t c"),
+    "qkv": (
+        *(f"({order}) c" for order in ORDERS),
+        *(f"c ({order})" for order in ORDERS),
+        *("s (h d) c", "s c (h d)", "s h d c", "s h c d"),
+    ),
+    "q": ("(h d) c", "c (h d)", "h d c", "h c d"),
+    "o": ("c (h d)", "(h d) c", "h d c", "h c d"),
+    "up": ("f c", "c f"),
+    "down": ("c f", "f c"),
+}
+VECTORS = {
+    "qkv": (*(f"({order})" for order in ORDERS), "s (h d)", "s h d"),
+    "q": ("(h d)", "h d"),
+    "o": ("c",),
+    "up": ("f",),
+    "down": ("c",),
+}
+NAMES = {"wte": "wte", "wpe": "wpe", "o": "h.{i}.attn.c_proj", "up": "h.{i}.mlp.c_fc", "down": "h.{i}.mlp.c_proj"}
+
+
+@dataclass
+class Recognised:
+    """The layout of some tensors.
+
+    Args:
+        rules: one for each recognised tensor
+        alternatives: other rules that the shapes allow as well
+        scheme: canonical, hf or nanogpt if the names are those; else None
+        unknown: names (of all layers as one) that no rule has
+        missing: ours that no rule has, without biases
+    """
+
+    rules: list[Rule]
+    alternatives: list[list[Rule]] = field(default_factory=list)
+    scheme: str | None = None
+    unknown: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def description(self) -> str:
+        """The layout in words."""
+        return self.scheme or describe(self.rules)
+
+
+@dataclass
+class Entity:
+    """A weight and its bias: names with {i} and {h}, and shapes."""
+
+    words: set[str]
+    weight: tuple[str, Shape] | None = None
+    bias: tuple[str, Shape] | None = None
+
+
+def plain(name: str) -> str:
+    """A name without what torch.compile and DistributedDataParallel put before it."""
+    while name.startswith(WRAPPERS):
+        name = name.split(".", 1)[1]
+    return name.replace("._orig_mod.", ".")
+
+
+def is_mask(name: str, shape: Shape) -> bool:
+    """Whether this is a causal mask or another constant, not a weight."""
+    real = [n for n in shape if n != 1]
+    words = words_of(name.rsplit(".", 1)[-1])
+    square = len(real) == 2 and real[0] == real[1]
+    return not real or (square and (len(shape) > 2 or bool(words & {"mask", "tril", "causal"}))) or "inv_freq" in name
+
+
+def words_of(name: str) -> set[str]:
+    """The words of a name in lower case: "blocks.attn.W_Q" -> blocks, attn, w, q."""
+    return {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)} | {
+        segment.lower() for segment in re.split(r"[._]", name) if re.fullmatch(r"[A-Za-z]+\d", segment)
+    }
+
+
+def layers_of(names: Iterable[str]) -> tuple[dict[str, str], int]:
+    """Write {i} for the number of the layer in every name; returns the names by name, and the number of layers."""
+    names = list(names)
+    spots: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for name in names:
+        for before, number, after in numbers_in(name):
+            spots[before][number].add(after)
+    complete = {
+        prefix: len(numbers)
+        for prefix, numbers in spots.items()
+        if set(numbers) == set(range(len(numbers))) and set.intersection(*numbers.values())
+    }
+    covered: Counter[int] = Counter()
+    for name in names:
+        first = next((before for before, _, _ in numbers_in(name) if before in complete), None)
+        if first is not None:
+            covered[complete[first]] += 1
+    layers = covered.most_common(1)[0][0] if covered else 0
+    out = {}
+    for name in names:
+        out[name] = name
+        for before, _, after in numbers_in(name):
+            if complete.get(before) == layers:
+                out[name] = f"{before}{{i}}{after}"
+                break
+    return out, layers
+
+
+def numbers_in(name: str) -> Iterator[tuple[str, int, str]]:
+    """The numbers of a name with what is before and after; of 10 also the 0, as a name may end in 1 before it."""
+    for match in re.finditer(r"\d+", name):
+        for start in range(match.start(), match.end()):
+            yield name[:start], int(name[start : match.end()]), name[match.end() :]
+
+
+def heads_of(names: Iterable[str]) -> dict[str, str]:
+    """Write {h} for the number of the head in names of q, k and v, where each head has its own."""
+    spots: dict[tuple[str, str], set[int]] = defaultdict(set)
+    names = list(names)
+    for name in names:
+        for match in re.finditer(r"\d+", name):
+            spots[name[: match.start()], name[match.end() :]].add(int(match.group()))
+    out = {}
+    for name in names:
+        out[name] = name
+        for match in re.finditer(r"\d+", name):
+            numbers = spots[name[: match.start()], name[match.end() :]]
+            if letter_of(words_of(name)) and numbers == set(range(len(numbers))) and "{i}" in name[: match.start()]:
+                out[name] = f"{name[: match.start()]}{{h}}{name[match.end() :]}"
+                break
+    return out
+
+
+def letter_of(words: set[str]) -> str | None:
+    """q, k or v, if the words name one of them and no other."""
+    found = [letter for letter, known in LETTERS.items() if words & known]
+    return found[0] if len(found) == 1 else None
+
+
+def templates_of(shapes: Shapes) -> tuple[dict[str, Shape], int, int | None]:
+    """Tensors with {i} and {h} in their names, in order; the number of layers; that of heads if each has its own."""
+    kept = {name: shape for name, shape in shapes.items() if not is_mask(name, shape)}
+    layered, layers = layers_of(kept)
+    headed = heads_of(dict.fromkeys(layered.values()))
+    out: dict[str, Shape] = {}
+    for name, shape in kept.items():
+        out.setdefault(headed[layered[name]], shape)
+    several = Counter(template for one, template in headed.items() if "{h}" in template)
+    return out, layers, max(several.values(), default=None)
+
+
+def entities_of(templates: Mapping[str, Shape]) -> list[Entity]:
+    """Weights with their biases, in order."""
+    found: dict[str, Entity] = {}
+    for name, shape in templates.items():
+        parent, _, last = name.rpartition(".")
+        words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", last.replace("{i}", "").replace("{h}", ""))
+        kinds = {word.lower() for word in words} & KIND
+        stem = f"{parent}." + "_".join(word.lower() for word in words if word.lower() not in KIND)
+        entity = found.setdefault(stem, Entity(words_of(re.sub(r"\{.\}", "", name)) - KIND | letters_within(name)))
+        if kinds & BIAS and not kinds - BIAS:
+            entity.bias = name, shape
+        else:
+            entity.weight = name, shape
+    return list(found.values())
+
+
+def letters_within(name: str) -> set[str]:
+    """The single letters of a name's last two segments, such as v in W_V, that are words of their own."""
+    return {word.lower() for word in re.findall(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])", ".".join(name.split(".")[-2:]))}
+
+
+def config_of_shapes(shapes: Shapes, n_head: int | None = None, vocabulary: int | None = None) -> GPTConfig:
+    """The config of a GPT-2 with these tensors.
+
+    Args:
+        n_head: if known; else that of tensors of one head each, or the width divided by 64
+        vocabulary: if known
+
+    Raises ValueError if there is no token or position table.
+    """
+    templates, layers, heads = templates_of(shapes)
+    vectors = [shape[0] for shape in templates.values() if len(shape) == 1]
+    if not vectors or not layers:
+        raise ValueError("no GPT-2: it has no numbered layers with norms")
+    C = Counter(vectors).most_common(1)[0][0]
+    found = tables_of(entities_of(templates), C, vocabulary)
+    lengths = {role: table_length(entity, C) for role, entity in found.items()}
+    for role, what in (("wte", "token"), ("wpe", "position")):
+        if role not in lengths:
+            raise ValueError(f"no GPT-2: it has no {what} table with {C} columns")
+    H = n_head or heads or (C // 64 if C % 64 == 0 else 1)
+    bias = any(name.endswith("bias") or words_of(name.rsplit(".", 1)[-1]) & BIAS for name in templates)
+    return GPTConfig(lengths["wpe"], lengths["wte"], layers, H, C, bias=bias)
+
+
+def table_length(entity: Entity, C: int) -> int:
+    """The number of rows of a table with C columns, in either orientation."""
+    assert entity.weight is not None
+    return math.prod(entity.weight[1]) // C
+
+
+def tables_of(entities: Sequence[Entity], C: int, vocabulary: int | None) -> dict[str, Entity]:
+    """Token table, position table and head, by role."""
+    rest = [
+        entity
+        for entity in entities
+        if entity.weight is not None
+        and "{i}" not in entity.weight[0]
+        and len(real := [n for n in entity.weight[1] if n != 1]) == 2
+        and C in real
+    ]
+    found: dict[str, Entity] = {}
+    for role, words in (("wpe", POSITION), ("wte", TOKEN), ("head", OUTPUT)):
+        for entity in rest:
+            if role not in found and entity.words & words:
+                found[role] = entity
+        rest = [entity for entity in rest if entity is not found.get(role)]
+    by_size = sorted(rest, key=lambda entity: -table_length(entity, C))
+    for role in ("wte", "wpe") if "wpe" not in found and "wte" not in found else ("wte", "wpe", "head"):
+        if role not in found and by_size:
+            found[role] = by_size.pop(-1 if role == "wpe" else 0)
+    return found
+
+
+def recognise(shapes: Shapes, config: GPTConfig) -> Recognised:
+    """Recognise the layout of some tensors, names without wrappers, of a config.
+
+    Never raises: names that it cannot place are `unknown`, ours that it cannot find are `missing`.
+    """
+    templates, layers, _ = templates_of(shapes)
+    entities = entities_of(templates)
+    sizes = sizes_of(config)
+    found = Rules(sizes)
+    if layers == config.n_layer or (config.n_layer == 1 and layers == 0):
+        found.tables(tables_of(entities, config.n_embd, config.vocab_size))
+        found.layers([e for e in entities if "{i}" in any_name(e)])
+        found.last_norm([e for e in entities if "{i}" not in any_name(e) and any_shape(e) == (config.n_embd,)])
+    rules = found.chosen({})
+    placed = {rule.own for rule in rules}
+    covered = {name for rule in rules for name in rule.ours}
+    missing = [name for name in OURS if name not in covered and not name.endswith("bias")]
+    alternatives = [found.chosen(choice) for choice in found.choices()]
+    unknown = [name for name in templates if name not in placed]
+    seen: list[list[Rule]] = [rules]
+    for other in alternatives:
+        if other not in seen:
+            seen.append(other)
+    return Recognised(rules, seen[1:], scheme_of(rules, unknown), unknown, missing)
+
+
+def any_name(entity: Entity) -> str:
+    """The name of an entity's weight, or of its bias."""
+    return (entity.weight or entity.bias or ("", ()))[0]
+
+
+def any_shape(entity: Entity) -> Shape:
+    """The shape of an entity's weight, or of its bias."""
+    return (entity.weight or entity.bias or ("", ()))[1]
+
+
+class Rules:
+    """Collects rules; a tensor whose arrangement is not certain keeps all that fit its shape."""
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        self.sizes = sizes
+        self.open: list[tuple[Rule, list[str], str]] = []  # rule, arrangements that fit, kind
+
+    def add(
+        self, place: tuple[str, Shape] | None, ours: tuple[str, ...], kind: str, arrangements: Iterable[str]
+    ) -> None:
+        """Add a rule if an arrangement fits."""
+        if place is None:
+            return
+        name, shape = place
+        if "{h}" in name:
+            fit = [axes for axes in ("d c", "c d", "d") if shape_of(axes, self.sizes) == shape]
+        else:
+            fit = [axes for axes in arrangements if shape_of(axes, self.sizes) == shape]
+        if fit:
+            self.open.append((Rule(name, ours, fit[0]), fit, kind))
+
+    def whole(self, entity: Entity, role: str, names: tuple[str, ...], kind: str | None = None) -> None:
+        """Add a weight and its bias."""
+        kind = kind or role
+        self.add(entity.weight, tuple(f"{n}.weight" for n in names), kind, MATRICES[kind])
+        self.add(entity.bias, tuple(f"{n}.bias" for n in names), kind, VECTORS.get(kind, ()))
+
+    def tables(self, found: Mapping[str, Entity]) -> None:
+        """Token table, position table, head."""
+        for role in ("wte", "wpe"):
+            if role in found:
+                self.whole(found[role], role, (role,))
+        if "head" in found:
+            head = found["head"]
+            self.add(head.weight, ("wte.weight",), "wte", MATRICES["wte"])
+            self.add(head.bias, (), "zeros", ("v",))  # GPT-2's head has none
+
+    def layers(self, entities: Sequence[Entity]) -> None:
+        """The tensors of a layer."""
+        C, D = self.sizes["c"], self.sizes["d"]
+        matrices = [e for e in entities if e.weight is not None and len(e.weight[1]) > 1]
+        norms = [e for e in entities if any_shape(e) == (C,)]
+        count = {id(e): math.prod(e.weight[1]) for e in matrices if e.weight is not None}
+        one = {C * C, D * C}
+        for entity in matrices:
+            if count[id(entity)] == 3 * C * C:
+                self.whole(entity, "qkv", tuple(f"h.{{i}}.attn.{letter}_proj" for letter in "qkv"))
+        self.mlp([e for e in matrices if count[id(e)] == 4 * C * C])
+        self.squares([e for e in matrices if count[id(e)] in one and (count[id(e)] == C * C or "{h}" in any_name(e))])
+        self.norms(norms)
+
+    def mlp(self, pair: Sequence[Entity]) -> None:
+        """The two layers of the MLP: by their biases, else by their words, else by their order."""
+        if len(pair) != 2:
+            return
+        up, down = pair
+        sized = [e.bias[1][0] if e.bias is not None else None for e in pair]
+        if self.sizes["f"] in sized:
+            if sized[1] == self.sizes["f"]:
+                up, down = down, up
+        elif score(down, UP, DOWN) > score(up, UP, DOWN):
+            up, down = down, up
+        self.whole(up, "up", (NAMES["up"],))
+        self.whole(down, "down", (NAMES["down"],))
+
+    def squares(self, entities: Sequence[Entity]) -> None:
+        """q, k, v and the output projection: by their words, else by their order."""
+        fused = any(kind == "qkv" for _, _, kind in self.open)
+        named: dict[str, Entity] = {}
+        rest = []
+        for entity in entities:
+            letter = letter_of(last_words(entity))
+            if letter is not None and letter not in named and not fused:
+                named[letter] = entity
+            else:
+                rest.append(entity)
+        if not fused and not named and len(rest) == 4:
+            named, rest = dict(zip("qkv", rest[:3], strict=True)), rest[3:]
+        for letter, entity in named.items():
+            self.whole(entity, "q", (f"h.{{i}}.attn.{letter}_proj",))
+        if len(rest) == 1:
+            self.whole(rest[0], "o", (NAMES["o"],))
+
+    def norms(self, pair: Sequence[Entity]) -> None:
+        """The two norms of a block: by their words, else by their order."""
+        if len(pair) != 2:
+            return
+        first, second = pair
+        common = first.words & second.words
+        if score(second, FIRST - common, SECOND - common) > score(first, FIRST - common, SECOND - common):
+            first, second = second, first
+        for entity, name in ((first, "h.{i}.ln_1"), (second, "h.{i}.ln_2")):
+            self.add(entity.weight, (f"{name}.weight",), "norm", ("c",))
+            self.add(entity.bias, (f"{name}.bias",), "norm", ("c",))
+
+    def last_norm(self, entities: Sequence[Entity]) -> None:
+        """The norm after the last block."""
+        if len(entities) == 1:
+            self.add(entities[0].weight, ("ln_f.weight",), "norm", ("c",))
+            self.add(entities[0].bias, ("ln_f.bias",), "norm", ("c",))
+
+    def choices(self) -> Iterator[dict[str, str]]:
+        """All combinations of what the shapes leave open, the usual one first."""
+        turned = (False, True)
+        for order in ORDERS:
+            for turn in turned:
+                yield {"order": order, "turn": "yes" if turn else ""}
+
+    def chosen(self, choice: Mapping[str, str]) -> list[Rule]:
+        """The rules under a choice; square matrices lie as the MLP's first layer does, or the other way round."""
+        conv1d = any(kind == "up" and rule.axes == "c f" for rule, _, kind in self.open)
+        turned = conv1d != bool(choice.get("turn"))
+        order = choice.get("order")
+        out = []
+        for rule, fit, kind in self.open:
+            axes = rule.axes
+            if len(fit) > 1 and kind in ("q", "o") and not rule.axes.startswith("h "):
+                straight = MATRICES[kind][0] if not rule.per_head else "d c"
+                fitting = [one for one in fit if (one == straight) != turned]
+                axes = fitting[0] if fitting else axes
+            if kind == "qkv" and (order is not None or "query_key_value" in rule.own):
+                # Megatron and GPT-NeoX, which use this name, keep q, k and v of a head together
+                wanted = f"({order or 'h s d'})"
+                fitting = [one for one in fit if wanted in one]
+                axes = fitting[0] if fitting else axes
+            out.append(replace(rule, axes=axes))
+        return out
+
+
+def last_words(entity: Entity) -> set[str]:
+    """The words of an entity from its last two segments: "h.attn.k.weight" names k, "kind.h.q" does not."""
+    name = re.sub(r"\{.\}", "", any_name(entity))
+    segments = name.split(".")
+    return words_of(".".join(segments[-2:])) - (KIND - {"a"}) | letters_within(name) & {"q", "k", "v"}
+
+
+def score(entity: Entity, plus: set[str], minus: set[str]) -> int:
+    """Words for, minus words against."""
+    words = last_words(entity) | entity.words
+    return len(words & plus) - len(words & minus)
+
+
+def scheme_of(rules: Sequence[Rule], unknown: Sequence[str]) -> str | None:
+    """canonical, hf or nanogpt, if the names and arrangements are those."""
+    names = {rule.own.removeprefix(PREFIX) for rule in rules}
+    if unknown or any("{h}" in name for name in names):
+        return None
+    canonical = {*OURS, HEAD}
+    if (
+        names <= canonical
+        and "h.{i}.attn.q_proj.weight" in names
+        and all(rule.axes == OURS[rule.ours[0]] for rule in rules)
+    ):
+        return "canonical" if not any(rule.own.startswith(PREFIX) for rule in rules) else None
+    fused = {name.replace("q_proj", "c_attn") for name in canonical if "k_proj" not in name and "v_proj" not in name}
+    if names <= fused and "h.{i}.attn.c_attn.weight" in names:
+        return "hf" if any(rule.axes == "c f" for rule in rules if "c_fc" in rule.own) else "nanogpt"
+    return None
+
+
+def describe(rules: Sequence[Rule]) -> str:
+    """The arrangement of some rules in words: "q, k and v joined, (out, in)"."""
+    axes = {rule.ours: rule.axes for rule in rules}
+    joined = next((rule.axes for rule in rules if len(rule.ours) == 3 and "c" in rule.axes), None)
+    if joined is not None:
+        ways = {"s h d": "joined", "h s d": "joined per head (interleaved)", "h d s": "interleaved"}
+        how = next((words for order, words in ways.items() if f"({order})" in joined), "stacked")
+    else:
+        heads = any(rule.per_head or rule.axes.startswith("h ") for rule in rules)
+        how = "per head" if heads else "apart"
+    conv1d = axes.get(("h.{i}.mlp.c_fc.weight",)) == "c f"
+    return f"q, k and v {how}, matrices as {'(in, out)' if conv1d else '(out, in)'}"
