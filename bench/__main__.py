@@ -15,11 +15,11 @@ from typing import Any
 
 import tyro
 
-from bench.settings import Compare, CompareCandidate, CompareWeights, Diff, MeasureRoofline, Report
+from bench.settings import Compare, CompareCandidate, CompareWeights, Diff, MeasureRoofline, Report, Template
 from reference.cli.main import LOADING, finished, notes_of_warnings, wait_briefly
 from reference.cli.progress import waiting
 
-Options = Compare | CompareCandidate | CompareWeights | MeasureRoofline | Report | Diff
+Options = Compare | CompareCandidate | CompareWeights | Template | MeasureRoofline | Report | Diff
 
 
 def main(arguments: Sequence[str] | None = None, program: str = f"python -m {__package__}") -> int:
@@ -47,6 +47,10 @@ def command_of(options: Options, program: str) -> Callable[[Any], int]:
             from bench.candidate.command import compare_candidate
 
             return compare_candidate
+        case Template():
+            from bench.candidate.template import write_template
+
+            return write_template
         case CompareWeights():
             from bench.weights.command import compare_weights
 
@@ -70,9 +74,9 @@ def command_of(options: Options, program: str) -> Callable[[Any], int]:
 
 
 def read_options(arguments: list[str], program: str) -> Options:
-    """Parse a command and its options; compare has other options where --candidate or --weights is given."""
+    """Parse a command and its options; compare has others where --candidate, --weights or --template is given."""
     given = {argument.split("=")[0] for argument in arguments}
-    kinds: dict[str, Any] = {"--candidate": CompareCandidate, "--weights": CompareWeights}
+    kinds: dict[str, Any] = {"--candidate": CompareCandidate, "--weights": CompareWeights, "--template": Template}
     commands: Any = {
         "compare": next((kind for option, kind in kinds.items() if option in given), Compare),
         "roofline": MeasureRoofline,

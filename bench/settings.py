@@ -107,9 +107,13 @@ class CompareCandidate:
     """Function build(config) that returns a torch.nn.Module; also MODULE:FUNCTION. The config has block_size,
     vocab_size, n_layer, n_head, n_embd, dropout and bias. The module maps ids (B, T) to logits (B, T, V), to (logits,
     loss), or to an object with .logits"""
-    layout: str = "canonical"
-    """Names and shapes of its weights: canonical (reference/gpt.py), hf (transformers), nanogpt, or a function
-    from our state dict to yours, FILE.py:FUNCTION"""
+    layout: str = "auto"
+    """Names and shapes of its weights: canonical (reference/gpt.py), hf (transformers), nanogpt, a function from our
+    state dict to yours, FILE.py:FUNCTION, or auto: guessed from its tensors and verified by the numbers"""
+    against: Annotated[str | None, shown("FILE.py:FUNCTION", "reference/gpt.py")] = None
+    """Compare with this GPT: another build function, or transformers. Both are also compared with the reference"""
+    against_layout: str = "auto"
+    """Layout of --against"""
     size: str = "smoke"
     """Model size: smoke (3 layers, n_embd 48), or a size of compare without --candidate: tiny, mini, gpt2, ..."""
     bias: bool = True
@@ -138,6 +142,25 @@ class CompareCandidate:
         if self.precision not in ("auto", "float64", "float32"):
             raise ValueError(f"unknown precision {self.precision!r}: give one of auto, float64, float32")
         check_file(self.json)
+
+
+@dataclass(frozen=True)
+class Template:
+    """Write a wrapper with which a module of yours, with its own constructor and output, can be tested.
+
+    It matches the constructor's arguments with our config by their names, builds and calls the module at a small size,
+    and marks the lines to check. The layout of its weights needs no line: compare --candidate guesses it.
+    """
+
+    template: Annotated[str, arg(metavar="FILE.py:CLASS")]
+    """The torch.nn.Module to wrap; also MODULE:CLASS"""
+    out: Annotated[Path | None, shown("FILE.py", "standard output")] = None
+    """Write the wrapper to this file"""
+
+    def check(self) -> None:
+        """Raise a ValueError, one line, for an invalid value."""
+        if self.out is not None and (self.out.exists() or not self.out.absolute().parent.is_dir()):
+            raise ValueError(f"--out {self.out}: give the name of a new file in an existing folder")
 
 
 @dataclass(frozen=True)

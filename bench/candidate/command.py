@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from bench.candidate.against import compare_with
 from bench.candidate.examine import SMOKE, Examination, examine, usual_time
-from bench.candidate.layouts import layout_of
+from bench.candidate.guess_layout import check_settled, choose_layout, doubts, with_advice, with_help
 from bench.candidate.load_function import load_function
 from bench.candidate.report import show, text
 from bench.environment import threads
@@ -26,6 +27,7 @@ from reference.training.devices import choose_device
 STAGES = 6
 
 
+@with_help()
 def compare_candidate(options: CompareCandidate) -> int:
     """Examine a candidate and print the report.
 
@@ -42,13 +44,16 @@ def compare_candidate(options: CompareCandidate) -> int:
     precision = None if options.precision == "auto" else options.precision
     device = choose_device(options.device, precision or "float32")
     build = load_function(options.candidate, "build", "candidate")
-    layout = layout_of(options.layout)
-    with Stages(STAGES) as progress, threads(options.threads):
+    guess = choose_layout(options.layout, build, config)
+    if options.against is not None:
+        shape = {"config": config, "batch": options.batch, "time": time, "steps": steps, "seed": options.seed}
+        return compare_with(options, build, guess, {**shape, "device": device, "precision": precision})
+    with Stages(STAGES) as progress, threads(options.threads), with_advice(options.layout, build, config):
         seen = examine(
             build,
-            layout,
+            guess.layout,
             name=options.candidate,
-            layout_name=options.layout,
+            layout_name=guess.name,
             config=config,
             batch=options.batch,
             time=time,
@@ -58,9 +63,14 @@ def compare_candidate(options: CompareCandidate) -> int:
             seed=options.seed,
             tell=progress.stage,
         )
+    seen.notes[:0] = guess.notes
+    if not seen.same and not seen.causes:
+        seen.notes += doubts(guess, options.layout, build, config)
     report(seen)
     if options.json is not None:
         write(options.json, result(seen))
+    if not seen.same:
+        check_settled(guess, bool(seen.causes))
     return 0 if seen.same else 1
 
 

@@ -75,15 +75,15 @@ class Rule:
 
 
 def apply(rules: Sequence[Rule], weights: Mapping[str, Tensor], config: GPTConfig) -> Weights:
-    """Our state dict in the layout; a name that we do not have, such as a bias under bias=False, is left out."""
+    """Our state dict in the layout; a bias that we do not have, under bias=False, is zero."""
     sizes, out = sizes_of(config), {}
     like = weights["wte.weight"]
     for rule in rules:
         for own, i, h in rule.places(config):
             sources = [name.format(i=i) for name in rule.ours]
-            if not sources:
+            if not sources or (sources[0] not in weights and sources[0].endswith("bias")):
                 out[own] = like.new_zeros(rule.shape(sizes))
-            elif all(source in weights for source in sources):
+            else:
                 taken = [weights[source] for source in sources]
                 whole = torch.stack(taken) if len(taken) == 3 else taken[0]
                 if rule.per_head:
