@@ -10,6 +10,8 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -84,7 +86,7 @@ def write_template(options: Template) -> int:
         print(text)
     else:
         options.out.write_text(text)
-        notes.insert(0, f"written to {options.out}; next: python -m bench compare --candidate {options.out}:build")
+        notes.insert(0, f"written to {options.out}; next: compare --candidate {options.out}:build")
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     return 0
@@ -280,7 +282,7 @@ def render(draft: Draft, path: Path) -> str:
     imports = ["from types import SimpleNamespace", ""] if "SimpleNamespace" in draft.imports else []
     imports += ["from torch import nn", ""] if draft.output else []
     if str(draft.folder) not in ("", ".") and path.suffix == ".py":
-        imports = ["import sys", *imports[:1], *imports[1:], f"sys.path.insert(0, {str(draft.folder)!r})"]
+        imports = ["import sys", *imports, "", f"sys.path.insert(0, {json.dumps(str(draft.folder))})", ""]
     imports += [f"import {draft.module}"] if "" in draft.imports else []
     imports.append(f"from {draft.module} import {own}")
     lines = [f'"""{draft.imports[0]} of {path} for compare --candidate."""', "", *imports, "", ""]
@@ -299,9 +301,19 @@ def render(draft: Draft, path: Path) -> str:
             "",
             "",
         ]
-    lines += ["def build(config):", *(f"    {marked(line, draft)}" for line in draft.body)]
+    body = [piece for line in draft.body for piece in folded(marked(line, draft))]
+    lines += ["def build(config):", *(f"    {line}" for line in body)]
     lines.append(f"    return {'Logits(wrapped, config)' if draft.output else 'wrapped'}")
     return "\n".join(lines) + "\n"
+
+
+def folded(line: str) -> list[str]:
+    """A line, or one argument a line if it is long."""
+    match = re.fullmatch(r"(\w+ = \w*[({])(.*)([)}])(  #.*)?", line)
+    if len(line) <= 100 or match is None:
+        return [line]
+    opening, arguments, closing, comment = match.groups(default="")
+    return [f"{opening}{comment}", *(f"    {one}," for one in arguments.split(", ")), closing]
 
 
 def marked(line: str, draft: Draft) -> str:

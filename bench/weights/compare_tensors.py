@@ -73,6 +73,7 @@ def reading(a: Side, b: Side, notes: list[str]) -> None:
     Only where neither names nor shapes say it: the names of a known scheme do.
     """
     probes = [f"h.0.attn.{name}.weight" for name in ("q_proj", "k_proj", "v_proj", "c_proj")]
+    probes += [f"h.0.ln_{number}.{kind}" for number in (1, 2) for kind in ("weight", "bias")]
 
     def equal(names: Iterable[str]) -> int:
         """How many tensors are equal."""

@@ -40,6 +40,9 @@ DOWN = {"proj", "down", "out", "w2", "contract", "2"}
 FIRST = {"1", "input", "attn", "attention", "att", "first", "pre", "self", "a"}
 SECOND = {"2", "post", "mlp", "ffn", "ff", "ffwd", "second", "final", "b"}
 
+EXCHANGE = str.maketrans("12", "21")  # ln_1 and ln_2
+PER_HEAD = ("query_key_value", "linear_qkv")  # names of GPT-NeoX and Megatron, which join q, k and v of each head
+
 # Arrangements of each kind of tensor, the usual one first.
 ORDERS = ("s h d", "h s d", "h d s")  # of q, k and v in one tensor: one after the other; per head; last
 MATRICES = {
@@ -307,6 +310,7 @@ class Rules:
     def __init__(self, sizes: Mapping[str, int]) -> None:
         self.sizes = sizes
         self.open: list[tuple[Rule, list[str], str]] = []  # rule, arrangements that fit, kind
+        self.norms_tied = False  # whether no word tells the two norms of a block apart
 
     def add(
         self, place: tuple[str, Shape] | None, ours: tuple[str, ...], kind: str, arrangements: Iterable[str]
@@ -389,8 +393,11 @@ class Rules:
         if len(pair) != 2:
             return
         first, second = pair
-        common = first.words & second.words
-        if score(second, FIRST - common, SECOND - common) > score(first, FIRST - common, SECOND - common):
+        words = [named_words(entity) for entity in pair]
+        plus, minus = (known - (words[0] & words[1]) for known in (FIRST, SECOND))
+        scores = [len(own & plus) - len(own & minus) for own in words]
+        self.norms_tied = scores[0] == scores[1]
+        if scores[1] > scores[0]:
             first, second = second, first
         for entity, name in ((first, "h.{i}.ln_1"), (second, "h.{i}.ln_2")):
             self.add(entity.weight, (f"{name}.weight",), "norm", ("c",))
@@ -404,10 +411,10 @@ class Rules:
 
     def choices(self) -> Iterator[dict[str, str]]:
         """All combinations of what the shapes leave open, the usual one first."""
-        turned = (False, True)
-        for order in ORDERS:
-            for turn in turned:
-                yield {"order": order, "turn": "yes" if turn else ""}
+        for exchange in ("", "yes") if self.norms_tied else ("",):
+            for order in ORDERS:
+                for turn in ("", "yes"):
+                    yield {"order": order, "turn": turn, "exchange": exchange}
 
     def chosen(self, choice: Mapping[str, str]) -> list[Rule]:
         """The rules under a choice; square matrices lie as the MLP's first layer does, or the other way round."""
@@ -421,12 +428,14 @@ class Rules:
                 straight = MATRICES[kind][0] if not rule.per_head else "d c"
                 fitting = [one for one in fit if (one == straight) != turned]
                 axes = fitting[0] if fitting else axes
-            if kind == "qkv" and (order is not None or "query_key_value" in rule.own):
-                # Megatron and GPT-NeoX, which use this name, keep q, k and v of a head together
+            if kind == "qkv" and (order is not None or any(name in rule.own for name in PER_HEAD)):
                 wanted = f"({order or 'h s d'})"
                 fitting = [one for one in fit if wanted in one]
                 axes = fitting[0] if fitting else axes
-            out.append(replace(rule, axes=axes))
+            ours = rule.ours
+            if kind == "norm" and choice.get("exchange"):
+                ours = tuple(name.translate(EXCHANGE) if "{i}" in name else name for name in ours)
+            out.append(replace(rule, axes=axes, ours=ours))
         return out
 
 
@@ -435,6 +444,13 @@ def last_words(entity: Entity) -> set[str]:
     name = re.sub(r"\{.\}", "", any_name(entity))
     segments = name.split(".")
     return words_of(".".join(segments[-2:])) - (KIND - {"a"}) | letters_within(name) & {"q", "k", "v"}
+
+
+def named_words(entity: Entity) -> set[str]:
+    """The words of an entity, without numbers that are a place in a list: "layers.1.norm2" says 2, not 1."""
+    places = {segment for segment in any_name(entity).split(".") if segment.isdigit()}
+    inside = words_of(".".join(s for s in re.sub(r"\{.\}", "", any_name(entity)).split(".") if not s.isdigit()))
+    return ((last_words(entity) | entity.words) - places) | (inside - (KIND - {"a", "b"}))
 
 
 def score(entity: Entity, plus: set[str], minus: set[str]) -> int:

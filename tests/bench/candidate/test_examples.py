@@ -27,6 +27,7 @@ def test_the_examples_show_a_right_model_a_wrong_activation_and_a_lost_gradient(
         "erf_gelu",
         "detached_keys",
         "checkpoint_pair",
+        "torch_gpt",
     }
     right, forward, backward = (examined(name) for name in ("my_gpt", "erf_gelu", "detached_keys"))
     assert right.same

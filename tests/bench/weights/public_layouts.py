@@ -135,4 +135,59 @@ PUBLIC: dict[str, list[Rule]] = {
         *layer("layers.{i}.feed_forward.", **linears(up="w1", down="w2")),
         *norms("layers.{i}.attention_norm.", "layers.{i}.ffn_norm.", "norm."),
     ],
+    "pairs of attention and feed-forward": [
+        *tables("token_emb.weight", "pos_emb.weight", "to_logits.weight"),
+        *pair("layers.{i}.0.norm.", "h.{i}.ln_1", "c", "c"),
+        *layer("layers.{i}.0.", **linears(qkv="to_qkv", o="to_out")),
+        *pair("layers.{i}.1.net.0.", "h.{i}.ln_2", "c", "c"),
+        *layer("layers.{i}.1.", **linears(up="net.1", down="net.3")),
+        *pair("final.", "ln_f", "c", "c"),
+    ],
+    "BERT's names": [
+        *tables("embeddings.word_embeddings.weight", "embeddings.position_embeddings.weight"),
+        *layer("encoder.layer.{i}.attention.self.", **linears(q="query", k="key", v="value")),
+        *layer("encoder.layer.{i}.", **linears(o="attention.output.dense")),
+        *pair("encoder.layer.{i}.attention.ln.", "h.{i}.ln_1", "c", "c"),
+        *layer("encoder.layer.{i}.", **linears(up="intermediate.dense", down="output.dense")),
+        *pair("encoder.layer.{i}.output.ln.", "h.{i}.ln_2", "c", "c"),
+        *pair("encoder.ln.", "ln_f", "c", "c"),
+    ],
+    "GPT-J's names": [
+        *tables("transformer.wte.weight", "transformer.wpe.weight", "lm_head.weight"),
+        *norms("transformer.h.{i}.ln_1.", "transformer.h.{i}.ln_2.", "transformer.ln_f."),
+        *layer("transformer.h.{i}.attn.", **linears(q="q_proj", k="k_proj", v="v_proj", o="out_proj")),
+        *layer("transformer.h.{i}.mlp.", **linears(up="fc_in", down="fc_out")),
+    ],
+    "Megatron": [
+        *tables("embedding.word_embeddings.weight", "embedding.position_embeddings.weight"),
+        *norms(
+            "decoder.layers.{i}.input_layernorm.", "decoder.layers.{i}.pre_mlp_layernorm.", "decoder.final_layernorm."
+        ),
+        *layer(
+            "decoder.layers.{i}.",
+            o=("self_attention.linear_proj", "c (h d)", "c"),
+            qkv=("self_attention.linear_qkv", "(h s d) c", "(h s d)"),
+            up=("mlp.linear_fc1", "f c", "f"),
+            down=("mlp.linear_fc2", "c f", "c"),
+        ),
+    ],
+    "norms by hand": [
+        *tables("E.weight", "P", None),
+        *layer("stack.{i}.", **linears(q="Wq", k="Wk", v="Wv", o="Wo", up="W1", down="W2")),
+        *norms("stack.{i}.n1.", "stack.{i}.n2.", "n.", ("a_2", "b_2")),
+    ],
+    "Flax's names": [
+        *tables("wte.embedding", "wpe.embedding"),
+        *norms("h.{i}.ln_1.", "h.{i}.ln_2.", "ln_f.", ("scale", "bias")),
+        *pair("h.{i}.attn.c_attn.", "h.{i}.attn.qkv", "c (s h d)", "(s h d)", ("kernel", "bias")),
+        *pair("h.{i}.attn.c_proj.", "h.{i}.attn.c_proj", "(h d) c", "c", ("kernel", "bias")),
+        *pair("h.{i}.mlp.c_fc.", "h.{i}.mlp.c_fc", "c f", "f", ("kernel", "bias")),
+        *pair("h.{i}.mlp.c_proj.", "h.{i}.mlp.c_proj", "f c", "c", ("kernel", "bias")),
+    ],
+    "blocks compiled one by one": [
+        *tables("transformer.wte.weight", "transformer.wpe.weight", "lm_head.weight"),
+        *norms("transformer.h.{i}._orig_mod.ln_1.", "transformer.h.{i}._orig_mod.ln_2.", "transformer.ln_f."),
+        *layer("transformer.h.{i}._orig_mod.attn.", **linears(qkv="c_attn", o="c_proj")),
+        *layer("transformer.h.{i}._orig_mod.mlp.", **linears(up="c_fc", down="c_proj")),
+    ],
 }

@@ -134,3 +134,16 @@ def test_the_constant_of_a_head_with_a_bias_is_zero() -> None:
     found = recognised(own)
     assert Rule("lm_head.bias", (), "v") in found.rules
     assert not apply(found.rules, sharp_state_dict(CONFIG), CONFIG)["lm_head.bias"].any()
+
+
+def test_where_no_word_tells_the_norms_apart_both_orders_are_tried() -> None:
+    own = LAYOUTS["nanogpt"](sharp_state_dict(CONFIG), CONFIG)
+    renamed = {name.replace("ln_1", "norm_x").replace("ln_2", "norm_y"): tensor for name, tensor in own.items()}
+    found = recognised(renamed)
+    assert (found.unknown, found.missing) == ([], [])
+    places = [
+        next(rule.ours for rule in rules if rule.own == "transformer.h.{i}.norm_x.weight")
+        for rules in (found.rules, *found.alternatives)
+    ]
+    assert set(places) == {("h.{i}.ln_1.weight",), ("h.{i}.ln_2.weight",)}
+    assert places[0] == ("h.{i}.ln_1.weight",), "the first in the file comes first"
