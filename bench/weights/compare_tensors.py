@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -166,29 +166,28 @@ def near(x: Tensor, y: Tensor) -> bool:
     """Whether two tensors are equal up to the rounding of half precision; a sample is compared first."""
     if x.shape != y.shape:
         return False
-    step = max(1, x.numel() // SAMPLE)
-    few, many = x.flatten()[::step].double(), y.flatten()[::step].double()
-    size = float(many.norm())
-    if size == 0.0 or not float((few - many).norm()) <= CLOSE * size:
-        return False
-    return apart(x, y)[0] <= CLOSE
+    return alike(sample(x), sample(y)) and apart(x, y)[0] <= CLOSE
+
+
+def sample(x: Tensor) -> Tensor:
+    """Some entries, in float64."""
+    return x.flatten()[:: max(1, x.numel() // SAMPLE)].double()
+
+
+def alike(x: Tensor, y: Tensor) -> bool:
+    """Whether two samples are equal up to the rounding of half precision; zeros are like nothing."""
+    size = float(y.norm())
+    return x.shape == y.shape and size > 0.0 and float((x - y).norm()) <= CLOSE * size
 
 
 def look(rows: list[Row], a: Side, b: Side) -> None:
     """Say what each difference looks like."""
-    sizes: dict[str, float] = {}
-
-    def size(name: str) -> float:
-        """The norm of one of B's tensors, computed once."""
-        if name not in sizes:
-            sizes[name] = math.sqrt(sum(float(torch.dot(piece, piece)) for piece in pieces(b.tensor(name))))
-        return sizes[name]
-
+    samples = {name: sample(b.tensor(name)) for name in b.names} if rows else {}
     for row in rows:
         if row.looks or row.name not in a.names or row.name not in b.names:
             continue
         x, y = a.tensor(row.name), b.tensor(row.name)
-        row.looks = alone(x, y) or reordered(row.name, a, b) or other(row.name, x, b, size) or few(x, y)
+        row.looks = alone(x, y) or reordered(row.name, a, b) or other(row.name, x, b, samples) or few(x, y)
     looks = {row.name: row.looks for row in rows}
     for row in rows:
         partner = looks[row.name].removeprefix("is B's ")
@@ -242,19 +241,14 @@ def common_factor(x: Tensor, y: Tensor) -> float | None:
     return xy / yy if rest <= 1e-10 * xx else None
 
 
-def other(name: str, x: Tensor, b: Side, size: Callable[[str], float]) -> str:
+def other(name: str, x: Tensor, b: Side, samples: Mapping[str, Tensor]) -> str:
     """Whether a tensor of A equals another tensor of B, as it is or transposed."""
-    norm = math.sqrt(sum(float(torch.dot(piece, piece)) for piece in pieces(x)))
-    for candidate in b.names:
-        if candidate == name or abs(size(candidate) - norm) > 0.01 * norm:
-            continue
-        y = b.tensor(candidate)
-        if y.numel() != x.numel():
-            continue
-        if near(x, y):
-            return f"is B's {candidate}"
-        if x.dim() == 2 and near(x.T, y):
-            return f"is B's {candidate}, transposed"
+    ways = {"": x} | ({", transposed": x.T} if x.dim() == 2 else {})
+    for way, turned in ways.items():
+        own = sample(turned)
+        for candidate, theirs in samples.items():
+            if candidate != name and alike(own, theirs) and near(turned, b.tensor(candidate)):
+                return f"is B's {candidate}{way}"
     return ""
 
 

@@ -9,7 +9,6 @@ Tensors are the file, mapped into memory where the format allows it: what is not
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 from collections.abc import Mapping
@@ -86,7 +85,9 @@ def of_folder(folder: Path, who: str) -> WeightsFile:
         else:
             continue
         return WeightsFile(folder.name, kind, named(tensors, who), settings_of(folder, who))
-    raise ValueError(f"{who}: has no {MODEL} and no {PICKLE}: give a folder with one of them, or a file")
+    others = sorted(file.name for file in folder.iterdir() if file.suffix in (".pt", ".pth", ".ckpt"))
+    how = f"give the file {folder / others[-1]}" if others else "give a folder with one of them, or a file"
+    raise ValueError(f"{who}: has no {MODEL} and no {PICKLE}: {how}")
 
 
 def settings_of(folder: Path, who: str) -> dict[str, Any]:
@@ -173,8 +174,3 @@ def named(state: Mapping[Any, Any], who: str) -> dict[str, Tensor]:
     if not tensors:
         raise ValueError(f"{who}: has no floating-point tensors")
     return tensors
-
-
-def shown_settings(settings: Mapping[str, Any]) -> str:
-    """Settings on one line, for messages."""
-    return json.dumps(dict(settings), default=str)

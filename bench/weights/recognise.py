@@ -113,7 +113,8 @@ def is_mask(name: str, shape: Shape) -> bool:
     real = [n for n in shape if n != 1]
     words = words_of(name.rsplit(".", 1)[-1])
     square = len(real) == 2 and real[0] == real[1]
-    return not real or (square and (len(shape) > 2 or bool(words & {"mask", "tril", "causal"}))) or "inv_freq" in name
+    named = bool(words & {"mask", "tril", "causal"}) or (len(shape) > 2 and "bias" in words)
+    return not real or (square and (named or len(shape) > 3)) or "inv_freq" in name
 
 
 def words_of(name: str) -> set[str]:
@@ -215,12 +216,11 @@ def letters_within(name: str) -> set[str]:
     return {word.lower() for word in re.findall(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])", ".".join(name.split(".")[-2:]))}
 
 
-def config_of_shapes(shapes: Shapes, n_head: int | None = None, vocabulary: int | None = None) -> GPTConfig:
+def config_of_shapes(shapes: Shapes, n_head: int | None = None) -> GPTConfig:
     """The config of a GPT-2 with these tensors.
 
     Args:
         n_head: if known; else that of tensors of one head each, or the width divided by 64
-        vocabulary: if known
 
     Raises ValueError if there is no token or position table.
     """
@@ -229,7 +229,7 @@ def config_of_shapes(shapes: Shapes, n_head: int | None = None, vocabulary: int 
     if not vectors or not layers:
         raise ValueError("no GPT-2: it has no numbered layers with norms")
     C = Counter(vectors).most_common(1)[0][0]
-    found = tables_of(entities_of(templates), C, vocabulary)
+    found = tables_of(entities_of(templates), C)
     lengths = {role: table_length(entity, C) for role, entity in found.items()}
     for role, what in (("wte", "token"), ("wpe", "position")):
         if role not in lengths:
@@ -245,7 +245,7 @@ def table_length(entity: Entity, C: int) -> int:
     return math.prod(entity.weight[1]) // C
 
 
-def tables_of(entities: Sequence[Entity], C: int, vocabulary: int | None) -> dict[str, Entity]:
+def tables_of(entities: Sequence[Entity], C: int) -> dict[str, Entity]:
     """Token table, position table and head, by role."""
     rest = [
         entity
@@ -278,7 +278,7 @@ def recognise(shapes: Shapes, config: GPTConfig) -> Recognised:
     sizes = sizes_of(config)
     found = Rules(sizes)
     if layers == config.n_layer or (config.n_layer == 1 and layers == 0):
-        found.tables(tables_of(entities, config.n_embd, config.vocab_size))
+        found.tables(tables_of(entities, config.n_embd))
         found.layers([e for e in entities if "{i}" in any_name(e)])
         found.last_norm([e for e in entities if "{i}" not in any_name(e) and any_shape(e) == (config.n_embd,)])
     rules = found.chosen({})

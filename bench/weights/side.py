@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bench.weights.read_weights import WeightsFile
-from bench.weights.recognise import HEAD, Recognised, config_of_shapes, recognise
+from bench.weights.recognise import HEAD, Recognised, config_of_shapes, is_mask, recognise
 from bench.weights.rules import Rule, canonical_tensor
 from reference.checkpoints.huggingface import canonical_shapes, config_from_hf
 from reference.config import GPTConfig
@@ -119,8 +119,6 @@ class Side:
 
 def weights_of(tensors: dict[str, Tensor]) -> set[str]:
     """The names of tensors that are no constants."""
-    from bench.weights.recognise import is_mask
-
     return {name for name, tensor in tensors.items() if not is_mask(name, tuple(tensor.shape))}
 
 
@@ -129,7 +127,7 @@ def side_of(file: WeightsFile, letter: str, option: str, n_head: int | None) -> 
     shapes = {name: tuple(tensor.shape) for name, tensor in file.tensors.items()}
     known = n_head or next((file.settings[key] for key in HEADS if isinstance(file.settings.get(key), int)), None)
     try:
-        config = config_of_shapes(shapes, n_head=known, vocabulary=file.settings.get("vocab_size"))
+        config = config_of_shapes(shapes, n_head=known)
     except ValueError as error:
         raise ValueError(f"{option} {file.name}: {error}") from error
     layout = recognise(shapes, config)

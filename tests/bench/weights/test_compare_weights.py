@@ -415,6 +415,10 @@ def test_a_file_that_would_run_code_is_refused_and_runs_nothing(
 REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "nothing there": (lambda p: None, r"there is no such file or folder"),
     "an empty folder": (lambda p: p.mkdir(), r"has no model\.safetensors and no pytorch_model\.bin: .*"),
+    "a folder with another file": (
+        lambda p: (p.mkdir(), torch.save({}, p / "ckpt.pt")),
+        r"has no model\.safetensors and no pytorch_model\.bin: give the file a/ckpt\.pt",
+    ),
     "an empty file": (lambda p: p.touch(), r"a is no file of torch\.save: .*"),
     "a text": (lambda p: p.write_text("weights"), r"(a is no file of torch\.save: .*|stays closed, .*)"),
     "a number": (lambda p: torch.save(3, p), r"holds a int: give a state dict, or a dict with one"),

@@ -109,7 +109,7 @@ def test_masks_are_no_weights() -> None:
     own = LAYOUTS["hf"](sharp_state_dict(CONFIG), CONFIG)
     for i in range(3):
         own |= {f"transformer.h.{i}.attn.bias": torch.ones(1, 1, 22, 22).tril(), f"h.{i}.tril": torch.ones(22, 22)}
-        own |= {f"transformer.h.{i}.attn.masked_bias": torch.tensor(-1e4)}
+        own |= {f"transformer.h.{i}.attn.masked_bias": torch.tensor(-1e4), f"h.{i}.bias": torch.ones(1, 22, 22)}
     assert recognised(own).scheme == "hf"
     assert recognised(own).unknown == []
 
@@ -147,3 +147,10 @@ def test_where_no_word_tells_the_norms_apart_both_orders_are_tried() -> None:
     ]
     assert set(places) == {("h.{i}.ln_1.weight",), ("h.{i}.ln_2.weight",)}
     assert places[0] == ("h.{i}.ln_1.weight",), "the first in the file comes first"
+
+
+def test_a_position_table_of_as_many_rows_as_columns_is_no_mask() -> None:
+    config = GPTConfig(block_size=40, vocab_size=131, n_layer=3, n_head=5, n_embd=40)
+    own = apply(PUBLIC["minGPT of 2020"], sharp_state_dict(config), config)
+    assert recognise(shapes(own), config).missing == []
+    assert config_of_shapes(shapes(own), n_head=5) == config
