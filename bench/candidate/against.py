@@ -130,11 +130,10 @@ def examine_pair(sides: dict[str, tuple[str, Build, Guess]], settings: dict[str,
         models.append(model)
     report = compare_outputs(*outputs)
     for name, held, ids in probes(weights, config, time, seed, precision):
-        logits = []
         for model in models:
             model.load(held)
-            logits.append(logits_at(model, ids))
-        report.measurements.append(Measurement("logits", name, *distance(*logits)))
+        ours, theirs = (logits_at(model, ids) for model in models)
+        report.measurements.append(Measurement("logits", name, *distance(ours, theirs)))
     a = seen["A"]
     pair = Pair(
         name=a.name,

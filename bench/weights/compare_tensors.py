@@ -108,8 +108,8 @@ def compared(name: str, a: Side, b: Side, notes: list[str]) -> Row | None:
     has_a, has_b = (name in side.names for side in (a, b))
     if name == HEAD and not (has_a and has_b):  # a tied head is the token table
         one, other = (a, b) if has_a else (b, a)
-        tensors = [side.tensor(HEAD if side is one else "wte.weight") for side in (a, b)]
-        row = measured(name, *tensors, a, b, notes)
+        x, y = (side.tensor(HEAD if side is one else "wte.weight") for side in (a, b))
+        row = measured(name, x, y, a, b, notes)
         row.looks = f"{one.letter}'s head is a table of its own, {other.letter}'s is its token table"
         return row
     if has_a and has_b:

@@ -38,7 +38,8 @@ def side_by_side(found: Recognised, shapes: Mapping[str, Shape], config: GPTConf
 def function_text(found: Recognised, shapes: Mapping[str, Shape], config: GPTConfig) -> str:
     """A Python file with the layout function."""
     templates, _, _ = templates_of(shapes)
-    outside, inside = [], []
+    outside: list[tuple[str, bool, Rule]] = []
+    inside: list[tuple[str, bool, Rule]] = []
     for rule in found.rules:
         line = f"out[{name_code(rule.own)}] = {expression(rule)}"
         (inside if "{i}" in rule.own else outside).append((line, rule.own.endswith("bias") or is_bias(rule), rule))
