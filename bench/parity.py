@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.candidate.examine import SMOKE, examine
-from bench.candidate.guess_layout import choose_layout
+from bench.candidate.guess_layout import check_settled, choose_layout, with_advice, with_help
 from bench.candidate.load_function import load_function
 from bench.candidate.report import text
 from bench.numerics.errors import Measurement, Report, distance, measure_all
@@ -163,9 +163,13 @@ def assert_is_gpt2(candidate: Any, layout: Any = "auto", **options: Any) -> Repo
         raise ValueError(
             "a model without an oracle: give the function that builds it from a config, or an oracle, ids and targets"
         )
-    guess = choose_layout(layout, build, options.get("config", SMOKE))
-    seen = examine(build, guess.layout, name=name, layout_name=guess.name, **options)
-    seen.notes[:0] = guess.notes
+    config = options.get("config", SMOKE)
+    with with_help(), with_advice(layout, build, config):
+        guess = choose_layout(layout, build, config)
+        seen = examine(build, guess.layout, name=name, layout_name=guess.name, **options)
+        seen.notes[:0] = guess.notes
+        if not seen.same:
+            check_settled(guess, bool(seen.causes))
     if not seen.same:
         raise AssertionError(text(seen))
     return seen.report

@@ -91,6 +91,17 @@ def test_assert_same_needs_no_layout(build: Any) -> None:
     assert assert_same(build, config=SMALL, steps=2).worst("logits").error < 1e-12
 
 
+def test_a_model_that_wants_heads_of_64_is_built_with_them() -> None:
+    def build(config: GPTConfig) -> nn.Module:
+        assert config.head_size % 64 == 0
+        return Interleaved(config)
+
+    wide = GPTConfig(block_size=32, vocab_size=70, n_layer=2, n_head=3, n_embd=192)
+    guess = choose_layout("auto", build, wide)
+    assert guess.sure
+    assert "q, k and v joined per head (interleaved)" in guess.name
+
+
 def test_a_mistake_in_the_model_does_not_hide_its_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = F.gelu
     monkeypatch.setattr(F, "gelu", lambda x, approximate="none": plain(x))
@@ -179,6 +190,14 @@ def test_a_guess_without_proof_and_a_difference_without_cause_are_not_judged(
     captured = capsys.readouterr()
     assert captured.err.splitlines()[-1].startswith("error: layout: guessed, and neither it nor the difference is ")
     runnable(captured.out)
+
+
+def test_in_a_test_too_the_function_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(LayoutUnknown, match=r"^layout: cannot be guessed: 'gate' has no place; "):
+        assert_same(Odd, config=SMALL)
+    runnable(capsys.readouterr().out)
+    with pytest.raises(ValueError, match=r"^layout: .* transposed\? try --layout hf"):
+        assert_same(hugging_face("eager"), layout="nanogpt", config=SMALL)
 
 
 # A layout that is given and wrong
