@@ -130,7 +130,10 @@ def with_advice(wanted: Any, build: Build, config: GPTConfig) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        hint = advice(wanted, build, config) if str(error).startswith("layout: ") else None
+        named = (
+            isinstance(wanted, str) and wanted in LAYOUTS and str(error).startswith("layout: ")
+        )  # an error in the user's own function speaks for itself
+        hint = advice(wanted, build, config) if named else None
         if hint is None:
             raise
         raise ValueError(f"{error}: {hint}") from error

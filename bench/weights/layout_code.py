@@ -9,7 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from bench.weights.axes import groups, letters, shape_of, sizes_of
-from bench.weights.recognise import Recognised, templates_of
+from bench.weights.entities import templates_of
+from bench.weights.recognise import Recognised
 from bench.weights.rules import OURS, Rule, first_axes
 from reference.config import GPTConfig
 

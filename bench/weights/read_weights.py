@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bench.formatting import one_line
-from bench.weights.recognise import plain
+from bench.weights.names import plain
 from reference.checkpoints.checkpoint import CONFIG, FILES, MODEL, from_json, is_checkpoint, is_complete, step_folders
 from reference.checkpoints.manifest import Damaged, verify
 

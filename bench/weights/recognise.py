@@ -10,31 +10,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from bench.weights.axes import shape_of, sizes_of
+from bench.weights.entities import Entity, Shapes, any_name, any_shape, entities_of, tables_of, templates_of
+from bench.weights.names import KIND, Shape, letter_of, letters_within, words_of
 from bench.weights.rules import OURS, Rule
 from reference.checkpoints.huggingface import PREFIX
 from reference.config import GPTConfig
 
-Shape = tuple[int, ...]
-Shapes = Mapping[str, Shape]
-
-WRAPPERS = ("_orig_mod.", "module.")  # put before names by torch.compile and DistributedDataParallel
 HEAD = "lm_head.weight"  # our name for an output table that is not the token table
 
-BIAS = {"bias", "b", "beta", "shift"}
-KIND = BIAS | {"weight", "w", "gamma", "scale", "gain", "g", "kernel", "weights", "a"}
-POSITION = {"wpe", "pos", "position", "positions", "positional", "where"}
-OUTPUT = {"head", "unembed", "unembedding", "out", "output", "logits", "decoder", "lm", "classifier"}
-TOKEN = {"wte", "tok", "token", "tokens", "word", "vocab"}
-LETTERS = {
-    "q": {"q", "query", "queries", "wq", "toq", "qproj"},
-    "k": {"k", "key", "keys", "wk", "tok", "kproj"},
-    "v": {"v", "value", "values", "wv", "tov", "vproj"},
-}
 UP = {"fc", "up", "in", "w1", "expand", "intermediate", "0"}
 DOWN = {"proj", "down", "out", "w2", "contract", "2"}
 FIRST = {"1", "input", "attn", "attention", "att", "first", "pre", "self", "a"}
@@ -92,182 +79,6 @@ class Recognised:
         return self.scheme or describe(self.rules)
 
 
-@dataclass
-class Entity:
-    """A weight and its bias: names with {i} and {h}, and shapes."""
-
-    words: set[str]
-    weight: tuple[str, Shape] | None = None
-    bias: tuple[str, Shape] | None = None
-
-
-def plain(name: str) -> str:
-    """A name without what torch.compile and DistributedDataParallel put before it."""
-    while name.startswith(WRAPPERS):
-        name = name.split(".", 1)[1]
-    return name.replace("._orig_mod.", ".")
-
-
-def is_mask(name: str, shape: Shape) -> bool:
-    """Whether this is a causal mask or another constant, not a weight."""
-    real = [n for n in shape if n != 1]
-    words = words_of(name.rsplit(".", 1)[-1])
-    square = len(real) == 2 and real[0] == real[1]
-    named = bool(words & {"mask", "tril", "causal"}) or (len(shape) > 2 and "bias" in words)
-    return not real or (square and (named or len(shape) > 3)) or "inv_freq" in name
-
-
-def words_of(name: str) -> set[str]:
-    """The words of a name in lower case: "blocks.attn.W_Q" -> blocks, attn, w, q."""
-    return {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)} | {
-        segment.lower() for segment in re.split(r"[._]", name) if re.fullmatch(r"[A-Za-z]+\d", segment)
-    }
-
-
-def layers_of(names: Iterable[str]) -> tuple[dict[str, str], int]:
-    """Write {i} for the number of the layer in every name; returns the names by name, and the number of layers."""
-    names = list(names)
-    spots: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for name in names:
-        for before, number, after in numbers_in(name):
-            spots[before][number].add(after)
-    complete = {
-        prefix: len(numbers)
-        for prefix, numbers in spots.items()
-        if set(numbers) == set(range(len(numbers))) and set.intersection(*numbers.values())
-    }
-    covered: Counter[int] = Counter()
-    for name in names:
-        first = next((before for before, _, _ in numbers_in(name) if before in complete), None)
-        if first is not None:
-            covered[complete[first]] += 1
-    layers = covered.most_common(1)[0][0] if covered else 0
-    out = {}
-    for name in names:
-        out[name] = name
-        for before, _, after in numbers_in(name):
-            if complete.get(before) == layers:
-                out[name] = f"{before}{{i}}{after}"
-                break
-    return out, layers
-
-
-def numbers_in(name: str) -> Iterator[tuple[str, int, str]]:
-    """The numbers of a name with what is before and after; of 10 also the 0, as a name may end in 1 before it."""
-    for match in re.finditer(r"\d+", name):
-        for start in range(match.start(), match.end()):
-            yield name[:start], int(name[start : match.end()]), name[match.end() :]
-
-
-def heads_of(names: Iterable[str]) -> dict[str, str]:
-    """Write {h} for the number of the head in names of q, k and v, where each head has its own."""
-    spots: dict[tuple[str, str], set[int]] = defaultdict(set)
-    names = list(names)
-    for name in names:
-        for match in re.finditer(r"\d+", name):
-            spots[name[: match.start()], name[match.end() :]].add(int(match.group()))
-    out = {}
-    for name in names:
-        out[name] = name
-        for match in re.finditer(r"\d+", name):
-            numbers = spots[name[: match.start()], name[match.end() :]]
-            if letter_of(words_of(name)) and numbers == set(range(len(numbers))) and "{i}" in name[: match.start()]:
-                out[name] = f"{name[: match.start()]}{{h}}{name[match.end() :]}"
-                break
-    return out
-
-
-def letter_of(words: set[str]) -> str | None:
-    """q, k or v, if the words name one of them and no other."""
-    found = [letter for letter, known in LETTERS.items() if words & known]
-    return found[0] if len(found) == 1 else None
-
-
-def templates_of(shapes: Shapes) -> tuple[dict[str, Shape], int, int | None]:
-    """Tensors with {i} and {h} in their names, in order; the number of layers; that of heads if each has its own."""
-    kept = {name: shape for name, shape in shapes.items() if not is_mask(name, shape)}
-    layered, layers = layers_of(kept)
-    headed = heads_of(dict.fromkeys(layered.values()))
-    out: dict[str, Shape] = {}
-    for name, shape in kept.items():
-        out.setdefault(headed[layered[name]], shape)
-    several = Counter(template for one, template in headed.items() if "{h}" in template)
-    return out, layers, max(several.values(), default=None)
-
-
-def entities_of(templates: Mapping[str, Shape]) -> list[Entity]:
-    """Weights with their biases, in order."""
-    found: dict[str, Entity] = {}
-    for name, shape in templates.items():
-        parent, _, last = name.rpartition(".")
-        words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", last.replace("{i}", "").replace("{h}", ""))
-        kinds = {word.lower() for word in words} & KIND
-        stem = f"{parent}." + "_".join(word.lower() for word in words if word.lower() not in KIND)
-        entity = found.setdefault(stem, Entity(words_of(re.sub(r"\{.\}", "", name)) - KIND | letters_within(name)))
-        if kinds & BIAS and not kinds - BIAS:
-            entity.bias = name, shape
-        else:
-            entity.weight = name, shape
-    return list(found.values())
-
-
-def letters_within(name: str) -> set[str]:
-    """The single letters of a name's last two segments, such as v in W_V, that are words of their own."""
-    return {word.lower() for word in re.findall(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])", ".".join(name.split(".")[-2:]))}
-
-
-def config_of_shapes(shapes: Shapes, n_head: int | None = None) -> GPTConfig:
-    """The config of a GPT-2 with these tensors.
-
-    Args:
-        n_head: if known; else that of tensors of one head each, or the width divided by 64
-
-    Raises ValueError if there is no token or position table.
-    """
-    templates, layers, heads = templates_of(shapes)
-    vectors = [shape[0] for shape in templates.values() if len(shape) == 1]
-    if not vectors or not layers:
-        raise ValueError("no GPT-2: it has no numbered layers with norms")
-    C = Counter(vectors).most_common(1)[0][0]
-    found = tables_of(entities_of(templates), C)
-    lengths = {role: table_length(entity, C) for role, entity in found.items()}
-    for role, what in (("wte", "token"), ("wpe", "position")):
-        if role not in lengths:
-            raise ValueError(f"no GPT-2: it has no {what} table with {C} columns")
-    H = n_head or heads or (C // 64 if C % 64 == 0 else 1)
-    bias = any(name.endswith("bias") or words_of(name.rsplit(".", 1)[-1]) & BIAS for name in templates)
-    return GPTConfig(lengths["wpe"], lengths["wte"], layers, H, C, bias=bias)
-
-
-def table_length(entity: Entity, C: int) -> int:
-    """The number of rows of a table with C columns, in either orientation."""
-    assert entity.weight is not None
-    return math.prod(entity.weight[1]) // C
-
-
-def tables_of(entities: Sequence[Entity], C: int) -> dict[str, Entity]:
-    """Token table, position table and head, by role."""
-    rest = [
-        entity
-        for entity in entities
-        if entity.weight is not None
-        and "{i}" not in entity.weight[0]
-        and len(real := [n for n in entity.weight[1] if n != 1]) == 2
-        and C in real
-    ]
-    found: dict[str, Entity] = {}
-    for role, words in (("wpe", POSITION), ("wte", TOKEN), ("head", OUTPUT)):
-        for entity in rest:
-            if role not in found and entity.words & words:
-                found[role] = entity
-        rest = [entity for entity in rest if entity is not found.get(role)]
-    by_size = sorted(rest, key=lambda entity: -table_length(entity, C))
-    for role in ("wte", "wpe") if "wpe" not in found and "wte" not in found else ("wte", "wpe", "head"):
-        if role not in found and by_size:
-            found[role] = by_size.pop(-1 if role == "wpe" else 0)
-    return found
-
-
 def recognise(shapes: Shapes, config: GPTConfig) -> Recognised:
     """Recognise the layout of some tensors, names without wrappers, of a config.
 
@@ -292,16 +103,6 @@ def recognise(shapes: Shapes, config: GPTConfig) -> Recognised:
         if other not in seen:
             seen.append(other)
     return Recognised(rules, seen[1:], scheme_of(rules, unknown), unknown, missing)
-
-
-def any_name(entity: Entity) -> str:
-    """The name of an entity's weight, or of its bias."""
-    return (entity.weight or entity.bias or ("", ()))[0]
-
-
-def any_shape(entity: Entity) -> Shape:
-    """The shape of an entity's weight, or of its bias."""
-    return (entity.weight or entity.bias or ("", ()))[1]
 
 
 class Rules:

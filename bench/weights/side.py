@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.weights.entities import config_of_shapes
+from bench.weights.names import is_mask
 from bench.weights.read_weights import WeightsFile
-from bench.weights.recognise import HEAD, Recognised, config_of_shapes, is_mask, recognise
+from bench.weights.recognise import HEAD, Recognised, recognise
 from bench.weights.rules import Rule, canonical_tensor
 from reference.checkpoints.huggingface import canonical_shapes, config_from_hf
 from reference.config import GPTConfig

@@ -8,7 +8,8 @@ import torch
 from bench.candidate.layouts import LAYOUTS
 from bench.numerics.inputs import sharp_state_dict
 from bench.weights.axes import groups, rearrange, sizes_of
-from bench.weights.recognise import Recognised, config_of_shapes, recognise
+from bench.weights.entities import config_of_shapes
+from bench.weights.recognise import Recognised, recognise
 from bench.weights.rules import OURS, Rule, apply, canonical_tensor
 from reference import GPTConfig
 from tests.bench.candidate.written import interleaved_layout, per_head_layout
