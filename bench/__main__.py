@@ -15,18 +15,27 @@ from typing import Any
 
 import tyro
 
-from bench.settings import Compare, CompareCandidate, CompareStep, Diff, MeasureRoofline, Report
+from bench.settings import (
+    Compare,
+    CompareCandidate,
+    CompareStep,
+    CompareWeights,
+    Diff,
+    MeasureRoofline,
+    Report,
+    Template,
+)
 from reference.cli.main import LOADING, finished, notes_of_warnings, wait_briefly
 from reference.cli.progress import waiting
 
-Options = Compare | CompareCandidate | MeasureRoofline | Report | Diff
+Options = Compare | CompareCandidate | CompareStep | CompareWeights | Template | MeasureRoofline | Report | Diff
 
 
 def main(arguments: Sequence[str] | None = None, program: str = f"python -m {__package__}") -> int:
     """Run one command; returns the exit status.
 
-    0 done, every proof passed; 1 a contender or candidate failed its proof, or an internal error; 2 an invalid
-    request; 130 Ctrl-C, 143 SIGTERM. For options that do not parse, tyro ends the process with 2.
+    0 done, every proof passed; 1 a contender or candidate failed its proof, weights differ, or an internal error; 2 an
+    invalid request; 130 Ctrl-C, 143 SIGTERM. For options that do not parse, tyro ends the process with 2.
     """
     with notes_of_warnings():
         given = sys.argv[1:] if arguments is None else list(arguments)
@@ -51,6 +60,14 @@ def command_of(options: Options, program: str) -> Callable[[Any], int]:
             from bench.training_step.command import compare_step
 
             return compare_step
+        case Template():
+            from bench.candidate.template import write_template
+
+            return write_template
+        case CompareWeights():
+            from bench.weights.command import compare_weights
+
+            return compare_weights
         case MeasureRoofline():
             from bench.roofline.command import measure_roofline
 
@@ -70,10 +87,16 @@ def command_of(options: Options, program: str) -> Callable[[Any], int]:
 
 
 def read_options(arguments: list[str], program: str) -> Options:
-    """Parse a command and its options; compare has other options where --candidate or --step is given."""
+    """Parse a command and its options; compare has others where one of `kinds` is given."""
     given = {argument.partition("=")[0] for argument in arguments}
+    kinds: dict[str, Any] = {
+        "--candidate": CompareCandidate,
+        "--step": CompareStep,
+        "--weights": CompareWeights,
+        "--template": Template,
+    }
     commands: Any = {
-        "compare": CompareCandidate if "--candidate" in given else CompareStep if "--step" in given else Compare,
+        "compare": next((kind for option, kind in kinds.items() if option in given), Compare),
         "roofline": MeasureRoofline,
         "report": Report,
         "diff": Diff,

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.candidate.examine import examine
-from bench.candidate.layouts import layout_of
+from bench.candidate.examine import TEST_SIZE, examine
+from bench.candidate.guess_layout import check_settled, choose_layout, with_advice, with_help
 from bench.candidate.load_function import load_function
 from bench.candidate.report import text
 from bench.numerics.budgets import BUDGETS, Budget
@@ -125,14 +125,14 @@ def assert_same(
     Without an oracle, test a GPT against the reference, as `python -m bench compare --candidate` does. The message says
     where it first differs and which known mistake explains the difference:
 
-        assert_same(build, layout="nanogpt")
+        assert_same(build)
 
     Args:
         candidate: a model; without an oracle, a function from a config to a module, or "path/to/file.py:build"
         oracle, ids, targets: see `compare`
         budget: a `Budget`, or a name in `bench.numerics.budgets.BUDGETS`; only with an oracle
-        options: see `compare`; without an oracle, `layout` (a name, a function or "path/to/file.py:function") and the
-            options of `bench.candidate.examine.examine`
+        options: see `compare`; without an oracle, `layout` (a name, a function or "path/to/file.py:function"; guessed
+            if left out) and the options of `bench.candidate.examine.examine`
 
     Raises ValueError for models or options that cannot be compared.
     """
@@ -155,16 +155,21 @@ def assert_same(
     return report
 
 
-def assert_is_gpt2(candidate: Any, layout: Any = "canonical", **options: Any) -> Report:
+def assert_is_gpt2(candidate: Any, layout: Any = "auto", **options: Any) -> Report:
     """`assert_same` without an oracle."""
     name = candidate if isinstance(candidate, str) else getattr(candidate, "__qualname__", type(candidate).__name__)
-    named = layout if isinstance(layout, str) else getattr(layout, "__qualname__", type(layout).__name__)
     build = load_function(candidate, "build", "candidate") if isinstance(candidate, str) else candidate
     if isinstance(build, nn.Module):
         raise ValueError(
             "a model without an oracle: give the function that builds it from a config, or an oracle, ids and targets"
         )
-    seen = examine(build, layout_of(layout), name=name, layout_name=named, **options)
+    config = options.get("config", TEST_SIZE)
+    with with_help(), with_advice(layout, build, config):
+        guess = choose_layout(layout, build, config)
+        seen = examine(build, guess.layout, name=name, layout_name=guess.name, **options)
+        seen.notes[:0] = guess.notes
+        if not seen.same:
+            check_settled(guess, bool(seen.causes))
     if not seen.same:
         raise AssertionError(text(seen))
     return seen.report

@@ -79,6 +79,7 @@ class Compare(ResultFile, Seed, Threads, Device):
     Without options: gpt2 (124 million parameters), one sequence of 128 tokens, 3 to 4 minutes on two CPU cores.
 
     To test a GPT of your own: --candidate FILE.py:build, which has its own options: --candidate x --help.
+    To compare two checkpoints: --weights A --against B; its options: --weights x --help.
     """
 
     size: str = "gpt2"
@@ -130,9 +131,13 @@ class CompareCandidate(ResultFile, Seed, Threads, Device):
     """Function build(config) that returns a torch.nn.Module; also MODULE:FUNCTION. The config has block_size,
     vocab_size, n_layer, n_head, n_embd, dropout and bias. The module maps ids (B, T) to logits (B, T, V), to (logits,
     loss), or to an object with .logits"""
-    layout: str = "canonical"
-    """Names and shapes of its weights: canonical (reference/gpt.py), hf (transformers), nanogpt, or a function
-    from our state dict to yours, FILE.py:FUNCTION"""
+    layout: str = "auto"
+    """Names and shapes of its weights: canonical (reference/gpt.py), hf (transformers), nanogpt, a function from our
+    state dict to yours, FILE.py:FUNCTION, or auto: guessed from its tensors and verified by the numbers"""
+    against: Annotated[str | None, shown("FILE.py:FUNCTION", "reference/gpt.py")] = None
+    """Compare with this GPT: another build function, or transformers. Both are also compared with the reference"""
+    against_layout: str = "auto"
+    """Layout of --against"""
     size: str = "test"
     """Model size: test (3 layers, n_embd 48), or a size of compare without --candidate: tiny, mini, gpt2, ..."""
     shape: Annotated[str, shown("NAME=N,...", "that of --size")] = ""
@@ -179,6 +184,48 @@ class CompareStep(ResultFile, Seed, Threads):
         """Raise a ValueError, one line, for the first value that is invalid on every machine."""
         check_at_least(self, threads=1, seed=0)
         check_seed(self.seed, bits=52)
+        check_file(self.json)
+
+
+@dataclass(frozen=True)
+class Template:
+    """Write a wrapper with which a module of yours, with its own constructor and output, can be tested.
+
+    It matches the constructor's arguments with our config by their names, builds and calls the module at a small size,
+    and marks the lines to check. The layout of its weights needs no line: compare --candidate guesses it.
+    """
+
+    template: Annotated[str, arg(metavar="FILE.py:CLASS")]
+    """The torch.nn.Module to wrap; also MODULE:CLASS"""
+    out: Annotated[Path | None, shown("FILE.py", "standard output")] = None
+    """Write the wrapper to this file"""
+
+    def check(self) -> None:
+        """Raise a ValueError, one line, for an invalid value."""
+        if self.out is not None and (self.out.exists() or not self.out.absolute().parent.is_dir()):
+            raise ValueError(f"--out {self.out}: give the name of a new file in an existing folder")
+
+
+@dataclass(frozen=True)
+class CompareWeights(ResultFile, Threads):
+    """Compare two checkpoints: which tensors differ, by how much, what do they look like; then the logits on real text.
+
+    Each is a file of torch.save (a state dict, or nanoGPT's ckpt.pt), a .safetensors file, a Hugging Face folder, or a
+    checkpoint or run of this project, in any layout. Nothing in them is executed.
+
+    Exit status: 0 the same, 1 different, 2 not judged (one line says why).
+    """
+
+    weights: Annotated[Path, arg(metavar="FILE|FOLDER")]
+    """Checkpoint A"""
+    against: Annotated[Path, arg(metavar="FILE|FOLDER")]
+    """Checkpoint B; errors are relative to it"""
+    heads: Annotated[int | None, shown("INT", "what the files say")] = None
+    """Number of attention heads, for files that do not say it"""
+
+    def check(self) -> None:
+        """Raise a ValueError, one line, for an invalid value."""
+        check_at_least(self, heads=1, threads=1)
         check_file(self.json)
 
 

@@ -1,6 +1,6 @@
 """A GPT-2 that detaches its keys, as code that fills a cache may do, so that they are not trained.
 
-    python -m bench compare --candidate examples/detached_keys.py:build --layout nanogpt
+    python -m bench compare --candidate examples/detached_keys.py:build
 
 Logits and loss are right, and it trains, only worse.
 """

@@ -1,6 +1,6 @@
 """The GPT-2 of my_gpt.py with nn.GELU(), the exact form; GPT-2 was trained with the tanh form.
 
-    python -m bench compare --candidate examples/erf_gelu.py:build --layout nanogpt
+    python -m bench compare --candidate examples/erf_gelu.py:build
 
 Logits are off by 1e-4 of their size: less than bfloat16 rounds, and within the usual tolerances.
 """

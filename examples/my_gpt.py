@@ -1,6 +1,6 @@
 """A correct GPT-2 of nn modules: one projection for q, k and v, torch's attention.
 
-python -m bench compare --candidate examples/my_gpt.py:build --layout nanogpt
+python -m bench compare --candidate examples/my_gpt.py:build
 """
 
 import torch

@@ -19,7 +19,8 @@ sample     generate text from a trained model
 eval       evaluate a trained model: loss, perplexity and bits
 plot       plot the loss of runs, or the inside of a model
 compare    prove models equal, then time them;
-           with --candidate FILE.py:build, test your own GPT
+           with --candidate FILE.py:build, test your own GPT;
+           with --weights A --against B, compare two checkpoints
 roofline   measure the peak FLOP/s and bandwidth of this device
 report     make a page, pictures and tables from result files
 diff       show what changed between two result files

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
+from bench.candidate.against import compare_with
 from bench.candidate.examination import Examination
 from bench.candidate.examine import TEST_SIZE, examine, usual_time
-from bench.candidate.layouts import layout_of
+from bench.candidate.guess_layout import check_settled, choose_layout, doubts, with_advice, with_help
 from bench.candidate.load_function import load_function
 from bench.candidate.report import show, text
 from bench.environment import threads
@@ -31,6 +32,7 @@ STAGES = 8  # at most
 BASE = 350_000_000  # bytes of a process with torch imported
 
 
+@with_help()
 def compare_candidate(options: CompareCandidate) -> int:
     """Examine a candidate and print the report.
 
@@ -47,17 +49,25 @@ def compare_candidate(options: CompareCandidate) -> int:
     precision = None if options.precision == "auto" else options.precision
     device = choose_device(options.device, "float64" if precision == "float64" else "float32")
     # what the candidate prints is no part of the report
+    with traceback_of(options.traceback), redirect_stdout(sys.stderr):
+        build = load_function(options.candidate, "build", "candidate")
+        guess = choose_layout(options.layout, build, config)
+    if options.against is not None:
+        shape = {"config": config, "batch": options.batch, "time": time, "steps": steps, "seed": options.seed}
+        with traceback_of(options.traceback):
+            return compare_with(options, build, guess, {**shape, "device": device, "precision": precision})
     with (
         traceback_of(options.traceback),
         redirect_stdout(sys.stderr),
         Stages(STAGES) as progress,
         threads(options.threads),
+        with_advice(options.layout, build, config),
     ):
         seen = examine(
-            load_function(options.candidate, "build", "candidate"),
-            layout_of(options.layout),
+            build,
+            guess.layout,
             name=options.candidate,
-            layout_name=options.layout,
+            layout_name=guess.name,
             config=config,
             batch=options.batch,
             time=time,
@@ -69,9 +79,15 @@ def compare_candidate(options: CompareCandidate) -> int:
         )
     for one in seen.unjudged if options.traceback else ():
         print_exception(one.error)
+    seen.notes[:0] = guess.notes
+    if not seen.same and not seen.causes:
+        with redirect_stdout(sys.stderr):
+            seen.notes += doubts(guess, options.layout, build, config)
     report(seen)
     if options.json is not None:
         write(options.json, result(seen))
+    if not seen.same:
+        check_settled(guess, bool(seen.causes))
     return 0 if seen.same else 1
 
 

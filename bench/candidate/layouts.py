@@ -51,7 +51,7 @@ def layout_of(wanted: str | Callable[..., Weights]) -> Layout:
     if isinstance(wanted, str) and wanted in LAYOUTS:
         return LAYOUTS[wanted]
     if isinstance(wanted, str) and ":" not in wanted and not wanted.endswith(".py"):
-        raise ValueError(f"unknown layout {wanted!r}: give one of {', '.join(LAYOUTS)}, or FILE.py:FUNCTION")
+        raise ValueError(f"unknown layout {wanted!r}: give one of auto, {', '.join(LAYOUTS)}, or FILE.py:FUNCTION")
     function = load_function(wanted, "layout", "layout") if isinstance(wanted, str) else wanted
     try:
         takes_config = len(inspect.signature(function).parameters) >= 2

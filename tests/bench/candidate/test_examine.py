@@ -270,7 +270,7 @@ REFUSED = {
     "an unknown layout": (
         GOOD + "build = Written\n",
         "karpathy",
-        r"unknown layout 'karpathy': give one of canonical, hf, .*",
+        r"unknown layout 'karpathy': give one of auto, canonical, hf, .*",
     ),
     "another layout than the module's": (
         GOOD + "build = Written\n",

@@ -1,0 +1,1 @@
+"""Whose layout do some tensors have, and do two checkpoints hold the same weights?"""

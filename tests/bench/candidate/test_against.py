@@ -1,0 +1,99 @@
+"""Two candidates are compared with each other, and each with the reference, which says where and why they part."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.__main__ import main
+
+ROOT = Path(__file__).parents[3]
+ERF = "from torch.nn.functional import gelu\nbuild = mutant(MLP, activate=lambda self, x: gelu(x))\n"
+HEAD = "from tests.bench.candidate.written import MLP, Interleaved, PerHead, Written, mutant\n"
+FILES = {
+    "right.py": "build = Written\n",
+    "heads.py": "build = PerHead\n",
+    "interleaved.py": "build = Interleaved\n",
+    "erf.py": ERF,
+    "rounded.py": "class build(Written):\n    def forward(self, x):\n        return super().forward(x).float()\n",
+    "broken.py": "def build(config):\n    raise RuntimeError('no memory')\n",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.chdir(tmp_path)
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(HEAD + text)
+    return tmp_path
+
+
+def compared(a: str, b: str, *options: str) -> tuple[int, dict[str, Any]]:
+    command = ["compare", "--candidate", a, "--against", b, "--steps", "2", "--threads", "1", "--json", "r.json"]
+    status = main([*command, *options])
+    return status, json.loads(Path("r.json").read_text())
+
+
+@pytest.mark.parametrize("a,b", [("right.py", "transformers"), ("heads.py", "interleaved.py")])
+def test_two_right_ones_in_any_layouts_are_the_same(
+    a: str, b: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, found = compared(a, b)
+    out = capsys.readouterr().out
+    assert status == 0, out
+    assert (found["pair"]["same"], found["a"]["same"], found["b"]["same"]) == (True, True, True)
+    assert "The same function: in float64, logits agree to" in out
+    assert max(map(len, out.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("a,b", [("right.py", "erf.py"), ("erf.py", "transformers")])
+def test_a_difference_is_explained_on_its_side(
+    a: str, b: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, found = compared(a, b)
+    assert status == 1
+    wrong, right = ("a", "b") if a == "erf.py" else ("b", "a")
+    assert found[right]["same"]
+    assert found[right]["causes"] == []
+    assert [cause["what"] for cause in found[wrong]["causes"]] == ["GELU in its exact erf form"]
+    out = capsys.readouterr().out
+    assert f"{wrong.upper()} against the reference: Not the same function" in out
+    assert f"{right.upper()} against the reference: The same function" in out
+
+
+def test_two_with_the_same_mistake_are_the_same_as_each_other(folder: Path) -> None:
+    status, found = compared("erf.py", "erf.py")
+    assert (status, found["a"]["same"], found["b"]["same"]) == (0, False, False)
+
+
+def test_where_one_rounds_both_are_judged_in_float32(folder: Path) -> None:
+    status, found = compared("right.py", "rounded.py")
+    assert status == 0
+    assert (found["a"]["precision"], found["b"]["precision"], found["pair"]["precision"]) == (
+        "float64",
+        "float32",
+        "float32",
+    )
+
+
+@pytest.mark.parametrize(
+    "b,message",
+    [
+        ("missing.py", r"against missing\.py: there is no such file"),
+        ("broken.py", r"candidate: build\(config\) raised RuntimeError: no memory.*"),
+        ("right.py --against-layout hf", r"layout: its weights do not fit the candidate: .*"),
+        ("right.py --against-layout x", r"unknown layout 'x': give one of auto, canonical, hf, nanogpt, or .*"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_one_line(
+    b: str, message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", "--candidate", "right.py", "--steps", "0", "--against", *b.split()]) == 2
+    captured = capsys.readouterr()
+    assert re.fullmatch(f"error: {message}", captured.err.splitlines()[-1]), captured.err
+    assert captured.out == ""
