@@ -16,15 +16,17 @@ class TorchGPT(nn.Module):
         super().__init__()
         self.embed = nn.Embedding(vocab_size, d_model)
         self.pos = nn.Parameter(torch.zeros(1, max_len, d_model))
+        self.drop = nn.Dropout(dropout)
         layer = nn.TransformerEncoderLayer(
             d_model, nhead, 4 * d_model, dropout, activation=gelu, batch_first=True, norm_first=True
         )
+        layer.dropout = nn.Identity()  # GPT-2 drops nothing between the two layers of its MLP
         self.encoder = nn.TransformerEncoder(layer, num_layers, nn.LayerNorm(d_model), enable_nested_tensor=False)
 
     def forward(self, ids: Tensor) -> Tensor:
         T = ids.shape[1]
         mask = nn.Transformer.generate_square_subsequent_mask(T).to(self.pos)
-        x = self.encoder(self.embed(ids) + self.pos[:, :T], mask=mask, is_causal=True)
+        x = self.encoder(self.drop(self.embed(ids) + self.pos[:, :T]), mask=mask, is_causal=True)
         return x @ self.embed.weight.T
 
 

@@ -63,7 +63,7 @@ class Renamed(nn.Module):
             for ours in rule.ours:
                 for i in range(self.config.n_layer if "{i}" in ours else 1):
                     state.setdefault(ours.format(i=i), canonical_tensor(rule, ours, own, self.config, i))
-        return torch.func.functional_call(GPT(self.config).to(ids.device), state, (ids,))
+        return torch.func.functional_call(GPT(self.config).to(ids.device).train(self.training), state, (ids,))
 
 
 @pytest.mark.parametrize("name", PUBLIC)
