@@ -9,8 +9,9 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import torch
@@ -60,7 +61,7 @@ def import_file(path: Path, what: str) -> ModuleType:
     loaded = sys.modules.get(name)
     if loaded is not None and vars(loaded).get(SOURCE) == source:
         return loaded  # what it registers can often be registered only once
-    spec = importlib.util.spec_from_file_location(name, full)
+    spec = importlib.util.spec_from_file_location(name, full, loader=FromSource(name, str(full)))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -73,6 +74,16 @@ def import_file(path: Path, what: str) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+class FromSource(SourceFileLoader):
+    """Compiles a file at each import. Python would take its cached bytecode if size and second are the same."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        """The code of the file as it is now."""
+        file = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(self.get_data(file), file)
+        return code
 
 
 def import_module(name: str, what: str) -> ModuleType:

@@ -128,6 +128,10 @@ def audit(
         if len(recorded.counts) == 1:
             notes.append("the step takes one batch: accumulation of gradients was not tested")
             break
+    if len(runs) > 1 and not any(run.same for run in runs):
+        # mistakes that show only where sizes differ change nothing in the first run: one cause for both
+        later = (explanation(one.mistakes, runs[0], given, parts) for one in runs[-1].explanations)
+        runs[0].explanations += [one for one in later if one is not None and one not in runs[0].explanations]
     return Audit(name, given, runs, notes)
 
 
@@ -193,26 +197,33 @@ def explanations(run: Run, given: Hyperparameters, parts: Parts, known: Sequence
     Args:
         known: explanations of another run of this step, tried first
     """
-    names = [name for name, _ in initial(0).named_parameters()]
-    frozen = tuple(run.never_moved) if len(run.never_moved) < len(names) else ()
-    trained = torch.cat(
-        [torch.full((size,), float(name not in frozen)) for name, size in zip(names, parts.sizes, strict=True)]
-    ).double()
     tried = dict.fromkeys([(), *(one.mistakes for one in known), *singles_and_pairs()])
     fewest: int | None = None
     for mistakes in tried:
         if fewest is not None and len(mistakes) > fewest:
             return
-        found = fit(combined(mistakes), run.recorded, given, parts, trained)
-        if not found.explains:
-            continue
-        schedule = name_of(found.rates, given)
-        if schedule is None:
-            schedule = "the learning rates are not those of the schedule"
-        elif not mistakes and not schedule and not frozen:
-            continue  # within the budget only with a fitted rate
-        fewest = len(mistakes)
-        yield Explanation(mistakes, schedule, max(found.errors), found.rates, frozen)
+        found = explanation(mistakes, run, given, parts)
+        if found is not None:
+            fewest = len(mistakes)
+            yield found
+
+
+def explanation(mistakes: tuple[Mistake, ...], run: Run, given: Hyperparameters, parts: Parts) -> Explanation | None:
+    """Test whether mistakes reproduce every step of a run; None if they do not."""
+    names = [name for name, _ in initial(0).named_parameters()]
+    frozen = tuple(run.never_moved) if len(run.never_moved) < len(names) else ()
+    trained = torch.cat(
+        [torch.full((size,), float(name not in frozen)) for name, size in zip(names, parts.sizes, strict=True)]
+    ).double()
+    found = fit(combined(mistakes), run.recorded, given, parts, trained)
+    if not found.explains:
+        return None
+    schedule = name_of(found.rates, given)
+    if schedule is None:
+        schedule = "the learning rates are not those of the schedule"
+    elif not mistakes and not schedule and not frozen:
+        return None  # within the budget only with a fitted rate
+    return Explanation(mistakes, schedule, max(found.errors), found.rates, frozen)
 
 
 def remarks(recorded: Recorded) -> list[str]:

@@ -63,6 +63,12 @@ class Edit:
             text = text.replace(old, new)
         return text
 
+    def lines(self) -> set[int]:
+        """Numbers of the lines of the right file that it changes."""
+        text = RIGHT.read_text()
+        spans = [(text.index(old), old) for old, _ in self.edits if old in text]
+        return {n for at, old in spans for n in range(text.count("\n", 0, at), text.count("\n", 0, at + len(old)) + 1)}
+
 
 def edit(old: str, new: str, *cause: str, bug: int | None = None) -> Edit:
     """One replacement."""
