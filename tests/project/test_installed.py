@@ -247,9 +247,10 @@ def test_compare_times_contenders_in_processes_of_their_own_those_of_other_libra
     names = ("reference", "huggingface-sdpa", "x-transformers", "plain")
     compare = ("compare", *quick, "--contenders", *names, *HERE, "--json", "compare.json")
     installation.run("paritygpt", *compare, cwd=project)
-    found = json.loads((project / "compare.json").read_text())["contenders"]
-    assert [one["name"] for one in found if one["proof"]["passed"] and one["speed"]] == list(names)
-    assert all(len(one["speed"]["training_step"]["seconds"]) == 3 for one in found)
+    found = json.loads((project / "compare.json").read_text())
+    assert [one["contender"] for one in found["parity"] if one["passed"]] == list(names)
+    assert {one["contender"] for one in found["cases"]} == set(names)
+    assert all(len(one["seconds"]) == 3 for one in found["cases"] if one["task"] == "training_step")
 
 
 @pytest.mark.slow
