@@ -64,7 +64,7 @@ def run_python(session: nox.Session, *arguments: str, env: dict[str, str] | None
 
 @nox.session(venv_backend="none", requires=["environment"])
 def tests(session: nox.Session) -> None:
-    """Run the tests, except those marked slow, multiproc or net. `-- -k parity` runs only the proofs."""
+    """Run the tests, except those marked slow, long, multiproc or net. `-- -k parity` runs only the proofs."""
     run_python(session, "-m", "pytest", *SPREAD, *session.posargs, env=ONE_THREAD)
 
 
@@ -73,6 +73,12 @@ def slow(session: nox.Session) -> None:
     """Run the tests marked slow or multiproc: they take long or start several processes."""
     marked = ("-m", "slow or multiproc", "--durations=25")
     run_python(session, "-m", "pytest", *SPREAD, *marked, *session.posargs, env=ONE_THREAD)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
+def long(session: nox.Session) -> None:
+    """Run the tests marked long: each trains for minutes as a document says, or repeats a slow test. 20 minutes."""
+    run_python(session, "-m", "pytest", *SPREAD, "-m", "long or (long and multiproc)", "--durations=25", *session.posargs, env=ONE_THREAD)
 
 
 @nox.session(venv_backend="none", requires=["environment"])

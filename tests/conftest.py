@@ -15,6 +15,7 @@ import pytest
 
 OPT_IN = {
     "slow": "takes long",
+    "long": "takes minutes: trains as a document says, or repeats a slow test",
     "multiproc": "starts several processes",
     "net": "needs a network beyond this machine",
 }

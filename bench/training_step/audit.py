@@ -62,12 +62,18 @@ class Run:
     errors: list[float]  # by step, of the change of all weights
     worst: str  # tensor with the largest error in the first wrong step, else in the last
     never_moved: list[str]  # tensors that no step changed
+    trained: Tensor  # (n,) 0 for weights of such tensors, else 1; all 1 if no step changed any
     explanations: list[Explanation] = field(default_factory=list)
 
     @property
     def same(self) -> bool:
         """Whether every step is within the budget."""
         return all(error <= BUDGET for error in self.errors)
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Tensors that no step changed, if others were."""
+        return tuple(self.never_moved) if bool((self.trained == 0.0).any()) else ()
 
     @property
     def first_wrong(self) -> int | None:
@@ -137,7 +143,7 @@ def audit(
 
 def judged(title: str, recorded: Recorded, given: Hyperparameters, parts: Parts) -> Run:
     """A run's error in each step."""
-    names = [name for name, _ in initial(0).named_parameters()]
+    names = parts.names
     arithmetic, errors, worst = Arithmetic(Variant(), given, parts), [], ""
     moved = torch.zeros(len(names), dtype=torch.bool)
     for step in range(len(recorded.gradients)):
@@ -150,7 +156,10 @@ def judged(title: str, recorded: Recorded, given: Hyperparameters, parts: Parts)
         if all(error <= BUDGET for error in errors[:-1]):
             worst = names[max(range(len(own)), key=lambda n: own[n] if own[n] == own[n] else math.inf)]
         moved |= torch.tensor([bool(part.any()) for part in torch.split(change, parts.sizes)])
-    return Run(title, recorded, errors, worst, [n for n, seen in zip(names, moved, strict=True) if not seen])
+    flags = torch.repeat_interleave(moved.double(), torch.tensor(parts.sizes))
+    trained = flags if bool(moved.any()) else torch.ones_like(flags)
+    never_moved = [n for n, seen in zip(names, moved, strict=True) if not seen]
+    return Run(title, recorded, errors, worst, never_moved, trained)
 
 
 def sum_of(arithmetic: Arithmetic, recorded: Recorded, step: int, rate: float) -> Tensor:
@@ -210,20 +219,15 @@ def explanations(run: Run, given: Hyperparameters, parts: Parts, known: Sequence
 
 def explanation(mistakes: tuple[Mistake, ...], run: Run, given: Hyperparameters, parts: Parts) -> Explanation | None:
     """Test whether mistakes reproduce every step of a run; None if they do not."""
-    names = [name for name, _ in initial(0).named_parameters()]
-    frozen = tuple(run.never_moved) if len(run.never_moved) < len(names) else ()
-    trained = torch.cat(
-        [torch.full((size,), float(name not in frozen)) for name, size in zip(names, parts.sizes, strict=True)]
-    ).double()
-    found = fit(combined(mistakes), run.recorded, given, parts, trained)
+    found = fit(combined(mistakes), run.recorded, given, parts, run.trained)
     if not found.explains:
         return None
     schedule = name_of(found.rates, given)
     if schedule is None:
         schedule = "the learning rates are not those of the schedule"
-    elif not mistakes and not schedule and not frozen:
+    elif not mistakes and not schedule and not run.frozen:
         return None  # within the budget only with a fitted rate
-    return Explanation(mistakes, schedule, max(found.errors), found.rates, frozen)
+    return Explanation(mistakes, schedule, max(found.errors), found.rates, run.frozen)
 
 
 def remarks(recorded: Recorded) -> list[str]:

@@ -124,6 +124,7 @@ class Parts:
 
     decayed: dict[Decayed, Tensor]
     tokens: Tensor  # the token table
+    names: list[str]  # of the tensors
     sizes: list[int]  # numbers of elements of the tensors
 
     @classmethod
@@ -148,6 +149,7 @@ class Parts:
         return cls(
             {rule: mask(*chosen) for rule, chosen in rules.items()},
             mask(*(n == "wte.weight" for n in shapes)),
+            list(shapes),
             [shape.numel() for shape in shapes.values()],
         )
 
@@ -167,7 +169,7 @@ class Arithmetic:
         self.trained = torch.ones_like(parts.tokens) if trained is None else trained
         self.steps = 0
         zeros = torch.zeros_like(parts.tokens)
-        self.m, self.v, self.highest, self.left = zeros.clone(), zeros.clone(), zeros.clone(), zeros.clone()
+        self.m = self.v = self.highest = self.left = zeros  # never changed in place
 
     def change(
         self, weights: Tensor, gradients: Sequence[Tensor], counts: Sequence[int], rate: float

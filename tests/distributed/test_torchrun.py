@@ -229,6 +229,7 @@ def test_two_launchers_on_one_machine_train_together(whole: Path) -> None:
     assert os.listdir() == ["run"]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_the_default_recipe_on_two_processes_learns_what_it_learns_on_one(tmp_path: Path) -> None:
     """Compiled and in bfloat16: the losses of 20 steps by its budget."""

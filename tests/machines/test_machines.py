@@ -105,6 +105,7 @@ assert main(PACKAGE, sys.argv[1:]) == 0
 """
 
 
+@pytest.mark.slow
 def test_a_user_without_bfloat16_trains_in_float32_and_reads_why(tmp_path: Path, on_machine: OnMachine) -> None:
     train = ("train", "--corpus", "nursery", "--layers", "1", "--heads", "2", "--width", "256", "--block", "8")
     options = ("--steps", "1", "--without", "compile", "--threads", "1", "--out", str(tmp_path / "run"))

@@ -368,7 +368,7 @@ print(model.loss(ids, ids).item())
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not compilers(), reason="needs a C++ compiler")
 def test_cpus_of_two_kinds_share_a_cache_of_compiled_code_and_compute_the_same(tmp_path: Path) -> None:
     unstated = "from optimized import compilation\ncompilation.vector_width = dict\n"  # as other projects compile

@@ -13,7 +13,7 @@ from reference.cli.main import main
 SHAKESPEARE = Path(__file__).parents[3] / "shared" / "data" / "tinyshakespeare.txt"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3000)
 @pytest.mark.skipif(not SHAKESPEARE.is_file(), reason=f"needs a copy of tiny Shakespeare at {SHAKESPEARE}")
 @pytest.mark.usefixtures("one_thread")

@@ -131,8 +131,9 @@ def gpt2_at_full_length(gpt2_weights: dict[str, Tensor]) -> ModelOutputs:
     return answers_of_hugging_face(SIZES["gpt2"], gpt2_weights, "sdpa", 1, SIZES["gpt2"].block_size)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize(
+    "precision", [pytest.param("float64", marks=pytest.mark.slow), pytest.param("float32", marks=pytest.mark.long)]
+)
 def test_reference_equals_hugging_face_at_the_real_gpt2_size_and_full_length(
     gpt2_weights: dict[str, Tensor], gpt2_at_full_length: ModelOutputs, precision: str
 ) -> None:

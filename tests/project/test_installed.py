@@ -185,6 +185,7 @@ def test_assert_same_works_in_the_tests_of_a_project_that_has_a_bench(
     assert "3 passed" in done.stdout
 
 
+@pytest.mark.slow
 def test_it_trains_and_what_it_says_to_do_next_can_be_done(installation: Installation, project: Path) -> None:
     train = ("train", "--corpus", "counting", "--steps", "2", *SHAPE, *HERE, *NO_RUNGS, "--out", "run")
     said = installation.run("paritygpt", *train, cwd=project).stdout.splitlines()[-1]

@@ -20,7 +20,7 @@ def last_validation(run: Path) -> float:
     return float([r["validation_loss"] for r in read_log(run) if "validation_loss" in r][-1])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3000)
 def test_training_without_options_learns_to_write_something_like_the_text(cli: Cli) -> None:
     result = cli("train", "--device", "cpu")

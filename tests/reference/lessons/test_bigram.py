@@ -102,7 +102,7 @@ def test_2000_steps_bring_the_whole_text_from_4_6_to_3_1(shakespeare):
     assert 3.05 < after < 3.20, f"loss {after:.4f} after 2,000 steps, about 3.12 expected"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_training_ends_at_about_2_5_and_says_the_printed_text(shakespeare):
     """The printed losses are of single batches: 2.547 is that of step 43,000 of the run with seed 1337."""
     alphabet, ids = first_nine_tenths(shakespeare)

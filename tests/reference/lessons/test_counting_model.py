@@ -27,7 +27,7 @@ def test_an_untrained_model_cannot_count():
     assert not any(words.startswith("C") for words in triples(model, tokenizer).values())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1500)  # two minutes of a free core, many on a busy one
 def test_the_model_of_the_stated_size_learns_both_patterns_to_the_loss_on_its_page():
     """Its page says 0.15 and 0.11, 33 of 50 and 17 of 20; how numbers round on another machine changes some."""

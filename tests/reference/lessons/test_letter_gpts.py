@@ -135,7 +135,7 @@ def test_the_page_has_the_numbers_of_the_lesson(learned_once, monkeypatch, tmp_p
     assert_page_has_numbers("letter_gpts", tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_lessons_model_knows_both_patterns_of_the_counting_text(learned_once):
     model, tokenizer, losses = learned_once("counting", COURSES["counting"])
     said = successors(model, tokenizer)

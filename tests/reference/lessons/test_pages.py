@@ -115,7 +115,7 @@ def without_values(part: object) -> object:
     return NUMBER.sub("N", part) if isinstance(part, str) else "N" if isinstance(part, (int, float)) else part
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", [name for name in ORDER if name != "letter_gpts"])  # in test_letter_gpts.py
 def test_the_page_has_the_numbers_of_the_lesson(name: str, tmp_path: Path) -> None:
     assert_page_has_numbers(name, tmp_path)
