@@ -78,12 +78,13 @@ def slow(session: nox.Session) -> None:
 @nox.session(venv_backend="none", requires=["environment"])
 def long(session: nox.Session) -> None:
     """Run the tests marked long: each trains for minutes as a document says, or repeats a slow test. 20 minutes."""
-    run_python(session, "-m", "pytest", *SPREAD, "-m", "long or (long and multiproc)", "--durations=25", *session.posargs, env=ONE_THREAD)
+    marked = ("-m", "long or (long and multiproc)", "--durations=25")
+    run_python(session, "-m", "pytest", *SPREAD, *marked, *session.posargs, env=ONE_THREAD)
 
 
 @nox.session(venv_backend="none", requires=["environment"])
 def compare(session: nox.Session) -> None:
-    """Compare the models: numerical distance, then speed. 3 to 4 minutes. `-- --help` lists the options."""
+    """Compare the models: numerical distance, then speed. Three minutes. `-- --help` lists the options."""
     run_python(session, "-m", "bench", "compare", *session.posargs)
 
 

@@ -76,7 +76,7 @@ class ResultFile:
 class Compare(ResultFile, Seed, Threads, Device):
     """Compare models: prove that they are the same function, then time them in turn.
 
-    Without options: gpt2 (124 million parameters), one sequence of 128 tokens, 3 to 4 minutes on two CPU cores.
+    Without options: gpt2 (124 million parameters), one sequence of 128 tokens, three minutes on two CPU cores.
 
     To test a GPT of your own: --candidate FILE.py:build, which has its own options: --candidate x --help.
     To compare two checkpoints: --weights A --against B; its options: --weights x --help.
