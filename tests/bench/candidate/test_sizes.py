@@ -66,7 +66,13 @@ def test_a_right_model_passes_although_its_rounding_exceeds_the_budget_of_small_
 
 
 @pytest.mark.usefixtures("tight")
-@pytest.mark.parametrize("make", [MASKED, mutant(MLP, activate=lambda self, x: F.gelu(x))], ids=["mask", "gelu"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(MASKED, id="mask"),
+        pytest.param(mutant(MLP, activate=lambda self, x: F.gelu(x)), id="gelu", marks=pytest.mark.slow),
+    ],
+)
 def test_a_wrong_model_does_not_pass_where_the_budget_has_grown(make: Any) -> None:
     seen = examined(make)
     assert SHARP in {m.name for m in seen.failures}, text(seen)

@@ -81,7 +81,7 @@ slow = pytest.mark.slow
 @pytest.mark.parametrize(
     "place,kind,begun",
     [
-        ("proof", "SIGINT", True),
+        pytest.param("proof", "SIGINT", True, marks=slow),
         pytest.param("proof", "SIGTERM", True, marks=slow),
         pytest.param("start", "SIGINT", False, marks=slow),
         pytest.param("start", "SIGTERM", False, marks=slow),
