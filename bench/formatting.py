@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
+import textwrap
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,39 @@ def broken(line: str, width: int, indent: str = "    ") -> list[str]:
             else:
                 start += piece
     return [*lines, start]
+
+
+def as_text(show: Callable[[Any], None], width: int = WIDTH) -> str:
+    """What a function prints on a rich console, as plain text."""
+    from rich.console import Console
+
+    file = io.StringIO()
+    show(Console(file=file, width=width, highlight=False, color_system=None))
+    return "\n".join(line.rstrip() for line in file.getvalue().strip("\n").splitlines())
+
+
+class Writer:
+    """Prints a report's lines and sections on a rich console, wrapped at WIDTH columns."""
+
+    def __init__(self, console: Any) -> None:
+        self.console, self.width = console, min(WIDTH, console.width)
+
+    def line(self, line: str = "", style: str = "", indent: str = "") -> None:
+        """Print a line; without text, an empty one."""
+        wrapped = textwrap.fill(
+            line, self.width, initial_indent=indent, subsequent_indent=indent + "    ", break_on_hyphens=False
+        )
+        self.console.print(wrapped, markup=False, style=style)
+
+    def sections(self, sections: Mapping[str, Sequence[str]]) -> None:
+        """Print titles with the lines below them; no title without lines."""
+        for title, lines in sections.items():
+            if lines:
+                self.line()
+                self.line(title, style="bold")
+                for line in lines:
+                    self.line(line, indent="  ")
+        self.line()
 
 
 class Fitted:

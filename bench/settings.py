@@ -188,6 +188,23 @@ class CompareStep(ResultFile, Seed, Threads):
 
 
 @dataclass(frozen=True)
+class CompareBatches(ResultFile):
+    """Test a data loader of your own: are its targets the next tokens, each once per epoch, whatever the rank or start?
+
+    Exit status: 0 nothing is wrong, 1 something is, 2 not testable (one line says why).
+    """
+
+    batches: Annotated[str, arg(metavar="FILE.py:FUNCTION")]
+    """Function build_batches(tokens, batch_size, block_size) that returns an iterator of (inputs, targets), (B, T)
+    each, or a function without arguments that returns the next. If it has them, seed, rank, world_size and start (the
+    number of batches already taken) are passed by name and tested too"""
+
+    def check(self) -> None:
+        """Raise a ValueError, one line, for the first value that is invalid on every machine."""
+        check_file(self.json)
+
+
+@dataclass(frozen=True)
 class Template:
     """Write a wrapper with which a module of yours, with its own constructor and output, can be tested.
 

@@ -39,7 +39,9 @@ def compared(a: str, b: str, *options: str) -> tuple[int, dict[str, Any]]:
     return status, json.loads(Path("r.json").read_text())
 
 
-@pytest.mark.parametrize("a,b", [("heads.py", "interleaved.py"), pytest.param("right.py", "transformers", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "a,b", [("heads.py", "interleaved.py"), pytest.param("right.py", "transformers", marks=pytest.mark.slow)]
+)
 def test_two_right_ones_in_any_layouts_are_the_same(
     a: str, b: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -51,7 +53,9 @@ def test_two_right_ones_in_any_layouts_are_the_same(
     assert max(map(len, out.splitlines())) <= 100
 
 
-@pytest.mark.parametrize("a,b", [("right.py", "erf.py"), pytest.param("erf.py", "transformers", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "a,b", [("right.py", "erf.py"), pytest.param("erf.py", "transformers", marks=pytest.mark.slow)]
+)
 def test_a_difference_is_explained_on_its_side(
     a: str, b: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
