@@ -44,6 +44,15 @@ def as_text(show: Callable[[Any], None], width: int = WIDTH) -> str:
     return "\n".join(line.rstrip() for line in file.getvalue().strip("\n").splitlines())
 
 
+def print_report(show: Callable[[Any], None]) -> None:
+    """Print what a function prints on a rich console: in colour on a terminal, else as plain text of its width."""
+    console = terminal()
+    if sys.stdout.isatty():
+        show(console)
+    else:
+        print(as_text(show, console.width))
+
+
 class Writer:
     """Prints a report's lines and sections on a rich console, wrapped at WIDTH columns."""
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from bench.batches.audit import Audit, audit
-from bench.batches.report import show, text
+from bench.batches.report import show
 from bench.candidate.load_function import load_function
-from bench.formatting import terminal
+from bench.formatting import print_report
 from bench.journal import write
 from bench.settings import CompareBatches
 from reference.cli.progress import Stages
@@ -26,10 +26,7 @@ def compare_batches(options: CompareBatches) -> int:
     build = load_function(options.batches, "build_batches", "batches")
     with Stages(STAGES) as progress:
         found = audit(build, name=options.batches, tell=progress.stage)
-    if sys.stdout.isatty():
-        show(found, terminal())
-    else:
-        print(text(found, terminal().width))
+    print_report(partial(show, found))
     if options.json is not None:
         write(options.json, result(found))
     return 0 if found.right else 1

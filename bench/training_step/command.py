@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sys
+from functools import partial
 from typing import Any
 
 from bench.candidate.load_function import load_function
 from bench.environment import threads
-from bench.formatting import terminal
+from bench.formatting import print_report
 from bench.journal import write
 from bench.settings import CompareStep
 from bench.training_step.audit import BUDGET, Audit, audit
-from bench.training_step.report import show, text
+from bench.training_step.report import show
 from reference.cli.progress import Stages
 
 STAGES = 4
@@ -26,10 +26,7 @@ def compare_step(options: CompareStep) -> int:
     build_step = load_function(options.step, "build_step", "step")
     with Stages(STAGES) as progress, threads(options.threads):
         found = audit(build_step, name=options.step, unequal=options.unequal, seed=options.seed, tell=progress.stage)
-    if sys.stdout.isatty():
-        show(found, terminal())
-    else:
-        print(text(found, terminal().width))
+    print_report(partial(show, found))
     if options.json is not None:
         write(options.json, result(found))
     return 0 if found.same else 1

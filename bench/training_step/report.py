@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
-import textwrap
 from typing import Any
 
 from bench.candidate.report import digits
-from bench.formatting import WIDTH, Fitted, plain_table, scientific
+from bench.formatting import WIDTH, Fitted, Writer, as_text, plain_table, scientific
 from bench.training_step.audit import BUDGET, Audit, Explanation, Run
 from bench.training_step.record import CONFIG, STEPS
 
@@ -16,48 +14,32 @@ TITLES = {"equal": "micro-batches of equal size", "unequal": "micro-batches of u
 
 def text(found: Audit, width: int = WIDTH) -> str:
     """The report as plain text."""
-    from rich.console import Console
-
-    file = io.StringIO()
-    show(found, Console(file=file, width=width, highlight=False, color_system=None))
-    return "\n".join(line.rstrip() for line in file.getvalue().strip("\n").splitlines())
+    return as_text(lambda console: show(found, console), width)
 
 
 def show(found: Audit, console: Any) -> None:
     """Print the report on a rich console."""
-    width = min(WIDTH, console.width)
-
-    def say(line: str, style: str = "", indent: str = "") -> None:
-        wrapped = textwrap.fill(
-            line, width, initial_indent=indent, subsequent_indent=indent + "    ", break_on_hyphens=False
-        )
-        console.print(wrapped, markup=False, style=style)
-
-    h = found.given
-    console.print()
-    say(f"{found.name}, against reference/training/step.py in float64")
-    say(
+    writer, h = Writer(console), found.given
+    writer.line()
+    writer.line(f"{found.name}, against reference/training/step.py in float64")
+    writer.line(
         f"{STEPS} steps of a GPT with {CONFIG.n_layer} layers, width {CONFIG.n_embd}; learning rate "
         f"{h.learning_rate:g}, {h.warmup} steps of warm-up, {h.floor:g} after step {h.total}; weight decay "
         f"{h.weight_decay:g}, betas {h.betas}, eps {h.eps:g}, clip {h.clip:g}",
         style="dim",
     )
-    console.print()
-    say(verdict(found), style="bold" if found.same else "bold red")
-    console.print()
+    writer.line()
+    writer.line(verdict(found), style="bold" if found.same else "bold red")
+    writer.line()
     console.print(Fitted(table(found)))
-    for section, lines in (
-        ("First difference", first_difference(found)),
-        ("Likely cause", causes(found)),
-        ("Learning rates", rates(found)),
-        ("Notes", [f"- {note}" for note in found.notes]),
-    ):
-        if lines:
-            console.print()
-            say(section, style="bold")
-            for line in lines:
-                say(line, indent="  ")
-    console.print()
+    writer.sections(
+        {
+            "First difference": first_difference(found),
+            "Likely cause": causes(found),
+            "Learning rates": rates(found),
+            "Notes": [f"- {note}" for note in found.notes],
+        }
+    )
 
 
 def verdict(found: Audit) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
-import sys
-from typing import Any
+from functools import partial
 
 from bench.environment import threads
-from bench.formatting import WIDTH, terminal
+from bench.formatting import print_report
 from bench.journal import write
 from bench.settings import CompareWeights
 from bench.weights.compare_logits import compare_logits
@@ -40,7 +38,7 @@ def compare_weights(options: CompareWeights) -> int:
         result = Result(a, b, compare_tensors(a, b, progress.within), notes=notes)
         progress.stage("comparing logits")
         add_logits(result)
-    print_report(result)
+    print_report(partial(show, result))
     if options.json is not None:
         write(options.json, as_json(result))
     return result.status
@@ -54,21 +52,3 @@ def add_logits(result: Result) -> None:
         result.notes.append(f"logits not compared: {error}")
     if any("model_args" in side.file.kind for side in (result.a, result.b)):
         result.notes.append("logits are computed by reference/gpt.py: nanoGPT itself has another GELU, the erf form")
-
-
-def print_report(result: Result) -> None:
-    """Print the report: in colour on a terminal, plain elsewhere."""
-    console: Any = terminal()
-    if sys.stdout.isatty():
-        show(result, console)
-        return
-    print(text(result, console.width))
-
-
-def text(result: Result, width: int = WIDTH) -> str:
-    """The report as plain text."""
-    from rich.console import Console
-
-    file = io.StringIO()
-    show(result, Console(file=file, width=width, highlight=False, color_system=None))
-    return "\n".join(line.rstrip() for line in file.getvalue().strip("\n").splitlines())

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import textwrap
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.formatting import WIDTH, Fitted, plain_table, scientific
+from bench.formatting import Fitted, Writer, plain_table, scientific
 from bench.weights.compare_logits import LogitsComparison
 from bench.weights.compare_tensors import Comparison
 from bench.weights.side import Side
@@ -49,35 +48,24 @@ class Result:
 
 def show(result: Result, console: Any) -> None:
     """Print the report."""
-    width = min(WIDTH, console.width)
-
-    def say(line: str, style: str = "", indent: str = "") -> None:
-        wrapped = textwrap.fill(
-            line, width, initial_indent=indent, subsequent_indent=indent + "    ", break_on_hyphens=False
-        )
-        console.print(wrapped, markup=False, style=style)
-
-    console.print()
+    writer = Writer(console)
+    writer.line()
     for side in (result.a, result.b):
-        say(describe(side), style="dim")
-    console.print()
-    say(verdict(result), style="bold" if result.status == 0 else "bold red")
+        writer.line(describe(side), style="dim")
+    writer.line()
+    writer.line(verdict(result), style="bold" if result.status == 0 else "bold red")
     if result.tensors.different:
-        console.print()
+        writer.line()
         console.print(Fitted(table(result)))
         if (more := len(result.tensors.different) - MOST) > 0:
-            say(f"and {more} more; --json FILE has all", style="dim")
-    for title, lines in (
-        ("Only on one side", result.tensors.only),
-        ("Logits", logits(result.logits)),
-        ("Notes", [f"- {note}" for note in (*result.tensors.notes, *result.notes)]),
-    ):
-        if lines:
-            console.print()
-            say(title, style="bold")
-            for line in lines:
-                say(line, indent="  ")
-    console.print()
+            writer.line(f"and {more} more; --json FILE has all", style="dim")
+    writer.sections(
+        {
+            "Only on one side": result.tensors.only,
+            "Logits": logits(result.logits),
+            "Notes": [f"- {note}" for note in (*result.tensors.notes, *result.notes)],
+        }
+    )
 
 
 def describe(side: Side) -> str:
