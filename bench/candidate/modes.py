@@ -7,6 +7,7 @@ the reference; the second has the reference's expected loss, if it drops anythin
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -17,6 +18,7 @@ from bench.candidate.adapter import Build, Candidate
 from bench.candidate.diagnose import Cause
 from bench.candidate.dropouts import Dropouts, active_dropouts, others
 from bench.candidate.examination import DROPPED, EXPECTED, TRAIN, Examination, Unjudged
+from bench.candidate.initial_weights import initial_remarks
 from bench.candidate.layouts import Layout
 from bench.candidate.recorder import only_python, tensors_in
 from bench.candidate.refused import called
@@ -64,6 +66,8 @@ def judge_modes(
             judge()
         except ValueError as error:
             seen.unjudged.append(Unjudged(name, str(error).removeprefix("candidate: "), error))
+    with suppress(Exception):  # only a remark
+        seen.remarks += initial_remarks(candidate(0.0), build)
 
 
 def judge_eval_mode(seen: Examination, dropped: Candidate, ids: Tensor, expected: Tensor) -> bool:
