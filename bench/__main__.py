@@ -19,6 +19,7 @@ from bench.settings import (
     Compare,
     CompareBatches,
     CompareCandidate,
+    CompareEvaluation,
     CompareStep,
     CompareWeights,
     Diff,
@@ -31,8 +32,9 @@ from reference.cli.progress import waiting
 
 Options = (
     Compare
-    | CompareCandidate
     | CompareBatches
+    | CompareCandidate
+    | CompareEvaluation
     | CompareStep
     | CompareWeights
     | Template
@@ -67,6 +69,10 @@ def command_of(options: Options, program: str) -> Callable[[Any], int]:
             from bench.candidate.command import compare_candidate
 
             return compare_candidate
+        case CompareEvaluation():
+            from bench.evaluation.command import compare_evaluation
+
+            return compare_evaluation
         case CompareStep():
             from bench.training_step.command import compare_step
 
@@ -107,6 +113,7 @@ def read_options(arguments: list[str], program: str) -> Options:
     kinds: dict[str, Any] = {
         "--candidate": CompareCandidate,
         "--step": CompareStep,
+        "--evaluate": CompareEvaluation,
         "--batches": CompareBatches,
         "--weights": CompareWeights,
         "--template": Template,

@@ -205,6 +205,24 @@ class CompareBatches(ResultFile):
 
 
 @dataclass(frozen=True)
+class CompareEvaluation(ResultFile, Seed, Threads):
+    """Test a function of your own that measures the validation loss: is it the mean over all targets, in eval mode?
+
+    Exit status: 0 the same, 1 different, 2 not testable (one line says why).
+    """
+
+    evaluate: Annotated[str, arg(metavar="FILE.py:FUNCTION")]
+    """Function evaluate(model, batches) that returns the loss, a number. batches is a list of (ids, targets), (B, T)
+    each, of unequal sizes; targets of -1 are to be ignored. model(ids, targets) returns (logits, loss)"""
+
+    def check(self) -> None:
+        """Raise a ValueError, one line, for the first value that is invalid on every machine."""
+        check_at_least(self, threads=1, seed=0)
+        check_seed(self.seed, bits=52)
+        check_file(self.json)
+
+
+@dataclass(frozen=True)
 class Template:
     """Write a wrapper with which a module of yours, with its own constructor and output, can be tested.
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bench.batches.record import Batch, Loader
+from bench.candidate.fault import Fault
 from bench.candidate.refused import Refused
 
 BATCH, BLOCK = 3, 8
@@ -24,15 +25,6 @@ DRAWS = 400  # batches of random windows of a short text: a start is missed once
 SPARE = 4  # the starts of a text of BLOCK + SPARE tokens: 0 to SPARE - 1
 
 Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Something wrong, what shows it, and what to do."""
-
-    what: str
-    shown_by: str
-    remedy: str
 
 
 @dataclass

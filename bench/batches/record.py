@@ -14,7 +14,7 @@ from torch import Tensor
 from bench.candidate.refused import Refused, called
 
 OPTIONS = {"seed": 0, "rank": 0, "world_size": 1, "start": 0}  # passed by name, if the function has them
-NAMES = ("a batch", "inputs", "targets")
+WHO = "batches"  # in messages
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ class Loader:
         options = {name: usual for name, usual in OPTIONS.items() if name in self.takes} | options
         text = torch.arange(tokens)
         torch.manual_seed(options.get("seed", 0))  # for a loader that draws from torch's own generator
-        made = run(lambda: self.build(text, self.batch, self.block, **options), "build_batches")
+        made = called(lambda: self.build(text, self.batch, self.block, **options), "build_batches", WHO)
         numbered = islice(stream(made), most)
         found = []
         while True:
-            given = run(lambda: next(numbered, None), f"batch {len(found)} of a text of {tokens} tokens")
+            given = called(lambda: next(numbered, None), f"batch {len(found)} of a text of {tokens} tokens", WHO)
             if given is None:
                 return found
             found.append(self.checked(given, tokens, len(found)))
@@ -69,26 +69,18 @@ class Loader:
     def checked(self, given: Any, tokens: int, number: int) -> Batch:
         """A batch of positions; Refused if it is not of this form."""
         if not (isinstance(given, (tuple, list)) and len(given) == 2):
-            raise Refused(f"batches: batch {number} is a {type(given).__name__}: give inputs and targets, (B, T) each")
+            raise Refused(f"{WHO}: batch {number} is a {type(given).__name__}: give inputs and targets, (B, T) each")
         inputs, targets = (torch.as_tensor(part) for part in given)
         for name, part in (("inputs", inputs), ("targets", targets)):
             if part.dim() != 2 or part.is_floating_point():
                 form = f"shape {tuple(part.shape)}, {str(part.dtype).removeprefix('torch.')}"
-                raise Refused(f"batches: batch {number}: {name} have {form}: give integers of shape (B, T)")
+                raise Refused(f"{WHO}: batch {number}: {name} have {form}: give integers of shape (B, T)")
         if inputs.shape != targets.shape:
             shapes = f"{tuple(inputs.shape)} and {tuple(targets.shape)}"
-            raise Refused(f"batches: batch {number}: inputs and targets have shapes {shapes}: give the same")
+            raise Refused(f"{WHO}: batch {number}: inputs and targets have shapes {shapes}: give the same")
         if bool(((inputs < 0) | (inputs >= tokens)).any()):
-            raise Refused(f"batches: batch {number}: inputs are no tokens of the text: use the tokens that are given")
+            raise Refused(f"{WHO}: batch {number}: inputs are no tokens of the text: use the tokens that are given")
         return Batch(inputs.long().cpu(), targets.long().cpu())
-
-
-def run(function: Callable[[], Any], what: str) -> Any:
-    """Run a user's code; an exception becomes `Refused`, one line."""
-    try:
-        return called(function, what)
-    except Refused as error:
-        raise Refused(str(error).replace("candidate:", "batches:", 1)) from error
 
 
 def stream(made: Any) -> Iterator[Any]:
@@ -100,6 +92,6 @@ def stream(made: Any) -> Iterator[Any]:
             yield made()
     else:
         raise Refused(
-            f"batches: build_batches returned {type(made).__name__}: return an iterator, or a function that returns "
+            f"{WHO}: build_batches returned {type(made).__name__}: return an iterator, or a function that returns "
             "the next batch"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bench.batches.audit import BATCH, BLOCK, TOKENS, WORLDS, Audit
+from bench.candidate.fault import in_lines, number_of
 from bench.formatting import WIDTH, Writer, as_text
 
 DONE = {
@@ -31,18 +32,12 @@ def show(found: Audit, console: Any) -> None:
     writer.line(f"batches of {BATCH} x {BLOCK} tokens; {found.seen} in the first stream", style="dim")
     writer.line()
     writer.line(verdict(found), style="bold" if found.right else "bold red")
-    writer.sections({"What is wrong": faults(found), "Notes": [f"- {note}" for note in found.notes]})
+    writer.sections({"What is wrong": in_lines(found.faults), "Notes": [f"- {note}" for note in found.notes]})
 
 
 def verdict(found: Audit) -> str:
     """The result in one sentence."""
     if not found.right:
-        number = len(found.faults)
-        return f"Wrong batches: {'one fault' if number == 1 else f'{number} faults'}."
+        return f"Wrong batches: {number_of(found.faults)}."
     tested = [words for name, words in DONE.items() if name in found.takes]
     return f"Right batches: {'; '.join([f'every target is the next token, {OF_KIND[found.kind]}', *tested])}."
-
-
-def faults(found: Audit) -> list[str]:
-    """Each fault with what shows it."""
-    return [line for one in found.faults for line in (one.what, f"  shown by: {one.shown_by}", f"  fix: {one.remedy}")]

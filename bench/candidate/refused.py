@@ -16,7 +16,7 @@ from typing import Any
 from bench.formatting import one_line
 
 BENCH = Path(__file__).parents[1]
-OURS = tuple(str(BENCH / room) + os.sep for room in ("candidate", "numerics"))
+OURS = tuple(str(BENCH / room) + os.sep for room in ("candidate", "numerics", "batches", "evaluation"))
 LIBRARIES = tuple(
     str(Path(sysconfig.get_paths()[name]).resolve()) + os.sep for name in ("stdlib", "purelib", "platlib")
 )
@@ -26,14 +26,14 @@ class Refused(ValueError):
     """A candidate that cannot be tested; the message says why, in one line."""
 
 
-def called(function: Callable[[], Any], what: str) -> Any:
-    """Run a candidate's code; an exception becomes `Refused`, with `what` raised it and where, in one line."""
+def called(function: Callable[[], Any], what: str, who: str = "candidate") -> Any:
+    """Run a user's code; an exception becomes `Refused`, with `what` raised it and where, in one line."""
     try:
         return function()
     except Refused:
         raise
     except (Exception, SystemExit) as error:
-        raise Refused(f"candidate: {what} raised {one_line(error)}{place_in_own_code(error)}") from error
+        raise Refused(f"{who}: {what} raised {one_line(error)}{place_in_own_code(error)}") from error
 
 
 @contextmanager

@@ -126,10 +126,7 @@ def record(
 
 def run(function: Callable[[], Any], what: str) -> Any:
     """Run a user's code; an exception becomes `Refused`, one line."""
-    try:
-        return called(function, what)
-    except Refused as error:
-        raise Refused(str(error).replace("candidate:", "step:", 1)) from error
+    return called(function, what, "step")
 
 
 def vector(model: GPT) -> Tensor:
