@@ -78,7 +78,9 @@ class Compare(ResultFile, Seed, Threads, Device):
 
     Without options: gpt2 (124 million parameters), one sequence of 128 tokens, three minutes on two CPU cores.
 
-    To test a GPT of your own: --candidate FILE.py:build, which has its own options: --candidate x --help.
+    To test a GPT of your own: --candidate FILE.py:build; its options: --candidate x --help.
+    To test a training step of your own: --step FILE.py:build_step; its options: --step x --help.
+    To write a build function for a class of yours: --template FILE.py:CLASS; its options: --template x --help.
     To compare two checkpoints: --weights A --against B; its options: --weights x --help.
     """
 

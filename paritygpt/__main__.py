@@ -20,6 +20,8 @@ eval       evaluate a trained model: loss, perplexity and bits
 plot       plot the loss of runs, or the inside of a model
 compare    prove models equal, then time them;
            with --candidate FILE.py:build, test your own GPT;
+           with --step FILE.py:build_step, test your own training step;
+           with --template FILE.py:CLASS, write a build function for it;
            with --weights A --against B, compare two checkpoints
 roofline   measure the peak FLOP/s and bandwidth of this device
 report     make a page, pictures and tables from result files
