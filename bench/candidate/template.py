@@ -85,7 +85,10 @@ def write_template(options: Template) -> int:
     if options.out is None:
         print(text)
     else:
-        options.out.write_text(text, encoding="utf-8")
+        try:
+            options.out.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ValueError(f"cannot write {str(options.out)!r}: {error.strerror}") from None
         notes.insert(0, f"written to {options.out}; next: compare --candidate {options.out}:build")
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
