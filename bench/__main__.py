@@ -43,6 +43,16 @@ Options = (
     | Diff
 )
 
+# compare's options that select what it does
+KINDS: dict[str, Any] = {
+    "--candidate": CompareCandidate,
+    "--step": CompareStep,
+    "--evaluate": CompareEvaluation,
+    "--batches": CompareBatches,
+    "--weights": CompareWeights,
+    "--template": Template,
+}
+
 
 def main(arguments: Sequence[str] | None = None, program: str = f"python -m {__package__}") -> int:
     """Run one command; returns the exit status.
@@ -108,18 +118,10 @@ def command_of(options: Options, program: str) -> Callable[[Any], int]:
 
 
 def read_options(arguments: list[str], program: str) -> Options:
-    """Parse a command and its options; compare has others where one of `kinds` is given."""
+    """Parse a command and its options; compare has others where one of `KINDS` is given."""
     given = {argument.partition("=")[0] for argument in arguments}
-    kinds: dict[str, Any] = {
-        "--candidate": CompareCandidate,
-        "--step": CompareStep,
-        "--evaluate": CompareEvaluation,
-        "--batches": CompareBatches,
-        "--weights": CompareWeights,
-        "--template": Template,
-    }
     commands: Any = {
-        "compare": next((kind for option, kind in kinds.items() if option in given), Compare),
+        "compare": next((kind for option, kind in KINDS.items() if option in given), Compare),
         "roofline": MeasureRoofline,
         "report": Report,
         "diff": Diff,

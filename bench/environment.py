@@ -26,9 +26,10 @@ CPU_FLAGS = (
 # Variables that limit the instruction sets of torch's own kernels, of oneDNN (under two names) and of MKL.
 LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 # Like its identity, these distinguish machines: results of two machines cannot show a change of the code.
-MACHINE = ("device_kind", "device_memory", "cpu", "cpu_flags", "cores", "threads", "system")
+MACHINE = ("device_kind", "device_memory", "cpu", "cpu_flags", "cores", "threads")
 # These may change on one machine; a change is reported.
-SOFTWARE = ("python", "cuda", "commit", "matmul_precision")
+SOFTWARE = ("system", "python", "cuda", "commit", "matmul_precision")
+SAME_MEMORY = 0.02  # of the memory: one machine has a little more or less under another kernel
 ROOT = Path(__file__).parents[1]
 
 
@@ -240,8 +241,11 @@ def machine_differences(before: dict[str, Any], after: dict[str, Any]) -> Iterat
                 yield f"{key}: {worded(x['identity'][key])} and {worded(y['identity'][key])}"
     named = {"threads"} if x["identity"]["threads"] and y["identity"]["threads"] else set()
     for key in MACHINE:
-        if key not in named and x.get(key) != y.get(key):
-            yield f"{key}: {worded(x.get(key))} and {worded(y.get(key))}"
+        if key in named or x.get(key) == y.get(key):
+            continue
+        if key == "device_memory" and x.get(key) and y.get(key) and abs(x[key] / y[key] - 1) < SAME_MEMORY:
+            continue
+        yield f"{key}: {worded(x.get(key))} and {worded(y.get(key))}"
 
 
 def software_differences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:

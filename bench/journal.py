@@ -214,7 +214,10 @@ def note(line: str) -> None:
 
 
 def write(path: Path, result: dict[str, Any]) -> None:
-    """Write a result file atomically: an old file stays until the new one is on disk."""
+    """Write a result file atomically: an old file stays until the new one is on disk.
+
+    Raises ValueError, one line, if it cannot be written: the exit status is then 2, as 1 means that models differ.
+    """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with unfinished.open("w", encoding="utf-8") as file:
@@ -222,8 +225,11 @@ def write(path: Path, result: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise ValueError(f"cannot write {str(path)!r}: {error.strerror}") from None
         raise
 
 

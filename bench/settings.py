@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,9 +35,17 @@ def check_seconds(seconds: float) -> None:
 
 
 def check_file(json: Path | None) -> None:
-    """Raise a ValueError for a result file that is a folder or in no existing folder."""
+    """Raise a ValueError for a result file that is a folder, or in a folder that is missing or cannot be written."""
     if json is not None and (json.is_dir() or not json.absolute().parent.is_dir()):
         raise ValueError(f"--json {json}: give the name of a file in an existing folder")
+    if json is not None:
+        check_writable(json, "--json")
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Raise a ValueError if the folder of a file cannot be written."""
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise ValueError(f"{option} {path}: its folder cannot be written: give a file in another folder")
 
 
 # kw_only: a command's required option may follow these, which have defaults
@@ -78,7 +87,10 @@ class Compare(ResultFile, Seed, Threads, Device):
 
     Without options: gpt2 (124 million parameters), one sequence of 128 tokens, three minutes on two CPU cores.
 
-    To test a GPT of your own: --candidate FILE.py:build, which has its own options: --candidate x --help.
+    To test a GPT of your own: --candidate FILE.py:build; its options: --candidate x --help.
+    To test a training step of your own: --step FILE.py:build_step; its options: --step x --help.
+    To test a data loader: --batches FILE.py:build_batches. To test a validation loss: --evaluate FILE.py:evaluate.
+    To write a build function for a class of yours: --template FILE.py:CLASS; its options: --template x --help.
     To compare two checkpoints: --weights A --against B; its options: --weights x --help.
     """
 
@@ -239,6 +251,8 @@ class Template:
         """Raise a ValueError, one line, for an invalid value."""
         if self.out is not None and (self.out.exists() or not self.out.absolute().parent.is_dir()):
             raise ValueError(f"--out {self.out}: give the name of a new file in an existing folder")
+        if self.out is not None:
+            check_writable(self.out, "--out")
 
 
 @dataclass(frozen=True)

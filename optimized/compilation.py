@@ -6,11 +6,14 @@ once per input shape.
 
 from __future__ import annotations
 
+import getpass
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 import types
 import warnings
@@ -113,7 +116,14 @@ def vector_width() -> dict[str, Any]:
 
 
 def block_runner() -> RunBlock:
-    """A runner of compiled blocks; without a working C++ compiler, an eager one and a warning."""
+    """A runner of compiled blocks; without a working C++ compiler and cache, an eager one and a warning."""
+    if not writable(cache_folder()):
+        warnings.warn(
+            f"compile: torch.compile's cache {cache_folder()} cannot be written, so blocks run as Python; set "
+            "TORCHINDUCTOR_CACHE_DIR to another folder, or leave the rung out of the recipe",
+            stacklevel=2,
+        )
+        return eager
     if not compilers():
         there = [name for name in wanted_compilers() if shutil.which(name)]
         lacks = f"{there[0]} does not take C++20 and Python.h" if there else "no C++ compiler"
@@ -128,8 +138,32 @@ def block_runner() -> RunBlock:
 
 
 def compilers() -> list[str]:
-    """The C++ compilers that exist here and compile torch.compile's code."""
+    """The C++ compilers that exist here and compile torch.compile's code; none if that cannot be written to disk."""
+    if not writable(cache_folder()):
+        return []
     return [name for name in wanted_compilers() if shutil.which(name) and takes_cpp20(name)]
+
+
+def cache_folder() -> str:
+    """The folder of torch.compile's code, by torch's rule, whose own function takes a second to import."""
+    if (given := os.environ.get("TORCHINDUCTOR_CACHE_DIR")) is not None:
+        return os.path.abspath(given)
+    try:
+        user = getpass.getuser()
+    except (KeyError, ModuleNotFoundError, OSError):  # no name for this user id, as in some containers
+        user = f"uid_{os.getuid()}" if hasattr(os, "getuid") else "unknown_user"
+    return os.path.join(tempfile.gettempdir(), "torchinductor_" + re.sub(r'[\\/:*?"<>|]', "_", user))
+
+
+@cache
+def writable(folder: str) -> bool:
+    """Whether files can be written into a folder, which is made; otherwise the first step would end in a traceback."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 @cache

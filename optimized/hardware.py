@@ -17,6 +17,7 @@ class Hardware:
     compiler: bool  # torch.compile has a C++ compiler (CPU) or Triton (CUDA)
     keeps_memory: bool  # malloc can keep freed memory (CPU)
     vectors: bool = True  # torch's own kernels use vector instructions
+    cache: bool = True  # torch.compile can write its cache (CPU)
     tried: bool = True  # this project has run on this kind of device
 
 
@@ -24,13 +25,14 @@ def hardware_of(device: str) -> Hardware:
     """The hardware of a device of this machine, by its name or type: "cpu", "cuda:1"."""
     import torch
 
-    from optimized.compilation import compilers
+    from optimized.compilation import cache_folder, compilers, writable
     from optimized.memory import mallopt
     from reference.training.cpu import computes_bfloat16, has_vectors
 
     kind = torch.device(device).type
     if kind == "cpu":
-        return Hardware(kind, computes_bfloat16(), bool(compilers()), mallopt() is not None, has_vectors())
+        cache = writable(cache_folder())
+        return Hardware(kind, computes_bfloat16(), bool(compilers()), mallopt() is not None, has_vectors(), cache)
     if kind == "cuda":
         from torch.utils._triton import has_triton  # what torch.compile writes for a GPU, instead of C++
 

@@ -44,9 +44,11 @@ def cost_of_fused_kernels(hardware: Hardware, config: GPTConfig | None) -> str |
 
 
 def cost_of_compiling(hardware: Hardware, config: GPTConfig | None) -> str | None:
-    """torch.compile needs a C++ compiler for a CPU, and Triton for a GPU."""
+    """torch.compile needs a C++ compiler and a cache on disk for a CPU, and Triton for a GPU."""
     if not hardware.tried:
         return f"not measured on {hardware.kind} yet"
+    if not hardware.cache:
+        return "torch.compile cannot write its cache: set TORCHINDUCTOR_CACHE_DIR to another folder"
     if hardware.compiler:
         return None
     return (

@@ -20,6 +20,10 @@ eval       evaluate a trained model: loss, perplexity and bits
 plot       plot the loss of runs, or the inside of a model
 compare    prove models equal, then time them;
            with --candidate FILE.py:build, test your own GPT;
+           with --step FILE.py:build_step, test your own training step;
+           with --batches FILE.py:build_batches, your own data loader;
+           with --evaluate FILE.py:evaluate, your own validation loss;
+           with --template FILE.py:CLASS, write a build function for it;
            with --weights A --against B, compare two checkpoints
 roofline   measure the peak FLOP/s and bandwidth of this device
 report     make a page, pictures and tables from result files

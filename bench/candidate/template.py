@@ -85,7 +85,10 @@ def write_template(options: Template) -> int:
     if options.out is None:
         print(text)
     else:
-        options.out.write_text(text)
+        try:
+            options.out.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ValueError(f"cannot write {str(options.out)!r}: {error.strerror}") from None
         notes.insert(0, f"written to {options.out}; next: compare --candidate {options.out}:build")
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
@@ -285,7 +288,8 @@ def render(draft: Draft, path: Path) -> str:
         imports = ["import sys", *imports, "", f"sys.path.insert(0, {json.dumps(str(draft.folder))})", ""]
     imports += [f"import {draft.module}"] if "" in draft.imports else []
     imports.append(f"from {draft.module} import {own}")
-    lines = [f'"""{draft.imports[0]} of {path} for compare --candidate."""', "", *imports, "", ""]
+    escaped = json.dumps(str(path))[1:-1]  # ASCII: the terminal's encoding may lack a letter
+    lines = [f'"""{draft.imports[0]} of {escaped} for compare --candidate."""', "", *imports, "", ""]
     if draft.output:
         lines += [
             "class Logits(nn.Module):",

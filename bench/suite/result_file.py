@@ -101,7 +101,9 @@ def make_folder(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"cannot make the folder {str(path.parent)!r}: {error.strerror}") from None
+        raise ValueError(
+            f"cannot make the folder {str(path.parent)!r}: {error.strerror}: give another --json"
+        ) from None
     if not os.access(path.parent, os.W_OK):
         raise ValueError(f"cannot write into the folder {str(path.parent)!r}: give another --json")
 
@@ -110,9 +112,9 @@ def save(result: Result, path: Path) -> None:
     """Write a result atomically. Raises ValueError, one line, if that fails."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, result)
     except OSError as error:
         raise ValueError(f"cannot write {str(path)!r}: {error.strerror}") from None
+    write(path, result)
 
 
 def read(path: Path) -> Result:

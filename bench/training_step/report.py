@@ -36,7 +36,7 @@ def show(found: Audit, console: Any) -> None:
         {
             "First difference": first_difference(found),
             "Likely cause": causes(found),
-            "Learning rates": rates(found),
+            "Learning rates": rates(found, writer.width),
             "Notes": [f"- {note}" for note in found.notes],
         }
     )
@@ -119,14 +119,20 @@ def causes(found: Audit) -> list[str]:
     return lines
 
 
-def rates(found: Audit) -> list[str]:
-    """Learning rates of the first steps, if they are not those of the schedule."""
+def rates(found: Audit, width: int) -> list[str]:
+    """Learning rates of the first 8 steps, if they are not those of the schedule; as many steps in a row as fit."""
     odd = next((one for _, one in explained(found) if one.schedule), None)
     if odd is None:
         return []
     right = [found.given.rate(step) for step in range(STEPS)]
-    return [
-        "step       " + " ".join(f"{step:>8}" for step in range(8)),
-        "yours      " + " ".join(f"{rate:>8.2e}" for rate in odd.rates[:8]),
-        "reference  " + " ".join(f"{rate:>8.2e}" for rate in right[:8]),
-    ]
+    head, cell = len("  reference "), len(" 1.00e-03")  # a negative rate is one wider
+    fit = max(1, min(8, (width - head) // cell))
+    lines = []
+    for start in range(0, 8, fit):
+        steps = range(start, min(start + fit, 8))
+        lines += [
+            "step       " + " ".join(f"{step:>8}" for step in steps),
+            "yours      " + " ".join(f"{odd.rates[step]:>8.2e}" for step in steps),
+            "reference  " + " ".join(f"{right[step]:>8.2e}" for step in steps),
+        ]
+    return lines

@@ -43,6 +43,8 @@ def write_picture(chart: alt.TopLevelMixin, path: Path) -> Path:
         else:
             chart.save(str(part), scale_factor=SHARPNESS)
         os.replace(part, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None  # a full disk's error names no file
     finally:
         part.unlink(missing_ok=True)
     return path

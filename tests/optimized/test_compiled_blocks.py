@@ -26,11 +26,13 @@ from optimized.compilation import (
     CompiledBlocks,
     RunBlock,
     block_runner,
+    cache_folder,
     compilers,
     eager,
     vector_width,
     wanted_compilers,
 )
+from optimized.hardware import hardware_of
 
 X = torch.arange(6.0, dtype=torch.float64).view(2, 3)
 
@@ -298,6 +300,27 @@ def test_installed_compilers_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compilation, "wanted_compilers", lambda: (sys.executable, "/nonexistent"))
     monkeypatch.setattr(compilation, "takes_cpp20", lambda name: True)
     assert compilers() == [sys.executable]
+
+
+def test_where_compiled_code_cannot_be_written_blocks_run_as_python_and_a_line_names_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "file" / "cache"
+    folder.parent.touch()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    assert not hardware_of("cpu").cache
+    assert compilers() == []
+    with pytest.warns(UserWarning, match=re.escape(f"compile: torch.compile's cache {folder} cannot be written, so")):
+        assert block_runner() is eager
+
+
+def test_the_folder_of_compiled_code_is_the_one_that_torch_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    for user in ("ada", "HOME\\ada"):
+        monkeypatch.setenv("LOGNAME", user)
+        assert cache_folder() == default_cache_dir()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a compiler of shell words")

@@ -196,6 +196,7 @@ WIDE = SIZES["mini"]
     [
         ("bfloat16", "bf16", "this CPU has no bfloat16 instructions and would emulate them"),
         ("compiler", "compile", "torch.compile finds no C++ compiler here that it can use"),
+        ("cache", "compile", "torch.compile cannot write its cache: set TORCHINDUCTOR_CACHE_DIR to another folder"),
         ("keeps_memory", "kept_memory", "this C library cannot be told to keep memory"),
         ("vectors", "fused_kernels", "torch's own kernels use no vector instructions here"),
     ],

@@ -9,11 +9,13 @@ import re
 import subprocess
 import sys
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 import paritygpt
+from bench.__main__ import KINDS
 from paritygpt import HOMES, PACKAGES
 from paritygpt.__main__ import COMMANDS, SIDES, main
 from reference.cli.version import own_version
@@ -99,6 +101,14 @@ def test_help_names_every_command_in_plain_letters_at_80_columns(capsys: pytest.
     assert max(map(len, out.splitlines())) <= 80
     assert re.findall(r"^([a-z]+)  +\w", out, re.M) == [*COMMANDS, *SIDES]
     assert "python -m paritygpt COMMAND --help" in out
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["compare", "--help"]], ids=" ".join)
+def test_help_names_each_thing_that_compare_can_do(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with suppress(SystemExit):
+        main(arguments, "paritygpt")
+    out = capsys.readouterr().out
+    assert [option for option in KINDS if f"{option} " not in out] == []
 
 
 def test_version_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,6 +70,18 @@ def test_a_difference_is_explained_on_its_side(
     assert f"{right.upper()} against the reference: The same function" in out
 
 
+@pytest.mark.parametrize("width", [60, 80])
+def test_on_a_narrow_terminal_no_number_is_cut(
+    width: int, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", f"{width}")
+    _, found = compared("right.py", "erf.py")
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    words = {word for line in lines for word in line.split()}
+    assert {f"{one['error']:.1e}" for one in found["pair"]["measurements"] if one["quantity"] == "loss"} <= words
+
+
 def test_two_with_the_same_mistake_are_the_same_as_each_other(folder: Path) -> None:
     status, found = compared("erf.py", "erf.py")
     assert (status, found["a"]["same"], found["b"]["same"]) == (0, False, False)

@@ -128,10 +128,12 @@ def test_what_cannot_be_wrapped_is_refused_in_one_line(
     assert captured.out == ""
 
 
-def test_a_wrapper_finds_a_file_in_another_folder(folder: Path) -> None:
-    (folder / "code").mkdir()
-    (folder / "code" / "model.py").write_text(IMPORTS + "class GPT(Written): pass\n")
-    assert main(["compare", "--template", "code/model.py:GPT", "--out", "wrapper.py"]) == 0
+@pytest.mark.parametrize("name", ["code", 'mein "Code" für ☃'])
+def test_a_wrapper_finds_a_file_in_another_folder_and_is_ascii(name: str, folder: Path) -> None:
+    (folder / name).mkdir()
+    (folder / name / "model.py").write_text(IMPORTS + "class GPT(Written): pass\n")
+    assert main(["compare", "--template", f"{name}/model.py:GPT", "--out", "wrapper.py"]) == 0
+    assert (folder / "wrapper.py").read_bytes().isascii()
     done = subprocess.run(
         [
             sys.executable,

@@ -335,7 +335,7 @@ MISTAKES = {
     "--seconds -1": r"--seconds -1\.0: give a number of at least 0",
     "--seconds nan": r"--seconds nan: give a number of at least 0",
     "--json .": r"--json \.: is a folder: give the name of a file",
-    "--json file/result.json": r"cannot make the folder 'file': .*",
+    "--json file/result.json": r"cannot make the folder 'file': .*: give another --json",
 }
 
 

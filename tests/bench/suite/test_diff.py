@@ -126,8 +126,8 @@ ZEN3, ZEN4 = of_kind("AVX2"), of_kind("AVX2", "AVX-512", "AVX-512 bfloat16")
         ),
         (
             result(),
-            result(environment={**ENVIRONMENT, "cpu_flags": ["avx2", "fma3"], "system": "Other system"}),
-            "cpu_flags: avx2 and avx2, fma3; system: Some system and Other system",
+            result(environment={**ENVIRONMENT, "cpu_flags": ["avx2", "fma3"], "device_memory": 2 * 10**10}),
+            "device_memory: 10000000000 and 20000000000; cpu_flags: avx2 and avx2, fma3",
         ),
     ],
 )
@@ -141,6 +141,13 @@ def test_another_machine_is_refused_in_a_line_that_names_both(
         f"error: {a} and {b} are of different machines ({why}): their rates do not say what changed in the code; "
         "give --across-machines to compare them all the same\n",
     )
+
+
+def test_a_new_kernel_makes_no_other_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    updated = {**ENVIRONMENT, "system": "Linux-6.18.45", "device_memory": ENVIRONMENT["device_memory"] - 12_288}
+    status, out, error = diff_of(tmp_path, capsys, result(), result(environment=updated))
+    assert (status, error) == (0, "")
+    assert "system: Some system -> Linux-6.18.45\n" in out
 
 
 def test_two_machines_are_compared_with_an_option_and_a_note_on_each_difference(

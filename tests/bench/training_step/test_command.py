@@ -6,8 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench.__main__ import main
+from bench.training_step.audit import Audit, Explanation, Run
+from bench.training_step.hyperparameters import Hyperparameters
+from bench.training_step.record import STEPS, Recorded
+from bench.training_step.report import text
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -47,3 +52,20 @@ def test_a_step_that_cannot_be_run_exits_2_with_one_line(
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: step")
     assert line in error
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100])
+def test_at_any_width_each_learning_rate_stands_below_its_step(width: int) -> None:
+    given = Hyperparameters()
+    rates = [given.rate(step) / 2 for step in range(STEPS)]
+    recorded = Recorded([], [], [1], [], [])
+    cause = Explanation((), "half of the schedule", 0.0, rates)
+    found = Audit("mine", given, [Run("equal", recorded, [1.0], "wte.weight", [], torch.ones(1), [cause])], [])
+    shown = text(found, width).partition("Learning rates\n")[2].splitlines()
+    assert max(map(len, shown)) <= width
+    seen: list[tuple[str, ...]] = []
+    for start in range(0, len(shown), 3):
+        names, *cells = zip(*(line.split() for line in shown[start : start + 3]), strict=True)
+        assert names == ("step", "yours", "reference")
+        seen += cells
+    assert seen == [(f"{step}", f"{rates[step]:.2e}", f"{given.rate(step):.2e}") for step in range(8)]

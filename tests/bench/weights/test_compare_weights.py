@@ -291,6 +291,20 @@ def test_a_difference_is_named(difference: str, folder: Path, capsys: pytest.Cap
         assert found["logits"]["kl"] > 0.0
 
 
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_on_a_narrow_terminal_no_number_is_cut(
+    width: int, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors = weights()
+    other = {name: tensor * 1.5 for name, tensor in tensors.items()}
+    monkeypatch.setenv("COLUMNS", f"{width}")
+    _, found = compared(write_nanogpt(folder / "a.pt", other), write_hf(folder / "b", tensors))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    for row in [row for row in found["tensors"] if row["error"]][:5]:
+        assert {f"{row['error']:.1e}", f"{row['largest']:.1e}"} <= {word for line in lines for word in line.split()}
+
+
 def test_rounding_to_bfloat16_is_told_from_a_difference(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ours = weights()
     own = LAYOUTS["nanogpt"](ours, CONFIG)

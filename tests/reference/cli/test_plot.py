@@ -14,7 +14,7 @@ import torch
 
 from reference import GPT, GPTConfig
 from reference.plots.attention_maps import attention_maps
-from reference.plots.charts import attention_chart, check_picture, draw_attention, loss_chart, visible
+from reference.plots.charts import attention_chart, check_picture, draw_attention, loss_chart, visible, write_picture
 from tests.reference.cli.conftest import Cli, random_model
 
 CONFIG = GPTConfig(block_size=12, vocab_size=11, n_layer=3, n_head=2, n_embd=8, dropout=0.5)
@@ -207,6 +207,18 @@ def test_a_picture_of_too_many_cells_is_refused_and_says_how_to_choose(tmp_path:
     with pytest.raises(ValueError, match="12 x 12 maps of 100 tokens are 727,200 cells") as caught:
         draw_attention(maps, ["a"] * 100, range(12), range(12), "big", tmp_path / "big.png")
     assert "--layer and --head" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_an_error_that_names_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "loss.svg"
+
+    def full_disk(*paths: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full_disk)
+    with pytest.raises(OSError, match=r"No space left on device: '.*loss\.svg'$"):
+        write_picture(loss_chart(["a"], [], []), path)
     assert list(tmp_path.iterdir()) == []
 
 
