@@ -18,6 +18,7 @@ import tyro
 from bench.settings import (
     Compare,
     CompareCandidate,
+    CompareGenerate,
     CompareStep,
     CompareWeights,
     Diff,
@@ -28,7 +29,17 @@ from bench.settings import (
 from reference.cli.main import LOADING, finished, notes_of_warnings, wait_briefly
 from reference.cli.progress import waiting
 
-Options = Compare | CompareCandidate | CompareStep | CompareWeights | Template | MeasureRoofline | Report | Diff
+Options = (
+    Compare
+    | CompareCandidate
+    | CompareStep
+    | CompareGenerate
+    | CompareWeights
+    | Template
+    | MeasureRoofline
+    | Report
+    | Diff
+)
 
 
 def main(arguments: Sequence[str] | None = None, program: str = f"python -m {__package__}") -> int:
@@ -60,6 +71,10 @@ def command_of(options: Options, program: str) -> Callable[[Any], int]:
             from bench.training_step.command import compare_step
 
             return compare_step
+        case CompareGenerate():
+            from bench.text_generation.command import compare_generate
+
+            return compare_generate
         case Template():
             from bench.candidate.template import write_template
 
@@ -92,6 +107,7 @@ def read_options(arguments: list[str], program: str) -> Options:
     kinds: dict[str, Any] = {
         "--candidate": CompareCandidate,
         "--step": CompareStep,
+        "--generate": CompareGenerate,
         "--weights": CompareWeights,
         "--template": Template,
     }

@@ -33,10 +33,10 @@ def check_seconds(seconds: float) -> None:
         raise ValueError(f"--seconds {seconds}: give a number of at least 0")
 
 
-def check_file(json: Path | None) -> None:
+def check_file(file: Path | None, option: str = "--json") -> None:
     """Raise a ValueError for a result file that is a folder or in no existing folder."""
-    if json is not None and (json.is_dir() or not json.absolute().parent.is_dir()):
-        raise ValueError(f"--json {json}: give the name of a file in an existing folder")
+    if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
+        raise ValueError(f"{option} {file}: give the name of a file in an existing folder")
 
 
 # kw_only: a command's required option may follow these, which have defaults
@@ -79,6 +79,7 @@ class Compare(ResultFile, Seed, Threads, Device):
     Without options: gpt2 (124 million parameters), one sequence of 128 tokens, 3 to 4 minutes on two CPU cores.
 
     To test a GPT of your own: --candidate FILE.py:build, which has its own options: --candidate x --help.
+    To test a training step or a text generator: --step FILE.py:build_step, --generate FILE.py:generate.
     To compare two checkpoints: --weights A --against B; its options: --weights x --help.
     """
 
@@ -179,11 +180,35 @@ class CompareStep(ResultFile, Seed, Threads):
     (logits, loss). hyperparameters has learning_rate, floor, warmup, total, weight_decay, betas, eps, clip"""
     unequal: bool = True
     """Try micro-batches of unequal size too, where the mean of their means is not the mean over all targets"""
+    traceback: Annotated[bool, FlagCreatePairsOff] = False
+    """Show the whole traceback of an exception in your code"""
 
     def check(self) -> None:
         """Raise a ValueError, one line, for the first value that is invalid on every machine."""
         check_at_least(self, threads=1, seed=0)
         check_seed(self.seed, bits=52)
+        check_file(self.json)
+
+
+@dataclass(frozen=True)
+class CompareGenerate(ResultFile, Seed, Threads):
+    """Test a text generator of your own: cropping, cache, padding, temperature, top-k, top-p. Is it the readable one?
+
+    Exit status: 0 the same, 1 different, 2 not testable (one line says why).
+    """
+
+    generate: Annotated[str, arg(metavar="FILE.py:FUNCTION")]
+    """Function generate(model, ids, max_new_tokens, temperature, top_k, top_p, generator), or of the first three and
+    others by their usual names: do_sample, use_cache, attention_mask, eos_token_id, ... (docs/generation.md). It
+    returns ids (B, T + max_new_tokens). model(ids) returns logits (B, T, V); with use_cache=True and past_key_values
+    it is called as transformers' GPT-2"""
+    traceback: Annotated[bool, FlagCreatePairsOff] = False
+    """Show the whole traceback of an exception in your code"""
+
+    def check(self) -> None:
+        """Raise a ValueError, one line, for the first value that is invalid on every machine."""
+        check_at_least(self, threads=1, seed=0)
+        check_seed(self.seed, bits=62)
         check_file(self.json)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from bench.candidate.command import traceback_of
 from bench.candidate.load_function import load_function
 from bench.environment import threads
 from bench.formatting import terminal
@@ -23,9 +24,12 @@ def compare_step(options: CompareStep) -> int:
     Returns 0 for the same step, 1 for a difference. Raises ValueError, one line, if it cannot be tested.
     """
     options.check()
-    build_step = load_function(options.step, "build_step", "step")
-    with Stages(STAGES) as progress, threads(options.threads):
-        found = audit(build_step, name=options.step, unequal=options.unequal, seed=options.seed, tell=progress.stage)
+    with traceback_of(options.traceback):
+        build_step = load_function(options.step, "build_step", "step")
+        with Stages(STAGES) as progress, threads(options.threads):
+            found = audit(
+                build_step, name=options.step, unequal=options.unequal, seed=options.seed, tell=progress.stage
+            )
     if sys.stdout.isatty():
         show(found, terminal())
     else:
