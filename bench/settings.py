@@ -154,11 +154,16 @@ class CompareCandidate(ResultFile, Seed, Threads, Device):
     precision: str = "auto"
     """float64, float32, or auto: float64, or float32 if the candidate does not compute in float64. Or judge only its
     rounding, against plain code in the same precision: bfloat16, float16, or as-built, its own"""
+    html: Annotated[Path | None, shown("FILE", "none")] = None
+    """Write the report as a page to this file: blocks, errors along the depth, cause, environment"""
     traceback: Annotated[bool, FlagCreatePairsOff] = False
     """Show the whole traceback of an exception in your code"""
 
     def check(self) -> None:
         """Raise a ValueError, one line, for the first value that is invalid on every machine."""
+        if self.html is not None and self.against is not None:
+            raise ValueError("--html with --against: the page is of one candidate; test each by itself, or give --json")
+        check_file(self.html, "--html")
         check_at_least(self, batch=1, steps=0, threads=1, seed=0)
         check_seed(self.seed, bits=62)
         known = ("auto", "float64", "float32", "bfloat16", "float16", "as-built")
