@@ -185,6 +185,8 @@ class CompareStep(ResultFile, Seed, Threads):
     (logits, loss). hyperparameters has learning_rate, floor, warmup, total, weight_decay, betas, eps, clip"""
     unequal: bool = True
     """Try micro-batches of unequal size too, where the mean of their means is not the mean over all targets"""
+    html: Annotated[Path | None, shown("FILE", "none")] = None
+    """Write the report as a page to this file"""
     traceback: Annotated[bool, FlagCreatePairsOff] = False
     """Show the whole traceback of an exception in your code"""
 
@@ -193,6 +195,7 @@ class CompareStep(ResultFile, Seed, Threads):
         check_at_least(self, threads=1, seed=0)
         check_seed(self.seed, bits=52)
         check_file(self.json)
+        check_file(self.html, "--html")
 
 
 @dataclass(frozen=True)
@@ -207,6 +210,8 @@ class CompareGenerate(ResultFile, Seed, Threads):
     others by their usual names: do_sample, use_cache, attention_mask, eos_token_id, ... (docs/generation.md). It
     returns ids (B, T + max_new_tokens). model(ids) returns logits (B, T, V); with use_cache=True and past_key_values
     it is called as transformers' GPT-2"""
+    html: Annotated[Path | None, shown("FILE", "none")] = None
+    """Write the report as a page to this file"""
     traceback: Annotated[bool, FlagCreatePairsOff] = False
     """Show the whole traceback of an exception in your code"""
 
@@ -215,6 +220,7 @@ class CompareGenerate(ResultFile, Seed, Threads):
         check_at_least(self, threads=1, seed=0)
         check_seed(self.seed, bits=62)
         check_file(self.json)
+        check_file(self.html, "--html")
 
 
 @dataclass(frozen=True)

@@ -162,12 +162,9 @@ def report(seen: Examination) -> None:
 
 def save_page(seen: Examination, path: Path) -> None:
     """Write the page. Raises ValueError, one line, if that fails."""
-    from bench.candidate.page import page  # Jinja2 takes a tenth of a second
+    from bench.candidate.page import page, save  # Jinja2 takes a tenth of a second
 
-    try:
-        path.write_text(page(seen), encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"--html {path}: cannot be written ({error.strerror})") from None
+    save(page(seen), path)
 
 
 def result(seen: Examination) -> dict[str, Any]:

@@ -26,17 +26,10 @@ KNOWN = ("device", "cpu", "threads", "system", "python", "commit")
 
 def page(seen: Examination) -> str:
     """The whole page. Names, code and messages of the user are escaped by the template."""
-    surroundings = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     c = seen.config
     first = next((one for one in seen.depth if one.state == "first"), None)
-    return surroundings.get_template("page.html").render(
-        style=STYLE.read_text(encoding="utf-8"),
+    return rendered(
+        "page.html",
         name=seen.name,
         about=(
             f"layout {seen.layout}, against reference/gpt.py in float64; {c.n_layer} layers, {c.n_head} heads, width "
@@ -52,8 +45,25 @@ def page(seen: Examination) -> str:
         charts=[activations(seen), gradients(seen)],
         measured=measured(seen),
         notes=[*conversion(seen), *seen.notes, *seen.remarks, *(f"{one.name}: {one.why}" for one in seen.unjudged)],
-        environment=facts(),
     )
+
+
+def text_page(name: str, about: str, verdict: str, same: bool, report: str) -> str:
+    """A report of another audit as a page: its verdict, its text, the environment."""
+    return rendered("text_page.html", name=name, about=about, verdict=verdict, same=same, report=report)
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A template with the style of the report's page and the environment; values are escaped."""
+    surroundings = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = STYLE.read_text(encoding="utf-8")
+    return surroundings.get_template(template).render(style=style, environment=facts(), **values)
 
 
 def boxes(seen: Examination) -> list[dict[str, str]]:
@@ -163,6 +173,14 @@ def measured(seen: Examination) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def save(text: str, path: Path) -> None:
+    """Write a page. Raises ValueError, one line, if that fails."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"--html {path}: cannot be written ({error.strerror})") from None
 
 
 def facts() -> list[tuple[str, str]]:

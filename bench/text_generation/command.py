@@ -14,7 +14,7 @@ from bench.formatting import terminal
 from bench.journal import write
 from bench.settings import CompareGenerate
 from bench.text_generation.audit import Audit, audit
-from bench.text_generation.report import show, text
+from bench.text_generation.report import show, text, verdict
 from reference.cli.progress import Stages
 
 STAGES = 5
@@ -39,6 +39,11 @@ def compare_generate(options: CompareGenerate) -> int:
         print(text(found, terminal().width))
     if options.json is not None:
         write(options.json, result(found))
+    if options.html is not None:
+        from bench.candidate.page import save, text_page  # Jinja2 takes a tenth of a second
+
+        about = "texts of a small model, against reference/sampling.py in float64"
+        save(text_page(found.name, about, verdict(found), found.same, text(found)), options.html)
     return 0 if found.same else 1
 
 

@@ -12,7 +12,7 @@ from bench.formatting import terminal
 from bench.journal import write
 from bench.settings import CompareStep
 from bench.training_step.audit import BUDGET, Audit, audit
-from bench.training_step.report import show, text
+from bench.training_step.report import show, text, verdict
 from reference.cli.progress import Stages
 
 STAGES = 4
@@ -36,6 +36,11 @@ def compare_step(options: CompareStep) -> int:
         print(text(found, terminal().width))
     if options.json is not None:
         write(options.json, result(found))
+    if options.html is not None:
+        from bench.candidate.page import save, text_page  # Jinja2 takes a tenth of a second
+
+        about = "20 updates of the weights, against reference/training/step.py in float64"
+        save(text_page(found.name, about, verdict(found), found.same, text(found)), options.html)
     return 0 if found.same else 1
 
 
