@@ -402,6 +402,8 @@ def remarks(auditor: Auditor, found: Audit) -> None:
     function = auditor.function
     if function.new_only:
         auditor.note("it returns the new tokens without the prompt")
+    if function.changes_prompt:
+        auditor.note("it changes the prompt that it was given, in place")
     if auditor.calls.one_token:
         auditor.note("it reads one token at a time from a cache")
     if auditor.calls.with_gradients:

@@ -60,6 +60,7 @@ class Function:
     positional: bool = False  # without a signature: called as generate(model, ids, new, temperature, top_k, generator)
     left_out: list[str] = field(default_factory=list)  # optional arguments that are unknown
     nearly_zero: bool = False  # it cannot take temperature 0
+    changes_prompt: bool = False  # it writes into the ids that it is given
     new_only: bool | None = None  # whether it returns the new tokens without the prompt
 
     def takes(self, *words: str) -> bool:
@@ -169,7 +170,6 @@ def generated(function: Function, model: UserGPT, probe: Probe) -> list[list[int
     ids: Any = [list(prompt) for prompt in probe.prompts] if function.lists else torch.tensor(padded)
     generator = torch.Generator().manual_seed(probe.seed)
     keywords = function.keywords(probe, generator, width)
-    before = ids.clone() if isinstance(ids, Tensor) else [list(row) for row in ids]
     with alone(probe.seed + (OTHER_SEED if function.takes("generator") else 0)), redirect_stdout(sys.stderr):
         model.train(probe.train)
         if function.positional:
@@ -177,22 +177,17 @@ def generated(function: Function, model: UserGPT, probe: Probe) -> list[list[int
         else:
             found = run(lambda: function.call(model, ids, **keywords), probe.title)
         rows = run(lambda: rows_of(found, len(padded)), f"reading what it returned for {probe.title!r}")
-    same = torch.equal(ids, before) if isinstance(ids, Tensor) else ids == before
-    starts = [list(prompt) for prompt in (probe.prompts if function.lists else padded)] if same else before_rows(before)
+    given = [list(prompt) for prompt in probe.prompts] if function.lists else padded
+    function.changes_prompt |= (ids.tolist() if isinstance(ids, Tensor) else ids) != given
     # decided by the first call that can tell: a prompt of one token may be repeated by chance
     if function.new_only is None and width > 1:
         function.new_only = not any(
             row[: len(start)] == start or row[: len(prompt)] == list(prompt)
-            for row, start, prompt in zip(rows, starts, probe.prompts, strict=True)
+            for row, start, prompt in zip(rows, given, probe.prompts, strict=True)
         )
     if function.new_only:
         return rows
-    return [without(row, start, list(prompt)) for row, start, prompt in zip(rows, starts, probe.prompts, strict=True)]
-
-
-def before_rows(before: Any) -> list[list[int]]:
-    """The prompts as they were given."""
-    return before.tolist() if isinstance(before, Tensor) else before
+    return [without(row, start, list(prompt)) for row, start, prompt in zip(rows, given, probe.prompts, strict=True)]
 
 
 def without(row: list[int], start: list[int], prompt: list[int]) -> list[int]:

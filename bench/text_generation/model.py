@@ -102,7 +102,9 @@ class UserGPT(GPT):
         self.form = FORMS[0].name
         self.calls = Calls()
 
-    def forward(self, input_ids: Tensor, past_key_values: Any = UNSET, **options: Any) -> Any:
+    def forward(  # type: ignore[override]  # with the names of transformers
+        self, input_ids: Tensor, past_key_values: Any = UNSET, **options: Any
+    ) -> Any:
         """See the class."""
         plain = past_key_values is UNSET and not options
         past = None if past_key_values is UNSET else past_key_values

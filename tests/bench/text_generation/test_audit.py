@@ -132,6 +132,12 @@ def test_what_moves_no_token_is_a_note(tmp_path: Path) -> None:
     assert "arguments left at their defaults: stop_at" in found.notes
 
 
+def test_a_list_of_prompts_that_grows_in_place_is_a_note(tmp_path: Path) -> None:
+    found = audited(RIGHT["prompts"].replace("text = list(prompt)", "text, prompt = prompt, list(prompt)"), tmp_path)
+    assert found.same
+    assert "it changes the prompt that it was given, in place" in found.notes
+
+
 @pytest.mark.parametrize(
     "arguments, line",
     [
