@@ -20,6 +20,7 @@ from bench.settings import (
     CompareBatches,
     CompareCandidate,
     CompareEvaluation,
+    CompareGenerate,
     CompareStep,
     CompareWeights,
     Diff,
@@ -35,6 +36,7 @@ Options = (
     | CompareBatches
     | CompareCandidate
     | CompareEvaluation
+    | CompareGenerate
     | CompareStep
     | CompareWeights
     | Template
@@ -47,6 +49,7 @@ Options = (
 KINDS: dict[str, Any] = {
     "--candidate": CompareCandidate,
     "--step": CompareStep,
+    "--generate": CompareGenerate,
     "--evaluate": CompareEvaluation,
     "--batches": CompareBatches,
     "--weights": CompareWeights,
@@ -91,6 +94,10 @@ def command_of(options: Options, program: str) -> Callable[[Any], int]:
             from bench.batches.command import compare_batches
 
             return compare_batches
+        case CompareGenerate():
+            from bench.text_generation.command import compare_generate
+
+            return compare_generate
         case Template():
             from bench.candidate.template import write_template
 

@@ -7,17 +7,24 @@ oracle, usually in float64. Budgets are in `bench.numerics.budgets`.
 
 from __future__ import annotations
 
+import os
+import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bench.candidate.command import result, save_page
+from bench.candidate.examination import Examination
 from bench.candidate.examine import TEST_SIZE, examine
 from bench.candidate.guess_layout import check_settled, choose_layout, with_advice, with_help
 from bench.candidate.load_function import load_function
 from bench.candidate.report import text
+from bench.journal import write
 from bench.numerics.budgets import BUDGETS, Budget
 from bench.numerics.errors import Measurement, Report, distance, measure_all
 from bench.numerics.outputs import BuildStep, collect_outputs, compare_outputs
@@ -132,7 +139,8 @@ def assert_same(
         oracle, ids, targets: see `compare`
         budget: a `Budget`, or a name in `bench.numerics.budgets.BUDGETS`; only with an oracle
         options: see `compare`; without an oracle, `layout` (a name, a function or "path/to/file.py:function"; guessed
-            if left out) and the options of `bench.candidate.examine.examine`
+            if left out), `html` (the page that is written on failure, with the JSON beside it; default: in the folder
+            for temporary files) and the options of `bench.candidate.examine.examine`
 
     Raises ValueError for models or options that cannot be compared.
     """
@@ -155,7 +163,7 @@ def assert_same(
     return report
 
 
-def assert_is_gpt2(candidate: Any, layout: Any = "auto", **options: Any) -> Report:
+def assert_is_gpt2(candidate: Any, layout: Any = "auto", html: Path | str | None = None, **options: Any) -> Report:
     """`assert_same` without an oracle."""
     name = candidate if isinstance(candidate, str) else getattr(candidate, "__qualname__", type(candidate).__name__)
     build = load_function(candidate, "build", "candidate") if isinstance(candidate, str) else candidate
@@ -166,10 +174,23 @@ def assert_is_gpt2(candidate: Any, layout: Any = "auto", **options: Any) -> Repo
     config = options.get("config", TEST_SIZE)
     with with_help(), with_advice(layout, build, config):
         guess = choose_layout(layout, build, config)
-        seen = examine(build, guess.layout, name=name, layout_name=guess.name, **options)
+        seen = examine(build, guess.layout, name=name, layout_name=guess.name, **{"depth": True, **options})
         seen.notes[:0] = guess.notes
         if not seen.same:
             check_settled(guess, bool(seen.causes))
     if not seen.same:
-        raise AssertionError(text(seen))
+        raise AssertionError(f"{text(seen)}\n\n{kept(seen, html)}")
     return seen.report
+
+
+def kept(seen: Examination, html: Path | str | None) -> str:
+    """Write the page and the JSON of a failure; returns the line that says where."""
+    name = re.sub(r"\W+", "-", Path(seen.name.replace(":", "-")).name).strip("-") or "candidate"
+    path = Path(tempfile.gettempdir(), "paritygpt", f"{name}-{os.getpid()}.html") if html is None else Path(html)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_page(seen, path)
+        write(path.with_suffix(".json"), result(seen))
+    except (OSError, ValueError) as error:
+        return f"the page of this report could not be written: {error}"
+    return f"as a page: {path}, as JSON: {path.with_suffix('.json')}"

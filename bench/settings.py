@@ -34,12 +34,12 @@ def check_seconds(seconds: float) -> None:
         raise ValueError(f"--seconds {seconds}: give a number of at least 0")
 
 
-def check_file(json: Path | None) -> None:
+def check_file(file: Path | None, option: str = "--json") -> None:
     """Raise a ValueError for a result file that is a folder, or in a folder that is missing or cannot be written."""
-    if json is not None and (json.is_dir() or not json.absolute().parent.is_dir()):
-        raise ValueError(f"--json {json}: give the name of a file in an existing folder")
-    if json is not None:
-        check_writable(json, "--json")
+    if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
+        raise ValueError(f"{option} {file}: give the name of a file in an existing folder")
+    if file is not None:
+        check_writable(file, option)
 
 
 def check_writable(path: Path, option: str) -> None:
@@ -88,8 +88,8 @@ class Compare(ResultFile, Seed, Threads, Device):
     Without options: gpt2 (124 million parameters), one sequence of 128 tokens, three minutes on two CPU cores.
 
     To test a GPT of your own: --candidate FILE.py:build; its options: --candidate x --help.
-    To test a training step of your own: --step FILE.py:build_step; its options: --step x --help.
-    To test a data loader: --batches FILE.py:build_batches. To test a validation loss: --evaluate FILE.py:evaluate.
+    To test a training step of your own: --step FILE.py:build_step; a text generator: --generate FILE.py:generate;
+    a data loader: --batches FILE.py:build_batches; a validation loss: --evaluate FILE.py:evaluate.
     To write a build function for a class of yours: --template FILE.py:CLASS; its options: --template x --help.
     To compare two checkpoints: --weights A --against B; its options: --weights x --help.
     """
@@ -165,11 +165,16 @@ class CompareCandidate(ResultFile, Seed, Threads, Device):
     precision: str = "auto"
     """float64, float32, or auto: float64, or float32 if the candidate does not compute in float64. Or judge only its
     rounding, against plain code in the same precision: bfloat16, float16, or as-built, its own"""
+    html: Annotated[Path | None, shown("FILE", "none")] = None
+    """Write the report as a page to this file: blocks, errors along the depth, cause, environment"""
     traceback: Annotated[bool, FlagCreatePairsOff] = False
     """Show the whole traceback of an exception in your code"""
 
     def check(self) -> None:
         """Raise a ValueError, one line, for the first value that is invalid on every machine."""
+        if self.html is not None and self.against is not None:
+            raise ValueError("--html with --against: the page is of one candidate; test each by itself, or give --json")
+        check_file(self.html, "--html")
         check_at_least(self, batch=1, steps=0, threads=1, seed=0)
         check_seed(self.seed, bits=62)
         known = ("auto", "float64", "float32", "bfloat16", "float16", "as-built")
@@ -191,12 +196,42 @@ class CompareStep(ResultFile, Seed, Threads):
     (logits, loss). hyperparameters has learning_rate, floor, warmup, total, weight_decay, betas, eps, clip"""
     unequal: bool = True
     """Try micro-batches of unequal size too, where the mean of their means is not the mean over all targets"""
+    html: Annotated[Path | None, shown("FILE", "none")] = None
+    """Write the report as a page to this file"""
+    traceback: Annotated[bool, FlagCreatePairsOff] = False
+    """Show the whole traceback of an exception in your code"""
 
     def check(self) -> None:
         """Raise a ValueError, one line, for the first value that is invalid on every machine."""
         check_at_least(self, threads=1, seed=0)
         check_seed(self.seed, bits=52)
         check_file(self.json)
+        check_file(self.html, "--html")
+
+
+@dataclass(frozen=True)
+class CompareGenerate(ResultFile, Seed, Threads):
+    """Test a text generator of your own: cropping, cache, padding, temperature, top-k, top-p. Is it the readable one?
+
+    Exit status: 0 the same, 1 different, 2 not testable (one line says why).
+    """
+
+    generate: Annotated[str, arg(metavar="FILE.py:FUNCTION")]
+    """Function generate(model, ids, max_new_tokens, temperature, top_k, top_p, generator), or of the first three and
+    others by their usual names: do_sample, use_cache, attention_mask, eos_token_id, ... (docs/generation.md). It
+    returns ids (B, T + max_new_tokens). model(ids) returns logits (B, T, V); with use_cache=True and past_key_values
+    it is called as transformers' GPT-2"""
+    html: Annotated[Path | None, shown("FILE", "none")] = None
+    """Write the report as a page to this file"""
+    traceback: Annotated[bool, FlagCreatePairsOff] = False
+    """Show the whole traceback of an exception in your code"""
+
+    def check(self) -> None:
+        """Raise a ValueError, one line, for the first value that is invalid on every machine."""
+        check_at_least(self, threads=1, seed=0)
+        check_seed(self.seed, bits=62)
+        check_file(self.json)
+        check_file(self.html, "--html")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
+from pathlib import Path
 from traceback import print_exception
 from typing import Any
 
@@ -17,8 +18,8 @@ from bench.candidate.examination import Examination
 from bench.candidate.examine import TEST_SIZE, examine, usual_time
 from bench.candidate.guess_layout import check_settled, choose_layout, doubts, with_advice, with_help
 from bench.candidate.load_function import load_function
-from bench.candidate.report import show, text
-from bench.environment import threads
+from bench.candidate.report import show, text, verdict
+from bench.environment import environment, threads
 from bench.formatting import terminal
 from bench.journal import write
 from bench.settings import CompareCandidate
@@ -75,6 +76,7 @@ def compare_candidate(options: CompareCandidate) -> int:
             device=device,
             precision="float32" if device.type == "mps" and precision is None else precision,
             seed=options.seed,
+            depth=options.html is not None or options.json is not None,
             tell=progress.stage,
         )
     for one in seen.unjudged if options.traceback else ():
@@ -86,6 +88,8 @@ def compare_candidate(options: CompareCandidate) -> int:
     report(seen)
     if options.json is not None:
         write(options.json, result(seen))
+    if options.html is not None:
+        save_page(seen, options.html)
     if not seen.same:
         check_settled(guess, bool(seen.causes))
     return 0 if seen.same else 1
@@ -156,6 +160,13 @@ def report(seen: Examination) -> None:
         show(seen, terminal())
 
 
+def save_page(seen: Examination, path: Path) -> None:
+    """Write the page. Raises ValueError, one line, if that fails."""
+    from bench.candidate.page import page, save  # Jinja2 takes a tenth of a second
+
+    save(page(seen), path)
+
+
 def result(seen: Examination) -> dict[str, Any]:
     """The examination as plain values, for --json."""
     return {
@@ -163,14 +174,17 @@ def result(seen: Examination) -> dict[str, Any]:
         "candidate": seen.name,
         "layout": seen.layout,
         "same": seen.same,
+        "verdict": verdict(seen),
         "precision": seen.precision,
         "config": dataclasses.asdict(seen.config),
         "measurements": [{**dataclasses.asdict(m), "allowed": seen.allowed(m)} for m in seen.report.measurements],
         "where": None if seen.where is None else dataclasses.asdict(seen.where),
+        "depth": [dataclasses.asdict(one) for one in seen.depth],
         "causes": [dataclasses.asdict(cause) for cause in seen.causes],
         "lowering": None if seen.lowering is None else seen.lowering.place,
         "only_rounds": seen.only_rounds,
         "unjudged": {one.name: one.why for one in seen.unjudged},
         "unseen": seen.unseen,
         "notes": [*seen.notes, *seen.remarks],
+        "environment": environment(torch.device(seen.device)),
     }

@@ -59,6 +59,16 @@ class Lowering:
         )
 
 
+@dataclass(frozen=True)
+class Depth:
+    """An activation of the reference and the candidate's nearest tensor."""
+
+    name: str  # as in traced_gpt.py
+    title: str
+    error: float | None  # relative L2; None if the candidate computes no tensor of this shape there
+    state: str  # agrees, hidden (right, inside a fused call), differs, first (the first that differs)
+
+
 @dataclass
 class Examination:
     """The result of testing a candidate."""
@@ -83,6 +93,7 @@ class Examination:
     scales: dict[str, float] = field(default_factory=dict)  # measured rounding, by probe or quantity; see reordered.py
     remarks: list[str] = field(default_factory=list)  # on its modes; shown below the notes
     unjudged: list[Unjudged] = field(default_factory=list)
+    depth: list[Depth] = field(default_factory=list)  # in order of execution; empty if it was not asked for
     unseen: list[str] = field(default_factory=list)  # known mistakes that this precision cannot show
 
     def allowed(self, measurement: Measurement) -> float | None:

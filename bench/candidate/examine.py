@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.candidate.adapter import Build, Candidate
+from bench.candidate.depth import errors_along
 from bench.candidate.diagnose import (
     Probe,
     Where,
@@ -65,6 +66,7 @@ def examine(
     device: torch.device | str = "cpu",
     precision: str | None = None,
     seed: int = 0,
+    depth: bool = False,
     tell: Tell = lambda what: None,
 ) -> Examination:
     """Test a candidate against the reference.
@@ -80,6 +82,7 @@ def examine(
         precision: float64 or float32; None for float64, or float32 if the candidate does not compute in float64;
             bfloat16, float16 or as-built to judge its rounding only
         seed: of weights and tokens
+        depth: whether to measure every activation, for the page
         tell: called with a line that says what is being done
 
     Raises ValueError, one line, for a candidate that cannot be tested.
@@ -88,7 +91,9 @@ def examine(
     with in_one_line():
         if precision not in (None, "float64", "float32"):
             return rounding(build, layout, name, layout_name, config, batch, time, device, precision, seed)
-        return examined(build, layout, name, layout_name, config, batch, time, steps, device, precision, seed, tell)
+        return examined(
+            build, layout, name, layout_name, config, batch, time, steps, device, precision, seed, depth, tell
+        )
 
 
 def examined(
@@ -103,6 +108,7 @@ def examined(
     device: torch.device,
     precision: str | None,
     seed: int,
+    depth: bool,
     tell: Tell,
 ) -> Examination:
     """`examine`, with every option given; an exception of the candidate's code comes as it is."""
@@ -165,6 +171,10 @@ def examined(
     if seen.precision == "float32" and not seen.only_rounds:
         tell("what float32 cannot see")
         seen.unseen = too_small(*on_test_size() if large else (config, weights, pair[0]), BUDGETS["float32"].logits)
+    if depth:
+        tell("errors along the depth")
+        candidate.load(weights)
+        seen.depth = errors_along(candidate, main, seen.precision)
     if seen.same:
         tell("dropout and train mode")
         at_size = (config, weights, pair)

@@ -16,7 +16,9 @@ from typing import Any
 from bench.formatting import one_line
 
 BENCH = Path(__file__).parents[1]
-OURS = tuple(str(BENCH / room) + os.sep for room in ("candidate", "numerics", "batches", "evaluation"))
+ROOMS = ("candidate", "numerics", "training_step", "text_generation", "batches", "evaluation")
+# the audits' own code, and the readable model that they give to the user's
+OURS = tuple(str(folder) + os.sep for folder in (*(BENCH / room for room in ROOMS), BENCH.parent / "reference"))
 LIBRARIES = tuple(
     str(Path(sysconfig.get_paths()[name]).resolve()) + os.sep for name in ("stdlib", "purelib", "platlib")
 )

@@ -1,0 +1,1 @@
+"""Test a user's text generator against the readable one, and name the mistakes that explain a difference."""
