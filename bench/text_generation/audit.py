@@ -269,6 +269,11 @@ class Auditor:
 
     # Distributions
 
+    @property
+    def draws(self) -> int:
+        """The number of tokens for a distribution."""
+        return SINGLE_DRAWS if self.single or self.function.lists else DRAWS  # lists are usually read one by one
+
     def counted(self, settings: Settings) -> Tensor | None:
         """How often the function draws each token after a prompt, (V,); None if it raises."""
         if settings not in self.counts:
@@ -278,7 +283,7 @@ class Auditor:
     def count(self, settings: Settings) -> Tensor | None:
         """`counted`, measured."""
         prompt = given_probes.SHORT[0]
-        batch, calls = (1, SINGLE_DRAWS) if self.single else (DRAWS, 1)
+        batch, calls = (1, SINGLE_DRAWS) if self.single else (self.draws, 1)
         drawn: list[int] = []
         for number in range(calls):
             probe = Probe(f"many tokens, {settings}", (prompt,) * batch, 1, settings, seed=100 + number)
@@ -463,7 +468,7 @@ def explain(auditor: Auditor, found: Audit) -> None:
             found.outcomes = [one for one in outcomes if one.same or one.probe.settings.greedy]
             auditor.note(
                 "it uses the random stream in another way, so tokens cannot be compared: "
-                f"{SINGLE_DRAWS if auditor.single else DRAWS} draws after one prompt fit the reference's distribution "
+                f"{auditor.draws} draws after one prompt fit the reference's distribution "
                 f"at every setting (smallest p-value {min(one.fits or 0.0 for one in wrong):.2g})"
             )
             outcomes = found.outcomes
