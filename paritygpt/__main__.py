@@ -21,6 +21,7 @@ plot       plot the loss of runs, or the inside of a model
 compare    prove models equal, then time them;
            with --candidate FILE.py:build, test your own GPT;
            with --step FILE.py:build_step, test your own training step;
+           with --generate FILE.py:generate, your own text generator;
            with --batches FILE.py:build_batches, your own data loader;
            with --evaluate FILE.py:evaluate, your own validation loss;
            with --template FILE.py:CLASS, write a build function for it;

@@ -200,10 +200,7 @@ def without(row: list[int], start: list[int], prompt: list[int]) -> list[int]:
 
 def run(function: Callable[[], Any], what: str) -> Any:
     """Run a user's code; an exception becomes `Refused`, one line."""
-    try:
-        return called(function, what)
-    except Refused as error:
-        raise Refused(str(error).replace("candidate:", "generate:", 1)) from error
+    return called(function, what, "generate")
 
 
 def rows_of(found: Any, number: int) -> list[list[int]]:
