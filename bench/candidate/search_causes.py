@@ -254,20 +254,32 @@ class Search:
                 return True
             return bool(agrees(name, x))
 
+        tried_before: dict[tuple[str, ...], tuple[int, bool]] = {}
+
         def matched(added: State, upto: str = last) -> int:
+            # in block 0 alone or in all blocks, a mistake changes the same activations up to the end of block 0
+            key = (upto, *(mistake.cause for mistake, _ in added))
+            if block != 0 or key not in tried_before:
+                tried_before[key] = tensors_matched(added, upto)
+            number, moves = tried_before[key]
+            if moves and upto == last:
+                moving.append(added)
+            return number
+
+        def tensors_matched(added: State, upto: str) -> tuple[int, bool]:
+            """The number of the candidate's tensors that only match with a mistake; whether it changes the first."""
             kept = self.activations(one, state + added, upto, still_right)
             if kept is None:
-                return 0
+                return 0, False
             before = runs.activations.get(first.name)
-            if before is not None and first.name in kept and relative(kept[first.name], before) > runs.allowed:
-                moving.append(added)
+            moves = before is not None and first.name in kept and relative(kept[first.name], before) > runs.allowed
             numbers = set()
             for name in region:
                 if name not in kept or (name in runs.activations and torch.equal(kept[name], runs.activations[name])):
                     continue
                 new = [record.number for record in agrees(name, kept[name]) if record.number not in known]
                 numbers.update(new[:1])
-            return len(numbers)
+            return len(numbers), moves
 
         everywhere = [((mistake, None),) for mistake in self.known_mistakes]
         local = [((mistake, here),) for mistake in self.known_mistakes if here is not None and not mistake.everywhere]
