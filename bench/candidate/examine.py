@@ -172,10 +172,13 @@ def examined(
         changes is not None and not large and (seen.lowering is None or seen.only_rounds)
     ):  # modes are judged as it is built
         tell("dropout and train mode")
-        count = len(seen.causes)
+        count, measurements = len(seen.causes), list(seen.report.measurements)
         explained = logits_at(candidate, pair[0]), changes
         judge_modes(seen, build, layout, config, weights, pair, device, explained)
         seen.causes[count:] = [replace(cause, link="and") for cause in seen.causes[count:]]
+        # against its own logits: only a failure says something
+        new = seen.report.measurements[len(measurements) :]
+        seen.report.measurements = measurements + [m for m in new if m.over(seen.allowed) > 1.0]
     if seen.precision == "float32" and not seen.only_rounds:
         tell("what float32 cannot see")
         seen.unseen = too_small(*on_test_size() if large else (config, weights, pair[0]), BUDGETS["float32"].logits)
