@@ -45,10 +45,10 @@ SECTION = """\
 
     python -m tests.bench.candidate.causes_table        # some minutes; writes causes.json and this table
 
-The bugs of [bugs.md](bugs.md) that are in a model, planted in three right models
-([tests/bench/candidate/right_models/](../tests/bench/candidate/right_models)) by changes of their text: nanoGPT's style with
-one projection for q, k and v, a list of heads, and Hugging Face's style with Conv1D and an added mask. *Place right*: the
-first difference is where the first bug begins. *Causes right*: every bug is named, and nothing else.
+The bugs of [bugs.md](bugs.md) that are in a model, planted in three right models by changes of their text
+([tests/bench/candidate/right_models/](../tests/bench/candidate/right_models)): nanoGPT's style with one projection for
+q, k and v, a list of heads, and Hugging Face's style with Conv1D and an added mask. *Place right*: the first difference
+is where the first bug begins. *Causes right*: every bug is named, and nothing else.
 
 """
 
