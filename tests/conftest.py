@@ -55,6 +55,7 @@ LONGEST = (
     "test_replay.py",
     "test_compare.py",
     "test_examine.py",
+    "test_causes_table.py",
     "test_device_reads.py",
     "test_compilation.py",
     "test_parity_recipe_statedicts.py",

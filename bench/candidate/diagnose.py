@@ -1,59 +1,45 @@
 """Diagnose a candidate: where it first differs from the reference, and which known mistake explains the difference.
 
-Two independent methods. `bench.candidate.locate` searches each activation of the reference among the candidate's
-tensors. And the reference is run with each mistake of `bench.candidate.known_mistakes`: one that reproduces the
-candidate's logits or gradients within the budget explains the difference, whatever the candidate's code.
+`bench.candidate.locate` searches each activation of the reference among the candidate's tensors. The reference is then
+run with the mistakes of `bench.candidate.known_mistakes`: those that give the candidate's logits in every probe, its
+loss and its gradients explain the difference, whatever the candidate's code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import chain
+from itertools import combinations
 
 import torch
 from torch import Tensor
 
 from bench.candidate.adapter import Candidate
-from bench.candidate.faulty_steps import detached_head, detaching
 from bench.candidate.known_mistakes import (
-    DETACHED,
-    DETACHED_TOGETHER,
-    REMEDY,
-    KnownMistake,
     common_factor,
     forward_mistakes,
+    gradient_mistakes,
     loss_mistakes,
 )
 from bench.candidate.locate import (
     FirstDifference,
     LostGradient,
     Runs,
-    first_difference,
     first_lost_gradient,
-    matches,
     shape_of,
     sizes,
 )
-from bench.candidate.recorder import only_python, recorded
+from bench.candidate.recorder import Record, only_python, recorded
 from bench.candidate.refused import Refused
-from bench.candidate.traced_gpt import GPT2, Activations, Watch, nodes, traced_forward
+from bench.candidate.search_causes import Explanation, Observed, Probe, Search, block_of, merged, place
+from bench.candidate.traced_gpt import Activations, Changes, SameStep, Watch, nodes, traced_forward
 from bench.candidate.validate import found_roundings, logits_at
 from bench.numerics.budgets import BUDGETS
-from bench.numerics.errors import distance
+from bench.numerics.errors import distance, measure_all
 from reference.config import GPTConfig
 from reference.functional import cross_entropy
 
 Weights = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Probe:
-    """Weights and ids on which logits are compared."""
-
-    name: str
-    weights: Weights  # canonical
-    ids: Tensor  # (B, T)
 
 
 @dataclass(frozen=True)
@@ -63,6 +49,7 @@ class Where:
     forward: FirstDifference | None = None
     backward: LostGradient | None = None
     unmatched: bool = False  # no tensor of the candidate matches an activation
+    rest: FirstDifference | None = None  # what no known mistake explains, after those that are named
 
 
 @dataclass(frozen=True)
@@ -73,111 +60,76 @@ class Cause:
     remedy: str
     evidence: str
     whole: bool = True  # it explains the whole difference, not only its beginning
+    link: str = "or"  # to the cause before it: "and" if only both explain the difference
 
 
 # The forward pass
 
 
-def of_probe(candidate: Candidate, probe: Probe, precision: str, leniency: float) -> tuple[Where, list[Cause]]:
-    """Where and why a probe's logits differ from the reference's; the candidate holds the probe's weights."""
-    runs, logits = run_both(candidate, probe, BUDGETS[precision].gradient * leniency)
-    first = first_difference(runs, logits)
-    allowed = BUDGETS[precision].logits * leniency
-    causes = find_causes(candidate.config, probe, logits, runs, first, allowed)
-    if precision == "float32":
-        halves = [r for r in found_roundings(candidate, probe.ids) if r.dtype != torch.float32]
-        remedy = "test it without autocast and half precision"
-        causes += [Cause(f"it computes in {halves[0]}", remedy, "seen in its forward pass")] if halves else []
-    return Where(forward=first, unmatched=first is None), causes
-
-
-def run_both(candidate: Candidate, probe: Probe, allowed: float) -> tuple[Runs, Tensor]:
-    """Run the reference and a candidate on a probe, recorded; also the candidate's logits.
+def observe(candidate: Candidate, probe: Probe, precision: str, leniency: float, wrong: bool = True) -> Observed:
+    """Run a candidate on a probe, whose weights it holds.
 
     Args:
-        allowed: the largest error of an activation that is right; it may be rounded more than logits
+        leniency: the factor on the budget of the probe
+        wrong: whether its logits are wrong; only then its tensors are recorded
     """
-    config, s = candidate.config, shape_of(candidate.config, probe.ids)
-    expected = Activations()
+    records: list[Record] = []
     with torch.no_grad(), only_python():
-        traced_forward(config, probe.weights, probe.ids, watch=expected)
-        with recorded(candidate.module, sizes(s)) as records:
+        if wrong:
+            with recorded(candidate.module, sizes(shape_of(candidate.config, probe.ids))) as records:
+                logits = logits_at(candidate, probe.ids)
+        else:
             logits = logits_at(candidate, probe.ids)
-    return Runs(expected.kept, nodes(config), records, s, allowed), logits
+    budget = BUDGETS[precision]
+    return Observed(probe, logits, records, budget.logits * leniency, budget.gradient * leniency)
+
+
+def of_logits(candidate: Candidate, observed: list[Observed], precision: str) -> tuple[Where, list[Cause], Explanation]:
+    """Where and why logits differ from the reference's.
+
+    Args:
+        observed: its runs on the probes, those with wrong logits first
+    """
+    found = Search(candidate.config, observed).explanation()
+    causes = causes_of(found, len(observed), candidate.config)
+    if precision == "float32":
+        halves = [r for r in found_roundings(candidate, observed[0].probe.ids) if r.dtype != torch.float32]
+        remedy = "test it without autocast and half precision"
+        causes += [Cause(f"it computes in {halves[0]}", remedy, "seen in its forward pass")] if halves else []
+    return Where(forward=found.first, unmatched=found.first is None, rest=found.rest), causes, found
+
+
+def causes_of(found: Explanation, probes: int, config: GPTConfig) -> list[Cause]:
+    """The mistakes of an explanation, in words."""
+    in_probes = f"all {probes} probes" if probes > 1 else "the probe"
+    causes: list[Cause] = []
+    for number, state in enumerate(found.states[:4]):
+        together = merged(state)
+        change = "this change" if len(together) == 1 else f"these {len(together)} changes"
+        evidence = f"the reference with {change} gives the candidate's logits in {in_probes}, to {found.error:.1e}"
+        for place_in, (mistake, blocks) in enumerate(together):
+            what = mistake.cause + place(blocks, config)
+            if number and what in [cause.what for cause in causes]:
+                continue
+            link = "and" if place_in and not number else "or"
+            causes.append(Cause(what, mistake.remedy, evidence, link=link))
+    for mistake, blocks in merged(found.begun):
+        evidence = (
+            "the reference with this change gives the candidate's tensors there, but not its logits: there is another "
+            "difference later"
+        )
+        link = "and" if causes else "or"
+        causes.append(Cause(mistake.cause + place(blocks, config), mistake.remedy, evidence, whole=False, link=link))
+    return causes
 
 
 def where_rounded(candidate: Candidate, probe: Probe) -> FirstDifference | None:
     """The first activation that float64 would give more exactly; None if the candidate raises, or none is found."""
     try:
-        return first_difference(*run_both(candidate, probe, BUDGETS["float64"].gradient))
+        seen = observe(candidate, probe, "float64", 1.0)
+        return Search(candidate.config, [seen]).difference(seen, ())
     except Refused:
         return None
-
-
-def find_causes(
-    config: GPTConfig,
-    probe: Probe,
-    logits: Tensor,
-    runs: Runs,
-    first: FirstDifference | None,
-    allowed: float,
-) -> list[Cause]:
-    """Known mistakes that reproduce the candidate's logits; if none does, those that reproduce its first difference."""
-    whole: list[tuple[float, Cause]] = []
-    begun: list[tuple[int, float, Cause]] = []
-    for mistake, blocks in attempts(config, first):
-        if whole and blocks is not None:
-            break  # a mistake in all blocks explains it
-        theirs = Activations()
-        try:
-            with torch.no_grad():
-                traced_forward(config, probe.weights, probe.ids, mistake.change, blocks, theirs)
-        except (KeyError, RuntimeError):  # the mistake needs a bias, or another shape
-            continue
-        where = "" if blocks is None else f" in {place(blocks, config)} only"
-        error, _ = distance(logits, theirs.kept["logits"])
-        if error <= allowed:
-            evidence = f"the reference with this change{where} gives the candidate's logits, to {error:.1e}"
-            whole.append((error, Cause(mistake.cause + where, mistake.remedy, evidence)))
-        elif first is not None and first.name in theirs.kept and not whole:
-            moved, _ = distance(theirs.kept[first.name].clone(), runs.activations[first.name])
-            if not moved > runs.allowed:
-                continue
-            begins = matches(theirs.kept[first.name], runs.nodes[first.name].form, runs.records, runs.shape)
-            begins = [match for match in begins if match.error <= runs.allowed]
-            if begins:
-                evidence = (
-                    f"the reference with this change gives the candidate's tensor there, to {begins[0].error:.1e}, but "
-                    "not its logits: there is another difference later, or it is in some blocks only"
-                )
-                cause = Cause(mistake.cause, mistake.remedy, evidence, whole=False)
-                begun.append((max(match.records[-1].number for match in begins), begins[0].error, cause))
-    # a right candidate also computes unscaled scores on the way: only the latest tensor counts
-    latest = max((number for number, _, _ in begun), default=0)
-    return different(whole or [(error, cause) for number, error, cause in begun if number == latest])
-
-
-def attempts(config: GPTConfig, first: FirstDifference | None) -> Iterator[tuple[KnownMistake, set[int] | None]]:
-    """Every known mistake in all blocks, then in the block of the first difference only."""
-    for mistake in forward_mistakes():
-        yield mistake, None
-    block = None if first is None else block_of(first.name, config)
-    for mistake in forward_mistakes():
-        if block is not None and not mistake.everywhere:
-            yield mistake, {block}
-
-
-def block_of(name: str, config: GPTConfig) -> int | None:
-    """The block of an activation: n_layer for the final norm, None if it is in no block."""
-    if name.startswith("h."):
-        return int(name.split(".")[1])
-    return config.n_layer if name == "ln_f" else None
-
-
-def place(blocks: set[int], config: GPTConfig) -> str:
-    """One block, in words."""
-    (block,) = blocks
-    return f"block {block}" if block < config.n_layer else "the last norm"
 
 
 def different(found: list[tuple[float, Cause]]) -> list[Cause]:
@@ -185,7 +137,6 @@ def different(found: list[tuple[float, Cause]]) -> list[Cause]:
     found = sorted(found, key=lambda pair: pair[0])
     kept: dict[str, Cause] = {}
     for error, cause in found:
-        # a mistake in all blocks and in one block may begin with the same tensor
         if error <= max(100.0 * found[0][0], 1e-14):
             kept.setdefault(cause.what, cause)
     return list(kept.values())[:4]
@@ -209,20 +160,34 @@ def too_small(config: GPTConfig, weights: Weights, ids: Tensor, allowed: float) 
 # The loss
 
 
-def of_loss(candidate: Candidate, weights: Weights, batch: tuple[Tensor, Tensor], precision: str) -> list[Cause]:
-    """Known mistakes of a loss that reproduce the candidate's, if its logits are right."""
+Loss = Callable[[Tensor, Tensor], Tensor]  # of logits (B, T, V) and targets (B, T)
+
+
+def of_loss(
+    candidate: Candidate, weights: Weights, batch: tuple[Tensor, Tensor], precision: str, changes: Changes = ()
+) -> tuple[list[Cause], Loss | None]:
+    """Known mistakes of a loss that reproduce the candidate's; also the function that does, None if none does.
+
+    Args:
+        changes: with which the reference gives the candidate's logits
+    """
     ids, targets = batch
     device = next(candidate.parameters()).device
+    allowed = BUDGETS[precision].loss
     with torch.no_grad():
-        logits = traced_forward(candidate.config, weights, ids)
+        logits = traced_forward(candidate.config, weights, ids, changes)
         loss = candidate.loss(ids.to(device), targets.to(device))
-        found = []
+        if distance(loss, cross_entropy(logits, targets))[0] <= allowed:
+            return [], cross_entropy
+        found, functions = [], []
         for what, remedy, function in loss_mistakes(candidate.config):
             error, _ = distance(loss, function(logits, targets))
-            if error <= BUDGETS[precision].loss:
+            if error <= allowed:
                 evidence = f"the reference's logits with this loss give the candidate's loss, to {error:.1e}"
                 found.append((error, Cause(what, remedy, evidence)))
-    return different(found)
+                functions.append((error, function))
+    best = min(functions, key=lambda pair: pair[0])[1] if functions else None
+    return different(found), best
 
 
 # The backward pass
@@ -234,30 +199,38 @@ def of_gradients(
     batch: tuple[Tensor, Tensor],
     found: Mapping[str, Tensor],
     precision: str,
+    changes: Changes = (),
+    loss_of: Loss = cross_entropy,
 ) -> tuple[Where, list[Cause]]:
-    """Where the backward pass first gives a wrong gradient, if logits and loss are right; and why.
+    """Where the backward pass first gives a wrong gradient; and why.
 
     Args:
         candidate: with `weights` loaded
         found: its gradients, by canonical name
+        changes, loss_of: with which the reference gives the candidate's logits and loss
     """
     config, s = candidate.config, shape_of(candidate.config, batch[0])
-    allowed = BUDGETS[precision].gradient
+    budget = BUDGETS[precision]
+    allowed = budget.gradient
+
+    def backward(other: Changes = (), watch: Watch = lambda name, x: x) -> Weights:
+        return reference_gradients(config, weights, batch, (*changes, *other), loss_of, watch)
+
     expected = Activations(gradients=True)
-    right = reference_gradients(config, weights, batch, watch=expected)
+    right = backward(watch=expected)
+    if not any(m.over(budget) > 1.0 for m in measure_all("gradient", dict(found), right)):
+        return Where(), []
     device = next(candidate.parameters()).device
     with only_python(), recorded(candidate.module, sizes(s), gradients=True) as records:
         loss = candidate.loss(*(t.to(device) for t in batch))
     loss.backward()  # type: ignore[no-untyped-call]
     candidate.zero_grad(set_to_none=True)
     lost = first_lost_gradient(Runs(expected.kept, nodes(config), records, s, allowed), allowed)
-    causes = of_detachment(config, weights, batch, found, lost, allowed)
     factor = common_factor(found, right, allowed)
     if factor is not None:
-        remedy = "look for a scaled loss or a hook"
-        causes.insert(
-            0, Cause(f"every gradient is {factor:.6g} times the right one", remedy, "all gradients compared together")
-        )
+        remedy, evidence = "look for a scaled loss or a hook", "all gradients compared together"
+        return Where(backward=lost), [Cause(f"every gradient is {factor:.6g} times the right one", remedy, evidence)]
+    causes = of_backward(backward, config, found, lost, allowed)
     causes += of_factors(found, right, allowed) if not causes else []
     return Where(backward=lost), causes
 
@@ -266,50 +239,68 @@ def reference_gradients(
     config: GPTConfig,
     weights: Weights,
     batch: tuple[Tensor, Tensor],
+    changes: Changes = (),
+    loss_of: Loss = cross_entropy,
     watch: Watch = lambda name, x: x,
-    detach_head: bool = False,
 ) -> Weights:
     """Every gradient of the reference in float64; zero if there is none."""
     leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in weights.items()}
-    change = detached_head() if detach_head else GPT2
-    cross_entropy(traced_forward(config, leaves, batch[0], change, watch=watch), batch[1]).backward()  # type: ignore[no-untyped-call]
+    loss_of(traced_forward(config, leaves, batch[0], changes, watch=watch), batch[1]).backward()  # type: ignore[no-untyped-call]
     return {n: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for n, leaf in leaves.items()}
 
 
-def of_detachment(
+def of_backward(
+    backward: Callable[[Changes, Watch], Weights],
     config: GPTConfig,
-    weights: Weights,
-    batch: tuple[Tensor, Tensor],
     found: Mapping[str, Tensor],
     lost: LostGradient | None,
     allowed: float,
 ) -> list[Cause]:
-    """Activations that are detached in the candidate."""
+    """Known mistakes of the backward pass, one or two, that reproduce the candidate's gradients.
+
+    Args:
+        backward: the reference's gradients with further changes and a `Watch`
+    """
     block = None if lost is None else block_of(lost.name, config)
-    causes: list[tuple[float, Cause]] = []
+    places: list[frozenset[int] | None] = [None]
+    places += [] if block is None or block >= config.n_layer else [frozenset({block})]
+    for count in (1, 2):
+        for blocks in places:
+            causes: list[tuple[float, list[Cause]]] = []
+            where = place(blocks, config)
+            for together in combinations(gradient_mistakes(blocks), count):
+                if count > 1 and any(" and " in one.cause for one in together):
+                    continue  # it is two already
+                try:
+                    watch = one_after_the_other([one.watch for one in together])
+                    wrong = backward([(one.change, blocks) for one in together], watch)
+                except (RuntimeError, SameStep):  # no gradient at all
+                    continue
+                error = apart(found, wrong)
+                if error <= allowed:
+                    change = "this change" if count == 1 else "these 2 changes"
+                    evidence = f"the reference with {change} gives the candidate's gradients, to {error:.1e}"
+                    named = [
+                        Cause(one.cause + where, one.remedy, evidence, link="and" if number else "or")
+                        for number, one in enumerate(together)
+                    ]
+                    causes.append((error, named))
+            if causes and count == 1:
+                return different([(error, one) for error, (one,) in causes])
+            if causes:
+                return min(causes, key=lambda pair: pair[0])[1]  # it is in all blocks
+    return []
 
-    def attempt(gradients: Weights, what: str) -> None:
-        error = apart(found, gradients)
-        if error <= allowed:
-            evidence = f"the reference with this change gives the candidate's gradients, to {error:.1e}"
-            causes.append((error, Cause(what, REMEDY, evidence)))
 
-    attempt(
-        reference_gradients(config, weights, batch, detach_head=True),
-        "the token table gets no gradient from the logits: the head is detached or not tied",
-    )
-    places: list[set[int] | None] = [None] if block is None or block >= config.n_layer else [None, {block}]
-    for blocks in places:
-        if causes:
-            break  # it is in all blocks
-        where = "" if blocks is None else f" in {place(blocks, config)} only"
-        for names in chain(((name,) for name in DETACHED), DETACHED_TOGETHER):
-            try:
-                wrong = reference_gradients(config, weights, batch, detaching(names, blocks))
-            except RuntimeError:  # no gradient at all
-                continue
-            attempt(wrong, f"no gradient flows back through {' and '.join(DETACHED[name] for name in names)}{where}")
-    return different(causes)
+def one_after_the_other(watches: list[Watch]) -> Watch:
+    """Several watches as one."""
+
+    def watch(name: str, x: Tensor) -> Tensor:
+        for one in watches:
+            x = one(name, x)
+        return x
+
+    return watch
 
 
 def apart(actual: Mapping[str, Tensor], expected: Weights) -> float:

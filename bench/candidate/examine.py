@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,11 +18,12 @@ from torch import Tensor
 from bench.candidate.adapter import Build, Candidate
 from bench.candidate.depth import errors_along
 from bench.candidate.diagnose import (
-    Probe,
+    Cause,
     Where,
+    observe,
     of_gradients,
+    of_logits,
     of_loss,
-    of_probe,
     of_structure,
     too_small,
     where_rounded,
@@ -33,6 +35,8 @@ from bench.candidate.lifted import lowered
 from bench.candidate.modes import judge_modes
 from bench.candidate.refused import Refused, called, in_one_line, place_in_own_code
 from bench.candidate.reordered import LARGEST, logits_scale, training_scales
+from bench.candidate.search_causes import Probe
+from bench.candidate.traced_gpt import Changes
 from bench.candidate.validate import lifted_candidate, logits_at, validate
 from bench.formatting import one_line
 from bench.numerics.budgets import BUDGETS
@@ -163,11 +167,24 @@ def examined(
             seen, found, candidate = strict, of_lifted, lifted
     seen.notes = valid.notes + seen.notes
     large = config.parameter_count() > LARGE and config != TEST_SIZE
+    changes: Changes | None = None  # that explain all of its logits
     if not seen.same and seen.lowering is not None and seen.only_rounds:
         seen.causes.append(seen.lowering.cause())
         seen.where = Where(forward=seen.lowering.first)
+        changes = None if seen.failed("logits") else ()
     elif not seen.same and not (large and explained_small(seen, build, layout, precision, tell)):
-        explain(seen, candidate, probes, pair, found.gradients, tell)
+        changes = explain(seen, candidate, probes, pair, found.gradients, tell)
+    if (
+        changes is not None and not large and (seen.lowering is None or seen.only_rounds)
+    ):  # modes are judged as it is built
+        tell("dropout and train mode")
+        count, measurements = len(seen.causes), list(seen.report.measurements)
+        explained = logits_at(candidate, pair[0]), changes
+        judge_modes(seen, build, layout, config, weights, pair, device, explained)
+        seen.causes[count:] = [replace(cause, link="and") for cause in seen.causes[count:]]
+        # against its own logits: only a failure says something
+        new = seen.report.measurements[len(measurements) :]
+        seen.report.measurements = measurements + [m for m in new if m.over(seen.allowed) > 1.0]
     if seen.precision == "float32" and not seen.only_rounds:
         tell("what float32 cannot see")
         seen.unseen = too_small(*on_test_size() if large else (config, weights, pair[0]), BUDGETS["float32"].logits)
@@ -176,6 +193,7 @@ def examined(
         candidate.load(weights)
         seen.depth = errors_along(candidate, main, seen.precision)
     if seen.same:
+        seen.notes.extend(f"{cause.what}: no number here shows it" for cause in of_structure(candidate))
         tell("dropout and train mode")
         at_size = (config, weights, pair)
         if large:
@@ -312,26 +330,50 @@ def explain(
     pair: tuple[Tensor, Tensor],
     gradients: dict[str, Tensor],
     tell: Tell,
-) -> None:
-    """Add the first difference and its likely causes to an examination."""
+) -> Changes | None:
+    """Add the first difference and its likely causes to an examination.
+
+    Returns the changes of the reference that explain all logits; None if there are none.
+    """
     usual, beyond = probes[0].weights, {m.name for m in seen.failures if m.quantity == "logits"}
-    seen.causes.extend(of_structure(candidate))
-    failing = next((probe for probe in probes if probe.name in beyond), None)
+    changes: Changes = ()
+    explained = not beyond
     try:
-        if failing is not None:
+        wrong = [probe for probe in probes if probe.name in beyond]
+        if wrong:
             tell("first difference and known mistakes")
-            with holding(failing.weights, usual, candidate, None):
-                seen.where, causes = of_probe(candidate, failing, seen.precision, seen.leniency(failing.name))
+            others = {m.name for m in seen.report.of("logits") if math.isfinite(m.error)}
+            observed = []
+            for probe in [*wrong, *(p for p in probes if p.name in others - beyond)]:
+                with holding(probe.weights, usual, candidate, None):
+                    leniency = seen.leniency(probe.name)
+                    observed.append(observe(candidate, probe, seen.precision, leniency, probe.name in beyond))
+            seen.where, causes, found = of_logits(candidate, observed, seen.precision)
             seen.causes.extend(causes)
-            if failing is not probes[0] and seen.where is not None:
-                seen.notes.append(f"diagnosed on the {failing.name}")
-        if seen.failed("loss") and "logits" not in beyond:
-            seen.causes.extend(of_loss(candidate, usual, pair, seen.precision))
-        elif seen.failed("gradient") and "logits" not in beyond:
-            tell("first wrong gradient and known mistakes")
-            where, causes = of_gradients(candidate, usual, pair, gradients, seen.precision)
-            seen.where = seen.where or where
-            seen.causes.extend(causes)
+            changes, explained = found.changes, bool(found.states)
+            if wrong[0] is not probes[0]:
+                seen.notes.append(f"diagnosed on the {wrong[0].name}")
+        if explained and (seen.failed("loss") or seen.failed("gradient")):
+            tell("loss and gradients, and known mistakes")
+            causes, loss_of = of_loss(candidate, usual, pair, seen.precision, changes)
+            add(seen, causes)
+            if loss_of is not None:
+                where, causes = of_gradients(candidate, usual, pair, gradients, seen.precision, changes, loss_of)
+                add(seen, causes)
+                seen.where = where if seen.where is None else replace(seen.where, backward=where.backward)
+        twice = of_structure(candidate)
+        if seen.failed("trajectory") or seen.failed("update"):
+            seen.causes.extend(twice)
+        else:
+            seen.notes.extend(cause.what for cause in twice)
     except Exception as error:  # it ran when measured, but not when recorded
         why = str(error) if isinstance(error, Refused) else one_line(error) + place_in_own_code(error)
         seen.notes.append(f"the first difference is unknown: {why}")
+    return changes if explained else None
+
+
+def add(seen: Examination, causes: list[Cause]) -> None:
+    """Add causes of something that those before do not explain."""
+    if seen.causes and causes:
+        causes = [replace(causes[0], link="and"), *causes[1:]]
+    seen.causes.extend(causes)

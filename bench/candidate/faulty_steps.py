@@ -6,14 +6,13 @@ Shapes as in bench/candidate/traced_gpt.py: B batch, T time, C width, H heads, D
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.candidate.traced_gpt import GPT2, At, Change, Step, Watch, future
+from bench.candidate.traced_gpt import At, Change, Step, Watch, future, join_heads
 from reference.functional import layer_norm, softmax
 
 Own = dict[str, Tensor]  # a block's weights by their names within it
@@ -45,11 +44,6 @@ def unbiased_eps_outside(x: Tensor, w: Tensor, b: Tensor | None, at: At) -> Tens
     return shifted(centred / (x.std(-1, keepdim=True) + 1e-5) * w, b)
 
 
-def rms_norm(x: Tensor, w: Tensor, b: Tensor | None, at: At) -> Tensor:
-    """No mean is subtracted."""
-    return shifted(x / ((x * x).mean(-1, keepdim=True) + 1e-5).sqrt() * w, b)
-
-
 def no_gain(x: Tensor, w: Tensor, b: Tensor | None, at: At) -> Tensor:
     """The weight is left out."""
     return layer_norm(x, torch.ones_like(w), b)
@@ -70,9 +64,18 @@ def shifted(x: Tensor, b: Tensor | None) -> Tensor:
     return x if b is None else x + b
 
 
-def no_last_norm(x: Tensor, w: Tensor, b: Tensor | None, at: At) -> Tensor:
-    """The head reads the output of the last block."""
-    return x if at.block == at.config.n_layer else layer_norm(x, w, b)
+def rms_norm_with(eps: float, shift: bool) -> Change:
+    """RMSNorm, https://arxiv.org/abs/1910.07467, with or without the shift."""
+
+    def norm(x: Tensor, w: Tensor, b: Tensor | None, at: At) -> Tensor:
+        return shifted(x / ((x * x).mean(-1, keepdim=True) + eps).sqrt() * w, b if shift else None)
+
+    return Change(norm=norm)
+
+
+def no_variance(x: Tensor, w: Tensor, b: Tensor | None, at: At) -> Tensor:
+    """Only the mean is subtracted."""
+    return shifted((x - x.mean(-1, keepdim=True)) * w, b)
 
 
 # Attention
@@ -84,8 +87,8 @@ def scaled_by(factor: Callable[[At], float]) -> Change:
 
 
 def causal(blocked: Callable[[Tensor], Tensor]) -> Change:
-    """Softmax of scores with another mask."""
-    return Change(softmax=lambda scores, at: softmax(blocked(scores)))
+    """Scores with another mask."""
+    return Change(mask=lambda scores, at: blocked(scores))
 
 
 def seen_from(first: int) -> Callable[[Tensor], Tensor]:
@@ -98,28 +101,31 @@ def finite_mask(value: float) -> Callable[[Tensor], Tensor]:
     return lambda scores: scores.masked_fill(future(scores.shape[-1], scores.device), value)
 
 
-def blind_first_row(scores: Tensor, at: At) -> Tensor:
+def added_mask(value: float) -> Callable[[Tensor], Tensor]:
+    """A number is added to hidden scores."""
+    return lambda scores: scores + value * future(scores.shape[-1], scores.device)
+
+
+def blind_first_row(scores: Tensor) -> Tensor:
     """A query sees only earlier keys; the first query sees itself."""
     hidden = future(scores.shape[-1], scores.device, 0).clone()
     hidden[0, 0] = False
-    return softmax(scores.masked_fill(hidden, -math.inf))
+    return scores.masked_fill(hidden, -math.inf)
 
 
-def mask_after(scores: Tensor, at: At) -> Tensor:
+def mask_after() -> Change:
     """Weights of the future set to zero after the softmax, so that rows sum to less than 1."""
-    return softmax(scores).tril()
+    return Change(mask=lambda scores, at: scores, softmax=lambda scores, at: softmax(scores).tril())
 
 
 def softmax_over_queries(scores: Tensor, at: At) -> Tensor:
     """Columns that sum to 1."""
-    masked = scores.masked_fill(future(scores.shape[-1], scores.device), -math.inf)
-    return softmax(masked.transpose(-2, -1)).transpose(-2, -1)
+    return softmax(scores.transpose(-2, -1)).transpose(-2, -1)
 
 
 def softmax_plus_one(scores: Tensor, at: At) -> Tensor:
     """exp(x) / (1 + sum(exp(x)))."""
-    masked = scores.masked_fill(future(scores.shape[-1], scores.device), -math.inf)
-    return softmax(F.pad(masked, (0, 1)))[..., :-1]
+    return softmax(F.pad(scores, (0, 1)))[..., :-1]
 
 
 def padded_keys(multiple: int) -> Callable[[Tensor, At], Tensor]:
@@ -127,10 +133,51 @@ def padded_keys(multiple: int) -> Callable[[Tensor, At], Tensor]:
 
     def weights(scores: Tensor, at: At) -> Tensor:
         T = scores.shape[-1]
-        masked = scores.masked_fill(future(T, scores.device), -math.inf)
-        return softmax(F.pad(masked, (0, -T % multiple)))[..., :T]
+        return softmax(F.pad(scores, (0, -T % multiple)))[..., :T]
 
     return weights
+
+
+def turned(function: Callable[[Tensor, At], Tensor]) -> Change:
+    """Another q and another k, by the same function."""
+    return Change(q_and_k=function)
+
+
+def rotated(halves: bool, base: float = 10000.0) -> Callable[[Tensor, At], Tensor]:
+    """Rotary positions, https://arxiv.org/abs/2104.09864; pairs are the two halves of a head, or neighbours."""
+
+    def turn(x: Tensor, at: At) -> Tensor:
+        T, D = x.shape[-2:]
+        even = D // 2 * 2
+        rates = base ** (-torch.arange(0, even, 2, dtype=x.dtype, device=x.device) / even)
+        angles = torch.arange(T, dtype=x.dtype, device=x.device)[:, None] * rates  # (T, D / 2)
+        kept, x = x[..., even:], x[..., :even]
+        a, b = (x[..., : even // 2], x[..., even // 2 :]) if halves else (x[..., 0::2], x[..., 1::2])
+        turned = a * angles.cos() - b * angles.sin(), b * angles.cos() + a * angles.sin()
+        joined = torch.cat(turned, -1) if halves else torch.stack(turned, -1).flatten(-2)
+        return torch.cat([joined, kept], -1)
+
+    return turn
+
+
+def alibi(scores: Tensor, at: At) -> Tensor:
+    """Linear biases, https://arxiv.org/abs/2108.12409: slope 2^(-8 (h + 1) / H) times the distance."""
+    H, T = scores.shape[-3], scores.shape[-1]
+    slopes = 2.0 ** (-8.0 * torch.arange(1, H + 1, dtype=scores.dtype, device=scores.device) / H)
+    place = torch.arange(T, dtype=scores.dtype, device=scores.device)
+    return scores + slopes[:, None, None] * (place - place[:, None]).clamp(max=0.0)
+
+
+def normal_heads(kind: str, eps: float) -> Callable[[Tensor, At], Tensor]:
+    """QK-norm without a gain, per head: LayerNorm, RMSNorm, or division by the length (L2)."""
+
+    def turn(x: Tensor, at: At) -> Tensor:
+        if kind == "L2":
+            return F.normalize(x, dim=-1)
+        x = x - x.mean(-1, keepdim=True) if kind == "LayerNorm" else x
+        return x / ((x * x).mean(-1, keepdim=True) + eps).sqrt()
+
+    return turn
 
 
 def split_by_view(x: Tensor, at: At) -> Tensor:
@@ -157,7 +204,17 @@ def join_interleaved(y: Tensor, at: At) -> Tensor:
     return y.permute(0, 2, 3, 1).reshape(B, T, D * H)
 
 
+def join_reversed(y: Tensor, at: At) -> Tensor:
+    """The last head first."""
+    return join_heads(y.flip(1), at)
+
+
 # Residual stream
+
+
+def leaking(share: float) -> Change:
+    """The mean over all positions is added to the stream after each block."""
+    return Change(end=lambda x, at: x + share * x.mean(dim=1, keepdim=True))
 
 
 def adds_normalised(x: Tensor, ln_1: Step, attention: Step, ln_2: Step, mlp: Step, watch: Watch) -> Tensor:
@@ -290,6 +347,25 @@ def embedded(function: Callable[[Tensor, Tensor, At], Tensor]) -> Change:
     return Change(embed=function)
 
 
+def sinusoids(T: int, C: int, halves: bool) -> Tensor:
+    """The table of https://arxiv.org/abs/1706.03762, section 3.5: sine and cosine in turn, or in two halves."""
+    rates = 10000.0 ** (-torch.arange(0, C, 2, dtype=torch.float64) / C)
+    angles = torch.arange(T, dtype=torch.float64)[:, None] * rates
+    if halves:
+        return torch.cat([angles.sin(), angles.cos()], -1)[:, :C]
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(-2)[:, :C]
+
+
+def sinusoidal(halves: bool, besides: bool) -> Change:
+    """Sinusoids in place of the table of positions, or besides it."""
+
+    def embed(tokens: Tensor, positions: Tensor, at: At) -> Tensor:
+        table = sinusoids(tokens.shape[1], tokens.shape[2], halves).to(tokens)
+        return tokens + table + (positions if besides else 0.0)
+
+    return embedded(embed)
+
+
 def at_positions(function: Callable[[int, At], Tensor]) -> Change:
     """Other rows of the position table."""
     return Change(positions=function)
@@ -303,12 +379,19 @@ def headed(function: Callable[[Tensor, Tensor, At], Tensor]) -> Change:
 # Gradients
 
 
-def detached_head() -> Change:
-    """The logits give no gradient to the token table."""
-    return replace(GPT2, head=lambda x, table, at: x @ table.detach().T)
+def constant_deviation(x: Tensor, w: Tensor, b: Tensor | None, at: At) -> Tensor:
+    """No gradient through the deviation of a norm."""
+    centred = x - x.mean(-1, keepdim=True)
+    return shifted(centred / ((centred * centred).mean(-1, keepdim=True) + 1e-5).sqrt().detach() * w, b)
 
 
-def detaching(names: tuple[str, ...], blocks: set[int] | None) -> Watch:
+def constant_mean(x: Tensor, w: Tensor, b: Tensor | None, at: At) -> Tensor:
+    """No gradient through the mean of a norm."""
+    centred = x - x.mean(-1, keepdim=True).detach()
+    return shifted(centred / ((centred * centred).mean(-1, keepdim=True) + 1e-5).sqrt() * w, b)
+
+
+def detaching(names: tuple[str, ...], blocks: Collection[int] | None) -> Watch:
     """A `Watch` that detaches some activations."""
 
     def watch(name: str, x: Tensor) -> Tensor:

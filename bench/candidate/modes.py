@@ -22,6 +22,7 @@ from bench.candidate.initial_weights import initial_remarks
 from bench.candidate.layouts import Layout
 from bench.candidate.recorder import only_python, tensors_in
 from bench.candidate.refused import called
+from bench.candidate.traced_gpt import Changes, traced_forward
 from bench.candidate.validate import built, learned, logits_at
 from bench.numerics.errors import Measurement, distance
 from bench.numerics.outputs import Batch
@@ -30,6 +31,7 @@ from reference.gpt import GPT
 
 DROPOUT = 0.1
 CALLS = 32  # of each model in train mode
+DROPPING = ("embedding", "weights", "projection", "mlp")  # activations of which GPT-2 drops some
 COPIES = 4  # of the batch in each call
 
 
@@ -41,14 +43,24 @@ def judge_modes(
     weights: dict[str, Tensor],
     pair: Batch,
     device: torch.device,
+    explained: tuple[Tensor, Changes] | None = None,
 ) -> None:
-    """Add what differs in eval mode with dropout, and in train mode, to the examination of a right candidate."""
+    """Add what differs in eval mode with dropout, and in train mode, to the examination of a candidate.
+
+    Args:
+        explained: its logits in eval mode, and the changes of the reference that explain them; None for a right
+            candidate
+    """
     ids = pair[0]
-    oracle = GPT(replace(config, dropout=DROPOUT)).double()
-    oracle.load_state_dict(weights)
-    oracle.eval()
-    with torch.no_grad():
-        expected = oracle(ids)
+    if explained is None:
+        right = GPT(replace(config, dropout=DROPOUT)).double()
+        right.load_state_dict(weights)
+        oracle: nn.Module = right.eval()
+        with torch.no_grad():
+            expected = oracle(ids)
+    else:
+        expected, changes = explained
+        oracle = Changed(config, weights, changes).eval()
 
     def candidate(dropout: float) -> Candidate:
         return learned(built(build, layout, replace(config, dropout=dropout), weights, device, seen.given), pair)
@@ -58,7 +70,9 @@ def judge_modes(
 
     def with_dropout() -> None:
         dropped = candidate(DROPOUT)
-        if judge_eval_mode(seen, dropped, ids, expected):
+        # a mean loss says nothing more where the function in train mode is another
+        trained = all(m.over(seen.allowed) <= 1.0 for m in seen.report.measurements if m.name == TRAIN)
+        if judge_eval_mode(seen, dropped, ids, expected) and trained:
             judge_expected_loss(seen, dropped, oracle, ids, expected)
 
     for name, judge in ((TRAIN, in_train_mode), (DROPPED, with_dropout)):
@@ -68,6 +82,22 @@ def judge_modes(
             seen.unjudged.append(Unjudged(name, str(error).removeprefix("candidate: "), error))
     with suppress(Exception):  # only a remark
         seen.remarks += initial_remarks(candidate(0.0), build)
+
+
+class Changed(nn.Module):
+    """The reference with known mistakes, and with dropout in train mode."""
+
+    def __init__(self, config: GPTConfig, weights: dict[str, Tensor], changes: Changes) -> None:
+        super().__init__()
+        self.config, self.weights, self.changes = config, weights, changes
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids (B, T) -> logits (B, T, V)."""
+
+        def watch(name: str, x: Tensor) -> Tensor:
+            return F.dropout(x, DROPOUT, self.training) if name.rpartition(".")[2] in DROPPING else x
+
+        return traced_forward(self.config, self.weights, ids, self.changes, watch=watch)
 
 
 def judge_eval_mode(seen: Examination, dropped: Candidate, ids: Tensor, expected: Tensor) -> bool:
@@ -110,7 +140,9 @@ def judge_train_mode(seen: Examination, candidate: Candidate, ids: Tensor, expec
         seen.causes.append(Cause(f"another function in train mode: {part}", remedy, evidence))
 
 
-def judge_expected_loss(seen: Examination, dropped: Candidate, oracle: GPT, ids: Tensor, expected: Tensor) -> None:
+def judge_expected_loss(
+    seen: Examination, dropped: Candidate, oracle: nn.Module, ids: Tensor, expected: Tensor
+) -> None:
     """Compare mean losses in train mode with dropout.
 
     The targets are the likeliest tokens without dropout, so that each dropout raises the loss.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bench.candidate.diagnose import Probe
+from bench.candidate.search_causes import Probe
 from bench.numerics.errors import Measurement, distance
 from bench.numerics.outputs import Batch, ModelOutputs, collect_outputs, compare_outputs
 from reference.config import GPTConfig

@@ -221,9 +221,11 @@ def causes(seen: Examination) -> list[str]:
         return ["none of the known mistakes explains the difference"]
     lines = []
     for number, cause in enumerate(seen.causes):
-        lines.append(f"{'or: ' if number else ''}{cause.what}")
+        lines.append(f"{f'{cause.link}: ' if number else ''}{cause.what}")
         lines.append(f"  {cause.evidence}")
         lines.append(f"  fix: {cause.remedy}")
+    if seen.where is not None and (rest := seen.where.rest) is not None:
+        lines.append(f"not explained: with that, they differ first in: {rest.title} ({rest.name})")
     return lines
 
 

@@ -10,8 +10,9 @@ Shapes: B batch, T time, C width, H heads, D head width, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -98,9 +99,9 @@ def future(T: int, device: torch.device, first: int = 1) -> Tensor:
     return torch.ones(T, T, dtype=torch.bool, device=device).triu(diagonal=first)
 
 
-def masked_softmax(scores: Tensor, at: At) -> Tensor:
-    """Causal attention weights, (B, H, T, T)."""
-    return softmax(scores.masked_fill(future(scores.shape[-1], scores.device), -math.inf))
+def causal_mask(scores: Tensor, at: At) -> Tensor:
+    """Scores of which those of later keys are -inf, (B, H, T, T)."""
+    return scores.masked_fill(future(scores.shape[-1], scores.device), -math.inf)
 
 
 def join_heads(y: Tensor, at: At) -> Tensor:
@@ -126,17 +127,55 @@ class Change:
     embed: Callable[[Tensor, Tensor, At], Tensor] = lambda tokens, positions, at: tokens + positions
     norm: Callable[[Tensor, Tensor, Tensor | None, At], Tensor] = lambda x, w, b, at: layer_norm(x, w, b)
     split: Callable[[Tensor, At], Tensor] = split_heads
+    q_and_k: Callable[[Tensor, At], Tensor] = lambda x, at: x  # each of them before the product
     product: Callable[[Tensor, Tensor, At], Tensor] = scaled_product
-    softmax: Callable[[Tensor, At], Tensor] = masked_softmax
+    bias: Callable[[Tensor, At], Tensor] = lambda scores, at: scores
+    mask: Callable[[Tensor, At], Tensor] = causal_mask
+    softmax: Callable[[Tensor, At], Tensor] = lambda scores, at: softmax(scores)
     join: Callable[[Tensor, At], Tensor] = join_heads
     gelu: Callable[[Tensor, At], Tensor] = lambda x, at: gelu(x)
     block: Callable[[Tensor, Step, Step, Step, Step, Watch], Tensor] = pre_norm
+    end: Callable[[Tensor, At], Tensor] = lambda x, at: x  # the stream after a block
+    final: Callable[[Tensor, Step], Tensor] = lambda x, norm: norm(x)
     head: Callable[[Tensor, Tensor, At], Tensor] = lambda x, table, at: x @ table.T
     # of a block's weights by their names within it
     weights: Callable[[dict[str, Tensor], At], dict[str, Tensor]] = lambda own, at: own
 
 
 GPT2 = Change()
+Changes = Sequence[tuple[Change, Collection[int] | None]]  # each with its blocks; None for all
+
+
+class SameStep(ValueError):
+    """Two changes replace the same step of a block."""
+
+
+def combined(changes: Changes, block: int) -> Change:
+    """All changes of one block in one. Weights are changed one after the other; raises SameStep for another step."""
+    here = [change for change, blocks in changes if blocks is None or block in blocks]
+    if len(here) < 2:
+        return here[0] if here else GPT2
+    own: dict[str, Any] = {}
+    for part in fields(Change):
+        given = [way for change in here if (way := getattr(change, part.name)) is not getattr(GPT2, part.name)]
+        if part.name == "weights" and given:
+            own["weights"] = in_turn(given)
+        elif len(given) > 1:
+            raise SameStep(part.name)
+        elif given:
+            own[part.name] = given[0]
+    return Change(**own)
+
+
+def in_turn(ways: list[Callable[[dict[str, Tensor], At], dict[str, Tensor]]]) -> Any:
+    """Changes of weights, one after the other."""
+
+    def weights(own: dict[str, Tensor], at: At) -> dict[str, Tensor]:
+        for way in ways:
+            own = way(own, at)
+        return own
+
+    return weights
 
 
 def linear(x: Tensor, own: Weights, name: str) -> Tensor:
@@ -148,7 +187,7 @@ def traced_forward(
     config: GPTConfig,
     weights: Weights,
     ids: Tensor,
-    change: Change = GPT2,
+    change: Change | Changes = GPT2,
     blocks: Collection[int] | None = None,
     watch: Watch = lambda name, x: x,
 ) -> Tensor:
@@ -156,13 +195,16 @@ def traced_forward(
 
     Args:
         weights: canonical
-        change: the replaced steps
+        change: the replaced steps; or several changes, each with its blocks
         blocks: where they are replaced; None for everywhere; n_layer for the steps after the last block
         watch: called with each activation of `nodes`, by name; its result replaces the activation
+
+    Raises SameStep if two changes replace the same step.
     """
+    changes = [(change, blocks)] if isinstance(change, Change) else change
 
     def way(block: int) -> Change:
-        return change if blocks is None or block in blocks else GPT2
+        return combined(changes, block)
 
     start, end = At(config, -1), At(config, config.n_layer)
     tokens = watch("tokens", F.embedding(ids, weights["wte.weight"]))
@@ -173,9 +215,9 @@ def traced_forward(
         prefix = f"h.{i}."
         own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
         x = run_block(x, own, way(i), At(config, i), lambda name, y, p=prefix: watch(p + name, y))  # type: ignore[misc]
-    shift = weights.get("ln_f.bias")
-    x = watch("ln_f", way(config.n_layer).norm(x, weights["ln_f.weight"], shift, end))
-    return watch("logits", way(config.n_layer).head(x, weights["wte.weight"], end))
+    last, gain, shift = way(config.n_layer), weights["ln_f.weight"], weights.get("ln_f.bias")
+    x = watch("ln_f", last.final(x, lambda x: last.norm(x, gain, shift, end)))
+    return watch("logits", last.head(x, weights["wte.weight"], end))
 
 
 def run_block(x: Tensor, own: dict[str, Tensor], way: Change, at: At, watch: Watch) -> Tensor:
@@ -187,8 +229,8 @@ def run_block(x: Tensor, own: dict[str, Tensor], way: Change, at: At, watch: Wat
 
     def attention(x: Tensor) -> Tensor:
         q, k, v = (watch(n, way.split(linear(x, own, f"attn.{n}_proj"), at)) for n in "qkv")  # (B, H, T, D) each
-        scores = watch("scores", way.product(q, k, at))  # (B, H, T, T)
-        weights = watch("weights", way.softmax(scores, at))
+        scores = way.bias(way.product(way.q_and_k(q, at), way.q_and_k(k, at), at), at)  # (B, H, T, T)
+        weights = watch("weights", way.softmax(way.mask(watch("scores", scores), at), at))
         y = watch("joined", way.join(watch("attention", weights @ v), at))  # (B, T, C)
         return watch("projection", linear(y, own, "attn.c_proj"))
 
@@ -196,7 +238,10 @@ def run_block(x: Tensor, own: dict[str, Tensor], way: Change, at: At, watch: Wat
         wide = watch("gelu", way.gelu(watch("c_fc", linear(x, own, "mlp.c_fc")), at))  # (B, T, 4C)
         return watch("mlp", linear(wide, own, "mlp.c_proj"))
 
-    return way.block(x, norm("ln_1"), attention, norm("ln_2"), mlp, watch)
+    def leaving(name: str, y: Tensor) -> Tensor:
+        return watch(name, way.end(y, at) if name == "residual_2" else y)
+
+    return way.block(x, norm("ln_1"), attention, norm("ln_2"), mlp, leaving)
 
 
 @dataclass

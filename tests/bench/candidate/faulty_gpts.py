@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bench.candidate.known_mistakes import MASKS
 from bench.candidate.layouts import nanogpt
 from reference import GPTConfig
 from tests.bench.candidate.written import MLP, Attention, Block, Norm, Weights, Written, mutant
@@ -44,10 +45,6 @@ def eps_outside(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
 
 def annotated(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     return w * (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1e-5) + b
-
-
-def rms(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    return F.rms_norm(x, w.shape, w, 1e-5) + b
 
 
 def score(factor: Callable[[Any, Tensor], float], first: str = "h.0.scores") -> Mutant:
@@ -110,6 +107,57 @@ def joined_by_view(self: Any, y: Tensor) -> Tensor:
 
 def joined_by_turns(self: Any, y: Tensor) -> Tensor:
     return y.permute(0, 2, 3, 1).flatten(2)
+
+
+plain_merge = Attention.merge
+
+
+def scored(function: Callable[[Tensor], Tensor]) -> Mutant:
+    """Scores of q and k that are changed in the same way."""
+    return attention("h.0.scores", score=lambda self, q, k: function(q) @ function(k).mT / math.sqrt(q.shape[-1]))
+
+
+def rotated_halves(x: Tensor) -> Tensor:
+    """As in Llama: x cos + rotate_half(x) sin; the last element of a head of odd width stays."""
+    half = x.shape[-1] // 2
+    angles = torch.outer(torch.arange(x.shape[-2]).double(), 10000 ** (-torch.arange(half).double() / half))
+    cos, sin = angles.cos().repeat(1, 2), angles.sin().repeat(1, 2)
+    body = x[..., : 2 * half]
+    turned = body * cos + torch.cat([-body[..., half:], body[..., :half]], -1) * sin
+    return torch.cat([turned, x[..., 2 * half :]], -1)
+
+
+def rotated_neighbours(x: Tensor) -> Tensor:
+    """As in Llama's first code: products of complex numbers."""
+    half = x.shape[-1] // 2
+    angles = torch.outer(torch.arange(x.shape[-2]).double(), 10000 ** (-torch.arange(half).double() / half))
+    pairs = torch.view_as_complex(x[..., : 2 * half].unflatten(-1, (half, 2)).contiguous())
+    turned = torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles)).flatten(-2)
+    return torch.cat([turned, x[..., 2 * half :]], -1)
+
+
+def with_alibi(self: Any, scores: Tensor) -> Tensor:
+    H, T = scores.shape[1], scores.shape[-1]
+    slopes = torch.tensor([2 ** (-8 / H * (h + 1)) for h in range(H)], dtype=scores.dtype).view(H, 1, 1)
+    distances = torch.arange(T).view(1, T) - torch.arange(T).view(T, 1)
+    return causal(scores + slopes * distances)
+
+
+def vaswani(T: int, C: int) -> Tensor:
+    """(T, C); sine in even columns, cosine in odd ones."""
+    table = torch.zeros(T, C, dtype=torch.float64)
+    for t in range(T):
+        for c in range(C):
+            angle = t / 10000 ** ((c - c % 2) / C)
+            table[t, c] = math.cos(angle) if c % 2 else math.sin(angle)
+    return table
+
+
+def in_halves(T: int, C: int) -> Tensor:
+    """(T, C); all sines, then all cosines."""
+    rates = [10000 ** (-2 * i / C) for i in range((C + 1) // 2)]
+    rows = [[math.sin(t * r) for r in rates] + [math.cos(t * r) for r in rates] for t in range(T)]
+    return torch.tensor(rows, dtype=torch.float64)[:, :C]
 
 
 def block(first: str, function: Callable[[Any, Tensor], Tensor]) -> Mutant:
@@ -205,6 +253,7 @@ def result(function: Callable[[Any, Tensor], Tensor]) -> Mutant:
     return model("output", finish=lambda self, x: function(self, self.lm_head(self.transformer.ln_f(x))))
 
 
+RMS = {1e-5: "", 1e-6: " (eps 1e-06)", 1e-8: " (eps 1e-08)"}
 TANH, SQUARE = "attn.c_proj", ("q_proj", "k_proj", "v_proj", "attn.c_proj")
 
 FORWARD: dict[str, Mutant] = {
@@ -225,7 +274,19 @@ FORWARD: dict[str, Mutant] = {
     "LayerNorm with the unbiased variance (divided by C - 1)": norm(unbiased),
     "LayerNorm with eps outside the root": norm(eps_outside),
     "LayerNorm with the unbiased deviation, and eps added outside the root": norm(annotated),
-    "RMSNorm in place of LayerNorm": norm(rms),
+    **{
+        f"RMSNorm in place of LayerNorm{shown}": norm(
+            lambda x, w, b, n=n: F.rms_norm(x, w.shape, w, n) + b  # type: ignore[misc]
+        )
+        for n, shown in RMS.items()
+    },
+    **{
+        f"RMSNorm without a shift in place of LayerNorm{shown}": norm(
+            lambda x, w, b, n=n: F.rms_norm(x, w.shape, w, n)  # type: ignore[misc]
+        )
+        for n, shown in RMS.items()
+    },
+    "LayerNorm that does not divide by the deviation": norm(lambda x, w, b: (x - x.mean(-1, True)) * w + b),
     "LayerNorm without its gain": norm(lambda x, w, b: F.layer_norm(x, w.shape, None, b)),
     "LayerNorm without its shift": norm(lambda x, w, b: F.layer_norm(x, w.shape, w, None)),
     "LayerNorm that multiplies by 1 + weight": norm(lambda x, w, b: F.layer_norm(x, w.shape, 1 + w, b)),
@@ -248,8 +309,18 @@ FORWARD: dict[str, Mutant] = {
         lambda scores: scores.masked_fill(torch.ones(scores.shape[-2:]).triu() == 0, -math.inf)
     ),
     "masked scores of 0, not -inf": masked(lambda scores: scores * triangle(scores)),
-    "a finite mask value, -1e4": masked(lambda scores: scores.masked_fill(triangle(scores) == 0, -1e4)),
-    "a finite mask value, -10": masked(lambda scores: torch.where(triangle(scores) == 1, scores, -10.0)),
+    **{
+        f"a finite mask value, {shown}": masked(
+            lambda scores, n=n: scores.masked_fill(triangle(scores) == 0, n)  # type: ignore[misc]
+        )
+        for n, shown in MASKS.items()
+    },
+    **{
+        f"a finite mask value that is added, {shown}": masked(
+            lambda scores, n=n: scores + (1 - triangle(scores)) * n  # type: ignore[misc]
+        )
+        for n, shown in MASKS.items()
+    },
     "the mask applied after the softmax": weights(lambda self, scores: scores.softmax(-1) * triangle(scores)),
     "softmax over the queries, not the keys": weights(lambda self, scores: causal(scores).softmax(-2)),
     "softmax with one added to its denominator": weights(with_room_for_one_more),
@@ -264,6 +335,23 @@ FORWARD: dict[str, Mutant] = {
     "heads interleaved: the elements of all heads side by side when joining": attention(
         "h.0.joined", merge=joined_by_turns
     ),
+    "heads joined in reverse order": attention("h.0.joined", merge=lambda self, y: plain_merge(self, y.flip(1))),
+    "rotary positions in q and k (RoPE, pairs of halves of a head)": scored(rotated_halves),
+    "rotary positions in q and k (RoPE, pairs of neighbours)": scored(rotated_neighbours),
+    "linear biases of the distance in the scores (ALiBi)": attention("h.0.weights", mask=with_alibi),
+    **{
+        f"q and k normalised per head (QK-norm, LayerNorm, eps {n:g})": scored(
+            lambda x, n=n: F.layer_norm(x, x.shape[-1:], eps=n)  # type: ignore[misc]
+        )
+        for n in (1e-5, 1e-6)
+    },
+    **{
+        f"q and k normalised per head (QK-norm, RMSNorm, eps {n:g})": scored(
+            lambda x, n=n: F.rms_norm(x, x.shape[-1:], eps=n)  # type: ignore[misc]
+        )
+        for n in (1e-5, 1e-6)
+    },
+    "q and k normalised per head (QK-norm, L2)": scored(lambda x: x / x.norm(dim=-1, keepdim=True)),
     "q and k exchanged, or the scores transposed, k q^T": attention(
         "h.0.scores", score=lambda self, q, k: k @ q.mT / k.shape[-1] ** 0.5
     ),
@@ -304,6 +392,20 @@ FORWARD: dict[str, Mutant] = {
     "no norm before the MLP": block("h.0.ln_2", lambda self, x: (y := x + self.attn(self.ln_1(x))) + self.mlp(y)),
     "no position embedding": embedding(lambda self, tokens, positions: tokens * 1.0),
     "positions counted from 1": rows(lambda self, T: torch.arange(1, T + 1) % self.config.block_size),
+    "positions rolled by one: the first has the last position": rows(lambda self, T: torch.arange(T).roll(1)),
+    "positions rolled by one: the last has position 0": rows(lambda self, T: torch.arange(T).roll(-1)),
+    "sinusoids, sine and cosine in turn, in place of learned positions": embedding(
+        lambda self, tokens, positions: tokens + vaswani(*tokens.shape[1:])
+    ),
+    "sinusoids, sine and cosine in turn, besides learned positions": embedding(
+        lambda self, tokens, positions: tokens + positions + vaswani(*tokens.shape[1:]), "h.0.ln_1"
+    ),
+    "sinusoids, sine and cosine in two halves, in place of learned positions": embedding(
+        lambda self, tokens, positions: tokens + in_halves(*tokens.shape[1:])
+    ),
+    "sinusoids, sine and cosine in two halves, besides learned positions": embedding(
+        lambda self, tokens, positions: tokens + positions + in_halves(*tokens.shape[1:]), "h.0.ln_1"
+    ),
     "positions counted from the end": rows(lambda self, T: torch.arange(T - 1, -1, -1)),
     "positions of the end of the block": rows(
         lambda self, T: torch.arange(self.config.block_size - T, self.config.block_size)

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.candidate.diagnose import Probe, of_probe
+from bench.candidate.diagnose import observe, of_logits
 from bench.candidate.examination import SHARP_LENIENCY, Examination
 from bench.candidate.examine import examine, other_probes
 from bench.candidate.known_mistakes import DETACHED, forward_mistakes, loss_mistakes
 from bench.candidate.layouts import layout_of, nanogpt
 from bench.candidate.report import table, text
+from bench.candidate.search_causes import Probe
 from bench.candidate.validate import built
 from bench.numerics.inputs import random_batch, sharp_state_dict
 from reference import GPTConfig
@@ -62,6 +63,17 @@ LATER += (
     "probabilities in",
     "by the root of the width",
 )
+LATER += ("(eps 1e", "reverse order", "two halves", "in turn, besides", "position 0", "neighbours", "QK-norm", "-65504")
+LATER += (
+    "value, -1e3",
+    "value, -100",
+    "value, -1",
+    "added, -1e3",
+    "added, -100",
+    "added, -10",
+    "added, -1",
+    "deviation",
+)
 LATER += ("in bits", "label smoothing", "the last token")
 LATER_CUTS = (
     "embedding",
@@ -79,6 +91,10 @@ LATER_CUTS = (
 LATER_CUTS += ("mlp", "ln_1 and ln_2", "residual_1 and residual_2")
 
 
+# masks that only high scores show
+HIGH = [cause for cause in FORWARD if "finite mask" in cause and float(cause.split()[-1]) <= -100.0]
+
+
 def quick_or_slow(causes: Iterable[str]) -> list[Any]:
     return [pytest.param(one, marks=[pytest.mark.slow] if any(x in one for x in LATER) else []) for one in causes]
 
@@ -89,11 +105,12 @@ def diagnosed(case: Mutant, config: GPTConfig = CONFIG) -> tuple[Any, list[Any]]
     weights = sharp_state_dict(config)
     probe = Probe("logits", weights, random_batch(config, 2, 13)[0])
     leniency = 1.0
-    if case is FORWARD["a finite mask value, -1e4"]:
+    if any(case is FORWARD[cause] for cause in HIGH):
         *_, probe = other_probes(weights, config, 0, "float64", 13)
         leniency = SHARP_LENIENCY
     candidate = built(make, layout_of(layout), config, probe.weights, torch.device("cpu"), "float64")
-    return of_probe(candidate, probe, "float64", leniency)
+    where, causes, _ = of_logits(candidate, [observe(candidate, probe, "float64", leniency)], "float64")
+    return where, causes
 
 
 @pytest.mark.parametrize("cause", quick_or_slow(FORWARD))
@@ -128,19 +145,103 @@ def test_a_mistake_in_one_block_is_said_to_be_there_only() -> None:
     assert seen.where.forward.name == "h.1.gelu"
 
 
-def test_of_two_mistakes_the_first_is_explained_and_it_is_said_that_it_is_not_all() -> None:
+def two(first: Any, second: Any) -> Any:
+    """A build of a model with two mistakes: the methods of the second are put into a model with the first."""
+
     def build(config: GPTConfig) -> Written:
-        model = mutant(MLP, activate=lambda self, x: F.gelu(x))(config)
-        for block in model.transformer.h:
-            block.attn.score = lambda q, k: q @ k.mT / CONFIG.n_embd**0.5
+        model = first(config)
+        second(model)
         return model
 
-    seen = examined(build)
+    return build
+
+
+def scaled_by_the_width(model: Written) -> None:
+    for block in model.transformer.h:
+        block.attn.score = lambda q, k: q @ k.mT / CONFIG.n_embd**0.5
+
+
+ERF = mutant(MLP, activate=lambda self, x: F.gelu(x))
+
+
+def test_of_two_mistakes_both_are_named_one_after_the_other() -> None:
+    seen = examined(two(ERF, scaled_by_the_width))
     assert seen.where.forward.name == "h.0.scores"
+    assert causes_of(seen) == [
+        "scores scaled by the width of the model, not of a head",
+        "GELU in its exact erf form",
+    ]
+    assert all(cause.whole for cause in seen.causes)
+    assert [cause.link for cause in seen.causes][1:] == ["and"]
+    assert "the reference with these 2 changes gives the candidate's logits in all 4 probes" in seen.causes[0].evidence
+    assert "and: GELU in its exact erf form" in text(seen)
+
+
+def test_of_three_mistakes_all_are_named_those_of_the_loss_and_the_gradients_too() -> None:
+    def third(model: Written) -> None:
+        scaled_by_the_width(model)
+        plain = model.forward
+        model.loss = lambda ids, targets: flat(plain(ids), targets.clamp(min=0))
+
+    seen = examined(two(ERF, third))
+    assert causes_of(seen)[:2] == [
+        "scores scaled by the width of the model, not of a head",
+        "GELU in its exact erf form",
+    ]
+    assert causes_of(seen)[2:] == ["ignored targets counted as token 0"]
+    assert {cause.link for cause in seen.causes[1:]} == {"and"}
+
+
+def test_two_mistakes_that_change_the_same_activation_are_both_named() -> None:
+    def transposed_too(model: Written) -> None:
+        for block in model.transformer.h:
+            block.attn.score = lambda q, k: k @ q.mT / CONFIG.n_embd**0.5
+
+    seen = examined(two(Written, transposed_too))
+    assert set(causes_of(seen)) == {
+        "scores scaled by the width of the model, not of a head",
+        "q and k exchanged, or the scores transposed, k q^T",
+    }
+
+
+def test_what_stays_unexplained_beside_a_known_mistake_is_said() -> None:
+    seen = examined(two(mutant(MLP, activate=lambda self, x: x.sin()), scaled_by_the_width))
     (cause,) = seen.causes
     assert cause.what == "scores scaled by the width of the model, not of a head"
     assert not cause.whole
     assert "but not its logits" in cause.evidence
+    assert seen.where.rest.name == "h.0.gelu"
+    assert "not explained: with that, they differ first in: MLP, GELU, block 0 (h.0.gelu)" in " ".join(
+        text(seen).split()
+    )
+
+
+@pytest.mark.parametrize("constant", [0.44715, 0.05], ids=["a typing error", "rounded"])
+def test_a_gelu_with_another_constant_is_named_with_it_and_its_input_is_no_evidence(constant: float) -> None:
+    def activate(self: Any, x: Tensor) -> Tensor:
+        return 0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + constant * x**3)))
+
+    seen = examined(mutant(MLP, activate=activate))
+    assert causes_of(seen) == [f"GELU with another constant: {constant} in place of 0.044715"]
+
+
+def test_an_activation_that_is_unknown_is_not_taken_for_none() -> None:
+    seen = examined(mutant(MLP, activate=lambda self, x: x.sin()))
+    assert seen.causes == []
+    assert seen.where.forward.name == "h.0.gelu"
+
+
+@pytest.mark.parametrize("value", [-12345.0, -3.5])
+def test_an_additive_mask_of_any_size_is_named_with_its_number(value: float) -> None:
+    seen = examined(mutant(Attention, mask=lambda self, s: s + torch.full(s.shape[-2:], value).double().triu(1)))
+    assert causes_of(seen) == [f"a finite mask value that is added, {value:g}"]
+
+
+def test_a_mistake_that_explains_one_probe_and_not_the_others_is_not_named() -> None:
+    """13 keys padded to 16 are also 13 padded to 8: the probe of 20 tokens tells them apart."""
+    make, layout, _ = FORWARD["padding in the softmax: keys of zeros up to a multiple of 16"]
+    seen = examined(make, layout)
+    assert causes_of(seen) == ["padding in the softmax: keys of zeros up to a multiple of 16"]
 
 
 @pytest.fixture(scope="module")
@@ -172,11 +273,11 @@ def test_on_a_narrow_terminal_no_number_of_the_report_is_cut(width: int, unexpla
     assert cells - {""} <= {word.strip() for line in lines for word in line.split("  ")}
 
 
-def test_what_is_only_near_a_known_mistake_is_not_taken_for_it() -> None:
+def test_what_is_only_near_a_known_mistake_is_named_with_its_own_number() -> None:
     near = mutant(Norm, forward=lambda self, x: F.layer_norm(x, self.weight.shape, self.weight, self.bias, 1.001e-6))
     seen = examined(near)
     assert seen.where.forward.name == "h.0.ln_1"
-    assert seen.causes == []
+    assert causes_of(seen) == ["LayerNorm with eps 1.001e-06"]
 
 
 def test_what_a_fused_kernel_hides_is_said_to_be_hidden() -> None:

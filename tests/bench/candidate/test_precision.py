@@ -167,7 +167,7 @@ HIDDEN = {
     "an erf GELU": (beside(MLP, activate=lambda self, x: F.gelu(x)), "GELU in its exact erf form", "h.0.gelu"),
     "an eps that moves logits by less than float32 rounds": (
         beside(Norm, forward=lambda self, x: F.layer_norm(x, self.weight.shape, self.weight, self.bias, 1.001e-5)),
-        None,
+        "LayerNorm with eps 1.001e-05",
         "h.0.ln_1",
     ),
 }

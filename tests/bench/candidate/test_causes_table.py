@@ -1,0 +1,80 @@
+"""Bugs planted in three differently written right models are detected, placed and named; see causes_table.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bench.candidate.examine import examine
+from tests.bench.candidate.causes_table import (
+    CONFIG,
+    PAIRS,
+    measured,
+    right_is_right,
+    right_models,
+)
+from tests.bench.candidate.planted_models import FILES, PLANTED, alone, in_pairs, text_with
+from tests.bugs.mutants import MUTANTS
+
+QUICK = ("erf GELU", "k before q", "the residual adds to the normalised stream", "ignored targets count as token 0")
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(n, id=f"{file}: {bugs[0].name}", marks=[] if bugs[0].name in QUICK else [pytest.mark.slow])
+        for n, (file, bugs) in enumerate(alone())
+        if n % 3 == 0 or bugs[0].name in QUICK
+    ],
+)
+def test_a_planted_bug_is_detected_placed_and_named_and_nothing_else_is(number: int) -> None:
+    row = measured(*list(alone())[number])
+    assert row.detected
+    assert row.place, row.first
+    assert row.cause, row.said
+
+
+@pytest.mark.parametrize("number", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 12))])
+def test_of_a_pair_of_bugs_no_false_cause_is_named(number: int) -> None:
+    row = measured(*list(in_pairs(PAIRS))[number])
+    assert row.detected
+    assert not row.false, row
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in FILES else [pytest.mark.slow]) for n in right_models()]
+)
+def test_a_right_model_raises_no_alarm(name: str) -> None:
+    assert right_is_right(name, seed=3)
+
+
+def test_every_bug_inside_a_model_is_planted_or_named_as_left_out() -> None:
+    left_out = {48, 49, 50, 51, 85}
+    inside = {mutant.row for mutant in MUTANTS if mutant.in_model}
+    assert {bug.row for bug in PLANTED} == inside - left_out
+
+
+def test_every_change_of_text_fits_its_file() -> None:
+    texts = [text_with(file, bugs) for file, bugs in (*alone(), *in_pairs(PAIRS))]
+    assert len(set(texts)) == len(texts)
+    for text in texts:
+        compile(text, "planted", "exec")
+
+
+def test_a_head_that_is_not_tied_is_a_note_where_it_moves_no_number() -> None:
+    import torch
+    from torch import nn
+
+    from bench.candidate.layouts import layout_of
+    from tests.bench.candidate.written import Written
+
+    class Untied(Written):
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.lm_head.weight = nn.Parameter(torch.zeros_like(self.lm_head.weight))
+
+    seen = examine(Untied, layout_of("nanogpt"), config=CONFIG, steps=0)
+    assert seen.same
+    assert seen.causes == []
+    assert "wte.weight exists as two parameters" in " ".join(seen.notes)
