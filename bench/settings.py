@@ -245,6 +245,8 @@ class CompareBatches(ResultFile):
     """Function build_batches(tokens, batch_size, block_size) that returns an iterator of (inputs, targets), (B, T)
     each, or a function without arguments that returns the next. If it has them, seed, rank, world_size and start (the
     number of batches already taken) are passed by name and tested too"""
+    traceback: Annotated[bool, FlagCreatePairsOff] = False
+    """Show the whole traceback of an exception in your code"""
 
     def check(self) -> None:
         """Raise a ValueError, one line, for the first value that is invalid on every machine."""
@@ -261,6 +263,8 @@ class CompareEvaluation(ResultFile, Seed, Threads):
     evaluate: Annotated[str, arg(metavar="FILE.py:FUNCTION")]
     """Function evaluate(model, batches) that returns the loss, a number. batches is a list of (ids, targets), (B, T)
     each, of unequal sizes; targets of -1 are to be ignored. model(ids, targets) returns (logits, loss)"""
+    traceback: Annotated[bool, FlagCreatePairsOff] = False
+    """Show the whole traceback of an exception in your code"""
 
     def check(self) -> None:
         """Raise a ValueError, one line, for the first value that is invalid on every machine."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.batches.audit import Audit, audit
 from bench.batches.report import show
+from bench.candidate.command import traceback_of
 from bench.candidate.load_function import load_function
 from bench.formatting import print_report
 from bench.journal import write
@@ -23,9 +24,10 @@ def compare_batches(options: CompareBatches) -> int:
     Returns 0 if nothing is wrong, else 1. Raises ValueError, one line, if it cannot be tested.
     """
     options.check()
-    build = load_function(options.batches, "build_batches", "batches")
-    with Stages(STAGES) as progress:
-        found = audit(build, name=options.batches, tell=progress.stage)
+    with traceback_of(options.traceback):
+        build = load_function(options.batches, "build_batches", "batches")
+        with Stages(STAGES) as progress:
+            found = audit(build, name=options.batches, tell=progress.stage)
     print_report(partial(show, found))
     if options.json is not None:
         write(options.json, result(found))

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from traceback import print_exception
 from typing import Any
 
@@ -18,9 +18,9 @@ from bench.candidate.examination import Examination
 from bench.candidate.examine import TEST_SIZE, examine, usual_time
 from bench.candidate.guess_layout import check_settled, choose_layout, doubts, with_advice, with_help
 from bench.candidate.load_function import load_function
-from bench.candidate.report import show, text, verdict
+from bench.candidate.report import show, verdict
 from bench.environment import environment, threads
-from bench.formatting import terminal
+from bench.formatting import print_report
 from bench.journal import write
 from bench.settings import CompareCandidate
 from bench.workloads.memory import activation_bytes, available_bytes
@@ -85,7 +85,7 @@ def compare_candidate(options: CompareCandidate) -> int:
     if not seen.same and not seen.causes:
         with redirect_stdout(sys.stderr):
             seen.notes += doubts(guess, options.layout, build, config)
-    report(seen)
+    print_report(partial(show, seen))
     if options.json is not None:
         write(options.json, result(seen))
     if options.html is not None:
@@ -150,21 +150,6 @@ def peak_bytes(work: Workload, steps: int) -> int:
     block = 8 * 3 * 2 * c.block_size * c.vocab_size
     at_once = (16 if steps else 12) * weights, 5 * weights + activation_bytes(work, 8), 9 * weights + block
     return BASE + max(at_once)
-
-
-def report(seen: Examination) -> None:
-    """Print the report: in colour on a terminal, plain elsewhere."""
-    if not sys.stdout.isatty():
-        print(text(seen, terminal().width))
-    else:
-        show(seen, terminal())
-
-
-def save_page(seen: Examination, path: Path) -> None:
-    """Write the page. Raises ValueError, one line, if that fails."""
-    from bench.candidate.page import page, save  # Jinja2 takes a tenth of a second
-
-    save(page(seen), path)
 
 
 def result(seen: Examination) -> dict[str, Any]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import math
-import textwrap
 from typing import Any
 
 from bench.candidate.examination import DROPPED, TRAIN, Examination
-from bench.formatting import WIDTH, Fitted, plain_table, scientific
+from bench.formatting import WIDTH, Fitted, Writer, as_text, plain_table, scientific
 from bench.numerics.errors import Measurement
 
 TITLES = {
@@ -24,51 +22,34 @@ MOST_NAMED = 8  # gradients listed by name if only gradients differ; else 3
 
 def text(seen: Examination, width: int = WIDTH) -> str:
     """The report as plain text, at most `width` columns wide."""
-    from rich.console import Console
-
-    file = io.StringIO()
-    show(seen, Console(file=file, width=width, highlight=False, color_system=None))
-    return "\n".join(line.rstrip() for line in file.getvalue().strip("\n").splitlines())
+    return as_text(lambda console: show(seen, console), width)
 
 
 def show(seen: Examination, console: Any) -> None:
-    """Print the report."""
-
-    width = min(WIDTH, console.width)
-
-    def say(line: str, style: str = "", indent: str = "") -> None:
-        wrapped = textwrap.fill(
-            line, width, subsequent_indent=indent + "    ", initial_indent=indent, break_on_hyphens=False
-        )
-        console.print(wrapped, markup=False, style=style)
-
-    config = seen.config
-    console.print()
-    say(f"{seen.name}, layout {seen.layout}, against reference/gpt.py in float64")
-    say(
+    """Print the report on a rich console."""
+    writer, config = Writer(console), seen.config
+    writer.line()
+    writer.line(f"{seen.name}, layout {seen.layout}, against reference/gpt.py in float64")
+    writer.line(
         f"{config.n_layer} layers, {config.n_head} heads, width {config.n_embd}, vocabulary {config.vocab_size}, block "
         f"{config.block_size}; batch {seen.batch} x time {seen.time}; random weights; {seen.device}",
         style="dim",
     )
-    console.print()
-    say(verdict(seen), style="bold" if seen.same else "bold red")
-    console.print()
+    writer.line()
+    writer.line(verdict(seen), style="bold" if seen.same else "bold red")
+    writer.line()
     console.print(Fitted(table(seen)))
-    for section, lines in (
-        ("Gradients that differ", gradients(seen)),
-        ("First difference", where(seen)),
-        ("Likely cause", causes(seen)),
-        ("Precision", lowering(seen)),
-        ("What float32 cannot exclude", unseen(seen)),
-        ("Not judged", [f"{one.name}: {one.why}" for one in seen.unjudged]),
-        ("Notes", [f"- {note}" for note in (*conversion(seen), *seen.notes, *seen.remarks)]),
-    ):
-        if lines:
-            console.print()
-            say(section, style="bold")
-            for line in lines:
-                say(line, indent="  ")
-    console.print()
+    writer.sections(
+        {
+            "Gradients that differ": gradients(seen),
+            "First difference": where(seen),
+            "Likely cause": causes(seen),
+            "Precision": lowering(seen),
+            "What float32 cannot exclude": unseen(seen),
+            "Not judged": [f"{one.name}: {one.why}" for one in seen.unjudged],
+            "Notes": [f"- {note}" for note in (*conversion(seen), *seen.notes, *seen.remarks)],
+        }
+    )
 
 
 def verdict(seen: Examination) -> str:

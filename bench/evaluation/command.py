@@ -6,6 +6,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+from bench.candidate.command import traceback_of
 from bench.candidate.fault import in_lines
 from bench.candidate.load_function import load_function
 from bench.candidate.report import digits
@@ -25,9 +26,10 @@ def compare_evaluation(options: CompareEvaluation) -> int:
     Returns 0 for the same loss, 1 for another. Raises ValueError, one line, if it cannot be tested.
     """
     options.check()
-    evaluate = load_function(options.evaluate, "evaluate", "evaluation")
-    with Stages(STAGES) as progress, threads(options.threads):
-        found = audit(evaluate, name=options.evaluate, seed=options.seed, tell=progress.stage)
+    with traceback_of(options.traceback):
+        evaluate = load_function(options.evaluate, "evaluate", "evaluation")
+        with Stages(STAGES) as progress, threads(options.threads):
+            found = audit(evaluate, name=options.evaluate, seed=options.seed, tell=progress.stage)
     print_report(partial(show, found))
     if options.json is not None:
         write(options.json, result(found))
