@@ -200,7 +200,7 @@ def right_models() -> dict[str, Callable[[], tuple[Any, Any]]]:
     return {
         **{name: lambda name=name: of_file(FOLDER / f"{name}.py", LAYOUTS[name]) for name in FILES},  # type: ignore[misc]
         "examples/my_gpt.py": lambda: of_file(root / "examples" / "my_gpt.py", "auto"),
-        "examples/torch_gpt.py": lambda: of_file(root / "examples" / "torch_gpt.py", "auto"),
+        "reference": ours,
         "nanoGPT's structure": lambda: (written.Written, layout_of("nanogpt")),
         "a dict of heads": lambda: (written.PerHead, written.per_head_layout),
         "q, k and v interleaved, time first": lambda: (written.Interleaved, written.interleaved_layout),
