@@ -59,7 +59,7 @@ class Loader:
         torch.manual_seed(options.get("seed", 0))  # for a loader that draws from torch's own generator
         made = called(lambda: self.build(text, self.batch, self.block, **options), "build_batches", WHO)
         numbered = islice(stream(made), most)
-        found = []
+        found: list[Batch] = []
         while True:
             given = called(lambda: next(numbered, None), f"batch {len(found)} of a text of {tokens} tokens", WHO)
             if given is None:

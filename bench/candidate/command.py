@@ -152,6 +152,13 @@ def peak_bytes(work: Workload, steps: int) -> int:
     return BASE + max(at_once)
 
 
+def save_page(seen: Examination, path: Path) -> None:
+    """Write the page. Raises ValueError, one line, if that fails."""
+    from bench.candidate.page import page, save  # Jinja2 takes a tenth of a second
+
+    save(page(seen), path)
+
+
 def result(seen: Examination) -> dict[str, Any]:
     """The examination as plain values, for --json."""
     return {

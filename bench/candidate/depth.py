@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from bench.candidate.adapter import Candidate
-from bench.candidate.diagnose import Probe, run_both
+from bench.candidate.diagnose import observe
 from bench.candidate.examination import Depth
 from bench.candidate.locate import implied
 from bench.candidate.refused import Refused
-from bench.numerics.budgets import BUDGETS
+from bench.candidate.search_causes import Probe, Search
 
 
 def errors_along(candidate: Candidate, probe: Probe, precision: str) -> list[Depth]:
@@ -17,9 +17,11 @@ def errors_along(candidate: Candidate, probe: Probe, precision: str) -> list[Dep
         candidate: with the probe's weights
     """
     try:
-        runs, _ = run_both(candidate, probe, BUDGETS[precision].gradient)
+        seen = observe(candidate, probe, precision, leniency=1.0)
     except Refused:
         return []
+    runs = Search(candidate.config, [seen]).runs(seen, ())
+    assert runs is not None, "no mistake is applied"
     nearest = {name: next(iter(runs.matches(name)), None) for name in runs.nodes}
     matched = [name for name, match in nearest.items() if match is not None and match.error <= runs.allowed]
     right = implied(matched, runs.nodes)
