@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from traceback import print_exception
 from typing import Any
 
