@@ -231,7 +231,10 @@ class Search:
             for record in match.records
         }
         block = block_of(first.name, self.config)
-        last = "logits" if block == self.config.n_layer else f"h.{block or 0}.residual_2"
+        end = f"h.{block or 0}.residual_2"
+        last = "logits" if block == self.config.n_layer else end
+        if first.name == end:  # it may become what another activation is: then the next one shows it
+            last = list(self.nodes)[self.order[end] + 1]
         region = [name for name in self.nodes if self.order[first.name] <= self.order[name] <= self.order[last]]
         here = None if block is None else frozenset({block})
         moving: list[State] = []  # those that change the activation of the first difference, but not to what it is
@@ -259,7 +262,7 @@ class Search:
         def matched(added: State, upto: str = last) -> int:
             # in block 0 alone or in all blocks, a mistake changes the same activations up to the end of block 0
             key = (upto, *(mistake.cause for mistake, _ in added))
-            if block != 0 or key not in tried_before:
+            if block != 0 or last != end or key not in tried_before:
                 tried_before[key] = tensors_matched(added, upto)
             number, moves = tried_before[key]
             if moves and upto == last:

@@ -156,6 +156,7 @@ def test_the_wheel_has_no_name_but_paritygpt_and_everything_below_it(wheel: Path
     assert files == {
         "paritygpt/py.typed",
         *(f"paritygpt/bench/report/page.{ending}" for ending in ("css", "html", "js")),
+        *(f"paritygpt/bench/candidate/{name}.html" for name in ("frame", "page", "text_page")),
         *(f"paritygpt/docs/{name}.json" for name in ("bugs", "parity")),
     }
 

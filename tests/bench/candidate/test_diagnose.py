@@ -93,6 +93,17 @@ LATER_CUTS += ("mlp", "ln_1 and ln_2", "residual_1 and residual_2")
 
 # masks that only high scores show
 HIGH = [cause for cause in FORWARD if "finite mask" in cause and float(cause.split()[-1]) <= -100.0]
+# lower than any score here
+UNSEEN = [cause for cause in HIGH if float(cause.split()[-1]) < -2e4]
+
+
+QUICK = (
+    "LayerNorm with eps 1e-06",
+    "the two norms of a block exchanged",
+    "the bias of attn.q_proj left out",
+    "q, k and v interleaved by head when fused: rows read as (H, 3, D)",
+    "no position embedding",
+)
 
 
 def quick_or_slow(causes: Iterable[str]) -> list[Any]:
@@ -113,13 +124,17 @@ def diagnosed(case: Mutant, config: GPTConfig = CONFIG) -> tuple[Any, list[Any]]
     return where, causes
 
 
-@pytest.mark.parametrize("cause", quick_or_slow(FORWARD))
+@pytest.mark.parametrize(
+    "cause",
+    [one if one in QUICK else pytest.param(one, marks=pytest.mark.slow) for one in FORWARD if one not in UNSEEN],
+)
 def test_a_known_mistake_is_named_and_located(cause: str) -> None:
     where, causes = diagnosed(FORWARD[cause])
     assert causes, f"nothing explains it; {where.forward}"
     assert all(one.whole for one in causes)
     assert cause in [one.what for one in causes], causes
-    assert len(causes) == 1 or "padding" in cause, [one.what for one in causes]
+    # where scores are high, any finite mask shows, and all look the same
+    assert len(causes) == 1 or "padding" in cause or cause in HIGH, [one.what for one in causes]
     assert where.forward is not None
     assert where.forward.name == FORWARD[cause][2], where.forward
 
@@ -595,7 +610,7 @@ def test_the_optimized_model_is_debugged_with_the_same_tool(name: str) -> None:
 # Other structures
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("attention", ["eager", pytest.param("sdpa", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "setting,cause,first",
     [

@@ -69,7 +69,7 @@ def test_a_right_model_passes_although_its_rounding_exceeds_the_budget_of_small_
 @pytest.mark.parametrize(
     "make",
     [
-        pytest.param(MASKED, id="mask"),
+        pytest.param(MASKED, id="mask", marks=pytest.mark.slow),
         pytest.param(mutant(MLP, activate=lambda self, x: F.gelu(x)), id="gelu", marks=pytest.mark.slow),
     ],
 )
