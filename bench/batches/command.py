@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -24,7 +26,8 @@ def compare_batches(options: CompareBatches) -> int:
     Returns 0 if nothing is wrong, else 1. Raises ValueError, one line, if it cannot be tested.
     """
     options.check()
-    with traceback_of(options.traceback):
+    # what the user's code prints is no part of the report
+    with traceback_of(options.traceback), redirect_stdout(sys.stderr):
         build = load_function(options.batches, "build_batches", "batches")
         with Stages(STAGES) as progress:
             found = audit(build, name=options.batches, tell=progress.stage)

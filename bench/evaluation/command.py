@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -26,7 +28,8 @@ def compare_evaluation(options: CompareEvaluation) -> int:
     Returns 0 for the same loss, 1 for another. Raises ValueError, one line, if it cannot be tested.
     """
     options.check()
-    with traceback_of(options.traceback):
+    # what the user's code prints is no part of the report
+    with traceback_of(options.traceback), redirect_stdout(sys.stderr):
         evaluate = load_function(options.evaluate, "evaluate", "evaluation")
         with Stages(STAGES) as progress, threads(options.threads):
             found = audit(evaluate, name=options.evaluate, seed=options.seed, tell=progress.stage)

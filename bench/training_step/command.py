@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from functools import partial
 from typing import Any
 
@@ -24,7 +26,8 @@ def compare_step(options: CompareStep) -> int:
     Returns 0 for the same step, 1 for a difference. Raises ValueError, one line, if it cannot be tested.
     """
     options.check()
-    with traceback_of(options.traceback):
+    # what the user's code prints is no part of the report
+    with traceback_of(options.traceback), redirect_stdout(sys.stderr):
         build_step = load_function(options.step, "build_step", "step")
         with Stages(STAGES) as progress, threads(options.threads):
             found = audit(
