@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from traceback import print_exc
 from typing import Any
 
 import tyro
@@ -60,12 +61,18 @@ KINDS: dict[str, Any] = {
 def main(arguments: Sequence[str] | None = None, program: str = f"python -m {__package__}") -> int:
     """Run one command; returns the exit status.
 
-    0 done, every proof passed; 1 a contender or candidate failed its proof, weights differ, or an internal error; 2 an
-    invalid request; 130 Ctrl-C, 143 SIGTERM. For options that do not parse, tyro ends the process with 2.
+    0 done, every proof passed; 1 a contender failed its proof, or an internal error; 2 an invalid request; 130 Ctrl-C,
+    143 SIGTERM. For options that do not parse, tyro ends the process with 2. Where a user's code or weights are tested,
+    1 says that they differ and nothing else: all other failures are 2.
     """
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    failure = 2 if KINDS.keys() & {argument.partition("=")[0] for argument in given} else 1
     with notes_of_warnings():
-        given = sys.argv[1:] if arguments is None else list(arguments)
-        return finished(lambda: obey(read_options(given, program), program))
+        try:
+            return finished(lambda: obey(read_options(given, program), program), failure)
+        except Exception:
+            print_exc()
+            return failure
 
 
 def obey(options: Options, program: str) -> int:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -83,8 +85,18 @@ def last_written(run: Path) -> float:
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write a JSON file atomically."""
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with errors_named(path):
+        part.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(part, path)
+
+
+@contextmanager
+def errors_named(path: Path) -> Iterator[None]:
+    """Inside, an OSError names the file: that of a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
@@ -112,18 +124,20 @@ class Log:
 
     def __init__(self, run: Path, step: int) -> None:
         """Open the log of a run at `step`, and drop later records of an interrupted run."""
-        path = run / LOG
+        self.path = path = run / LOG
         kept = [record for record in read_log(run) if record["step"] <= step] if path.exists() else []
         part = path.with_name(LOG + ".part")
-        part.write_text("".join(map(to_line, kept)), encoding="utf-8")
+        with errors_named(path):
+            part.write_text("".join(map(to_line, kept)), encoding="utf-8")
         os.replace(part, path)
         self.validated = {record["step"] for record in kept if "validation_loss" in record}
         self._file: TextIO = path.open("a", encoding="utf-8")
 
     def append(self, record: dict[str, Any]) -> None:
-        """Add one record."""
-        self._file.write(to_line(record))
-        self._file.flush()
+        """Add one record. Raises OSError with the file's name, for instance if the disk is full."""
+        with errors_named(self.path):
+            self._file.write(to_line(record))
+            self._file.flush()
 
     def close(self) -> None:
         """Close the file."""

@@ -46,17 +46,21 @@ def main(package: Package, arguments: Sequence[str] | None = None) -> int:
     return finished(lambda: run(package, sys.argv[1:] if arguments is None else list(arguments)))
 
 
-def finished(command: Callable[[], int]) -> int:
-    """Run a command and return its exit status. An expected error is one line on standard error, without traceback."""
+def finished(command: Callable[[], int], failure: int = 1) -> int:
+    """Run a command and return its exit status. An expected error is one line on standard error, without traceback.
+
+    Args:
+        failure: the status if a file cannot be read or written, or a computation fails; 2 where 1 says something else
+    """
     prepare_streams()
     try:
         with interrupts.heeded():
             return command()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it exits
-        return 1
+        return failure
     except EXPECTED as error:
-        return complain(error, status_of(error))
+        return complain(error, status_of(error, failure))
 
 
 def wait_briefly() -> None:
@@ -96,14 +100,16 @@ def described(error: BaseException) -> str:
     """An expected error as one line."""
     if isinstance(error, KeyboardInterrupt):
         return interrupts.farewell(str(error))
+    if isinstance(error, OSError) and error.filename is None and error.strerror:
+        return f"error: {error.strerror}"  # of a stream, whose name would be a number: a full disk
     return f"error: {' '.join(str(error).split())}"
 
 
-def status_of(error: BaseException) -> int:
-    """The exit status of an error."""
+def status_of(error: BaseException, failure: int = 1) -> int:
+    """The exit status of an error; `failure` if it is neither a user's mistake nor a signal."""
     if isinstance(error, KeyboardInterrupt):
         return interrupts.status_of(error)
-    return 2 if isinstance(error, ValueError) else 1
+    return 2 if isinstance(error, ValueError) else failure
 
 
 def run(package: Package, arguments: list[str]) -> int:

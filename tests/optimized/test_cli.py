@@ -166,7 +166,9 @@ def test_the_plain_recipe_in_float32_trains_to_the_same_bits_as_the_other_packag
     assert logs[0] == logs[1]
 
 
-@pytest.mark.parametrize("recipe", [NO_RUNGS, FULL_IN_FLOAT64], ids=["plain", "full"])
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(NO_RUNGS, marks=pytest.mark.slow), FULL_IN_FLOAT64], ids=["plain", "full"]
+)
 def test_a_run_that_changes_packages_twice_ends_with_the_weights_of_one_that_did_not(
     cli: Cli, fast: OptimizedCli, stop_at: list[int], recipe: list[str]
 ) -> None:

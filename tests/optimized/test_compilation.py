@@ -133,6 +133,7 @@ def test_training_steps_and_loaded_weights_compile_nothing_again(graphs: Graphs)
     assert runner(model).graphs == 1
 
 
+@pytest.mark.slow
 def test_two_models_do_not_disturb_each_other(graphs: Graphs) -> None:
     wide = replace(TINY, n_embd=12)
     a, b = sharp_model(FAST, TINY), sharp_model(COMPILE, wide)
@@ -179,6 +180,7 @@ def test_autocast_from_outside_has_a_graph_of_its_own(graphs: Graphs) -> None:
     assert runner(model).graphs == 2
 
 
+@pytest.mark.slow
 def test_too_many_shapes_give_one_warning_and_right_results(graphs: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
     most = 2
     assert most < compilation.MOST_SHAPES

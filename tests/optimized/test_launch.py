@@ -172,7 +172,7 @@ def test_nothing_is_said_where_nothing_goes_wrong(capsys: pytest.CaptureFixture[
     ("error", "mine"),
     [
         (ValueError("no such\ncorpus"), (2, "error: no such corpus")),
-        (OSError(errno.ENOSPC, "No space left"), (1, "error: [Errno 28] No space left")),
+        (OSError(errno.ENOSPC, "No space left"), (1, "error: No space left")),
         (KeyboardInterrupt(), (130, "\nstopped")),
         (SystemExit(2), (2, "error: the options of process 1 cannot be read: give every launcher the same")),
         (SystemExit(None), (0, "error: the options of process 1 cannot be read: give every launcher the same")),

@@ -18,6 +18,7 @@ from bench.numerics.outputs import BuildStep, ModelOutputs, collect_outputs, com
 from bench.parity import assert_same
 from reference import GPT, SIZES, GPTConfig, build_step
 from tests.parity.shapes import LENGTHS, SHAPES
+from tests.quick import quick
 
 
 def pair(config: GPTConfig, attention: str, precision: str, seed: int = 0) -> tuple[GPT, HuggingFaceGPT]:
@@ -54,7 +55,7 @@ CASES = [
 CASES.append(("usual", 80, "sdpa"))
 
 
-@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("precision", quick(["float64", "float32"], "float64"))
 @pytest.mark.parametrize(("shape", "T", "attention"), CASES)
 def test_reference_equals_hugging_face(shape: str, T: int, attention: str, precision: str) -> None:
     ours = trained(GPT(SHAPES[shape]).to(getattr(torch, precision)), build_step, shape, T)
@@ -112,6 +113,7 @@ def assert_same_answers(config: GPTConfig, weights: dict[str, Tensor], precision
     assert len(report.measurements) == 2 + len(expected.gradients), "logits, loss, every gradient"
 
 
+@pytest.mark.slow
 def test_reference_equals_hugging_face_with_the_width_heads_and_vocabulary_of_gpt2() -> None:
     """A layer of it, which takes a tenth of the time and a third of the memory that all twelve do."""
     config = replace(SIZES["gpt2"], n_layer=1)

@@ -36,11 +36,12 @@ from tests.parity.recipes import (
     weights,
 )
 from tests.parity.shapes import SHAPES
+from tests.quick import quick
 
 
-def marked(recipes: list[Recipe], quick: Recipe | None = None) -> list[Any]:
+def marked(recipes: list[Recipe], compiled: Recipe | None = None) -> list[Any]:
     """The recipes as parameters; slow where a compiler has to run, but for one that stands for those in a quick run."""
-    slow = [recipe for recipe in recipes if "compile" in recipe and recipe != quick]
+    slow = [recipe for recipe in recipes if "compile" in recipe and recipe != compiled]
     return [pytest.param(r, id=named(r), marks=[pytest.mark.slow] if r in slow else []) for r in recipes]
 
 
@@ -55,7 +56,7 @@ def step_of(recipe: Recipe) -> Any:
     return partial(build_step, recipe=recipe)
 
 
-@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("precision", quick(["float64", "float32"], "float64"))
 @pytest.mark.parametrize("shape", SHAPES)
 def test_plain_equals_the_reference_bit_for_bit(shape: str, precision: str) -> None:
     torch.set_num_threads(1)  # more threads change the last bits of gradients, on one side as on the other
@@ -81,7 +82,7 @@ def test_plain_equals_the_reference_bit_for_bit(shape: str, precision: str) -> N
     assert all(torch.equal(t, readable.state_dict()[n]) for n, t in ours.state_dict().items())
 
 
-@pytest.mark.parametrize("recipe", marked(grid("float64"), quick=FULL.without("bf16")))
+@pytest.mark.parametrize("recipe", marked(grid("float64"), compiled=FULL.without("bf16")))
 def test_in_float64(recipe: Recipe) -> None:
     check("float64", recipe)
 
@@ -136,7 +137,7 @@ def plain_in_bfloat16() -> Report:
     return compare_outputs(answers_of_plain_bfloat16(), answers_of_the_readable("bfloat16"))
 
 
-@pytest.mark.parametrize("recipe", marked(grid("bfloat16")))
+@pytest.mark.parametrize("recipe", quick(grid("bfloat16"), only("bf16"), FULL.without("compile")), ids=named)
 def test_in_bfloat16_it_rounds_no_more_than_plain_code_does(recipe: Recipe, plain_in_bfloat16: Report) -> None:
     ours, oracle = answers_of(recipe, "bfloat16"), answers_of_the_readable("bfloat16")
     report = compare_outputs(ours, oracle)
@@ -149,7 +150,7 @@ def test_in_bfloat16_it_rounds_no_more_than_plain_code_does(recipe: Recipe, plai
 
 
 @pytest.mark.parametrize(
-    "recipe", marked([FULL.without("bf16"), FULL.without("bf16", "compile"), PLAIN], quick=FULL.without("bf16"))
+    "recipe", marked([FULL.without("bf16"), FULL.without("bf16", "compile"), PLAIN], compiled=FULL.without("bf16"))
 )
 def test_against_hugging_face(recipe: Recipe) -> None:
     report = compare_outputs(answers_of(recipe, "float64"), answers_of_hugging_face("float64"))

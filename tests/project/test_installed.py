@@ -179,6 +179,7 @@ def test_help_and_version_are_told_without_torch_numpy_or_tyro(installation: Ins
         assert not imported & {"torch", "numpy", "tyro", "rich", "psutil"}
 
 
+@pytest.mark.slow
 def test_assert_same_works_in_the_tests_of_a_project_that_has_a_bench(
     installation: Installation, project: Path
 ) -> None:

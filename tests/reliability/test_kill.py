@@ -63,6 +63,7 @@ def test_after_each_of_ten_random_kills_the_newest_complete_one_is_there(writers
     assert left == [f"step-{step:06d}" for step in (saved, saved + 1)], f"seed {seed}: {left}"
 
 
+@pytest.mark.slow
 def test_a_reader_beside_a_writer_sees_none_but_complete_ones(writers: Writers, memory_path: Path) -> None:
     run = memory_path / "run"
     writers.start(run, 1)

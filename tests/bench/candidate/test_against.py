@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bench.__main__ import main
+from tests.quick import quick
 
 ROOT = Path(__file__).parents[3]
 ERF = "from torch.nn.functional import gelu\nbuild = mutant(MLP, activate=lambda self, x: gelu(x))\n"
@@ -70,7 +71,7 @@ def test_a_difference_is_explained_on_its_side(
     assert f"{right.upper()} against the reference: The same function" in out
 
 
-@pytest.mark.parametrize("width", [60, 80])
+@pytest.mark.parametrize("width", quick([60, 80], 60))
 def test_on_a_narrow_terminal_no_number_is_cut(
     width: int, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -82,11 +83,13 @@ def test_on_a_narrow_terminal_no_number_is_cut(
     assert {f"{one['error']:.1e}" for one in found["pair"]["measurements"] if one["quantity"] == "loss"} <= words
 
 
+@pytest.mark.slow
 def test_two_with_the_same_mistake_are_the_same_as_each_other(folder: Path) -> None:
     status, found = compared("erf.py", "erf.py")
     assert (status, found["a"]["same"], found["b"]["same"]) == (0, False, False)
 
 
+@pytest.mark.slow
 def test_where_one_rounds_both_are_judged_in_float32(folder: Path) -> None:
     status, found = compared("right.py", "rounded.py")
     assert status == 0

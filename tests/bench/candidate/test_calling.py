@@ -17,6 +17,7 @@ from bench.candidate.layouts import LAYOUTS
 from bench.candidate.report import text
 from reference import GPTConfig
 from tests.bench.candidate.written import Written
+from tests.quick import quick
 
 SMALL = GPTConfig(block_size=24, vocab_size=37, n_layer=2, n_head=3, n_embd=24)
 Pair = namedtuple("Pair", "loss logits")
@@ -63,7 +64,16 @@ RETURNED = {
 }
 
 
-@pytest.mark.parametrize("what", RETURNED)
+@pytest.mark.parametrize(
+    "what",
+    quick(
+        RETURNED,
+        "(None, loss) where there are targets",
+        "flattened only where there are targets",
+        "the last position alone where there are none",
+        "an object",
+    ),
+)
 def test_the_logits_are_found_in_what_a_model_returns(what: str) -> None:
     seen = examined(returning(RETURNED[what]))
     assert seen.same, text(seen)
@@ -79,6 +89,7 @@ def test_of_two_tensors_of_that_shape_the_one_named_logits_is_taken() -> None:
         logits_of((None, "loss"), (2, 3, 5))
 
 
+@pytest.mark.slow
 def test_a_loss_without_ignore_index_is_judged_on_targets_that_torch_ignores() -> None:
     seen = examined(returning(lambda x, y: (x, None if y is None else cross_entropy(x, y, -100))))
     assert seen.same, text(seen)

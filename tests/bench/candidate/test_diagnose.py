@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -34,61 +33,10 @@ from tests.bench.candidate.written import (
     mutant,
     per_head_layout,
 )
+from tests.quick import quick
 
 # 13 of 20 tokens: a multiple of nothing
 CONFIG = GPTConfig(block_size=20, vocab_size=29, n_layer=2, n_head=3, n_embd=15)
-
-
-# a quick run has one of each family
-LATER = (
-    "eps 0.001",
-    "eps 0.0001",
-    "eps 1e-08",
-    "eps 1e-12",
-    "eps outside",
-    "unbiased variance",
-    "RMSNorm",
-    "without its",
-)
-LATER += ("1 + weight", "no activation", "ReLU", "SiLU", "sigmoid form", "by the head's width, not", "number of heads")
-LATER += ("multiplied by the root of the head", "see the next", "from itself", "upside down", "one added", "value, -10")
-LATER += ("over the queries", "multiple of 16", "multiple of 32", "multiple of 64", "128", "elements of all heads")
-LATER += ("takes v, k, q", "takes k, v, q", "takes v, q, k", "k_proj is", "v_proj is", "and joined", "bias of mlp")
-LATER += ("both c_proj", "no biases", "q and v exch", "k and v exch", "from the end", "end of the block", "every token")
-LATER += (
-    "embedding multiplied",
-    "around the MLP",
-    "before the MLP",
-    "capped",
-    "probabilities in",
-    "by the root of the width",
-)
-LATER += ("(eps 1e", "reverse order", "two halves", "in turn, besides", "position 0", "neighbours", "QK-norm", "-65504")
-LATER += (
-    "value, -1e3",
-    "value, -100",
-    "value, -1",
-    "added, -1e3",
-    "added, -100",
-    "added, -10",
-    "added, -1",
-    "deviation",
-)
-LATER += ("in bits", "label smoothing", "the last token")
-LATER_CUTS = (
-    "embedding",
-    "q",
-    "v",
-    "k and v",
-    "q, k and v",
-    "weights",
-    "projection",
-    "ln_2",
-    "c_fc",
-    "residual_2",
-    "mlp",
-)
-LATER_CUTS += ("mlp", "ln_1 and ln_2", "residual_1 and residual_2")
 
 
 # masks that only high scores show
@@ -98,16 +46,10 @@ UNSEEN = [cause for cause in HIGH if float(cause.split()[-1]) < -2e4]
 
 
 QUICK = (
-    "LayerNorm with eps 1e-06",
     "the two norms of a block exchanged",
-    "the bias of attn.q_proj left out",
     "q, k and v interleaved by head when fused: rows read as (H, 3, D)",
     "no position embedding",
 )
-
-
-def quick_or_slow(causes: Iterable[str]) -> list[Any]:
-    return [pytest.param(one, marks=[pytest.mark.slow] if any(x in one for x in LATER) else []) for one in causes]
 
 
 def diagnosed(case: Mutant, config: GPTConfig = CONFIG) -> tuple[Any, list[Any]]:
@@ -124,10 +66,7 @@ def diagnosed(case: Mutant, config: GPTConfig = CONFIG) -> tuple[Any, list[Any]]
     return where, causes
 
 
-@pytest.mark.parametrize(
-    "cause",
-    [one if one in QUICK else pytest.param(one, marks=pytest.mark.slow) for one in FORWARD if one not in UNSEEN],
-)
+@pytest.mark.parametrize("cause", quick([one for one in FORWARD if one not in UNSEEN], *QUICK))
 def test_a_known_mistake_is_named_and_located(cause: str) -> None:
     where, causes = diagnosed(FORWARD[cause])
     assert causes, f"nothing explains it; {where.forward}"
@@ -179,6 +118,7 @@ def scaled_by_the_width(model: Written) -> None:
 ERF = mutant(MLP, activate=lambda self, x: F.gelu(x))
 
 
+@pytest.mark.slow
 def test_of_two_mistakes_both_are_named_one_after_the_other() -> None:
     seen = examined(two(ERF, scaled_by_the_width))
     assert seen.where.forward.name == "h.0.scores"
@@ -207,6 +147,7 @@ def test_of_three_mistakes_all_are_named_those_of_the_loss_and_the_gradients_too
     assert {cause.link for cause in seen.causes[1:]} == {"and"}
 
 
+@pytest.mark.slow
 def test_two_mistakes_that_change_the_same_activation_are_both_named() -> None:
     def transposed_too(model: Written) -> None:
         for block in model.transformer.h:
@@ -219,6 +160,7 @@ def test_two_mistakes_that_change_the_same_activation_are_both_named() -> None:
     }
 
 
+@pytest.mark.slow
 def test_what_stays_unexplained_beside_a_known_mistake_is_said() -> None:
     seen = examined(two(mutant(MLP, activate=lambda self, x: x.sin()), scaled_by_the_width))
     (cause,) = seen.causes
@@ -231,7 +173,7 @@ def test_what_stays_unexplained_beside_a_known_mistake_is_said() -> None:
     )
 
 
-@pytest.mark.parametrize("constant", [0.44715, 0.05], ids=["a typing error", "rounded"])
+@pytest.mark.parametrize("constant", quick([0.44715, 0.05], 0.44715))
 def test_a_gelu_with_another_constant_is_named_with_it_and_its_input_is_no_evidence(constant: float) -> None:
     def activate(self: Any, x: Tensor) -> Tensor:
         return 0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + constant * x**3)))
@@ -246,7 +188,7 @@ def test_an_activation_that_is_unknown_is_not_taken_for_none() -> None:
     assert seen.where.forward.name == "h.0.gelu"
 
 
-@pytest.mark.parametrize("value", [-12345.0, -3.5])
+@pytest.mark.parametrize("value", quick([-12345.0, -3.5], -3.5))
 def test_an_additive_mask_of_any_size_is_named_with_its_number(value: float) -> None:
     seen = examined(mutant(Attention, mask=lambda self, s: s + torch.full(s.shape[-2:], value).double().triu(1)))
     assert causes_of(seen) == [f"a finite mask value that is added, {value:g}"]
@@ -288,6 +230,7 @@ def test_on_a_narrow_terminal_no_number_of_the_report_is_cut(width: int, unexpla
     assert cells - {""} <= {word.strip() for line in lines for word in line.split("  ")}
 
 
+@pytest.mark.slow
 def test_what_is_only_near_a_known_mistake_is_named_with_its_own_number() -> None:
     near = mutant(Norm, forward=lambda self, x: F.layer_norm(x, self.weight.shape, self.weight, self.bias, 1.001e-6))
     seen = examined(near)
@@ -309,6 +252,7 @@ def test_what_a_fused_kernel_hides_is_said_to_be_hidden() -> None:
     )
 
 
+@pytest.mark.slow
 def test_when_nothing_can_be_matched_it_says_so_and_names_the_cause_all_the_same() -> None:
     class Opaque(nn.Module):
         """Everything in one scripted function, in shapes of its own."""
@@ -373,7 +317,7 @@ LOSSES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("cause", quick_or_slow(LOSSES))
+@pytest.mark.parametrize("cause", quick(LOSSES, "targets shifted twice", "the sum of the losses, not their mean"))
 def test_a_known_mistake_of_a_loss_is_named(cause: str) -> None:
     seen = examined(lambda config: OwnLoss(config, LOSSES[cause]))
     assert cause in causes_of(seen), seen.causes
@@ -463,9 +407,7 @@ CUTS: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(one, marks=[pytest.mark.slow] if one in LATER_CUTS else []) for one in CUTS]
-)
+@pytest.mark.parametrize("name", quick(CUTS, "positions", "k", "gelu"))
 def test_a_gradient_that_does_not_flow_back_is_named_and_located(name: str) -> None:
     make, cause = CUTS[name]
     seen = examined(make)
@@ -487,6 +429,7 @@ def test_a_head_that_learns_nothing_is_named() -> None:
     assert cause.startswith("the token table gets no gradient from the logits")
 
 
+@pytest.mark.slow
 def test_gradients_that_are_a_multiple_are_said_to_be() -> None:
     def doubled(config: GPTConfig) -> nn.Module:
         model = Written(config)
@@ -504,6 +447,7 @@ def test_gradients_that_are_a_multiple_are_said_to_be() -> None:
     assert causes_of(examined(table_doubled)) == ["the gradient of wte.weight is 2 times the right one"]
 
 
+@pytest.mark.slow
 def test_a_frozen_tensor_is_named() -> None:
     def frozen(config: GPTConfig) -> nn.Module:
         model = Written(config)
@@ -515,6 +459,7 @@ def test_a_frozen_tensor_is_named() -> None:
     assert [m.name for m in seen.failures] == ["h.1.mlp.c_fc.bias"]
 
 
+@pytest.mark.slow
 def test_tables_that_are_not_tied_train_apart() -> None:
     class Untied(Written):
         def __init__(self, config: GPTConfig) -> None:
@@ -530,6 +475,7 @@ def test_tables_that_are_not_tied_train_apart() -> None:
 # Where nothing of it shows in the main comparison
 
 
+@pytest.mark.slow
 def test_a_mistake_that_needs_high_scores_is_found_by_them() -> None:
     make, layout, _ = FORWARD["a finite mask value, -1e4"]
     seen = examined(make, layout)
@@ -538,6 +484,7 @@ def test_a_mistake_that_needs_high_scores_is_found_by_them() -> None:
     assert text(seen).splitlines()[3].startswith("Not the same function: logits, sharper attention off by")
 
 
+@pytest.mark.slow
 def test_a_mistake_at_the_end_of_the_block_is_found_there() -> None:
     seen = examined(mutant(Written, positions=lambda self, T: torch.arange(T).clamp(max=18)))
     assert {m.name for m in seen.failures if m.quantity == "logits"} == {"logits of 20 tokens"}
@@ -590,7 +537,9 @@ def test_nanogpt_is_called_with_targets_and_its_own_loss_is_judged() -> None:
     assert causes_of(examined(Counted)) == ["ignored targets counted as token 0"]
 
 
-@pytest.mark.parametrize("name", ["plain", "every rung that changes the model"])
+@pytest.mark.parametrize(
+    "name", quick(["plain", "every rung that changes the model"], "every rung that changes the model")
+)
 def test_the_optimized_model_is_debugged_with_the_same_tool(name: str) -> None:
     import optimized
 
@@ -615,8 +564,8 @@ def test_the_optimized_model_is_debugged_with_the_same_tool(name: str) -> None:
     "setting,cause,first",
     [
         ({"activation_function": "gelu"}, "GELU in its exact erf form", "h.0.gelu"),
-        ({"layer_norm_epsilon": 1e-6}, "LayerNorm with eps 1e-06", "h.0.ln_1"),
-        ({"scale_attn_weights": False}, "scores not scaled", "h.0.scores"),
+        pytest.param({"layer_norm_epsilon": 1e-6}, "LayerNorm with eps 1e-06", "h.0.ln_1", marks=pytest.mark.slow),
+        pytest.param({"scale_attn_weights": False}, "scores not scaled", "h.0.scores", marks=pytest.mark.slow),
     ],
     ids=["gelu", "eps", "scale"],
 )
@@ -635,6 +584,7 @@ def test_a_setting_of_hugging_face_is_found_out(setting: Any, cause: str, first:
     assert seen.where.forward.name == shown
 
 
+@pytest.mark.slow
 def test_in_a_list_of_heads_a_mistake_is_found_in_their_scores() -> None:
     class Wrong(PerHead):
         def __init__(self, config: GPTConfig) -> None:
@@ -648,6 +598,7 @@ def test_in_a_list_of_heads_a_mistake_is_found_in_their_scores() -> None:
     assert seen.where.forward.name == "h.0.scores"
 
 
+@pytest.mark.slow
 def test_where_q_k_and_v_are_interleaved_a_layout_that_does_not_know_is_found_out() -> None:
     def in_thirds(state: Any, config: GPTConfig) -> Any:
         out = interleaved_layout(state, config)
@@ -661,6 +612,7 @@ def test_where_q_k_and_v_are_interleaved_a_layout_that_does_not_know_is_found_ou
     assert seen.where.forward.name == "h.0.q"
 
 
+@pytest.mark.slow
 def test_in_float32_a_mistake_is_named_too() -> None:
     seen = examined(mutant(MLP, activate=lambda self, x: F.gelu(x)), precision="float32", steps=2)
     assert seen.precision == "float32"

@@ -260,6 +260,7 @@ def test_there_is_no_advice_where_none_is_right() -> None:
     assert advice("nanogpt", lambda config: nn.Linear(3, 4), SMALL) is None
 
 
+@pytest.mark.slow
 def test_biases_that_the_config_does_not_have_are_zero() -> None:
     def always_biased(config: GPTConfig) -> nn.Module:
         return Renamed(GPTConfig(**{**vars(config), "bias": True}), PUBLIC["OPT, fairseq"])

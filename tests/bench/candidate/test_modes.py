@@ -18,6 +18,7 @@ from bench.candidate.refused import Refused
 from bench.candidate.report import text
 from reference import GPT, GPTConfig
 from tests.bench.candidate.written import MLP, Attention, Written, mutant
+from tests.quick import quick
 
 SMALL = GPTConfig(block_size=24, vocab_size=37, n_layer=2, n_head=3, n_embd=24)
 ROOT = Path(__file__).parents[3]
@@ -58,7 +59,11 @@ def dropping(embedding: float = 1.0, weights: float = 1.0, residual: float = 1.0
     return build
 
 
-@pytest.mark.parametrize("make,layout", [(dropping(), "nanogpt"), (GPT, "canonical")], ids=["own", "the reference"])
+@pytest.mark.parametrize(
+    "make,layout",
+    [(dropping(), "nanogpt"), pytest.param(GPT, "canonical", marks=pytest.mark.slow)],
+    ids=["own", "the reference"],
+)
 def test_right_dropout_has_the_expected_loss_and_no_effect_in_eval_mode(make: Any, layout: str) -> None:
     for seed in range(4):
         seen = examined(make, layout, seed=seed)
@@ -76,7 +81,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("what", WRONG)
+@pytest.mark.parametrize("what", quick(WRONG, "none at the embedding"))
 def test_other_dropout_has_another_expected_loss(what: str) -> None:
     make, more = WRONG[what]
     seen = examined(make)

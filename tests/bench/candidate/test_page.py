@@ -13,6 +13,7 @@ from bench.__main__ import main
 from bench.candidate.page import height, page
 from bench.parity import assert_same
 from bench.settings import CompareCandidate
+from tests.quick import quick
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -107,7 +108,7 @@ def test_assert_same_writes_page_and_json_and_says_where(tmp_path: Path) -> None
     assert json.loads(out.with_suffix(".json").read_text())["same"] is False
 
 
-@pytest.mark.parametrize("kind", ["step", "generate"])
+@pytest.mark.parametrize("kind", quick(["step", "generate"], "step"))
 def test_other_audits_write_their_report_as_a_page(kind: str, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     assert main(["compare", f"--{kind}", str(EXAMPLES / f"wrong_{kind}.py"), "--html", str(out)]) == 1

@@ -17,6 +17,7 @@ from bench.candidate.layouts import LAYOUTS
 from bench.candidate.report import text
 from reference import GPTConfig
 from tests.bench.candidate.written import MLP, Attention, Norm, Written, mutant
+from tests.quick import quick
 
 SMALL = GPTConfig(block_size=24, vocab_size=37, n_layer=2, n_head=3, n_embd=24)
 ROOT = Path(__file__).parents[3]
@@ -115,7 +116,7 @@ ROUNDS: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("what", ROUNDS)
+@pytest.mark.parametrize("what", quick(ROUNDS, "a tensor made in the call", "a buffer", "returned logits"))
 def test_a_right_model_with_float32_inside_is_the_same_to_float32_rounding_and_the_place_is_named(
     what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +132,7 @@ def test_a_right_model_with_float32_inside_is_the_same_to_float32_rounding_and_t
     assert seen.causes == []
 
 
+@pytest.mark.slow
 def test_a_constant_that_is_made_when_the_file_is_imported_is_rounding_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,7 +175,7 @@ HIDDEN = {
 }
 
 
-@pytest.mark.parametrize("what", HIDDEN)
+@pytest.mark.parametrize("what", quick(HIDDEN, "an erf GELU"))
 def test_float32_inside_hides_no_difference(what: str) -> None:
     make, cause, first = HIDDEN[what]
     seen = examined(make)
@@ -243,7 +245,7 @@ LOW = {
 }
 
 
-@pytest.mark.parametrize("what", LOW)
+@pytest.mark.parametrize("what", quick(LOW, "float16", "autocast", "converted to bfloat16"))
 def test_a_model_as_it_is_built_rounds_no_more_than_plain_code_may(what: str) -> None:
     make, precision, computed = LOW[what]
     for seed in range(3):

@@ -92,6 +92,7 @@ def test_every_quantity_has_a_measured_rounding_and_no_budget_shrinks() -> None:
     assert allowed == [pytest.approx(3e-11), 1e-12, 1e-4]
 
 
+@pytest.mark.slow
 def test_mini_passes_and_a_mask_that_is_not_low_enough_is_seen_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench.candidate.examine, "LARGE", 1000)  # diagnosed at the test size
     config = replace(SIZES["mini"], dropout=0.0, block_size=32, vocab_size=512)

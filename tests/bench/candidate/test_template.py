@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import main
+from tests.quick import quick
 
 ROOT = Path(__file__).parents[3]
 IMPORTS = "from dataclasses import dataclass\nfrom tests.bench.candidate.written import PerHead, Written\n"
@@ -70,7 +71,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", quick(MODULES, "arguments", "a dataclass", "heads apart"))
 def test_a_wrapper_is_right_as_it_is_written(
     name: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,7 +129,7 @@ def test_what_cannot_be_wrapped_is_refused_in_one_line(
     assert captured.out == ""
 
 
-@pytest.mark.parametrize("name", ["code", 'mein "Code" für ☃'])
+@pytest.mark.parametrize("name", quick(["code", 'mein "Code" für ☃'], 'mein "Code" für ☃'))
 def test_a_wrapper_finds_a_file_in_another_folder_and_is_ascii(name: str, folder: Path) -> None:
     (folder / name).mkdir()
     (folder / name / "model.py").write_text(IMPORTS + "class GPT(Written): pass\n")
@@ -149,6 +150,7 @@ def test_a_wrapper_finds_a_file_in_another_folder_and_is_ascii(name: str, folder
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_example_of_torchs_own_layers_needs_a_wrapper_of_one_line_and_no_layout(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -340,6 +340,7 @@ def test_every_variant_of_hugging_face_is_a_contender() -> None:
     assert set(LIBRARIES) <= {name for row in CPU.rows for name in row.contenders}
 
 
+@pytest.mark.slow
 def test_a_compiled_hugging_face_generates_without_the_compiler_and_stays_compiled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -367,6 +368,7 @@ def test_x_transformers_is_the_same_function_without_biases_by_the_candidate_too
     assert seen.same, text(seen)
 
 
+@pytest.mark.slow
 def test_x_transformers_lacks_only_biases() -> None:
     here("x-transformers")
     from bench.contenders import xtransformers

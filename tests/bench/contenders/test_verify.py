@@ -58,9 +58,9 @@ def same(config: GPTConfig, precision: str) -> list[str]:
     "precision, config",
     [
         ("float64", CONFIG),
-        ("float64", replace(CONFIG, bias=False)),
+        pytest.param("float64", replace(CONFIG, bias=False), marks=pytest.mark.slow),
         ("float32", CONFIG),
-        ("bfloat16", CONFIG),
+        pytest.param("bfloat16", CONFIG, marks=pytest.mark.slow),
         pytest.param("float32", replace(CONFIG, bias=False), marks=pytest.mark.slow),
         pytest.param("bfloat16", replace(CONFIG, bias=False), marks=pytest.mark.slow),
     ],

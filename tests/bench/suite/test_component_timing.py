@@ -189,6 +189,7 @@ def test_a_peak_of_0_bytes_is_unknown(seen: int, written: int | None, monkeypatc
         assert row["memory"] == written
 
 
+@pytest.mark.slow
 def test_a_group_is_measured_in_a_process_of_its_own_with_our_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(COMPONENTS, "batches", toy("batches"))  # does not affect the child process
     argument = {"workload": "smoke", "device": "cpu", "threads": 3, "group": "batches", "seconds": 0.05}

@@ -76,6 +76,7 @@ def run(store: Path, factor: float, *options: str) -> subprocess.CompletedProces
         return bench(*few, *own, *options, path=store)
 
 
+@pytest.mark.slow
 def test_autosave_keeps_the_samples_as_they_were_taken(store: Path) -> None:
     (saved,) = store.glob("*/0001_*.json")
     found: list[dict[str, Any]] = json.loads(saved.read_text())["benchmarks"]

@@ -20,6 +20,7 @@ from optimized.generation import left_pad
 from reference.gpt import GPT
 from reference.sampling import generate as readable
 from tests.bench.text_generation.mutants import EDITS, OTHER_STREAM, PLAIN, RIGHT
+from tests.quick import quick
 
 
 def audited(source: str, folder: Path) -> Audit:
@@ -34,12 +35,10 @@ def names(found: Audit) -> list[str]:
     return ["; ".join(mistake.what for mistake in one.mistakes) for one in found.explanations]
 
 
-QUICK = ("samples", "first", "softmax_twice", "not_passed_on", "seeds", "before_last", "ties", "zeros")
+QUICK = ("samples", "not_passed_on", "before_last", "ties")
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in EDITS]
-)
+@pytest.mark.parametrize("name", quick(EDITS, *QUICK))
 def test_a_planted_mistake_is_named_and_no_other(name: str, tmp_path: Path) -> None:
     found = audited(EDITS[name].source(), tmp_path)
     assert not found.same
@@ -47,10 +46,7 @@ def test_a_planted_mistake_is_named_and_no_other(name: str, tmp_path: Path) -> N
     assert all(EDITS[name].cause in words for words in names(found)), names(found)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name if name in ("example", "plain", "mingpt") else pytest.param(name, marks=pytest.mark.slow) for name in RIGHT],
-)
+@pytest.mark.parametrize("name", quick(RIGHT, "example", "mingpt"))
 def test_a_right_generator_is_the_same_however_it_is_written(name: str, tmp_path: Path) -> None:
     found = audited(RIGHT[name], tmp_path)
     assert found.same, report(found)
@@ -65,7 +61,7 @@ def test_the_readable_generator_is_the_same_in_every_probe() -> None:
     assert all(one.fits is None for one in found.outcomes)
 
 
-@pytest.mark.parametrize("name", OTHER_STREAM)
+@pytest.mark.parametrize("name", quick(OTHER_STREAM, "exponential"))
 def test_another_use_of_the_random_stream_is_no_difference(name: str, tmp_path: Path) -> None:
     found = audited(PLAIN.replace(*OTHER_STREAM[name]), tmp_path)
     assert found.same, report(found)
@@ -137,6 +133,7 @@ def test_what_moves_no_token_is_a_note(tmp_path: Path) -> None:
     assert "arguments left at their defaults: stop_at" in found.notes
 
 
+@pytest.mark.slow
 def test_a_list_of_prompts_that_grows_in_place_is_a_note(tmp_path: Path) -> None:
     found = audited(RIGHT["prompts"].replace("text = list(prompt)", "text, prompt = prompt, list(prompt)"), tmp_path)
     assert found.same

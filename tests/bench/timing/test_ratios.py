@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bench.timing.ratios import Ratio, ratio, ratio_over_launches, rounds_within, spread, synchronise, time_calls
+from tests.quick import quick
 
 
 class Device:
@@ -110,7 +111,7 @@ def test_intervals_of_few_rounds_have_less_confidence_and_keep_it(rounds: int, s
         assert coverage <= said + 0.04, f"{coverage:.0%} contain it: the confidence could be higher than {said:.0%}"
 
 
-@pytest.mark.parametrize("noise", [False, True])
+@pytest.mark.parametrize("noise", quick([False, True], False))
 def test_intervals_of_three_launches_of_two_rounds_have_at_least_their_confidence(noise: bool) -> None:
     runs = [biased(3, seed, rounds=2) for seed in range(600)]
     if not noise:  # only launches differ: then the confidence is exact

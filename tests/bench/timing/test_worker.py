@@ -57,6 +57,7 @@ def test_a_worker_does_every_task_and_measures_its_memory() -> None:
     assert all(process.poll() is not None for process in processes), "a worker is left over"
 
 
+@pytest.mark.slow
 def test_a_failure_is_reported_by_its_last_line_and_ends_the_other_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[subprocess.Popen[str]] = []
     usual = child_process.launch

@@ -16,6 +16,7 @@ from bench.training_step.hyperparameters import Hyperparameters
 from bench.training_step.report import explained, text
 from reference.training.step import build_step as readable
 from tests.bench.training_step.mutants import EDITS, RIGHT, Edit
+from tests.quick import quick
 
 
 def build_of(source: str, folder: Path) -> Callable[..., Any]:
@@ -41,12 +42,10 @@ def assert_named(found: Audit, *cause: str) -> None:
         assert all(any(part in word for word in words) for part in cause), words
 
 
-QUICK = ("mean_of_means", "clipped_each", "l2", "eps_before_correction", "zero_first", "forgets_positions")
+QUICK = ("mean_of_means", "l2", "zero_first")
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in EDITS]
-)
+@pytest.mark.parametrize("name", quick(EDITS, *QUICK))
 def test_a_planted_mistake_is_named_and_no_other(name: str, tmp_path: Path) -> None:
     edit = EDITS[name]
     assert_named(audit(build_of(edit.source(), tmp_path), unequal=name == "mean_of_means"), *edit.cause)
@@ -69,6 +68,7 @@ def test_the_readable_step_is_the_same_and_takes_one_batch_without_accumulation(
     assert found.notes == ["the step takes one batch: accumulation of gradients was not tested"]
 
 
+@pytest.mark.slow
 def test_a_mean_of_means_is_the_same_step_where_sizes_are_equal(tmp_path: Path) -> None:
     build = build_of(EDITS["mean_of_means"].source(), tmp_path)
     assert audit(build, unequal=False).same
@@ -77,7 +77,7 @@ def test_a_mean_of_means_is_the_same_step_where_sizes_are_equal(tmp_path: Path) 
 PAIRS = [("l2", "usual_betas"), ("decays_nothing", "zero_first"), ("not_clipped", "mean_of_means")]
 
 
-@pytest.mark.parametrize("pair", [PAIRS[0], *(pytest.param(pair, marks=pytest.mark.slow) for pair in PAIRS[1:])])
+@pytest.mark.parametrize("pair", quick(PAIRS, PAIRS[0]))
 def test_two_mistakes_at_once_are_both_named(pair: tuple[str, str], tmp_path: Path) -> None:
     assert_named(*both(pair, tmp_path))
 
@@ -117,6 +117,7 @@ def test_a_step_that_raises_is_refused_with_its_place(tmp_path: Path) -> None:
         audit(build)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_the_last_micro_batch_s_is_a_remark(tmp_path: Path) -> None:
     build = build_of(RIGHT.read_text().replace("return total", "return loss.detach() * 3"), tmp_path)
     found = audit(build, unequal=False)
@@ -124,6 +125,7 @@ def test_a_loss_that_is_the_last_micro_batch_s_is_a_remark(tmp_path: Path) -> No
     assert found.notes == ["the returned loss is the last micro-batch's, not the mean of all"]
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_are_a_difference(tmp_path: Path) -> None:
     build = build_of(RIGHT.read_text().replace('lr"] = ', "lr\"] = float('nan') * "), tmp_path)
     found = audit(build, unequal=False)

@@ -219,6 +219,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.slow
 def test_environment_variables_name_the_hub_and_the_cache_and_switch_it_off(hub: Hub, tmp_path: Path) -> None:
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", LOADER], cwd=Path(__file__).parents[3], **pipes) as process:

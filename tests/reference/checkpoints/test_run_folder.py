@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,17 @@ def test_each_record_is_in_the_file_as_soon_as_it_is_appended(run: Path) -> None
     log.append({"step": 8, "loss": 1.25})
     assert read_log(run)[-1] == {"step": 8, "loss": 1.25}
     log.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, a device that is always full")
+def test_a_full_disk_is_reported_with_the_name_of_the_log(run: Path) -> None:
+    log = Log(run, 6)
+    log.close()
+    log._file = Path("/dev/full").open("a", encoding="utf-8")  # noqa: SIM115  # closed below
+    with pytest.raises(OSError, match=f"No space left on device: '{run / 'log.jsonl'}'"):
+        log.append({"step": 8, "loss": 1.25})
+    with suppress(OSError):  # what it still holds
+        log.close()
 
 
 @pytest.mark.parametrize("step, kept, validated", [(6, 5, {0, 4}), (5, 4, {0, 4}), (3, 2, {0}), (0, 1, {0})])

@@ -54,6 +54,7 @@ def test_a_mistake_is_one_line_on_standard_error_and_status_2_without_a_tracebac
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough_ends_a_sample_quietly(trained: Path) -> None:
     command = f"{sys.executable} -m reference sample {trained} --tokens 2000 --device cpu | head -c 5"
     result = subprocess.run(

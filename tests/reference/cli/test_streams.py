@@ -1,4 +1,4 @@
-"""A command's standard streams: closed ones, and encodings that lack a character."""
+"""A command's standard streams: closed ones, full ones, and encodings that lack a character."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ def run(folder: Path, redirections: str, **variables: str) -> subprocess.Complet
     return subprocess.run(command, capture_output=True, env=env, stdin=subprocess.DEVNULL, timeout=60, check=False)
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_what_is_printed_to_a_closed_stream_goes_nowhere_and_not_into_a_file(tmp_path: Path, closed: str) -> None:
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", "2>/dev/full"])
+def test_what_is_printed_to_a_closed_stream_or_to_errors_on_a_full_disk_goes_nowhere_and_not_into_a_file(
+    tmp_path: Path, closed: str
+) -> None:
     done = run(tmp_path, closed)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "file").read_text() == "a checkpoint"
@@ -40,3 +42,12 @@ def test_a_character_that_the_encoding_lacks_is_a_question_mark(tmp_path: Path, 
     done = run(tmp_path, "", PYTHONIOENCODING=encoding)
     assert done.returncode == 0, done.stderr
     assert done.stdout.decode(encoding).splitlines()[-1] == printed
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, a device that is always full")
+def test_a_report_that_cannot_be_written_does_not_say_different() -> None:
+    asked = ("-m", "bench", "compare", "--template", "examples/my_gpt.py:GPT")
+    command = ["sh", "-c", 'exec "$@" > /dev/full', "sh", sys.executable, *asked]
+    root = Path(__file__).parents[3]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (2, "error: No space left on device")

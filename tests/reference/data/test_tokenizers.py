@@ -157,6 +157,7 @@ def test_gpt2_ids_equal_hugging_faces(gpt2, hugging_face, text):
     assert gpt2.encode(text, allow_special=True) == hugging_face(text)["input_ids"]
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(text=texts)
 def test_gpt2_ids_equal_hugging_faces_for_any_text(gpt2, hugging_face, text):

@@ -138,6 +138,7 @@ def test_with_a_norm_the_size_of_the_weights_does_not_matter_at_first(gain):
         assert float((scores[kind, 1.0] - scores[kind, gain]).norm() / scores[kind, 1.0].norm()) < 0.05
 
 
+@pytest.mark.slow
 def test_a_deep_network_with_small_weights_learns_only_with_a_norm():
     contexts = torch.randint(27, (400, 3), generator=dice())
     targets = contexts[:, 2]  # say again what was said last

@@ -89,6 +89,7 @@ def test_the_untrained_network_says_the_printed_nonsense():
     )
 
 
+@pytest.mark.slow
 def test_2000_steps_bring_the_whole_text_from_4_6_to_3_1(shakespeare):
     _, ids = first_nine_tenths(shakespeare)
     counts = bigram.count_pairs(ids, 65)
@@ -221,6 +222,7 @@ def test_descent_ends_at_the_counts():
     assert distance < 1e-9, f"probabilities {distance:.1e} away from the counted ones, allowed 1e-9"
 
 
+@pytest.mark.slow
 def test_training_on_random_batches_comes_near_the_counts(rhyme):
     V, ids = rhyme
     counts = bigram.count_pairs(ids, V)

@@ -130,6 +130,7 @@ def test_the_cuts_are_those_of_tiktokens_pattern(text):
     assert "".join(split(text)) == text
 
 
+@pytest.mark.slow
 def test_the_white_space_is_unicodes():
     spaces = regex.compile(r"\s")
     ours = bpe.re.compile(f"[{bpe.SPACES}]")
@@ -197,6 +198,7 @@ def test_no_token_reaches_over_a_cut():
     assert {token for token in tokens_of(learned)[256:] if b"g" in token} == {b"dog", b" dog"}
 
 
+@pytest.mark.slow
 def test_a_text_comes_out_as_short_as_with_the_tokenizers_library():
     """Not token by token: of equally frequent pairs the library takes another one first."""
     pytest.importorskip("tokenizers")

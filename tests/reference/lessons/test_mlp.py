@@ -77,6 +77,7 @@ def test_with_two_numbers_a_letter_and_100_neurons_it_has_3481_parameters():
     assert sum(p.numel() for p in MLP(dice(), width=2, hidden=100).parameters()) == 3481
 
 
+@pytest.mark.slow
 def test_32_examples_of_a_few_names_are_learned_by_heart_as_far_as_they_can_be():
     """As the notebook does with five names: 3,481 numbers for 32 examples; it ends near 0.2552."""
     contexts, targets = examples(["emma", "olivia", "ava", "isabella", "sophia"], block=3)
@@ -90,6 +91,7 @@ def test_32_examples_of_a_few_names_are_learned_by_heart_as_far_as_they_can_be()
     assert least < mlp.loss_on(model, (contexts, targets)) < 0.30
 
 
+@pytest.mark.slow
 def test_training_beats_knowing_the_letters_shares(names):
     training, validation, _ = (examples(part, block=3) for part in split_names(names))
     model = MLP(dice(), hidden=64)

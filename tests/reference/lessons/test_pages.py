@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from reference.lessons import drawing
+from tests.quick import quick
 from tests.reference.lessons.pages import (
     AGAIN,
     FOLDER,
@@ -69,10 +70,10 @@ def close(a: float, b: float) -> bool:
     return abs(a - b) <= max(ALLOWED["absolute"], ALLOWED["relative"] * max(abs(a), abs(b)))
 
 
-BRIEF = ("manual_backprop", "wavenet", "attention_steps", "bpe")  # seconds, and not half a minute in all
+BRIEF = ("manual_backprop", "attention_steps")
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in BRIEF else pytest.mark.slow) for n in ORDER])
+@pytest.mark.parametrize("name", quick(ORDER, *BRIEF))
 def test_the_page_has_the_words_and_pictures_of_the_lesson(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: dict[str, object] = {}
 
@@ -167,7 +168,7 @@ def alike(a: dict[str, object], b: dict[str, object]) -> bool:
 # ---- The full sizes, which take too long to be trained again ----
 
 
-@pytest.mark.parametrize("text", ["counting", "stories", "code", "shakespeare"])
+@pytest.mark.parametrize("text", quick(["counting", "stories", "code", "shakespeare"], "stories"))
 def test_the_page_of_the_full_sizes_has_the_words_and_pictures_of_the_lesson(
     text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -156,6 +156,7 @@ def test_the_least_loss_is_what_the_rhyme_leaves_open():
     assert tiny_gpt.least_loss(torch.tensor([0] * 7 + [1])) == pytest.approx(math.log(2) * 2 / 12)
 
 
+@pytest.mark.slow
 def test_it_learns_most_of_the_rhyme_in_a_tenth_of_the_steps(rhyme):
     _, ids = rhyme
     model = model_with_seed(1337)
