@@ -100,6 +100,8 @@ def described(error: BaseException) -> str:
     """An expected error as one line."""
     if isinstance(error, KeyboardInterrupt):
         return interrupts.farewell(str(error))
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        return f"error: {error.object!a} has bytes that are no text in this locale: set PYTHONUTF8=1"
     if isinstance(error, OSError) and error.filename is None and error.strerror:
         return f"error: {error.strerror}"  # of a stream, whose name would be a number: a full disk
     return f"error: {' '.join(str(error).split())}"

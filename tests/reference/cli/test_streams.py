@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,3 +52,23 @@ def test_a_report_that_cannot_be_written_does_not_say_different() -> None:
     root = Path(__file__).parents[3]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr.splitlines()[-1]) == (2, "error: No space left on device")
+
+
+@pytest.mark.slow
+def test_a_path_that_the_locale_cannot_read_is_one_line_with_what_to_do(tmp_path: Path) -> None:
+    file = tmp_path / "dürre.py"
+    file.write_text((Path(__file__).parents[3] / "examples" / "my_gpt.py").read_text())
+    command = [sys.executable, "-m", "bench", "compare", "--candidate", f"{file}:build", "--steps", "0"]
+    env = {"PYTHONPATH": str(Path(__file__).parents[3]), "PATH": "/usr/bin:/bin"}
+    ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = subprocess.run(command, env=env | ascii_only, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert re.search(
+        r"^error: '.*d\\udcc3\\udcbcrre.py.*' has bytes that are no text in this locale: set PYTHONUTF8=1$",
+        done.stderr,
+        re.MULTILINE,
+    )
+    advised = subprocess.run(
+        command, env=env | ascii_only | {"PYTHONUTF8": "1"}, capture_output=True, timeout=120, check=False
+    )
+    assert advised.returncode == 0
