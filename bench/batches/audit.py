@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from bench.batches.record import Batch, Loader
-from bench.candidate.fault import Fault
-from bench.candidate.refused import Refused
+from bench.user_code.fault import Fault
+from bench.user_code.refused import Refused
 
 BATCH, BLOCK = 3, 8
 TOKENS = BATCH * BLOCK * 12 + 5  # 12 whole batches in an epoch, and a tail

@@ -1,12 +1,13 @@
-"""Print the result of testing a data loader."""
+"""The result of testing a data loader."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from bench.batches.audit import BATCH, BLOCK, TOKENS, WORLDS, Audit
-from bench.candidate.fault import in_lines, number_of
-from bench.formatting import WIDTH, Writer, as_text
+from bench.user_code.fault import in_lines, number_of
+from bench.user_code.report import Report
 
 DONE = {
     "seed": "the same seed gives the same batches",
@@ -19,20 +20,31 @@ OF_KIND = {
 }
 
 
-def text(found: Audit, width: int = WIDTH) -> str:
-    """The report as plain text."""
-    return as_text(lambda console: show(found, console), width)
+def report(found: Audit) -> Report:
+    """The report of an audit."""
+    return Report(
+        found.name,
+        f"on a text of {TOKENS} tokens",
+        f"batches of {BATCH} x {BLOCK} tokens; {found.seen} in the first stream",
+        verdict(found),
+        found.right,
+        values(found),
+        lambda width: {"What is wrong": in_lines(found.faults), "Notes": [f"- {note}" for note in found.notes]},
+    )
 
 
-def show(found: Audit, console: Any) -> None:
-    """Print the report on a rich console."""
-    writer = Writer(console)
-    writer.line()
-    writer.line(f"{found.name}, on a text of {TOKENS} tokens")
-    writer.line(f"batches of {BATCH} x {BLOCK} tokens; {found.seen} in the first stream", style="dim")
-    writer.line()
-    writer.line(verdict(found), style="bold" if found.right else "bold red")
-    writer.sections({"What is wrong": in_lines(found.faults), "Notes": [f"- {note}" for note in found.notes]})
+def values(found: Audit) -> dict[str, Any]:
+    """The result as plain values, for --json."""
+    return {
+        "kind": "batches",
+        "loader": found.name,
+        "right": found.right,
+        "takes": sorted(found.takes),
+        "order": found.kind,
+        "batches_per_epoch": found.batches or None,
+        "faults": [asdict(one) for one in found.faults],
+        "notes": found.notes,
+    }
 
 
 def verdict(found: Audit) -> str:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from bench.candidate.recorder import only_python, submodules_named, tensors_in
-from bench.candidate.refused import innermost_own_frame
+from bench.user_code.refused import innermost_own_frame
 
 DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout)
 RANDOM = {"bernoulli", "bernoulli_", "rand", "rand_like", "randn", "randn_like", "normal", "multinomial", "randint"}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bench.candidate.adapter import Build, Candidate
-from bench.candidate.refused import called
+from bench.user_code.refused import called
 from reference.config import GPTConfig
 from reference.gpt import GPT
 

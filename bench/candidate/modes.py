@@ -21,11 +21,11 @@ from bench.candidate.examination import DROPPED, EXPECTED, TRAIN, Examination, U
 from bench.candidate.initial_weights import initial_remarks
 from bench.candidate.layouts import Layout
 from bench.candidate.recorder import only_python, tensors_in
-from bench.candidate.refused import called
 from bench.candidate.traced_gpt import Changes, traced_forward
 from bench.candidate.validate import built, learned, logits_at
 from bench.numerics.errors import Measurement, distance
 from bench.numerics.outputs import Batch
+from bench.user_code.refused import called
 from reference.config import GPTConfig
 from reference.gpt import GPT
 

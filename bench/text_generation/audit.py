@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.candidate.refused import Refused
 from bench.text_generation import probes as given_probes
 from bench.text_generation.calling import Function, generated, understand
 from bench.text_generation.distribution import p_value
-from bench.text_generation.known_mistakes import MISTAKES, Mistake, combined, possible, singles_and_pairs
+from bench.text_generation.known_mistakes import MISTAKES, possible
 from bench.text_generation.model import CONFIG, FORMS, Calls, Form, UserGPT
 from bench.text_generation.probes import Probe, Settings
 from bench.text_generation.variant import (
@@ -31,6 +30,8 @@ from bench.text_generation.variant import (
     probabilities,
     text,
 )
+from bench.user_code.mistake import Mistake, combined, singles_and_pairs
+from bench.user_code.refused import Refused
 
 RIGHT_DRAWS = tuple(draw for draw in Draw if draw is not Draw.ARGMAX)
 DRAWS = 4000  # tokens for a distribution, drawn in one batch
@@ -244,7 +245,7 @@ class Auditor:
 
     def explains(self, mistakes: tuple[Mistake, ...], outcomes: list[Outcome], by_distribution: bool) -> bool:
         """Whether mistakes reproduce every probe; those that differ first, as they decide soonest."""
-        variant = combined(mistakes)
+        variant = combined(Variant(), mistakes)
         for one in sorted(outcomes, key=lambda one: one.same):
             if by_distribution and not one.probe.settings.greedy and not one.same:
                 if not self.fits(variant, one.probe.settings) >= REJECTED:

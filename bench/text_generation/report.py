@@ -1,48 +1,75 @@
-"""Print the result of testing a generator."""
+"""The result of testing a generator."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from bench.formatting import WIDTH, Fitted, Writer, as_text, plain_table
+from bench.formatting import plain_table
 from bench.text_generation.audit import Audit, Outcome
 from bench.text_generation.model import CONFIG
+from bench.user_code.report import Report
 
 MOST = 4  # causes that are listed
 
 
-def text(found: Audit, width: int = WIDTH) -> str:
-    """The report as plain text."""
-    return as_text(lambda console: show(found, console), width)
-
-
-def show(found: Audit, console: Any) -> None:
-    """Print the report on a rich console."""
-    writer = Writer(console)
-    writer.line()
-    writer.line(f"{found.name}, against reference/sampling.py in float64")
-    writer.line(
+def report(found: Audit) -> Report:
+    """The report of an audit."""
+    return Report(
+        found.name,
+        "against reference/sampling.py in float64",
         f"a GPT with {CONFIG.n_layer} layers, width {CONFIG.n_embd}, block {CONFIG.block_size}, vocabulary "
         f"{CONFIG.vocab_size}; random weights",
-        style="dim",
-    )
-    writer.line()
-    writer.line(verdict(found), style="bold" if found.same else "bold red")
-    writer.line()
-    console.print(Fitted(table(found)))
-    writer.sections(
-        {
+        verdict(found),
+        found.same,
+        values(found),
+        lambda width: {
             "First difference": first_difference(found),
             "Likely cause": causes(found),
             "Not judged": unjudged(found),
             "Notes": [f"- {note}" for note in found.notes],
-        }
+        },
+        table(found),
     )
 
 
 def tokens(outcomes: list[Outcome]) -> int:
     """The number of tokens in some probes."""
     return sum(len(row) for one in outcomes for row in one.rows)
+
+
+def values(found: Audit) -> dict[str, Any]:
+    """The result as plain values, for --json."""
+    return {
+        "kind": "text_generation",
+        "generate": found.name,
+        "same": found.same,
+        "texts": [
+            {
+                "title": one.probe.title,
+                "prompts": one.probe.prompts,
+                "new_tokens": one.probe.new,
+                "temperature": one.probe.settings.temperature,
+                "top_k": one.probe.settings.top_k,
+                "top_p": one.probe.settings.top_p,
+                "same": one.same,
+                "yours": one.rows,
+                "reference": one.expected or one.rows,
+                "draw": None if one.draw is None else str(one.draw),
+                "p_value": one.fits,
+            }
+            for one in found.outcomes
+        ],
+        "causes": [
+            {
+                "mistakes": [mistake.what for mistake in one.mistakes],
+                "remedies": [mistake.remedy for mistake in one.mistakes],
+                "by_distribution": one.by_distribution,
+            }
+            for one in found.explanations
+        ],
+        "unjudged": {one.title: one.why for one in found.unjudged},
+        "notes": found.notes,
+    }
 
 
 def verdict(found: Audit) -> str:

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from bench.numerics.budgets import BUDGETS
 from bench.training_step.hyperparameters import Hyperparameters
-from bench.training_step.known_mistakes import Mistake, combined, singles_and_pairs
+from bench.training_step.known_mistakes import MISTAKES
 from bench.training_step.rates import name_of
 from bench.training_step.record import EQUAL, UNEQUAL, Recorded, initial, record
 from bench.training_step.variant import Arithmetic, Parts, Variant
+from bench.user_code.mistake import Mistake, combined, singles_and_pairs
 
 UPDATE = BUDGETS["float64"].update
 assert UPDATE is not None
@@ -206,7 +207,7 @@ def explanations(run: Run, given: Hyperparameters, parts: Parts, known: Sequence
     Args:
         known: explanations of another run of this step, tried first
     """
-    tried = dict.fromkeys([(), *(one.mistakes for one in known), *singles_and_pairs()])
+    tried = dict.fromkeys([(), *(one.mistakes for one in known), *singles_and_pairs(MISTAKES)])
     fewest: int | None = None
     for mistakes in tried:
         if fewest is not None and len(mistakes) > fewest:
@@ -219,7 +220,7 @@ def explanations(run: Run, given: Hyperparameters, parts: Parts, known: Sequence
 
 def explanation(mistakes: tuple[Mistake, ...], run: Run, given: Hyperparameters, parts: Parts) -> Explanation | None:
     """Test whether mistakes reproduce every step of a run; None if they do not."""
-    found = fit(combined(mistakes), run.recorded, given, parts, run.trained)
+    found = fit(combined(Variant(), mistakes), run.recorded, given, parts, run.trained)
     if not found.explains:
         return None
     schedule = name_of(found.rates, given)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.candidate.refused import Refused, called
 from bench.numerics.inputs import sharp_state_dict
 from bench.training_step.hyperparameters import Hyperparameters
+from bench.user_code.refused import Refused, called
 from reference.config import GPTConfig
 from reference.gpt import GPT
 

@@ -1,5 +1,6 @@
 """A training step's arithmetic from gradients to new weights, with each choice that people make differently.
 
+Of each kind of choice, the first is the readable step's; the words of the others are those of a known mistake.
 Everything is a vector of all parameters, so that a variant takes a millisecond per step: hundreds can be tried.
 """
 
@@ -23,78 +24,78 @@ class Sum(StrEnum):
     """How the gradients of micro-batches become one."""
 
     TOKENS = "the mean over all targets"
-    MEANS = "the mean of the micro-batches' means"
-    UNDIVIDED = "the sum of the micro-batches' means"
-    TWICE_DIVIDED = "divided twice by the number of micro-batches"
-    LAST = "the last micro-batch alone"
-    LAST_DIVIDED = "the last micro-batch alone, divided by the number of micro-batches"
-    LAST_WEIGHED = "the last micro-batch alone, by its share of all targets"
-    FIRST = "the first micro-batch alone"
-    TARGETS = "the sum over all targets"
+    MEANS = "micro-batches of unequal size weigh the same (a mean of means)"
+    UNDIVIDED = "the loss is not divided by the number of micro-batches"
+    TWICE_DIVIDED = "the loss is divided twice by the number of micro-batches"
+    LAST = "gradients are cleared before every micro-batch: only the last one counts"
+    LAST_DIVIDED = "gradients are cleared before every micro-batch: only the last one counts, divided by their number"
+    LAST_WEIGHED = "gradients are cleared before every micro-batch: only the last one counts, by its share of targets"
+    FIRST = "only the first micro-batch is used"
+    TARGETS = "the loss is a sum over targets, not their mean"
 
 
 class Clip(StrEnum):
     """What is clipped."""
 
     JOINT = "the joint norm"
-    NONE = "nothing"
-    TENSOR = "each tensor's norm"
-    VALUE = "each value"
-    MICRO = "the norm after each micro-batch"
-    MICRO_AND_JOINT = "the norm after each micro-batch, and once more"
-    UNDIVIDED = "the norm before the division by the number of micro-batches"
-    SCALED = "the norm of gradients that are still multiplied by the loss scale"
-    HALF = "the norm, with half the limit"
-    TRAINED = "the norm of the tensors that are trained"
+    NONE = "gradients are not clipped, or only after the update"
+    TENSOR = "each tensor is clipped by its own norm"
+    VALUE = "each value is clipped (clip_grad_value_)"
+    MICRO = "gradients are clipped after each micro-batch"
+    MICRO_AND_JOINT = "gradients are clipped after each micro-batch, and once more"
+    UNDIVIDED = "gradients are clipped before they are divided by the number of micro-batches"
+    SCALED = "gradients are clipped while they are multiplied by the loss scale"
+    HALF = "the limit of clipping is half of what was given"
+    TRAINED = "the joint norm leaves out tensors that are not trained"
 
 
 class Decay(StrEnum):
     """Where weight decay enters."""
 
     DECOUPLED = "multiplies the weights before the update"
-    GRADIENT = "adds to the gradient (L2)"
-    UNSCALED = "is not multiplied by the learning rate"
-    AFTER = "multiplies the weights after the update"
+    GRADIENT = "weight decay adds to the gradient (L2, torch.optim.Adam)"
+    UNSCALED = "weight decay is not multiplied by the learning rate"
+    AFTER = "weights decay after the update, not before"
 
 
 class Decayed(StrEnum):
     """The tensors that decay."""
 
     MATRICES = "tensors of two dimensions"
-    ALL = "all"
-    NONE = "none"
-    NOT_BIASES = "all but biases"
-    NOT_NORMS = "all but norms"
-    LINEAR = "weights of linear layers, not embeddings"
-    NOT_POSITIONS = "tensors of two dimensions, not positions"
-    VECTORS = "tensors of one dimension"
+    ALL = "every tensor decays, biases and norms too"
+    NONE = "nothing decays"
+    NOT_BIASES = "norm gains decay"
+    NOT_NORMS = "biases of linear layers decay"
+    LINEAR = "embeddings do not decay"
+    NOT_POSITIONS = "the position table does not decay"
+    VECTORS = "the groups are exchanged: biases and norms decay, matrices do not"
 
 
 class Update(StrEnum):
     """The optimizer."""
 
     ADAM = "Adam's"
-    AMSGRAD = "AMSGrad's"
-    NESTEROV = "NAdam's"
-    SGD = "the gradient"
-    SIGN = "the sign of the first moment (Lion)"
+    AMSGRAD = "AMSGrad"
+    NESTEROV = "NAdam"
+    SGD = "plain gradient descent (SGD)"
+    SIGN = "Lion"
 
 
 class Corrected(StrEnum):
     """The moments that are corrected for starting at zero."""
 
     BOTH = "both moments"
-    NEITHER = "neither moment"
-    FIRST = "the first moment"
-    SECOND = "the second moment"
+    NEITHER = "no bias correction"
+    FIRST = "bias correction of the first moment alone"
+    SECOND = "bias correction of the second moment alone"
 
 
 class Eps(StrEnum):
     """Where eps is added."""
 
     OUTSIDE = "to the root of the corrected second moment"
-    BEFORE = "to the root of the second moment before its correction"
-    INSIDE = "to the second moment, inside the root"
+    BEFORE = "eps is added before the bias correction of the second moment"
+    INSIDE = "eps is inside the root"
 
 
 @dataclass(frozen=True)

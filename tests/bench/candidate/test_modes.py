@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from bench.candidate.examination import DROPPED, EXPECTED, STANDARD_ERRORS, TRAIN, Examination
 from bench.candidate.examine import examine
 from bench.candidate.layouts import LAYOUTS
-from bench.candidate.refused import Refused
 from bench.candidate.report import text
+from bench.user_code.refused import Refused
 from reference import GPT, GPTConfig
 from tests.bench.candidate.written import MLP, Attention, Written, mutant
 

@@ -107,17 +107,6 @@ def test_assert_same_writes_page_and_json_and_says_where(tmp_path: Path) -> None
     assert json.loads(out.with_suffix(".json").read_text())["same"] is False
 
 
-@pytest.mark.parametrize("kind", ["step", "generate"])
-def test_other_audits_write_their_report_as_a_page(kind: str, tmp_path: Path) -> None:
-    out = tmp_path / "page.html"
-    assert main(["compare", f"--{kind}", str(EXAMPLES / f"wrong_{kind}.py"), "--html", str(out)]) == 1
-    tags = read(out)
-    assert len(tags.of("pre")) == 1
-    assert "Likely cause" in tags.text
-    assert "Environment" in tags.text
-    assert "<script" not in out.read_text()
-
-
 def test_errors_that_are_not_finite_lie_at_the_upper_end() -> None:
     assert height(float("inf")) == height(10.0) == 15.0
     assert height(0.0) == 235.0

@@ -68,15 +68,3 @@ def test_a_generator_that_cannot_be_run_exits_2_with_one_line(
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: generate")
     assert line in error
-
-
-@pytest.mark.parametrize("kind, name", [("--generate", "generate"), ("--step", "build_step")])
-def test_traceback_shows_the_whole_traceback(
-    kind: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "mine.py"
-    file.write_text(f"def {name}(model, ids, n=0):\n    return inner(model)\n\ndef inner(model):\n    model.nothing\n")
-    assert main(["compare", kind, f"{file}:{name}", "--traceback"]) == 2
-    error = capsys.readouterr().err
-    assert "Traceback (most recent call last):" in error
-    assert "in inner" in error

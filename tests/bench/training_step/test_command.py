@@ -12,7 +12,7 @@ from bench.__main__ import main
 from bench.training_step.audit import Audit, Explanation, Run
 from bench.training_step.hyperparameters import Hyperparameters
 from bench.training_step.record import STEPS, Recorded
-from bench.training_step.report import text
+from bench.training_step.report import report
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -61,7 +61,7 @@ def test_at_any_width_each_learning_rate_stands_below_its_step(width: int) -> No
     recorded = Recorded([], [], [1], [], [])
     cause = Explanation((), "half of the schedule", 0.0, rates)
     found = Audit("mine", given, [Run("equal", recorded, [1.0], "wte.weight", [], torch.ones(1), [cause])], [])
-    shown = text(found, width).partition("Learning rates\n")[2].splitlines()
+    shown = report(found).text(width).partition("Learning rates\n")[2].splitlines()
     assert max(map(len, shown)) <= width
     seen: list[tuple[str, ...]] = []
     for start in range(0, len(shown), 3):

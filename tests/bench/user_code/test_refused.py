@@ -134,7 +134,7 @@ def test_an_exception_in_the_diagnosis_leaves_the_verdict(folder: Path, capsys: 
 
 
 def test_another_version_of_a_file_is_imported_again(folder: Path) -> None:
-    from bench.candidate.load_function import load_function
+    from bench.user_code.load_function import load_function
 
     (folder / "mine.py").write_text("def build(config): return 1\n")
     first = load_function("mine.py", "build", "candidate")

@@ -1,4 +1,4 @@
-"""Run a candidate's code: an exception becomes one line with the file and line of its own code."""
+"""Run a user's code: an exception becomes one line with the file and line of its own code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 from bench.formatting import one_line
 
 BENCH = Path(__file__).parents[1]
-ROOMS = ("candidate", "numerics", "training_step", "text_generation", "batches", "evaluation")
+ROOMS = ("user_code", "candidate", "numerics", "training_step", "text_generation", "batches", "evaluation")
 # the audits' own code, and the readable model that they give to the user's
 OURS = tuple(str(folder) + os.sep for folder in (*(BENCH / room for room in ROOMS), BENCH.parent / "reference"))
 LIBRARIES = tuple(
