@@ -699,11 +699,3 @@ def test_the_committed_tables_are_those_of_the_committed_results(path: Path) -> 
     drawn = {key: f"{key}.png" for key in pictures.PICTURES if any(view.charts for view in run.views[key])}
     assert (folder / "tables.md").read_text() == document(run, 0, all_sections([run.views], "", ""), drawn)
     assert {file.name for file in folder.iterdir()} == {"tables.md", *drawn.values()}
-
-
-def test_the_tables_of_results_in_the_readme_are_committed_ones() -> None:
-    known = {line for path in (DOCS / "results").glob("*/tables.md") for line in path.read_text().splitlines()}
-    _, _, shown = (DOCS.parent / "README.md").read_text().partition("<!-- results -->")
-    for line in shown.partition("<!-- end of results -->")[0].splitlines():
-        if line.startswith("|"):
-            assert line in known, f"not in docs/results: {line}"
