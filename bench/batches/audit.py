@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -43,6 +43,19 @@ class Audit:
     def right(self) -> bool:
         """Whether nothing is wrong."""
         return not self.faults
+
+    def values(self) -> dict[str, Any]:
+        """The result as plain values, for --json."""
+        return {
+            "kind": "batches",
+            "loader": self.name,
+            "right": self.right,
+            "takes": sorted(self.takes),
+            "order": self.kind,
+            "batches_per_epoch": self.batches or None,
+            "faults": [asdict(one) for one in self.faults],
+            "notes": self.notes,
+        }
 
 
 def audit(build: Callable[..., Any], *, name: str = "the loader", tell: Tell = lambda what: None) -> Audit:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
-
 from bench.batches.audit import BATCH, BLOCK, TOKENS, WORLDS, Audit
 from bench.user_code.fault import in_lines, number_of
 from bench.user_code.report import Report
@@ -28,23 +25,9 @@ def report(found: Audit) -> Report:
         f"batches of {BATCH} x {BLOCK} tokens; {found.seen} in the first stream",
         verdict(found),
         found.right,
-        values(found),
-        lambda width: {"What is wrong": in_lines(found.faults), "Notes": [f"- {note}" for note in found.notes]},
+        lambda width: {"What is wrong": in_lines(found.faults)},
+        notes=found.notes,
     )
-
-
-def values(found: Audit) -> dict[str, Any]:
-    """The result as plain values, for --json."""
-    return {
-        "kind": "batches",
-        "loader": found.name,
-        "right": found.right,
-        "takes": sorted(found.takes),
-        "order": found.kind,
-        "batches_per_epoch": found.batches or None,
-        "faults": [asdict(one) for one in found.faults],
-        "notes": found.notes,
-    }
 
 
 def verdict(found: Audit) -> str:

@@ -39,7 +39,6 @@ def report(seen: Examination) -> Report:
         f"{config.block_size}; batch {seen.batch} x time {seen.time}; random weights; {seen.device}",
         verdict(seen),
         seen.same,
-        values(seen),
         lambda width: {
             "Gradients that differ": gradients(seen),
             "First difference": where(seen),
@@ -47,9 +46,9 @@ def report(seen: Examination) -> Report:
             "Precision": lowering(seen),
             "What float32 cannot exclude": unseen(seen),
             "Not judged": [f"{one.name}: {one.why}" for one in seen.unjudged],
-            "Notes": [f"- {note}" for note in (*conversion(seen), *seen.notes, *seen.remarks)],
         },
         table(seen),
+        (*conversion(seen), *seen.notes, *seen.remarks),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -49,6 +49,19 @@ class Audit:
     def same(self) -> bool:
         """Whether nothing is wrong."""
         return self.error <= BUDGET and not self.faults
+
+    def values(self) -> dict[str, Any]:
+        """The result as plain values, for --json."""
+        return {
+            "kind": "evaluation",
+            "evaluation": self.name,
+            "same": self.same,
+            "found": self.found,
+            "expected": self.expected,
+            "budget": BUDGET,
+            "faults": [asdict(one) for one in self.faults],
+            "notes": self.notes,
+        }
 
 
 class Watched(UserGPT):

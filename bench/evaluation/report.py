@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
-
 from bench.evaluation.audit import BUDGET, SHAPES, Audit
 from bench.formatting import digits, scientific
 from bench.user_code.fault import in_lines
@@ -20,23 +17,9 @@ def report(found: Audit) -> Report:
         f"batches of {sizes}, a quarter of their targets ignored; a model with dropout 0.1",
         verdict(found),
         found.same,
-        values(found),
-        lambda width: {"What is wrong": in_lines(found.faults), "Notes": [f"- {note}" for note in found.notes]},
+        lambda width: {"What is wrong": in_lines(found.faults)},
+        notes=found.notes,
     )
-
-
-def values(found: Audit) -> dict[str, Any]:
-    """The result as plain values, for --json."""
-    return {
-        "kind": "evaluation",
-        "evaluation": found.name,
-        "same": found.same,
-        "found": found.found,
-        "expected": found.expected,
-        "budget": BUDGET,
-        "faults": [asdict(one) for one in found.faults],
-        "notes": found.notes,
-    }
 
 
 def verdict(found: Audit) -> str:

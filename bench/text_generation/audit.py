@@ -111,6 +111,40 @@ class Audit:
         """Probes that differ."""
         return [one for one in self.outcomes if not one.same]
 
+    def values(self) -> dict[str, Any]:
+        """The result as plain values, for --json."""
+        return {
+            "kind": "text_generation",
+            "generate": self.name,
+            "same": self.same,
+            "texts": [
+                {
+                    "title": one.probe.title,
+                    "prompts": one.probe.prompts,
+                    "new_tokens": one.probe.new,
+                    "temperature": one.probe.settings.temperature,
+                    "top_k": one.probe.settings.top_k,
+                    "top_p": one.probe.settings.top_p,
+                    "same": one.same,
+                    "yours": one.rows,
+                    "reference": one.expected or one.rows,
+                    "draw": None if one.draw is None else str(one.draw),
+                    "p_value": one.fits,
+                }
+                for one in self.outcomes
+            ],
+            "causes": [
+                {
+                    "mistakes": [mistake.what for mistake in one.mistakes],
+                    "remedies": [mistake.remedy for mistake in one.mistakes],
+                    "by_distribution": one.by_distribution,
+                }
+                for one in self.explanations
+            ],
+            "unjudged": {one.title: one.why for one in self.unjudged},
+            "notes": self.notes,
+        }
+
 
 class Auditor:
     """Runs a user's function, and variants of the readable generator beside it."""

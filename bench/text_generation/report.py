@@ -21,55 +21,19 @@ def report(found: Audit) -> Report:
         f"{CONFIG.vocab_size}; random weights",
         verdict(found),
         found.same,
-        values(found),
         lambda width: {
             "First difference": first_difference(found),
             "Likely cause": causes(found),
             "Not judged": unjudged(found),
-            "Notes": [f"- {note}" for note in found.notes],
         },
         table(found),
+        notes=found.notes,
     )
 
 
 def tokens(outcomes: list[Outcome]) -> int:
     """The number of tokens in some probes."""
     return sum(len(row) for one in outcomes for row in one.rows)
-
-
-def values(found: Audit) -> dict[str, Any]:
-    """The result as plain values, for --json."""
-    return {
-        "kind": "text_generation",
-        "generate": found.name,
-        "same": found.same,
-        "texts": [
-            {
-                "title": one.probe.title,
-                "prompts": one.probe.prompts,
-                "new_tokens": one.probe.new,
-                "temperature": one.probe.settings.temperature,
-                "top_k": one.probe.settings.top_k,
-                "top_p": one.probe.settings.top_p,
-                "same": one.same,
-                "yours": one.rows,
-                "reference": one.expected or one.rows,
-                "draw": None if one.draw is None else str(one.draw),
-                "p_value": one.fits,
-            }
-            for one in found.outcomes
-        ],
-        "causes": [
-            {
-                "mistakes": [mistake.what for mistake in one.mistakes],
-                "remedies": [mistake.remedy for mistake in one.mistakes],
-                "by_distribution": one.by_distribution,
-            }
-            for one in found.explanations
-        ],
-        "unjudged": {one.title: one.why for one in found.unjudged},
-        "notes": found.notes,
-    }
 
 
 def verdict(found: Audit) -> str:

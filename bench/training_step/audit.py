@@ -96,6 +96,36 @@ class Audit:
         """Whether every run is the readable step."""
         return all(run.same for run in self.runs)
 
+    def values(self) -> dict[str, Any]:
+        """The result as plain values, for --json."""
+        return {
+            "kind": "training_step",
+            "step": self.name,
+            "same": self.same,
+            "budget": BUDGET,
+            "runs": [
+                {
+                    "micro_batches": run.title,
+                    "same": run.same,
+                    "errors": run.errors,
+                    "first_wrong": run.first_wrong,
+                    "worst": run.worst,
+                    "never_updated": run.never_moved,
+                    "causes": [
+                        {
+                            "mistakes": [mistake.what for mistake in one.mistakes],
+                            "schedule": one.schedule,
+                            "error": one.error,
+                            "learning_rates": one.rates,
+                        }
+                        for one in run.explanations
+                    ],
+                }
+                for run in self.runs
+            ],
+            "notes": self.notes,
+        }
+
 
 def audit(
     build_step: Callable[..., Any],

@@ -23,46 +23,14 @@ def report(found: Audit) -> Report:
         f"{h.weight_decay:g}, betas {h.betas}, eps {h.eps:g}, clip {h.clip:g}",
         verdict(found),
         found.same,
-        values(found),
         lambda width: {
             "First difference": first_difference(found),
             "Likely cause": causes(found),
             "Learning rates": rates(found, width),
-            "Notes": [f"- {note}" for note in found.notes],
         },
         table(found),
+        notes=found.notes,
     )
-
-
-def values(found: Audit) -> dict[str, Any]:
-    """The result as plain values, for --json."""
-    return {
-        "kind": "training_step",
-        "step": found.name,
-        "same": found.same,
-        "budget": BUDGET,
-        "runs": [
-            {
-                "micro_batches": run.title,
-                "same": run.same,
-                "errors": run.errors,
-                "first_wrong": run.first_wrong,
-                "worst": run.worst,
-                "never_updated": run.never_moved,
-                "causes": [
-                    {
-                        "mistakes": [mistake.what for mistake in one.mistakes],
-                        "schedule": one.schedule,
-                        "error": one.error,
-                        "learning_rates": one.rates,
-                    }
-                    for one in run.explanations
-                ],
-            }
-            for run in found.runs
-        ],
-        "notes": found.notes,
-    }
 
 
 def verdict(found: Audit) -> str:

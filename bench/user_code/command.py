@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from traceback import print_exception
+from typing import Any
 
 from bench.environment import threads
 from bench.formatting import print_report
@@ -39,17 +40,18 @@ def tested(options: UserCode, stages: int) -> Iterator[Callable[[str], None]]:
         yield progress.stage
 
 
-def finish(report: Report, options: UserCode, page: str | None = None) -> int:
+def finish(report: Report, options: UserCode, values: dict[str, Any], page: str | None = None) -> int:
     """Print a report and write the files that were asked for; returns the exit status: 0 if nothing is wrong, else 1.
 
     Args:
+        values: of --json
         page: of --html; None for the report's text
 
     Raises ValueError, one line, for a file that cannot be written.
     """
     print_report(report.show)
     if options.json is not None:
-        write(options.json, report.values)
+        write(options.json, values)
     if options.html is not None:
         save(text_page(report) if page is None else page, options.html)
     return 0 if report.same else 1

@@ -42,7 +42,7 @@ def others(kind: type[StrEnum], *apart: StrEnum) -> list[StrEnum]:
 
 def combined(right: V, mistakes: Iterable[Mistake]) -> V:
     """A variant with some mistakes, of different fields."""
-    return replace(right, **dict(change for one in mistakes for change in one.changes))
+    return replace(right, **dict(change for one in mistakes for change in one.changes))  # type: ignore[type-var]
 
 
 def singles_and_pairs(mistakes: tuple[Mistake, ...]) -> Iterator[tuple[Mistake, ...]]:

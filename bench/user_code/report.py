@@ -18,9 +18,9 @@ class Report:
     setting: str  # sizes and hyperparameters
     verdict: str  # the result in one sentence
     same: bool  # whether nothing is wrong
-    values: dict[str, Any]  # of --json
     sections: Callable[[int], Mapping[str, Sequence[str]]]  # width in columns -> lines by title
     table: Any = None  # a rich table
+    notes: Sequence[str] = ()
 
     def show(self, console: Any) -> None:
         """Print it on a rich console."""
@@ -33,7 +33,8 @@ class Report:
         if self.table is not None:
             writer.line()
             console.print(Fitted(self.table))
-        writer.sections(self.sections(writer.width))
+        notes = [f"- {note}" for note in self.notes]
+        writer.sections({**self.sections(writer.width), "Notes": notes})
 
     def text(self, width: int = WIDTH) -> str:
         """It as plain text."""

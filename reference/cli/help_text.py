@@ -20,5 +20,5 @@ def wrapped(options: T) -> T:
             hint = kind.__annotations__.get(text.arg_name)
             if isinstance(hint, str) and text.description:  # joined once, it is no string any more
                 words = " ".join(text.description.split())
-                kind.__annotations__[text.arg_name] = Annotated[hint, arg(help=words)]  # type: ignore[valid-type]
+                kind.__annotations__[text.arg_name] = Annotated[hint, arg(help=words)]
     return options

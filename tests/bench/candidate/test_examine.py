@@ -302,14 +302,6 @@ REFUSED = {
 }
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder from which the modules of the tests can be imported."""
-    monkeypatch.syspath_prepend(str(ROOT))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 @pytest.mark.parametrize("mistake", REFUSED)
 def test_a_candidate_that_cannot_be_tested_is_refused_in_one_line(
     mistake: str, folder: Path, capsys: pytest.CaptureFixture[str]

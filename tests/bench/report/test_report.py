@@ -71,6 +71,13 @@ def folder(results: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFacto
     return found
 
 
+@pytest.fixture(params=range(3))
+def run(request: pytest.FixtureRequest) -> int:
+    """The number of a result."""
+    number: int = request.param
+    return number
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one result of a few numbers, which takes no time to show."""
@@ -160,7 +167,6 @@ def places(data: dict[str, Any], section: str, run: int) -> list[str]:
     return [place for place in data["charts"] if place.startswith(f"{section}-{run}-")]
 
 
-@pytest.mark.parametrize("run", range(3))
 def test_every_ratio_rate_and_memory_of_the_ablation_is_drawn_as_in_the_file(
     run: int, results: list[dict[str, Any]], data: dict[str, Any]
 ) -> None:
@@ -181,7 +187,6 @@ def test_every_ratio_rate_and_memory_of_the_ablation_is_drawn_as_in_the_file(
             assert len(drawn) == len(found)
 
 
-@pytest.mark.parametrize("run", range(3))
 def test_every_ratio_of_a_peer_that_is_drawn_is_the_files(
     run: int, results: list[dict[str, Any]], data: dict[str, Any]
 ) -> None:
@@ -200,7 +205,6 @@ def test_every_ratio_of_a_peer_that_is_drawn_is_the_files(
         assert [row["value"] for row in drawn] == [case["memory"]["peak"] for case in cases]
 
 
-@pytest.mark.parametrize("run", range(3))
 def test_every_point_of_the_curves_and_under_the_roofs_is_the_files(
     run: int, results: list[dict[str, Any]], data: dict[str, Any]
 ) -> None:

@@ -34,26 +34,6 @@ def test_a_wrong_step_exits_1_and_its_causes_are_in_the_report_and_the_file(
     assert cause["learning_rates"][0] == 0.0
 
 
-@pytest.mark.parametrize(
-    "source, line",
-    [
-        ("def build(model): ...", "has no 'build_step'; it defines build: name one after a colon"),
-        ("def build_step(model, h): return 3", "build_step returned int: return a function of a list of micro-batches"),
-        ("def build_step(model, h): return model.nothing", "'UserGPT' object has no attribute 'nothing'"),
-        ("def build_step(a, b, c): ...", "missing 1 required positional argument: 'c'"),
-    ],
-)
-def test_a_step_that_cannot_be_run_exits_2_with_one_line(
-    source: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "mine.py"
-    file.write_text(source)
-    assert main(["compare", "--step", str(file)]) == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: step")
-    assert line in error
-
-
 @pytest.mark.parametrize("width", [40, 60, 80, 100])
 def test_at_any_width_each_learning_rate_stands_below_its_step(width: int) -> None:
     given = Hyperparameters()
