@@ -196,7 +196,7 @@ class CompareCandidate(UserCode, Seed, Device):
 
 @dataclass(frozen=True)
 class CompareStep(UserCode, Seed):
-    """Test a training step of your own: optimizer, groups, clipping, schedule, accumulation. Is it the readable one?
+    """Test a training step of your own: optimizer, groups, clipping, schedule, accumulation. Is it the reference's?
 
     Exit status: 0 the same, 1 different, 2 not testable (one line says why).
     """
@@ -217,7 +217,7 @@ class CompareStep(UserCode, Seed):
 
 @dataclass(frozen=True)
 class CompareGenerate(UserCode, Seed):
-    """Test a text generator of your own: cropping, cache, padding, temperature, top-k, top-p. Is it the readable one?
+    """Test a text generator of your own: cropping, cache, padding, temperature, top-k, top-p. Is it the reference's?
 
     Exit status: 0 the same, 1 different, 2 not testable (one line says why).
     """
@@ -337,7 +337,7 @@ class MeasureRoofline(ResultFile, Threads, Device):
 
 @dataclass(frozen=True)
 class Diff:
-    """Show what changed between two result files of the suite: new, gone, faster, slower."""
+    """Show what changed between two result files, of nox -s bench or of compare --json: new, gone, faster, slower."""
 
     before: Annotated[Positional[Path], arg(metavar="A.json")]
     """The older file"""
@@ -356,7 +356,10 @@ class Diff:
 
 @dataclass(frozen=True)
 class Report:
-    """Turn result files of the suite into one HTML page, pictures and Markdown tables. The page needs no network."""
+    """Turn result files, of nox -s bench or of compare --json, into one HTML page, pictures and Markdown tables.
+
+    The page needs no network.
+    """
 
     files: Annotated[Positional[tuple[Path, ...]], shown("[FILE.json|FOLDER ...]", "bench/results")] = ()
     """Result files, or folders of them"""

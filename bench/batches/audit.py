@@ -1,6 +1,6 @@
-"""Find what is wrong with a data loader: targets, coverage of an epoch, seeds, ranks, going on after a stop.
+"""Find what is wrong with a data loader: targets, coverage of an epoch, seeds, ranks, resuming.
 
-Every finding is read off the batches, which are positions in the text: none is a guess.
+Every fault is read from the batches, whose tokens are positions in the text: none is a guess.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def audit(build: Callable[..., Any], *, name: str = "the loader", tell: Tell = l
         return found
     found.faults += [*sizes(stream), *targets(stream)]
     if found.faults:
-        found.notes.append("coverage, seeds, ranks and going on were not tested: mend the targets first")
+        found.notes.append("coverage, seeds, ranks and resuming were not tested: fix the targets first")
         return found
     found.batches = epoch(stream)
     found.kind = "epochs" if found.batches else "random"
@@ -99,10 +99,10 @@ def audit(build: Callable[..., Any], *, name: str = "the loader", tell: Tell = l
     elif not {"rank", "world_size"} <= loader.takes:
         found.notes.append("the loader takes no rank and world_size: several processes were not tested")
     if "start" in loader.takes:
-        tell("going on after a stop")
+        tell("resuming")
         found.faults += resumed(loader, stream, found.batches)
     else:
-        found.notes.append("the loader takes no start: going on after a stop was not tested")
+        found.notes.append("the loader takes no start: resuming was not tested")
     if found.batches and len(stream) >= 2 * found.batches:
         found.notes += same_order(stream, found.batches)
     return found
@@ -270,7 +270,7 @@ def ranks(loader: Loader, world: int, epochs: bool) -> Iterator[Fault]:
         yield Fault(
             "ranks have different numbers of batches",
             f"{of}: {numbers}",
-            "give each rank the same number, or the last collective waits for ever",
+            "give each rank the same number: the ranks that have a batch more wait in their all-reduce for the others",
         )
         return
     most = epoch(alone) // world

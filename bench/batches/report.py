@@ -9,7 +9,7 @@ from bench.user_code.report import Report
 DONE = {
     "seed": "the same seed gives the same batches",
     "rank": f"{' and '.join(map(str, WORLDS))} processes share an epoch",
-    "start": "a stopped run goes on with the next batch",
+    "start": "a resumed run continues with the next batch",
 }
 OF_KIND = {
     "epochs": "each once per epoch",

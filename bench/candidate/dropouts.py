@@ -73,7 +73,7 @@ def changes_between_calls(module: nn.Module, call: Callable[[], Any], other: Cal
     """What makes the output of a module change between two calls, in words; `other` is a call with other ids."""
     places = active_dropouts(module, call)
     if places:
-        return f"by {places[0]}{others(places)}, which does not heed self.training"
+        return f"by {places[0]}{others(places)}, which ignores self.training"
     before = state_of(module)
     other()
     changed = [name for name, value in state_of(module).items() if name not in before or value != before[name]]

@@ -1,4 +1,4 @@
-"""Eval and train mode: dropout that is alive in eval mode, another function in train mode, state kept between calls.
+"""Eval and train mode: dropout that is active in eval mode, another function in train mode, state kept between calls.
 
 The candidate is built twice, with dropout 0 and 0.1. In eval mode both are the reference. In train mode the first is
 the reference; the second has the reference's expected loss, if it drops anything.

@@ -1,4 +1,4 @@
-"""Hold a user's validation loss against the mean over all targets, and against what known mistakes give instead."""
+"""Compare a user's validation loss with the mean over all targets, and with what known mistakes give instead."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def audit(
         tell("known mistakes")
         result.faults.append(explained(result, logits, targets))
     if not model.training:
-        result.notes.append("the model stays in eval mode: a training run would go on without dropout")
+        result.notes.append("the model stays in eval mode: training would continue without dropout")
     if model.with_graph:
         result.notes.append("gradients are recorded: torch.no_grad() saves memory and time")
     return result

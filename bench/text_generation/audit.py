@@ -1,4 +1,4 @@
-"""Is a user's generator the readable one? If not: which mistakes reproduce its texts?
+"""Is a user's generator the reference's? If not: which mistakes reproduce its texts?
 
 Texts are compared token by token, drawn from the same random stream. A function that draws in another way than
 torch.multinomial gets other tokens from it: then some usual ways of drawing are tried, and after them the distribution
@@ -48,7 +48,7 @@ class Outcome:
 
     probe: Probe
     rows: Rows  # new tokens
-    expected: Rows  # of the readable generator; empty until it is needed
+    expected: Rows  # of the reference generator; empty until it is needed
     same: bool
     draw: Draw | None = None  # the way of drawing that reproduces it, if it samples
     fits: float | None = None  # p-value of its distribution, if its tokens are others
@@ -103,7 +103,7 @@ class Audit:
 
     @property
     def same(self) -> bool:
-        """Whether every judged probe is the readable generator's."""
+        """Whether every judged probe is the reference generator's."""
         return all(one.same for one in self.outcomes) and not self.constant
 
     @property
@@ -147,7 +147,7 @@ class Audit:
 
 
 class Auditor:
-    """Runs a user's function, and variants of the readable generator beside it."""
+    """Runs a user's function, and variants of the reference generator beside it."""
 
     def __init__(self, function: Function, seed: int, tell: Tell) -> None:
         self.function, self.tell, self.seed = function, tell, seed
@@ -223,7 +223,7 @@ class Auditor:
         return Outcome(probe, rows, self.expected(probe) if draw is None else [], draw is not None, draw)
 
     def expected(self, probe: Probe) -> Rows:
-        """The readable generator's new tokens, up to the end-of-text token."""
+        """The reference generator's new tokens, up to the end-of-text token."""
         found: Rows = [[] for _ in probe.prompts]
         for tokens in text(Variant(), self.reader, probe, self.function.takes("generator")):
             for row, token in zip(found, tokens, strict=True):
@@ -273,7 +273,7 @@ class Auditor:
                 length += 1
                 if all(done) or (variant.end is End.ANY and any(done)) or (variant.end is End.FIRST_ROW and done[0]):
                     break
-        except (RuntimeError, IndexError, ValueError):  # the variant cannot go on
+        except (RuntimeError, IndexError, ValueError):  # the variant cannot continue
             return False
         return all(end or len(row) == length for row, end in zip(rows, done, strict=True))
 
@@ -353,7 +353,7 @@ def audit(
     seed: int = 0,
     tell: Tell = lambda what: None,
 ) -> Audit:
-    """Test a text generator against the readable one.
+    """Test a text generator against the reference.
 
     Args:
         generate: see `bench.text_generation.calling.understand`
@@ -466,7 +466,7 @@ def of_end(auditor: Auditor, one: Outcome) -> None:
     if eos not in row:
         auditor.note("it leaves the end-of-text token out")
     elif len(one.rows) == 1 and len(set(row[row.index(eos) + 1 :])) > 1:
-        auditor.note("it goes on after the end-of-text token")
+        auditor.note("it continues after the end-of-text token")
 
 
 def in_train_mode(auditor: Auditor) -> None:

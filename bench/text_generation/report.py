@@ -121,7 +121,7 @@ def causes(found: Audit) -> list[str]:
 
 def evidence(found: Audit, by_distribution: bool) -> str:
     """Why a cause is believed."""
-    change = "the readable generator with this change gives"
+    change = "the reference generator with this change gives"
     if by_distribution:
         return f"{change} every greedy text, and the distribution of drawn tokens"
     return f"{change} all {tokens(found.outcomes)} tokens of {len(found.outcomes)} texts"

@@ -1,6 +1,6 @@
 """A generator with each choice that people make differently: what the model sees, which logits, which draw.
 
-Of each kind of choice, the first is the readable generator's; the words of the others are those of a known mistake.
+Of each kind of choice, the first is the reference generator's; the words of the others are those of a known mistake.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ class End(StrEnum):
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to generate text; the defaults are the readable one."""
+    """One way to generate text; the defaults are the reference's."""
 
     context: Context = Context.LAST
     positions: Positions = Positions.RIGHT
@@ -454,7 +454,7 @@ def text(variant: Variant, reader: Reader, probe: Probe, given: bool) -> Iterato
     Args:
         given: whether the function takes a generator
 
-    Raises RuntimeError or IndexError where the variant cannot go on.
+    Raises RuntimeError or IndexError where the variant cannot continue.
     """
     variant = variant.of_probe(probe)
     width = probe.width

@@ -105,7 +105,7 @@ def causes(found: Audit) -> list[str]:
         words += [one.schedule] if one.schedule else []
         words += [f"{name} is never updated" for name in one.frozen]
         lines.append(start + "; and ".join(words))
-        lines.append(f"  the readable step with this change gives all {STEPS} updates, to {scientific(one.error)}")
+        lines.append(f"  the reference step with this change gives all {STEPS} updates, to {scientific(one.error)}")
         lines += [f"  fix: {mistake.remedy}" for mistake in one.mistakes]
     return lines
 

@@ -1,6 +1,6 @@
 """A training step's arithmetic from gradients to new weights, with each choice that people make differently.
 
-Of each kind of choice, the first is the readable step's; the words of the others are those of a known mistake.
+Of each kind of choice, the first is the reference step's; the words of the others are those of a known mistake.
 Everything is a vector of all parameters, so that a variant takes a millisecond per step: hundreds can be tried.
 """
 
@@ -100,7 +100,7 @@ class Eps(StrEnum):
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to make a training step; the defaults are the readable step's."""
+    """One way to make a training step; the defaults are the reference step's."""
 
     sum: Sum = Sum.TOKENS
     clears: bool = True  # whether gradients are cleared between steps
@@ -120,7 +120,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Parts:
+class Masks:
     """Masks over the vector of all parameters, from names and shapes; float64 zeros and ones."""
 
     decayed: dict[Decayed, Tensor]
@@ -129,7 +129,7 @@ class Parts:
     sizes: list[int]  # numbers of elements of the tensors
 
     @classmethod
-    def of(cls, shapes: dict[str, torch.Size]) -> Parts:
+    def of(cls, shapes: dict[str, torch.Size]) -> Masks:
         """The masks of canonical names."""
 
         def mask(*chosen: bool) -> Tensor:
@@ -161,15 +161,15 @@ class Arithmetic:
     Args:
         variant: to compute
         given: hyperparameters
-        parts: of the parameters
+        masks: of the parameters
         trained: (n,) 1 for weights that the optimizer has, else 0; None for all
     """
 
-    def __init__(self, variant: Variant, given: Hyperparameters, parts: Parts, trained: Tensor | None = None) -> None:
-        self.variant, self.given, self.parts = variant, given, parts
-        self.trained = torch.ones_like(parts.tokens) if trained is None else trained
+    def __init__(self, variant: Variant, given: Hyperparameters, masks: Masks, trained: Tensor | None = None) -> None:
+        self.variant, self.given, self.masks = variant, given, masks
+        self.trained = torch.ones_like(masks.tokens) if trained is None else trained
         self.steps = 0
-        zeros = torch.zeros_like(parts.tokens)
+        zeros = torch.zeros_like(masks.tokens)
         self.m = self.v = self.highest = self.left = zeros  # never changed in place
 
     def change(
@@ -185,7 +185,7 @@ class Arithmetic:
         """
         variant, decay = self.variant, self.variant.weight_decay
         decay = self.given.weight_decay if decay is None else decay
-        mask = self.parts.decayed[variant.decayed]
+        mask = self.masks.decayed[variant.decayed]
         gradient = self.gradient(gradients, counts)
         if variant.decay is Decay.GRADIENT:
             gradient = gradient + decay * mask * weights
@@ -203,7 +203,7 @@ class Arithmetic:
         """Sum and clip the gradients of micro-batches."""
         variant, number, targets = self.variant, len(gradients), sum(counts)
         if variant.tied_twice:
-            gradients = [g * (1.0 + self.parts.tokens) for g in gradients]
+            gradients = [g * (1.0 + self.masks.tokens) for g in gradients]
         factors = {
             Sum.TOKENS: [count / targets for count in counts],
             Sum.MEANS: [1.0 / number] * number,
@@ -238,7 +238,7 @@ class Arithmetic:
             case Clip.VALUE:
                 return gradient.clamp(-limit, limit)
             case Clip.TENSOR:
-                return torch.cat([part * scale(part, limit) for part in torch.split(gradient, self.parts.sizes)])
+                return torch.cat([part * scale(part, limit) for part in torch.split(gradient, self.masks.sizes)])
             case Clip.SCALED:
                 return gradient * scale(gradient * LOSS_SCALE, limit)
             case Clip.TRAINED:

@@ -18,7 +18,7 @@ from bench.formatting import one_line
 
 BENCH = Path(__file__).parents[1]
 ROOMS = ("user_code", "candidate", "numerics", "training_step", "text_generation", "batches", "evaluation")
-# the audits' own code, their context managers, and the readable model that they give to the user's
+# the audits' own code, their context managers, and the reference model that they give to the user's
 FOLDERS = (*(BENCH / room for room in ROOMS), BENCH.parent / "reference")
 OURS = (*(str(folder) + os.sep for folder in FOLDERS), contextlib.__file__)
 LIBRARIES = tuple(

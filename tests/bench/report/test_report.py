@@ -613,8 +613,8 @@ def test_files_that_cannot_be_shown_are_a_line_each_and_the_others_go_on(
     expected = [
         "cut.json: is cut short or damaged, not a result (",
         f"other.json: is of version {VERSION + 1}, this program reads {VERSION}: measure again",
-        "lacking.json: is damaged, or not written by the suite (lacks 'ratio'): measure again",
-        "numbers.json: is damaged, or not written by the suite (TypeError: 'int' object is not iterable): measure",
+        "lacking.json: is damaged, or no result of bench or compare (lacks 'ratio'): measure again",
+        "numbers.json: is damaged, or no result of bench or compare (TypeError: 'int' object is not iterable): measure",
         "nowhere.json: cannot be read (No such file or directory)",
     ]
     for line, words in zip(lines, expected, strict=True):
