@@ -1,4 +1,7 @@
-"""Mistakes that generators are known to make, as changes of a `Variant`, with what to do about each."""
+"""Mistakes that generators are known to make, as changes of a `Variant`, with what to do about each.
+
+The words of a wrong choice are its value in variant.py.
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from bench.numerics.budgets import BUDGETS
 from bench.training_step.hyperparameters import Hyperparameters
 from bench.training_step.known_mistakes import MISTAKES
-from bench.training_step.rates import name_of
+from bench.training_step.known_schedules import name_of
 from bench.training_step.record import EQUAL, UNEQUAL, Recorded, initial, record
 from bench.training_step.variant import Arithmetic, Masks, Variant
 from bench.user_code.mistake import Mistake, combined, singles_and_pairs
