@@ -29,6 +29,7 @@ from bench.settings import (
     Report,
     Template,
 )
+from reference.cli.help_text import wrapped
 from reference.cli.main import LOADING, finished, notes_of_warnings, wait_briefly
 from reference.cli.progress import waiting
 
@@ -140,6 +141,7 @@ def read_options(arguments: list[str], program: str) -> Options:
         "report": Report,
         "diff": Diff,
     }
+    commands = {name: wrapped(kind) for name, kind in commands.items()}
     options: Options = tyro.extras.subcommand_cli_from_dict(
         commands, args=arguments, prog=program, description="Compare, prove and measure GPT-2 models."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import sys
@@ -211,6 +212,11 @@ def plain_table() -> Any:
 def scientific(value: float) -> str:
     """An error: 3.1e-12, or 0."""
     return "0" if value == 0.0 else f"{value:.1e}"
+
+
+def digits(error: float) -> str:
+    """The number of decimal digits that agree."""
+    return "every digit" if error == 0.0 else f"{max(0.0, -math.log10(error)):.1f} digits"
 
 
 def interval(ratio: dict[str, float]) -> str:

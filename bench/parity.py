@@ -18,16 +18,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.candidate.command import result, save_page
 from bench.candidate.examination import Examination
 from bench.candidate.examine import TEST_SIZE, examine
 from bench.candidate.guess_layout import check_settled, choose_layout, with_advice, with_help
-from bench.candidate.load_function import load_function
-from bench.candidate.report import text
+from bench.candidate.page import page
+from bench.candidate.report import text, values
 from bench.journal import write
 from bench.numerics.budgets import BUDGETS, Budget
 from bench.numerics.errors import Measurement, Report, distance, measure_all
 from bench.numerics.outputs import BuildStep, collect_outputs, compare_outputs
+from bench.user_code.load_function import load_function
+from bench.user_code.page import save
 from reference.ids import check_targets, check_type, check_values
 from reference.training.defaults import WEIGHT_DECAY
 from reference.training.step import build_step
@@ -189,8 +190,8 @@ def kept(seen: Examination, html: Path | str | None) -> str:
     path = Path(tempfile.gettempdir(), "paritygpt", f"{name}-{os.getpid()}.html") if html is None else Path(html)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_page(seen, path)
-        write(path.with_suffix(".json"), result(seen))
+        save(page(seen), path)
+        write(path.with_suffix(".json"), values(seen))
     except (OSError, ValueError) as error:
         return f"the page of this report could not be written: {error}"
     return f"as a page: {path}, as JSON: {path.with_suffix('.json')}"

@@ -81,6 +81,22 @@ class ResultFile:
     """Write all measurements to this file"""
 
 
+@dataclass(frozen=True, kw_only=True)
+class UserCode(ResultFile, Threads):
+    """The options of every test of a user's code."""
+
+    html: Annotated[Path | None, shown("FILE", "none")] = None
+    """Write the report as a page to this file"""
+    traceback: Annotated[bool, FlagCreatePairsOff] = False
+    """Show the whole traceback of an exception in your code"""
+
+    def check(self) -> None:
+        """Raise a ValueError, one line, for the first value that is invalid on every machine."""
+        check_at_least(self, threads=1)
+        check_file(self.json)
+        check_file(self.html, "--html")
+
+
 @dataclass(frozen=True)
 class Compare(ResultFile, Seed, Threads, Device):
     """Compare models: prove that they are the same function, then time them in turn.
@@ -133,7 +149,7 @@ class Compare(ResultFile, Seed, Threads, Device):
 
 
 @dataclass(frozen=True)
-class CompareCandidate(ResultFile, Seed, Threads, Device):
+class CompareCandidate(UserCode, Seed, Device):
     """Test a GPT of your own: is it the same function as the reference? If not: where does it first differ, and why?
 
     Exit status: 0 the same, 1 different, 2 not testable (one line says why).
@@ -165,27 +181,22 @@ class CompareCandidate(ResultFile, Seed, Threads, Device):
     precision: str = "auto"
     """float64, float32, or auto: float64, or float32 if the candidate does not compute in float64. Or judge only its
     rounding, against plain code in the same precision: bfloat16, float16, or as-built, its own"""
-    html: Annotated[Path | None, shown("FILE", "none")] = None
-    """Write the report as a page to this file: blocks, errors along the depth, cause, environment"""
-    traceback: Annotated[bool, FlagCreatePairsOff] = False
-    """Show the whole traceback of an exception in your code"""
 
     def check(self) -> None:
         """Raise a ValueError, one line, for the first value that is invalid on every machine."""
         if self.html is not None and self.against is not None:
             raise ValueError("--html with --against: the page is of one candidate; test each by itself, or give --json")
-        check_file(self.html, "--html")
-        check_at_least(self, batch=1, steps=0, threads=1, seed=0)
+        super().check()
+        check_at_least(self, batch=1, steps=0, seed=0)
         check_seed(self.seed, bits=62)
         known = ("auto", "float64", "float32", "bfloat16", "float16", "as-built")
         if self.precision not in known:
             raise ValueError(f"unknown precision {self.precision!r}: give one of {', '.join(known)}")
-        check_file(self.json)
 
 
 @dataclass(frozen=True)
-class CompareStep(ResultFile, Seed, Threads):
-    """Test a training step of your own: optimizer, groups, clipping, schedule, accumulation. Is it the readable one?
+class CompareStep(UserCode, Seed):
+    """Test a training step of your own: optimizer, groups, clipping, schedule, accumulation. Is it the reference's?
 
     Exit status: 0 the same, 1 different, 2 not testable (one line says why).
     """
@@ -196,22 +207,17 @@ class CompareStep(ResultFile, Seed, Threads):
     (logits, loss). hyperparameters has learning_rate, floor, warmup, total, weight_decay, betas, eps, clip"""
     unequal: bool = True
     """Try micro-batches of unequal size too, where the mean of their means is not the mean over all targets"""
-    html: Annotated[Path | None, shown("FILE", "none")] = None
-    """Write the report as a page to this file"""
-    traceback: Annotated[bool, FlagCreatePairsOff] = False
-    """Show the whole traceback of an exception in your code"""
 
     def check(self) -> None:
         """Raise a ValueError, one line, for the first value that is invalid on every machine."""
-        check_at_least(self, threads=1, seed=0)
+        super().check()
+        check_at_least(self, seed=0)
         check_seed(self.seed, bits=52)
-        check_file(self.json)
-        check_file(self.html, "--html")
 
 
 @dataclass(frozen=True)
-class CompareGenerate(ResultFile, Seed, Threads):
-    """Test a text generator of your own: cropping, cache, padding, temperature, top-k, top-p. Is it the readable one?
+class CompareGenerate(UserCode, Seed):
+    """Test a text generator of your own: cropping, cache, padding, temperature, top-k, top-p. Is it the reference's?
 
     Exit status: 0 the same, 1 different, 2 not testable (one line says why).
     """
@@ -221,21 +227,16 @@ class CompareGenerate(ResultFile, Seed, Threads):
     others by their usual names: do_sample, use_cache, attention_mask, eos_token_id, ... (docs/generation.md). It
     returns ids (B, T + max_new_tokens). model(ids) returns logits (B, T, V); with use_cache=True and past_key_values
     it is called as transformers' GPT-2"""
-    html: Annotated[Path | None, shown("FILE", "none")] = None
-    """Write the report as a page to this file"""
-    traceback: Annotated[bool, FlagCreatePairsOff] = False
-    """Show the whole traceback of an exception in your code"""
 
     def check(self) -> None:
         """Raise a ValueError, one line, for the first value that is invalid on every machine."""
-        check_at_least(self, threads=1, seed=0)
+        super().check()
+        check_at_least(self, seed=0)
         check_seed(self.seed, bits=62)
-        check_file(self.json)
-        check_file(self.html, "--html")
 
 
 @dataclass(frozen=True)
-class CompareBatches(ResultFile):
+class CompareBatches(UserCode):
     """Test a data loader of your own: are its targets the next tokens, each once per epoch, whatever the rank or start?
 
     Exit status: 0 nothing is wrong, 1 something is, 2 not testable (one line says why).
@@ -245,16 +246,10 @@ class CompareBatches(ResultFile):
     """Function build_batches(tokens, batch_size, block_size) that returns an iterator of (inputs, targets), (B, T)
     each, or a function without arguments that returns the next. If it has them, seed, rank, world_size and start (the
     number of batches already taken) are passed by name and tested too"""
-    traceback: Annotated[bool, FlagCreatePairsOff] = False
-    """Show the whole traceback of an exception in your code"""
-
-    def check(self) -> None:
-        """Raise a ValueError, one line, for the first value that is invalid on every machine."""
-        check_file(self.json)
 
 
 @dataclass(frozen=True)
-class CompareEvaluation(ResultFile, Seed, Threads):
+class CompareEvaluation(UserCode, Seed):
     """Test a function of your own that measures the validation loss: is it the mean over all targets, in eval mode?
 
     Exit status: 0 the same, 1 different, 2 not testable (one line says why).
@@ -263,14 +258,12 @@ class CompareEvaluation(ResultFile, Seed, Threads):
     evaluate: Annotated[str, arg(metavar="FILE.py:FUNCTION")]
     """Function evaluate(model, batches) that returns the loss, a number. batches is a list of (ids, targets), (B, T)
     each, of unequal sizes; targets of -1 are to be ignored. model(ids, targets) returns (logits, loss)"""
-    traceback: Annotated[bool, FlagCreatePairsOff] = False
-    """Show the whole traceback of an exception in your code"""
 
     def check(self) -> None:
         """Raise a ValueError, one line, for the first value that is invalid on every machine."""
-        check_at_least(self, threads=1, seed=0)
+        super().check()
+        check_at_least(self, seed=0)
         check_seed(self.seed, bits=52)
-        check_file(self.json)
 
 
 @dataclass(frozen=True)
@@ -344,7 +337,7 @@ class MeasureRoofline(ResultFile, Threads, Device):
 
 @dataclass(frozen=True)
 class Diff:
-    """Show what changed between two result files of the suite: new, gone, faster, slower."""
+    """Show what changed between two result files, of nox -s bench or of compare --json: new, gone, faster, slower."""
 
     before: Annotated[Positional[Path], arg(metavar="A.json")]
     """The older file"""
@@ -363,7 +356,10 @@ class Diff:
 
 @dataclass(frozen=True)
 class Report:
-    """Turn result files of the suite into one HTML page, pictures and Markdown tables. The page needs no network."""
+    """Turn result files, of nox -s bench or of compare --json, into one HTML page, pictures and Markdown tables.
+
+    The page needs no network.
+    """
 
     files: Annotated[Positional[tuple[Path, ...]], shown("[FILE.json|FOLDER ...]", "bench/results")] = ()
     """Result files, or folders of them"""

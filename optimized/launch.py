@@ -25,7 +25,7 @@ from reference.cli.main import EXPECTED, Package, described, obey, read_options,
 from reference.training.devices import choose_device
 
 T = TypeVar("T")
-GLOO = "/gloo/"  # the folder of its source files, which its messages name
+GLOO = "/gloo/"  # the folder of its source files
 
 
 class Launched:
@@ -169,7 +169,8 @@ def reduced(numbers: Sequence[float], dtype: torch.dtype, how: Any) -> Tensor:
 
 def is_lost_connection(error: BaseException) -> bool:
     """Whether an error means that another process could not be reached."""
-    # a connection that breaks is a plain RuntimeError of torch: only the source file that it names tells it from a bug
+    # torch has a type for NCCL's errors alone. Gloo's are plain RuntimeErrors that begin with a place in its source,
+    # "[.../gloo/transport/tcp/pair.cc:534]": that place, not the words after it, tells a lost connection from a bug.
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and GLOO in str(error))
 
 

@@ -1,1 +1,1 @@
-"""Tests a data loader of a user's: are its batches the next-token batches of the text, each target once?"""
+"""Test a user's data loader: is each target the next token, once per epoch, whatever the seed, rank or start?"""

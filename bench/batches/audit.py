@@ -1,21 +1,21 @@
-"""Find what is wrong with a data loader: targets, coverage of an epoch, seeds, ranks, going on after a stop.
+"""Find what is wrong with a data loader: targets, coverage of an epoch, seeds, ranks, resuming.
 
-Every finding is read off the batches, which are positions in the text: none is a guess.
+Every fault is read from the batches, whose tokens are positions in the text: none is a guess.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.batches.record import Batch, Loader
-from bench.candidate.fault import Fault
-from bench.candidate.refused import Refused
+from bench.user_code.fault import Fault
+from bench.user_code.refused import Refused
 
 BATCH, BLOCK = 3, 8
 TOKENS = BATCH * BLOCK * 12 + 5  # 12 whole batches in an epoch, and a tail
@@ -44,6 +44,19 @@ class Audit:
         """Whether nothing is wrong."""
         return not self.faults
 
+    def values(self) -> dict[str, Any]:
+        """The result as plain values, for --json."""
+        return {
+            "kind": "batches",
+            "loader": self.name,
+            "right": self.right,
+            "takes": sorted(self.takes),
+            "order": self.kind,
+            "batches_per_epoch": self.batches or None,
+            "faults": [asdict(one) for one in self.faults],
+            "notes": self.notes,
+        }
+
 
 def audit(build: Callable[..., Any], *, name: str = "the loader", tell: Tell = lambda what: None) -> Audit:
     """Test a data loader.
@@ -63,7 +76,7 @@ def audit(build: Callable[..., Any], *, name: str = "the loader", tell: Tell = l
         return found
     found.faults += [*sizes(stream), *targets(stream)]
     if found.faults:
-        found.notes.append("coverage, seeds, ranks and going on were not tested: mend the targets first")
+        found.notes.append("coverage, seeds, ranks and resuming were not tested: fix the targets first")
         return found
     found.batches = epoch(stream)
     found.kind = "epochs" if found.batches else "random"
@@ -86,10 +99,10 @@ def audit(build: Callable[..., Any], *, name: str = "the loader", tell: Tell = l
     elif not {"rank", "world_size"} <= loader.takes:
         found.notes.append("the loader takes no rank and world_size: several processes were not tested")
     if "start" in loader.takes:
-        tell("going on after a stop")
+        tell("resuming")
         found.faults += resumed(loader, stream, found.batches)
     else:
-        found.notes.append("the loader takes no start: going on after a stop was not tested")
+        found.notes.append("the loader takes no start: resuming was not tested")
     if found.batches and len(stream) >= 2 * found.batches:
         found.notes += same_order(stream, found.batches)
     return found
@@ -257,7 +270,7 @@ def ranks(loader: Loader, world: int, epochs: bool) -> Iterator[Fault]:
         yield Fault(
             "ranks have different numbers of batches",
             f"{of}: {numbers}",
-            "give each rank the same number, or the last collective waits for ever",
+            "give each rank the same number: the ranks that have a batch more wait in their all-reduce for the others",
         )
         return
     most = epoch(alone) // world

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.candidate.refused import Refused, called
+from bench.user_code.refused import Refused, called
 
 OPTIONS = {"seed": 0, "rank": 0, "world_size": 1, "start": 0}  # passed by name, if the function has them
 WHO = "batches"  # in messages

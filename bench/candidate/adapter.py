@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from bench.candidate.calling import logits_in, logits_of, loss_in, marked, targets_argument
 from bench.candidate.layouts import Layout
-from bench.candidate.refused import place_in_own_code
 from bench.formatting import one_line
+from bench.user_code.refused import place_in_own_code
 from reference.checkpoints.canonical import to_canonical
 from reference.config import GPTConfig
 from reference.training.adamw import AdamW, clip_gradients

@@ -19,7 +19,6 @@ from bench.candidate.adapter import Build, Candidate
 from bench.candidate.examination import SHARP, Examination
 from bench.candidate.examine import LEARNING_RATE, SHARPNESS, examine
 from bench.candidate.guess_layout import Guess, choose_layout
-from bench.candidate.load_function import load_function
 from bench.candidate.report import causes, table, verdict, where
 from bench.candidate.validate import built, learned, logits_at
 from bench.environment import threads
@@ -29,6 +28,8 @@ from bench.numerics.errors import Measurement, distance
 from bench.numerics.inputs import random_batch, sharp_state_dict
 from bench.numerics.outputs import collect_outputs, compare_outputs
 from bench.settings import CompareCandidate
+from bench.user_code.command import user_code
+from bench.user_code.load_function import load_function
 from reference.cli.progress import Stages
 from reference.config import GPTConfig
 from reference.gpt import GPT
@@ -64,15 +65,16 @@ def compare_with(options: CompareCandidate, build: Build, guess: Guess, settings
     Returns 0 for the same function, 1 for a difference. Raises ValueError, one line, if one cannot be tested.
     """
     assert options.against is not None
-    other = build_of(options.against)
-    layout = "hf" if options.against == "transformers" else options.against_layout
-    second = choose_layout(layout, other, settings["config"])
-    with Stages(16) as progress, threads(options.threads):
-        found = examine_pair(
-            {"A": (options.candidate, build, guess), "B": (options.against, other, second)},
-            settings,
-            progress.stage,
-        )
+    with user_code(options.traceback):
+        other = build_of(options.against)
+        layout = "hf" if options.against == "transformers" else options.against_layout
+        second = choose_layout(layout, other, settings["config"])
+        with Stages(16) as progress, threads(options.threads):
+            found = examine_pair(
+                {"A": (options.candidate, build, guess), "B": (options.against, other, second)},
+                settings,
+                progress.stage,
+            )
     print(text(found, terminal().width))
     if options.json is not None:
         write(options.json, as_json(found))

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bench.candidate.refused import Refused
+from bench.user_code.refused import Refused
 
 # names of an argument for targets; not transformers' `labels`, which are shifted inside
 TARGETS = ("targets", "target", "y", "yb")

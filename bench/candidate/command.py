@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from traceback import print_exception
-from typing import Any
 
 import torch
 
 from bench.candidate.against import compare_with
-from bench.candidate.examination import Examination
 from bench.candidate.examine import TEST_SIZE, examine, usual_time
 from bench.candidate.guess_layout import check_settled, choose_layout, doubts, with_advice, with_help
-from bench.candidate.load_function import load_function
-from bench.candidate.report import show, verdict
-from bench.environment import environment, threads
-from bench.formatting import print_report
-from bench.journal import write
+from bench.candidate.page import page
+from bench.candidate.report import report, values
 from bench.settings import CompareCandidate
+from bench.user_code.command import finish, tested, user_code
+from bench.user_code.load_function import load_function
 from bench.workloads.memory import activation_bytes, available_bytes
 from bench.workloads.workload import Workload
-from reference.cli.progress import Stages
 from reference.config import SIZES, GPTConfig
 from reference.training.devices import choose_device
 
@@ -50,21 +42,13 @@ def compare_candidate(options: CompareCandidate) -> int:
     check_room(work, steps)
     precision = None if options.precision == "auto" else options.precision
     device = choose_device(options.device, "float64" if precision == "float64" else "float32")
-    # what the candidate prints is no part of the report
-    with traceback_of(options.traceback), redirect_stdout(sys.stderr):
+    with user_code(options.traceback):
         build = load_function(options.candidate, "build", "candidate")
         guess = choose_layout(options.layout, build, config)
     if options.against is not None:
         shape = {"config": config, "batch": options.batch, "time": time, "steps": steps, "seed": options.seed}
-        with traceback_of(options.traceback):
-            return compare_with(options, build, guess, {**shape, "device": device, "precision": precision})
-    with (
-        traceback_of(options.traceback),
-        redirect_stdout(sys.stderr),
-        Stages(STAGES) as progress,
-        threads(options.threads),
-        with_advice(options.layout, build, config),
-    ):
+        return compare_with(options, build, guess, {**shape, "device": device, "precision": precision})
+    with tested(options, STAGES) as tell, with_advice(options.layout, build, config):
         seen = examine(
             build,
             guess.layout,
@@ -78,7 +62,7 @@ def compare_candidate(options: CompareCandidate) -> int:
             precision="float32" if device.type == "mps" and precision is None else precision,
             seed=options.seed,
             depth=options.html is not None or options.json is not None,
-            tell=progress.stage,
+            tell=tell,
         )
     for one in seen.unjudged if options.traceback else ():
         print_exception(one.error)
@@ -86,25 +70,10 @@ def compare_candidate(options: CompareCandidate) -> int:
     if not seen.same and not seen.causes:
         with redirect_stdout(sys.stderr):
             seen.notes += doubts(guess, options.layout, build, config)
-    print_report(partial(show, seen))
-    if options.json is not None:
-        write(options.json, result(seen))
-    if options.html is not None:
-        save_page(seen, options.html)
+    status = finish(report(seen), options, values(seen), page(seen) if options.html is not None else None)
     if not seen.same:
         check_settled(guess, bool(seen.causes))
-    return 0 if seen.same else 1
-
-
-@contextmanager
-def traceback_of(wanted: bool) -> Iterator[None]:
-    """If wanted, print the traceback of a ValueError before it becomes one line."""
-    try:
-        yield
-    except ValueError as error:
-        if wanted:
-            print_exception(error)
-        raise
+    return status
 
 
 def config_of(size: str) -> GPTConfig:
@@ -151,33 +120,3 @@ def peak_bytes(work: Workload, steps: int) -> int:
     block = 8 * 3 * 2 * c.block_size * c.vocab_size
     at_once = (16 if steps else 12) * weights, 5 * weights + activation_bytes(work, 8), 9 * weights + block
     return BASE + max(at_once)
-
-
-def save_page(seen: Examination, path: Path) -> None:
-    """Write the page. Raises ValueError, one line, if that fails."""
-    from bench.candidate.page import page, save  # Jinja2 takes a tenth of a second
-
-    save(page(seen), path)
-
-
-def result(seen: Examination) -> dict[str, Any]:
-    """The examination as plain values, for --json."""
-    return {
-        "kind": "candidate",
-        "candidate": seen.name,
-        "layout": seen.layout,
-        "same": seen.same,
-        "verdict": verdict(seen),
-        "precision": seen.precision,
-        "config": dataclasses.asdict(seen.config),
-        "measurements": [{**dataclasses.asdict(m), "allowed": seen.allowed(m)} for m in seen.report.measurements],
-        "where": None if seen.where is None else dataclasses.asdict(seen.where),
-        "depth": [dataclasses.asdict(one) for one in seen.depth],
-        "causes": [dataclasses.asdict(cause) for cause in seen.causes],
-        "lowering": None if seen.lowering is None else seen.lowering.place,
-        "only_rounds": seen.only_rounds,
-        "unjudged": {one.name: one.why for one in seen.unjudged},
-        "unseen": seen.unseen,
-        "notes": [*seen.notes, *seen.remarks],
-        "environment": environment(torch.device(seen.device)),
-    }

@@ -6,8 +6,8 @@ from bench.candidate.adapter import Candidate
 from bench.candidate.diagnose import observe
 from bench.candidate.examination import Depth
 from bench.candidate.locate import implied
-from bench.candidate.refused import Refused
 from bench.candidate.search_causes import Probe, Search
+from bench.user_code.refused import Refused
 
 
 def errors_along(candidate: Candidate, probe: Probe, precision: str) -> list[Depth]:

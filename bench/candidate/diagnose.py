@@ -30,12 +30,12 @@ from bench.candidate.locate import (
     sizes,
 )
 from bench.candidate.recorder import Record, only_python, recorded
-from bench.candidate.refused import Refused
 from bench.candidate.search_causes import Explanation, Observed, Probe, Search, block_of, merged, place
 from bench.candidate.traced_gpt import Activations, Changes, SameStep, Watch, nodes, traced_forward
 from bench.candidate.validate import found_roundings, logits_at
 from bench.numerics.budgets import BUDGETS
 from bench.numerics.errors import distance, measure_all
+from bench.user_code.refused import Refused
 from reference.config import GPTConfig
 from reference.functional import cross_entropy
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from bench.candidate.recorder import only_python, submodules_named, tensors_in
-from bench.candidate.refused import innermost_own_frame
+from bench.user_code.refused import innermost_own_frame
 
 DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout)
 RANDOM = {"bernoulli", "bernoulli_", "rand", "rand_like", "randn", "randn_like", "normal", "multinomial", "randint"}
@@ -73,7 +73,7 @@ def changes_between_calls(module: nn.Module, call: Callable[[], Any], other: Cal
     """What makes the output of a module change between two calls, in words; `other` is a call with other ids."""
     places = active_dropouts(module, call)
     if places:
-        return f"by {places[0]}{others(places)}, which does not heed self.training"
+        return f"by {places[0]}{others(places)}, which ignores self.training"
     before = state_of(module)
     other()
     changed = [name for name, value in state_of(module).items() if name not in before or value != before[name]]

@@ -33,7 +33,6 @@ from bench.candidate.judge_rounding import rounding
 from bench.candidate.layouts import Layout
 from bench.candidate.lifted import lowered
 from bench.candidate.modes import judge_modes
-from bench.candidate.refused import Refused, called, in_one_line, place_in_own_code
 from bench.candidate.reordered import LARGEST, logits_scale, training_scales
 from bench.candidate.search_causes import Probe
 from bench.candidate.traced_gpt import Changes
@@ -43,6 +42,7 @@ from bench.numerics.budgets import BUDGETS
 from bench.numerics.errors import Measurement, distance
 from bench.numerics.inputs import random_batch, sharp_state_dict
 from bench.numerics.outputs import Batch, ModelOutputs, collect_outputs, compare_outputs
+from bench.user_code.refused import Refused, called, in_one_line, place_in_own_code
 from reference.config import GPTConfig
 from reference.gpt import GPT
 from reference.training.step import build_step
@@ -57,6 +57,7 @@ MOST_SHARP = 12  # blocks with such scores: each multiplies rounding by six
 Tell = Callable[[str], None]
 
 
+@in_one_line()
 def examine(
     build: Build,
     layout: Layout,
@@ -92,30 +93,8 @@ def examine(
     Raises ValueError, one line, for a candidate that cannot be tested.
     """
     time, device = usual_time(config) if time is None else time, torch.device(device)
-    with in_one_line():
-        if precision not in (None, "float64", "float32"):
-            return rounding(build, layout, name, layout_name, config, batch, time, device, precision, seed)
-        return examined(
-            build, layout, name, layout_name, config, batch, time, steps, device, precision, seed, depth, tell
-        )
-
-
-def examined(
-    build: Build,
-    layout: Layout,
-    name: str,
-    layout_name: str,
-    config: GPTConfig,
-    batch: int,
-    time: int,
-    steps: int,
-    device: torch.device,
-    precision: str | None,
-    seed: int,
-    depth: bool,
-    tell: Tell,
-) -> Examination:
-    """`examine`, with every option given; an exception of the candidate's code comes as it is."""
+    if precision not in (None, "float64", "float32"):
+        return rounding(build, layout, name, layout_name, config, batch, time, device, precision, seed)
     weights, pair = sharp_state_dict(config, seed), random_batch(config, batch, time, seed)
     tell("building the candidate")
     valid = validate(build, layout, config, weights, pair, device, precision)

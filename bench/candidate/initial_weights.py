@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bench.candidate.adapter import Build, Candidate
-from bench.candidate.refused import called
+from bench.user_code.refused import called
 from reference.config import GPTConfig
 from reference.gpt import GPT
 
@@ -42,7 +42,7 @@ def initial_remarks(candidate: Candidate, build: Build) -> list[str]:
     off = [kind for kind, values in found.items() if apart(values, expected[kind], deviations(kind, config))]
     if not {"token table", "other weights"} - set(off):
         return []
-    return [f"initial {kind}: {told(found[kind])}; GPT-2's: {told(expected[kind])}" for kind in off]
+    return [f"initial {kind}: {in_words(found[kind])}; GPT-2's: {in_words(expected[kind])}" for kind in off]
 
 
 def by_kind(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -71,7 +71,7 @@ def apart(values: Tensor, expected: Tensor, deviations: tuple[float, ...]) -> bo
     return all(abs(float(values.std()) / std - 1.0) > allowed for std in deviations)
 
 
-def told(values: Tensor) -> str:
+def in_words(values: Tensor) -> str:
     """Mean and standard deviation, in words."""
     if bool((values == values[0]).all()):
         return f"all {float(values[0]):g}"

@@ -1,7 +1,7 @@
 """Does a candidate in low precision round more than plain code in that precision?
 
 The rule is that of bench/contenders/verify.py: weights are typical, and an error against float64 may be a multiple of
-the readable GPT's in the same precision, up to a cap. It shows no wrong formula: bfloat16 rounds by more than the exact
+the reference's in the same precision, up to a cap. It shows no wrong formula: bfloat16 rounds by more than the exact
 GELU differs from the tanh one.
 """
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from bench.candidate.load_function import load_function
+from bench.user_code.load_function import load_function
 from reference.checkpoints.huggingface import PREFIX, is_conv1d, to_hf
 from reference.config import GPTConfig
 

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from bench.candidate.adapter import Build, Candidate
 from bench.candidate.recorder import only_python, submodules_named, tensors_in
-from bench.candidate.refused import innermost_own_frame
+from bench.user_code.refused import innermost_own_frame
 
 LOWER = (torch.float32, torch.float16, torch.bfloat16)
 CASTS = (torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16)

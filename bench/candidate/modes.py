@@ -1,4 +1,4 @@
-"""Eval and train mode: dropout that is alive in eval mode, another function in train mode, state kept between calls.
+"""Eval and train mode: dropout that is active in eval mode, another function in train mode, state kept between calls.
 
 The candidate is built twice, with dropout 0 and 0.1. In eval mode both are the reference. In train mode the first is
 the reference; the second has the reference's expected loss, if it drops anything.
@@ -21,11 +21,11 @@ from bench.candidate.examination import DROPPED, EXPECTED, TRAIN, Examination, U
 from bench.candidate.initial_weights import initial_remarks
 from bench.candidate.layouts import Layout
 from bench.candidate.recorder import only_python, tensors_in
-from bench.candidate.refused import called
 from bench.candidate.traced_gpt import Changes, traced_forward
 from bench.candidate.validate import built, learned, logits_at
 from bench.numerics.errors import Measurement, distance
 from bench.numerics.outputs import Batch
+from bench.user_code.refused import called
 from reference.config import GPTConfig
 from reference.gpt import GPT
 

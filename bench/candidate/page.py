@@ -8,35 +8,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from bench.candidate.examination import Depth, Examination
-from bench.candidate.report import conversion, groups, lowering, ratio, shown, unseen, verdict, where
-from bench.environment import environment
+from bench.candidate.report import conversion, groups, lowering, ratio, report, shown, unseen, where
 from bench.formatting import scientific
 from bench.numerics.budgets import BUDGETS
+from bench.user_code.page import report_page
 
-HERE = Path(__file__).parent
-STYLE = HERE.parent / "report" / "page.css"  # of `nox -s report`; a file, as that room imports this one
 LEAST = 1e-17  # the lower end of the axis of errors
 TOP, BOTTOM = 15.0, 235.0  # the ends of that axis in a drawing
-KNOWN = ("device", "cpu", "threads", "system", "python", "commit")
 
 
 def page(seen: Examination) -> str:
-    """The whole page. Names, code and messages of the user are escaped by the template."""
-    c = seen.config
+    """The whole page."""
     first = next((one for one in seen.depth if one.state == "first"), None)
-    return rendered(
-        "page.html",
-        name=seen.name,
-        about=(
-            f"layout {seen.layout}, against reference/gpt.py in float64; {c.n_layer} layers, {c.n_head} heads, width "
-            f"{c.n_embd}, vocabulary {c.vocab_size}, block {c.block_size}; batch {seen.batch} x time {seen.time}"
-        ),
-        same=seen.same,
-        verdict=verdict(seen),
+    return report_page(
+        Path(__file__).with_name("page.html"),
+        report(seen),
         precision=lowering(seen) + unseen(seen),
         causes=seen.causes if not seen.same else [],
         boxes=boxes(seen),
@@ -46,24 +33,6 @@ def page(seen: Examination) -> str:
         measured=measured(seen),
         notes=[*conversion(seen), *seen.notes, *seen.remarks, *(f"{one.name}: {one.why}" for one in seen.unjudged)],
     )
-
-
-def text_page(name: str, about: str, verdict: str, same: bool, report: str) -> str:
-    """A report of another audit as a page: its verdict, its text, the environment."""
-    return rendered("text_page.html", name=name, about=about, verdict=verdict, same=same, report=report)
-
-
-def rendered(template: str, **values: Any) -> str:
-    """A template with the style of the report's page and the environment; values are escaped."""
-    surroundings = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style = STYLE.read_text(encoding="utf-8")
-    return surroundings.get_template(template).render(style=style, environment=facts(), **values)
 
 
 def boxes(seen: Examination) -> list[dict[str, str]]:
@@ -173,18 +142,3 @@ def measured(seen: Examination) -> list[dict[str, Any]]:
             }
         )
     return found
-
-
-def save(text: str, path: Path) -> None:
-    """Write a page. Raises ValueError, one line, if that fails."""
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"--html {path}: cannot be written ({error.strerror})") from None
-
-
-def facts() -> list[tuple[str, str]]:
-    """Machine and software."""
-    here = environment(torch.device("cpu"))
-    packages = [(name, str(version)) for name, version in here["packages"].items() if version is not None]
-    return [*((name, "n/a" if here[name] is None else str(here[name])) for name in KNOWN), *packages]

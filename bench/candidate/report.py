@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from typing import Any
 
+import torch
+
 from bench.candidate.examination import DROPPED, TRAIN, Examination
-from bench.formatting import WIDTH, Fitted, Writer, as_text, plain_table, scientific
+from bench.environment import environment
+from bench.formatting import WIDTH, digits, plain_table, scientific
 from bench.numerics.errors import Measurement
+from bench.user_code.report import Report
 
 TITLES = {
     "logits": "logits",
@@ -21,35 +25,54 @@ MOST_NAMED = 8  # gradients listed by name if only gradients differ; else 3
 
 
 def text(seen: Examination, width: int = WIDTH) -> str:
-    """The report as plain text, at most `width` columns wide."""
-    return as_text(lambda console: show(seen, console), width)
+    """The report as plain text."""
+    return report(seen).text(width)
 
 
-def show(seen: Examination, console: Any) -> None:
-    """Print the report on a rich console."""
-    writer, config = Writer(console), seen.config
-    writer.line()
-    writer.line(f"{seen.name}, layout {seen.layout}, against reference/gpt.py in float64")
-    writer.line(
+def report(seen: Examination) -> Report:
+    """The report of an examination."""
+    config = seen.config
+    return Report(
+        seen.name,
+        f"layout {seen.layout}, against reference/gpt.py in float64",
         f"{config.n_layer} layers, {config.n_head} heads, width {config.n_embd}, vocabulary {config.vocab_size}, block "
         f"{config.block_size}; batch {seen.batch} x time {seen.time}; random weights; {seen.device}",
-        style="dim",
-    )
-    writer.line()
-    writer.line(verdict(seen), style="bold" if seen.same else "bold red")
-    writer.line()
-    console.print(Fitted(table(seen)))
-    writer.sections(
-        {
+        verdict(seen),
+        seen.same,
+        lambda width: {
             "Gradients that differ": gradients(seen),
             "First difference": where(seen),
             "Likely cause": causes(seen),
             "Precision": lowering(seen),
             "What float32 cannot exclude": unseen(seen),
             "Not judged": [f"{one.name}: {one.why}" for one in seen.unjudged],
-            "Notes": [f"- {note}" for note in (*conversion(seen), *seen.notes, *seen.remarks)],
-        }
+        },
+        table(seen),
+        (*conversion(seen), *seen.notes, *seen.remarks),
     )
+
+
+def values(seen: Examination) -> dict[str, Any]:
+    """The examination as plain values, for --json."""
+    return {
+        "kind": "candidate",
+        "candidate": seen.name,
+        "layout": seen.layout,
+        "same": seen.same,
+        "verdict": verdict(seen),
+        "precision": seen.precision,
+        "config": dataclasses.asdict(seen.config),
+        "measurements": [{**dataclasses.asdict(m), "allowed": seen.allowed(m)} for m in seen.report.measurements],
+        "where": None if seen.where is None else dataclasses.asdict(seen.where),
+        "depth": [dataclasses.asdict(one) for one in seen.depth],
+        "causes": [dataclasses.asdict(cause) for cause in seen.causes],
+        "lowering": None if seen.lowering is None else seen.lowering.place,
+        "only_rounds": seen.only_rounds,
+        "unjudged": {one.name: one.why for one in seen.unjudged},
+        "unseen": seen.unseen,
+        "notes": [*seen.notes, *seen.remarks],
+        "environment": environment(torch.device(seen.device)),
+    }
 
 
 def verdict(seen: Examination) -> str:
@@ -99,11 +122,6 @@ def verdict(seen: Examination) -> str:
         return f"The same function in eval mode, but with dropout another mean loss: off by {off:.1f} standard errors."
     quantity = "trajectory" if "trajectory" in furthest else "update"
     return f"The same logits and gradients, but it trains differently: {TITLES[quantity]} {far(quantity)}."
-
-
-def digits(error: float) -> str:
-    """The number of decimal digits that agree."""
-    return "every digit" if error == 0.0 else f"{max(0.0, -math.log10(error)):.1f} digits"
 
 
 def table(seen: Examination) -> Any:

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.candidate.guess_layout import PROBE, LayoutUnknown, choose_layout
-from bench.candidate.load_function import load_function
 from bench.formatting import one_line
 from bench.settings import Template
+from bench.user_code.load_function import load_function
 from reference.config import GPTConfig
 
 # Our code for a value, with its names in public GPTs.

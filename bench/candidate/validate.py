@@ -15,10 +15,10 @@ from bench.candidate.dropouts import changes_between_calls
 from bench.candidate.layouts import Layout
 from bench.candidate.lifted import lifted_build, lifting
 from bench.candidate.recorder import Rounding, only_python, roundings
-from bench.candidate.refused import Refused, called
 from bench.numerics.budgets import BUDGETS
 from bench.numerics.errors import distance
 from bench.numerics.outputs import Batch
+from bench.user_code.refused import Refused, called
 from reference.config import GPTConfig
 
 Weights = Mapping[str, Tensor]

@@ -1,1 +1,1 @@
-"""Results of the suite for people: one HTML page that needs no network, pictures and Markdown tables beside it."""
+"""Results of the suite and of compare for people: one HTML page that needs no network, pictures, Markdown tables."""

@@ -1,4 +1,4 @@
-"""`python -m bench report`: a page, pictures and tables of the results of the suite."""
+"""`python -m bench report`: a page, pictures and tables of results, of the suite or of compare."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def load_result(path: Path) -> Run:
         )
     except (KeyError, TypeError, AttributeError, IndexError, ValueError, ZeroDivisionError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path}: is damaged, or not written by the suite ({what}): measure again") from error
+        raise ValueError(f"{path}: is damaged, or no result of bench or compare ({what}): measure again") from error
 
 
 def with_unique_names(runs: Sequence[Run]) -> list[Run]:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import vl_convert
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from bench.pages.render import rendered
 from bench.report.charts import ordered
 from bench.report.load_results import Run
 from bench.report.pictures import VEGA_LITE
@@ -35,15 +35,9 @@ def page(runs: Sequence[Run], sections: Sequence[Section]) -> str:
         "themes": {"light": LIGHT, "dark": DARK},
         "runs": [{"device": devices.index(run.device), "title": run.title} for run in runs],
     }
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html").render(
-        style=text("page.css"),
+    return rendered(
+        HERE / "page.html",
+        title="benchmarks",
         devices=devices,
         runs=runs,
         newest=sorted(newest.values()),
@@ -52,13 +46,8 @@ def page(runs: Sequence[Run], sections: Sequence[Section]) -> str:
         data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
         # no text in a script may look like its end
         library=vl_convert.javascript_bundle(EXPORT, VEGA_LITE).replace("</script", "<\\/script"),
-        script=text("page.js"),
+        script=(HERE / "page.js").read_text(encoding="utf-8"),
     )
-
-
-def text(name: str) -> str:
-    """The text of a file beside this one."""
-    return (HERE / name).read_text(encoding="utf-8")
 
 
 def charts_of(section: Section, number: int, views: tuple[View, ...]) -> Iterator[tuple[str, Chart]]:

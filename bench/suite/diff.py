@@ -1,4 +1,4 @@
-"""`python -m bench diff A.json B.json`: what changed between two results of the suite."""
+"""`python -m bench diff A.json B.json`: what changed between two results, of the suite or of compare."""
 
 from __future__ import annotations
 

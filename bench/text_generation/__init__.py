@@ -1,1 +1,1 @@
-"""Test a user's text generator against the readable one, and name the mistakes that explain a difference."""
+"""Test a user's text generator against the reference, and name the mistakes that explain a difference."""

@@ -1,4 +1,4 @@
-"""Is a user's generator the readable one? If not: which mistakes reproduce its texts?
+"""Is a user's generator the reference's? If not: which mistakes reproduce its texts?
 
 Texts are compared token by token, drawn from the same random stream. A function that draws in another way than
 torch.multinomial gets other tokens from it: then some usual ways of drawing are tried, and after them the distribution
@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.candidate.refused import Refused
 from bench.text_generation import probes as given_probes
 from bench.text_generation.calling import Function, generated, understand
 from bench.text_generation.distribution import p_value
-from bench.text_generation.known_mistakes import MISTAKES, Mistake, combined, possible, singles_and_pairs
+from bench.text_generation.known_mistakes import MISTAKES, possible
 from bench.text_generation.model import CONFIG, FORMS, Calls, Form, UserGPT
 from bench.text_generation.probes import Probe, Settings
 from bench.text_generation.variant import (
@@ -31,6 +30,8 @@ from bench.text_generation.variant import (
     probabilities,
     text,
 )
+from bench.user_code.mistake import Mistake, combined, singles_and_pairs
+from bench.user_code.refused import Refused
 
 RIGHT_DRAWS = tuple(draw for draw in Draw if draw is not Draw.ARGMAX)
 DRAWS = 4000  # tokens for a distribution, drawn in one batch
@@ -47,7 +48,7 @@ class Outcome:
 
     probe: Probe
     rows: Rows  # new tokens
-    expected: Rows  # of the readable generator; empty until it is needed
+    expected: Rows  # of the reference generator; empty until it is needed
     same: bool
     draw: Draw | None = None  # the way of drawing that reproduces it, if it samples
     fits: float | None = None  # p-value of its distribution, if its tokens are others
@@ -102,7 +103,7 @@ class Audit:
 
     @property
     def same(self) -> bool:
-        """Whether every judged probe is the readable generator's."""
+        """Whether every judged probe is the reference generator's."""
         return all(one.same for one in self.outcomes) and not self.constant
 
     @property
@@ -110,9 +111,43 @@ class Audit:
         """Probes that differ."""
         return [one for one in self.outcomes if not one.same]
 
+    def values(self) -> dict[str, Any]:
+        """The result as plain values, for --json."""
+        return {
+            "kind": "text_generation",
+            "generate": self.name,
+            "same": self.same,
+            "texts": [
+                {
+                    "title": one.probe.title,
+                    "prompts": one.probe.prompts,
+                    "new_tokens": one.probe.new,
+                    "temperature": one.probe.settings.temperature,
+                    "top_k": one.probe.settings.top_k,
+                    "top_p": one.probe.settings.top_p,
+                    "same": one.same,
+                    "yours": one.rows,
+                    "reference": one.expected or one.rows,
+                    "draw": None if one.draw is None else str(one.draw),
+                    "p_value": one.fits,
+                }
+                for one in self.outcomes
+            ],
+            "causes": [
+                {
+                    "mistakes": [mistake.what for mistake in one.mistakes],
+                    "remedies": [mistake.remedy for mistake in one.mistakes],
+                    "by_distribution": one.by_distribution,
+                }
+                for one in self.explanations
+            ],
+            "unjudged": {one.title: one.why for one in self.unjudged},
+            "notes": self.notes,
+        }
+
 
 class Auditor:
-    """Runs a user's function, and variants of the readable generator beside it."""
+    """Runs a user's function, and variants of the reference generator beside it."""
 
     def __init__(self, function: Function, seed: int, tell: Tell) -> None:
         self.function, self.tell, self.seed = function, tell, seed
@@ -188,7 +223,7 @@ class Auditor:
         return Outcome(probe, rows, self.expected(probe) if draw is None else [], draw is not None, draw)
 
     def expected(self, probe: Probe) -> Rows:
-        """The readable generator's new tokens, up to the end-of-text token."""
+        """The reference generator's new tokens, up to the end-of-text token."""
         found: Rows = [[] for _ in probe.prompts]
         for tokens in text(Variant(), self.reader, probe, self.function.takes("generator")):
             for row, token in zip(found, tokens, strict=True):
@@ -238,13 +273,13 @@ class Auditor:
                 length += 1
                 if all(done) or (variant.end is End.ANY and any(done)) or (variant.end is End.FIRST_ROW and done[0]):
                     break
-        except (RuntimeError, IndexError, ValueError):  # the variant cannot go on
+        except (RuntimeError, IndexError, ValueError):  # the variant cannot continue
             return False
         return all(end or len(row) == length for row, end in zip(rows, done, strict=True))
 
     def explains(self, mistakes: tuple[Mistake, ...], outcomes: list[Outcome], by_distribution: bool) -> bool:
         """Whether mistakes reproduce every probe; those that differ first, as they decide soonest."""
-        variant = combined(mistakes)
+        variant = combined(Variant(), mistakes)
         for one in sorted(outcomes, key=lambda one: one.same):
             if by_distribution and not one.probe.settings.greedy and not one.same:
                 if not self.fits(variant, one.probe.settings) >= REJECTED:
@@ -318,7 +353,7 @@ def audit(
     seed: int = 0,
     tell: Tell = lambda what: None,
 ) -> Audit:
-    """Test a text generator against the readable one.
+    """Test a text generator against the reference.
 
     Args:
         generate: see `bench.text_generation.calling.understand`
@@ -431,7 +466,7 @@ def of_end(auditor: Auditor, one: Outcome) -> None:
     if eos not in row:
         auditor.note("it leaves the end-of-text token out")
     elif len(one.rows) == 1 and len(set(row[row.index(eos) + 1 :])) > 1:
-        auditor.note("it goes on after the end-of-text token")
+        auditor.note("it continues after the end-of-text token")
 
 
 def in_train_mode(auditor: Auditor) -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.candidate.refused import Refused, called
 from bench.text_generation.model import CONFIG, UserGPT
 from bench.text_generation.probes import Probe
+from bench.user_code.refused import Refused, called
 
 OTHER_SEED = 1_000_003  # added to the seed of torch's global generator if the function is given one of its own
 NEARLY_ZERO = 1e-6  # temperature in place of 0 for a function that divides by it
@@ -170,7 +169,7 @@ def generated(function: Function, model: UserGPT, probe: Probe) -> list[list[int
     ids: Any = [list(prompt) for prompt in probe.prompts] if function.lists else torch.tensor(padded)
     generator = torch.Generator().manual_seed(probe.seed)
     keywords = function.keywords(probe, generator, width)
-    with alone(probe.seed + (OTHER_SEED if function.takes("generator") else 0)), redirect_stdout(sys.stderr):
+    with alone(probe.seed + (OTHER_SEED if function.takes("generator") else 0)):
         model.train(probe.train)
         if function.positional:
             found = run(lambda: function.call(model, ids, *keywords.values()), probe.title)

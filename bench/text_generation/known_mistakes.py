@@ -1,11 +1,9 @@
-"""Mistakes that generators are known to make, as changes of a `Variant`, with what to do about each."""
+"""Mistakes that generators are known to make, as changes of a `Variant`, with what to do about each.
+
+The words of a wrong choice are its value in variant.py.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from itertools import combinations
-from typing import Any
 
 from bench.text_generation.calling import Function
 from bench.text_generation.variant import (
@@ -21,8 +19,8 @@ from bench.text_generation.variant import (
     Temperature,
     TopK,
     TopP,
-    Variant,
 )
+from bench.user_code.mistake import Mistake, choices, mistake, others
 
 CROP = "logits = model(ids[:, -block_size:])"
 APPEND = "ids = torch.cat([ids, new], dim=1) after each token"
@@ -31,27 +29,15 @@ AGAIN = "beyond the block every token has a new position: compute the cache agai
 CACHED = "with a cache, a new token's position is the number of tokens before it"
 BY_HAND = "position_ids = (attention_mask.cumsum(1) - 1).clamp(min=0), attention_mask for every call, grown by a 1"
 DIVIDE = "logits = logits / temperature, before top-k, top-p and the softmax"
+ONCE = "draw from softmax(logits)"
 TOP_K = "logits[logits < logits.topk(k).values[:, -1:]] = -inf"
 TOP_P = "sort by probability, drop the tokens before which the sum has reached p"
+ALL_END = "end where all rows have ended"
 SEED = "leave seeding to the caller"
 SEEDS = (0, 1, 42, 123, 1234, 1337, 2024, 2025)
 
 
-@dataclass(frozen=True)
-class Mistake:
-    """A known mistake: the fields of `Variant` that it changes."""
-
-    what: str
-    remedy: str
-    changes: tuple[tuple[str, Any], ...]
-    needs: str = ""  # the argument without which it cannot be made
-
-    @property
-    def fields(self) -> set[str]:
-        """The names of the fields."""
-        return {name for name, _ in self.changes}
-
-
+# field of the variant: the argument without which a function cannot make the mistake
 NEEDS = {
     "temperature": "temperature",
     "top_k": "top_k",
@@ -61,102 +47,35 @@ NEEDS = {
     "end": "eos",
 }
 
-
-def mistake(what: str, remedy: str, **changes: Any) -> Mistake:
-    """A mistake from keyword arguments."""
-    (first, *_) = changes
-    return Mistake(what, remedy, tuple(changes.items()), NEEDS.get(first, ""))
-
-
 MISTAKES: tuple[Mistake, ...] = (
     # what the model sees
-    mistake("a long text is cropped at the wrong end: the model sees its beginning", CROP, context=Context.FIRST),
-    mistake("a long text is cropped to one token fewer than the block", CROP, context=Context.ONE_FEWER),
-    mistake("the model sees half a block", CROP, context=Context.HALF),
-    mistake("new tokens are not appended to what the model sees", APPEND, context=Context.PROMPT),
-    mistake("after the first token the model sees new tokens alone, not the prompt", APPEND, context=Context.NEW),
-    mistake(
-        "the model sees the newest token alone: the cache is not passed on", "pass the cache on", context=Context.NEWEST
-    ),
-    mistake(
-        "the prompt's last token is read twice: it is in the cache already", "read the new token", context=Context.TWICE
-    ),
-    mistake("beyond the block, the cache is kept and positions stay at the last", AGAIN, context=Context.SLIDING),
-    mistake("beyond the block, the cache is kept and positions begin at 0 again", AGAIN, context=Context.ROLLING),
-    mistake("with the cache, every new token has position 0", CACHED, positions=Positions.ZERO),
-    mistake("with the cache, positions of new tokens do not count the prompt", CACHED, positions=Positions.STEP),
-    mistake("with the cache, positions of new tokens are one too many", CACHED, positions=Positions.LATE),
-    mistake("with the cache, positions of new tokens are one too few", CACHED, positions=Positions.EARLY),
-    mistake("with the cache, every new token has the first one's position", CACHED, positions=Positions.STUCK),
-    mistake("positions begin at 1", "positions begin at 0", positions=Positions.ALL_LATE),
+    *choices("context", CROP, Context.FIRST, Context.ONE_FEWER, Context.HALF),
+    *choices("context", APPEND, Context.PROMPT, Context.NEW),
+    *choices("context", "pass the cache on", Context.NEWEST),
+    *choices("context", "read the new token", Context.TWICE),
+    *choices("context", AGAIN, Context.SLIDING, Context.ROLLING),
+    *choices("positions", CACHED, *others(Positions, Positions.ALL_LATE)),
+    *choices("positions", "positions begin at 0", Positions.ALL_LATE),
     mistake("the model is in train mode: dropout takes part", "model.eval()", dropout=True),
-    # padding
-    mistake("padding is neither masked nor left out of positions", BY_HAND, padding=Padding.IGNORED),
-    mistake("positions count the padding", BY_HAND, padding=Padding.COUNTED),
-    mistake("padding is not masked", BY_HAND, padding=Padding.SEEN),
-    mistake("new tokens attend to the padding", BY_HAND, padding=Padding.SEEN_LATER),
-    mistake("positions of new tokens count the padding", BY_HAND, padding=Padding.COUNTED_LATER),
-    # the logits
-    mistake("the logits are those of the position before the last", LAST, place=Place.BEFORE_LAST),
-    mistake("the logits are those of the first position", LAST, place=Place.FIRST),
-    mistake("the logits are those of the prompt's last position, for every token", LAST, place=Place.PROMPT_END),
-    # the distribution
-    mistake(
-        "the temperature has no effect: it is ignored, or divides probabilities",
-        DIVIDE,
-        temperature=Temperature.NOTHING,
-    ),
-    mistake("the temperature multiplies", DIVIDE, temperature=Temperature.MULTIPLIES),
-    mistake("the temperature divides twice", DIVIDE, temperature=Temperature.TWICE),
-    mistake("the temperature comes after top-p", DIVIDE, temperature=Temperature.LAST),
-    mistake(
-        "the temperature divides probabilities, of which a second softmax is taken",
-        DIVIDE,
-        temperature=Temperature.PROBABILITIES,
-    ),
-    mistake(
-        "softmax is taken twice: the logits are probabilities already",
-        "draw from softmax(logits)",
-        second_softmax=SecondSoftmax.BEFORE,
-    ),
-    mistake(
-        "softmax is taken twice: of the distribution to draw from",
-        "draw from softmax(logits)",
-        second_softmax=SecondSoftmax.AFTER,
-    ),
-    mistake("top-k has no effect", TOP_K, top_k=TopK.NOTHING),
-    mistake("top-k keeps k + 1 tokens", TOP_K, top_k=TopK.MORE),
-    mistake("top-k keeps k - 1 tokens", TOP_K, top_k=TopK.FEWER),
-    mistake("top-k drops the k-th token: <= in place of <", TOP_K, top_k=TopK.NOT_KTH),
-    mistake("top-k keeps the smallest", TOP_K, top_k=TopK.SMALLEST),
-    mistake("top-k sets other logits to 0, not to -inf", TOP_K, top_k=TopK.ZEROS),
-    mistake("top-k takes the first row's limit for every row", TOP_K, top_k=TopK.FIRST_ROW),
-    mistake("top-k drops tokens that tie with the k-th", TOP_K, top_k=TopK.NO_TIES),
-    mistake("top-k comes after top-p", "top-k, then top-p", top_k=TopK.AFTER_TOP_P),
-    mistake("top-k has no effect unless the temperature is 1", TOP_K, top_k=TopK.AT_TEMPERATURE_1),
-    mistake("top-p has no effect", TOP_P, top_p=TopP.NOTHING),
-    mistake("top-p drops the token that reaches p", TOP_P, top_p=TopP.SHORT),
-    mistake("top-p keeps one token too many", TOP_P, top_p=TopP.MORE),
-    mistake("top-p keeps tokens up to 1 - p", TOP_P, top_p=TopP.COMPLEMENT),
-    mistake("top-p sums in the order of the vocabulary, not of probability", TOP_P, top_p=TopP.UNSORTED),
-    mistake("top-p keeps the least probable tokens", TOP_P, top_p=TopP.LEAST),
-    mistake("top-p sums probabilities from before top-k", "apply top-p to what top-k left", top_p=TopP.BEFORE_TOP_K),
+    *choices("padding", BY_HAND, *others(Padding)),
+    # the logits and their distribution
+    *choices("place", LAST, *others(Place)),
+    *choices("temperature", DIVIDE, *others(Temperature)),
+    *choices("second_softmax", ONCE, *others(SecondSoftmax)),
+    *choices("top_k", TOP_K, *others(TopK, TopK.AFTER_TOP_P)),
+    *choices("top_k", "top-k, then top-p", TopK.AFTER_TOP_P),
+    *choices("top_p", TOP_P, *others(TopP, TopP.BEFORE_TOP_K)),
+    *choices("top_p", "apply top-p to what top-k left", TopP.BEFORE_TOP_K),
     # the draw
-    mistake("the most probable token is taken where one should be drawn", "torch.multinomial", draw=Draw.ARGMAX),
+    *choices("draw", "torch.multinomial", Draw.ARGMAX),
     mistake(
         "a token is drawn where the most probable one should be taken", "argmax at temperature 0", samples_greedy=True
     ),
-    mistake(
-        "all rows share their first drawn token",
-        "draw the first token for each row, as the others",
-        sharing=Sharing.FIRST_TOKEN,
-    ),
-    mistake("all rows get the first row's drawn tokens", "torch.multinomial of (B, V)", sharing=Sharing.TOKENS),
-    mistake("all rows get the first row's tokens", "take a token for each row", sharing=Sharing.ALL),
-    mistake("all rows share their random numbers", "random numbers of shape (B, V)", sharing=Sharing.NUMBERS),
-    mistake(
-        "the generator that was given is not used", "torch.multinomial(..., generator=generator)", stream=Stream.GLOBAL
-    ),
+    *choices("sharing", "draw the first token for each row, as the others", Sharing.FIRST_TOKEN),
+    *choices("sharing", "torch.multinomial of (B, V)", Sharing.TOKENS),
+    *choices("sharing", "take a token for each row", Sharing.ALL),
+    *choices("sharing", "random numbers of shape (B, V)", Sharing.NUMBERS),
+    *choices("stream", "torch.multinomial(..., generator=generator)", Stream.GLOBAL),
     mistake("random numbers are seeded again before every token", SEED, reseeds=True),
     *(mistake(f"it seeds torch with {seed} itself: every text is the same", SEED, own_seed=seed) for seed in SEEDS),
     # the result
@@ -164,26 +83,15 @@ MISTAKES: tuple[Mistake, ...] = (
     mistake("one token fewer than asked for", "range(max_new_tokens)", more=-1),
     mistake("the prompt counts as new tokens", "count the tokens that are appended", counts_prompt=True),
     mistake("the result has the prompt twice", "return ids, which begins with the prompt", repeats_prompt=True),
-    mistake("all rows end where one of them ends", "end where all rows have ended", end=End.ANY),
-    mistake("all rows end where the first one ends", "end where all rows have ended", end=End.FIRST_ROW),
+    *choices("end", ALL_END, *others(End)),
 )
-
-
-def combined(mistakes: tuple[Mistake, ...], draw: Draw = Draw.MULTINOMIAL) -> Variant:
-    """The readable generator with some mistakes, of different fields."""
-    return replace(Variant(draw=draw), **dict(change for one in mistakes for change in one.changes))
 
 
 def possible(function: Function) -> tuple[Mistake, ...]:
     """The mistakes that a function with these arguments can make."""
-    return tuple(
-        one
-        for one in MISTAKES
-        if not one.needs or function.takes(one.needs) or (one.needs == "padding" and function.takes_padding)
-    )
-
-
-def singles_and_pairs(mistakes: tuple[Mistake, ...]) -> Iterator[tuple[Mistake, ...]]:
-    """Each mistake alone, then two at once where they change different fields."""
-    yield from ((one,) for one in mistakes)
-    yield from (pair for pair in combinations(mistakes, 2) if not pair[0].fields & pair[1].fields)
+    missing = {
+        name
+        for name, needed in NEEDS.items()
+        if not (function.takes_padding if needed == "padding" else function.takes(needed))
+    }
+    return tuple(one for one in MISTAKES if not one.fields & missing)

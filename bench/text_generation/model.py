@@ -1,4 +1,4 @@
-"""The model that a user's generator is given: the readable GPT, with the call, cache and masks of transformers."""
+"""The model that a user's generator is given: the reference GPT, with the call, cache and masks of transformers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.numerics.inputs import sharp_state_dict
 from reference.config import GPTConfig
 from reference.gpt import GPT
 
-# A block that short prompts pass; dropout that shows where it is alive.
+# A block shorter than some prompts; dropout strong enough to change the text where it is active.
 CONFIG = GPTConfig(block_size=16, vocab_size=53, n_layer=2, n_head=4, n_embd=32, dropout=0.1)
 TIED = {0: 11, 1: 23, 2: 37, 3: 41}  # with tied tokens, each first one has the second one's row in the token table
 UNSET: Any = object()  # an argument that was not given, where None begins a cache
@@ -80,7 +80,7 @@ FORMS = (
 
 
 class UserGPT(GPT):
-    """The readable GPT in float64.
+    """The reference GPT in float64.
 
     `model(ids)` returns logits (B, T, V), or what `form` says. A call with use_cache, past_key_values, attention_mask
     or position_ids returns an object with .logits and .past_key_values; the next call takes these, and its positions go

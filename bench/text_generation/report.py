@@ -1,42 +1,33 @@
-"""Print the result of testing a generator."""
+"""The result of testing a generator."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from bench.formatting import WIDTH, Fitted, Writer, as_text, plain_table
+from bench.formatting import plain_table
 from bench.text_generation.audit import Audit, Outcome
 from bench.text_generation.model import CONFIG
+from bench.user_code.report import Report
 
 MOST = 4  # causes that are listed
 
 
-def text(found: Audit, width: int = WIDTH) -> str:
-    """The report as plain text."""
-    return as_text(lambda console: show(found, console), width)
-
-
-def show(found: Audit, console: Any) -> None:
-    """Print the report on a rich console."""
-    writer = Writer(console)
-    writer.line()
-    writer.line(f"{found.name}, against reference/sampling.py in float64")
-    writer.line(
+def report(found: Audit) -> Report:
+    """The report of an audit."""
+    return Report(
+        found.name,
+        "against reference/sampling.py in float64",
         f"a GPT with {CONFIG.n_layer} layers, width {CONFIG.n_embd}, block {CONFIG.block_size}, vocabulary "
         f"{CONFIG.vocab_size}; random weights",
-        style="dim",
-    )
-    writer.line()
-    writer.line(verdict(found), style="bold" if found.same else "bold red")
-    writer.line()
-    console.print(Fitted(table(found)))
-    writer.sections(
-        {
+        verdict(found),
+        found.same,
+        lambda width: {
             "First difference": first_difference(found),
             "Likely cause": causes(found),
             "Not judged": unjudged(found),
-            "Notes": [f"- {note}" for note in found.notes],
-        }
+        },
+        table(found),
+        notes=found.notes,
     )
 
 
@@ -130,7 +121,7 @@ def causes(found: Audit) -> list[str]:
 
 def evidence(found: Audit, by_distribution: bool) -> str:
     """Why a cause is believed."""
-    change = "the readable generator with this change gives"
+    change = "the reference generator with this change gives"
     if by_distribution:
         return f"{change} every greedy text, and the distribution of drawn tokens"
     return f"{change} all {tokens(found.outcomes)} tokens of {len(found.outcomes)} texts"

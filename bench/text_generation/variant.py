@@ -1,4 +1,7 @@
-"""A generator with each choice that people make differently: what the model sees, which logits, which draw."""
+"""A generator with each choice that people make differently: what the model sees, which logits, which draw.
+
+Of each kind of choice, the first is the reference generator's; the words of the others are those of a known mistake.
+"""
 
 from __future__ import annotations
 
@@ -24,95 +27,95 @@ class Context(StrEnum):
     """The tokens that the model sees."""
 
     LAST = "the last tokens, as many as the block has"
-    FIRST = "the first tokens, as many as the block has"
-    ONE_FEWER = "the last tokens, one fewer than the block has"
-    HALF = "the last tokens, half as many as the block has"
-    PROMPT = "the prompt alone"
-    NEW = "the new tokens alone, after the first"
-    NEWEST = "the newest token alone"
-    TWICE = "the prompt's last token twice: with the prompt and before the first new token"
-    SLIDING = "beyond the block, cached keys of tokens that left it, with positions that stay at the last"
-    ROLLING = "beyond the block, cached keys of tokens that left it, with positions that begin at 0 again"
+    FIRST = "a long text is cropped at the wrong end: the model sees its beginning"
+    ONE_FEWER = "a long text is cropped to one token fewer than the block"
+    HALF = "the model sees half a block"
+    PROMPT = "new tokens are not appended to what the model sees"
+    NEW = "after the first token the model sees new tokens alone, not the prompt"
+    NEWEST = "the model sees the newest token alone: the cache is not passed on"
+    TWICE = "the prompt's last token is read twice: it is in the cache already"
+    SLIDING = "beyond the block, the cache is kept and positions stay at the last"
+    ROLLING = "beyond the block, the cache is kept and positions begin at 0 again"
 
 
 class Positions(StrEnum):
     """The positions of new tokens while the text fits into the block."""
 
     RIGHT = "their places in the text"
-    ZERO = "0"
-    STEP = "their number among the new tokens"
-    LATE = "one too many"
-    EARLY = "one too few"
-    STUCK = "that of the first new token"
-    ALL_LATE = "one too many, those of the prompt too"
+    ZERO = "with the cache, every new token has position 0"
+    STEP = "with the cache, positions of new tokens do not count the prompt"
+    LATE = "with the cache, positions of new tokens are one too many"
+    EARLY = "with the cache, positions of new tokens are one too few"
+    STUCK = "with the cache, every new token has the first one's position"
+    ALL_LATE = "positions begin at 1"
 
 
 class Padding(StrEnum):
     """What is done about padding at the left."""
 
     MASKED = "masked and not counted"
-    IGNORED = "nothing"
-    COUNTED = "masked, but counted in positions"
-    SEEN = "not counted in positions, but not masked"
-    SEEN_LATER = "masked in the prompt, not masked for new tokens"
-    COUNTED_LATER = "not counted in the prompt, counted for new tokens"
+    IGNORED = "padding is neither masked nor left out of positions"
+    COUNTED = "positions count the padding"
+    SEEN = "padding is not masked"
+    SEEN_LATER = "new tokens attend to the padding"
+    COUNTED_LATER = "positions of new tokens count the padding"
 
 
 class Place(StrEnum):
     """The position whose logits are taken."""
 
     LAST = "the last"
-    BEFORE_LAST = "the one before the last"
-    FIRST = "the first"
-    PROMPT_END = "the prompt's last"
+    BEFORE_LAST = "the logits are those of the position before the last"
+    FIRST = "the logits are those of the first position"
+    PROMPT_END = "the logits are those of the prompt's last position, for every token"
 
 
 class Temperature(StrEnum):
     """What the temperature does."""
 
     DIVIDES = "divides the logits"
-    NOTHING = "nothing"
-    MULTIPLIES = "multiplies the logits"
-    TWICE = "divides the logits twice"
-    LAST = "divides the logits after top-k and top-p"
-    PROBABILITIES = "divides the probabilities before a second softmax"
+    NOTHING = "the temperature has no effect: it is ignored, or divides probabilities"
+    MULTIPLIES = "the temperature multiplies"
+    TWICE = "the temperature divides twice"
+    LAST = "the temperature comes after top-p"
+    PROBABILITIES = "the temperature divides probabilities, of which a second softmax is taken"
 
 
 class SecondSoftmax(StrEnum):
     """Where softmax is taken once more."""
 
     NOWHERE = "nowhere"
-    BEFORE = "of the logits, before the temperature"
-    AFTER = "of the distribution to draw from"
+    BEFORE = "softmax is taken twice: the logits are probabilities already"
+    AFTER = "softmax is taken twice: of the distribution to draw from"
 
 
 class TopK(StrEnum):
     """What top-k does."""
 
     KEEPS = "keeps the k largest and ties with the k-th"
-    NOTHING = "nothing"
-    MORE = "keeps k + 1"
-    FEWER = "keeps k - 1"
-    NOT_KTH = "keeps tokens above the k-th, without it"
-    SMALLEST = "keeps the k smallest"
-    ZEROS = "sets other logits to 0, not to -inf"
-    FIRST_ROW = "takes the first row's k-th logit as every row's limit"
-    NO_TIES = "keeps k tokens, not those that tie with the k-th"
-    AFTER_TOP_P = "comes after top-p"
-    AT_TEMPERATURE_1 = "nothing unless the temperature is 1"
+    NOTHING = "top-k has no effect"
+    MORE = "top-k keeps k + 1 tokens"
+    FEWER = "top-k keeps k - 1 tokens"
+    NOT_KTH = "top-k drops the k-th token: <= in place of <"
+    SMALLEST = "top-k keeps the smallest"
+    ZEROS = "top-k sets other logits to 0, not to -inf"
+    FIRST_ROW = "top-k takes the first row's limit for every row"
+    NO_TIES = "top-k drops tokens that tie with the k-th"
+    AFTER_TOP_P = "top-k comes after top-p"
+    AT_TEMPERATURE_1 = "top-k has no effect unless the temperature is 1"
 
 
 class TopP(StrEnum):
     """What top-p does."""
 
     KEEPS = "keeps the most probable tokens until they reach p"
-    NOTHING = "nothing"
-    SHORT = "drops the token that reaches p"
-    MORE = "keeps one token more"
-    COMPLEMENT = "keeps until they reach 1 - p"
-    UNSORTED = "sums in the order of the vocabulary"
-    LEAST = "keeps the least probable tokens"
-    BEFORE_TOP_K = "sums probabilities from before top-k"
+    NOTHING = "top-p has no effect"
+    SHORT = "top-p drops the token that reaches p"
+    MORE = "top-p keeps one token too many"
+    COMPLEMENT = "top-p keeps tokens up to 1 - p"
+    UNSORTED = "top-p sums in the order of the vocabulary, not of probability"
+    LEAST = "top-p keeps the least probable tokens"
+    BEFORE_TOP_K = "top-p sums probabilities from before top-k"
 
 
 class Draw(StrEnum):
@@ -125,37 +128,37 @@ class Draw(StrEnum):
     EXPONENTIAL = "the largest probability over an exponential random number"
     GUMBEL = "the largest logit plus Gumbel noise"
     INVERSE = "one uniform random number for each row, searched among summed probabilities"
-    ARGMAX = "the most probable token"
+    ARGMAX = "the most probable token is taken where one should be drawn"
 
 
 class Sharing(StrEnum):
     """What the rows of a batch share."""
 
     NOTHING = "nothing"
-    FIRST_TOKEN = "the first drawn token"
-    TOKENS = "every drawn token: the first row's"
-    ALL = "every token: the first row's, greedy ones too"
-    NUMBERS = "random numbers"
+    FIRST_TOKEN = "all rows share their first drawn token"
+    TOKENS = "all rows get the first row's drawn tokens"
+    ALL = "all rows get the first row's tokens"
+    NUMBERS = "all rows share their random numbers"
 
 
 class Stream(StrEnum):
     """Where random numbers come from."""
 
     GIVEN = "the generator that was given, or else torch's global one"
-    GLOBAL = "torch's global one, although a generator was given"
+    GLOBAL = "the generator that was given is not used"
 
 
 class End(StrEnum):
     """What an end-of-text token does."""
 
     ROW = "ends its row"
-    ANY = "ends all rows"
-    FIRST_ROW = "ends all rows, if it is the first row's"
+    ANY = "all rows end where one of them ends"
+    FIRST_ROW = "all rows end where the first one ends"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to generate text; the defaults are the readable one."""
+    """One way to generate text; the defaults are the reference's."""
 
     context: Context = Context.LAST
     positions: Positions = Positions.RIGHT
@@ -451,7 +454,7 @@ def text(variant: Variant, reader: Reader, probe: Probe, given: bool) -> Iterato
     Args:
         given: whether the function takes a generator
 
-    Raises RuntimeError or IndexError where the variant cannot go on.
+    Raises RuntimeError or IndexError where the variant cannot continue.
     """
     variant = variant.of_probe(probe)
     width = probe.width

@@ -1,6 +1,6 @@
-"""Is a user's training step the readable one? If not: which mistakes reproduce it?
+"""Is a user's training step the reference's? If not: which mistakes reproduce it?
 
-Each step is judged by itself: the readable step starts from the weights that the user's step started from. So an error
+Each step is judged by itself: the reference step starts from the weights that the user's step started from. So an error
 does not grow from step to step, and hundreds of variants can be tried on one record of gradients.
 """
 
@@ -16,10 +16,11 @@ from torch import Tensor
 
 from bench.numerics.budgets import BUDGETS
 from bench.training_step.hyperparameters import Hyperparameters
-from bench.training_step.known_mistakes import Mistake, combined, singles_and_pairs
-from bench.training_step.rates import name_of
+from bench.training_step.known_mistakes import MISTAKES
+from bench.training_step.known_schedules import name_of
 from bench.training_step.record import EQUAL, UNEQUAL, Recorded, initial, record
-from bench.training_step.variant import Arithmetic, Parts, Variant
+from bench.training_step.variant import Arithmetic, Masks, Variant
+from bench.user_code.mistake import Mistake, combined, singles_and_pairs
 
 UPDATE = BUDGETS["float64"].update
 assert UPDATE is not None
@@ -92,8 +93,38 @@ class Audit:
 
     @property
     def same(self) -> bool:
-        """Whether every run is the readable step."""
+        """Whether every run is the reference step."""
         return all(run.same for run in self.runs)
+
+    def values(self) -> dict[str, Any]:
+        """The result as plain values, for --json."""
+        return {
+            "kind": "training_step",
+            "step": self.name,
+            "same": self.same,
+            "budget": BUDGET,
+            "runs": [
+                {
+                    "micro_batches": run.title,
+                    "same": run.same,
+                    "errors": run.errors,
+                    "first_wrong": run.first_wrong,
+                    "worst": run.worst,
+                    "never_updated": run.never_moved,
+                    "causes": [
+                        {
+                            "mistakes": [mistake.what for mistake in one.mistakes],
+                            "schedule": one.schedule,
+                            "error": one.error,
+                            "learning_rates": one.rates,
+                        }
+                        for one in run.explanations
+                    ],
+                }
+                for run in self.runs
+            ],
+            "notes": self.notes,
+        }
 
 
 def audit(
@@ -105,7 +136,7 @@ def audit(
     seed: int = 0,
     tell: Tell = lambda what: None,
 ) -> Audit:
-    """Test a training step against the readable one, over 20 steps of three micro-batches.
+    """Test a training step against the reference, over 20 steps of three micro-batches.
 
     Args:
         build_step: see `bench.training_step.record.record`
@@ -116,19 +147,19 @@ def audit(
     Raises ValueError, one line, for a step that cannot be run.
     """
     given = given or Hyperparameters()
-    parts = Parts.of({n: p.shape for n, p in initial(seed).named_parameters()})
+    masks = Masks.of({n: p.shape for n, p in initial(seed).named_parameters()})
     runs, notes = [], []
     for title, shapes in {"equal": EQUAL, **({"unequal": UNEQUAL} if unequal else {})}.items():
         tell(f"20 steps, micro-batches of {title} size")
         recorded = record(build_step, given, shapes, seed)
-        run = judged(title, recorded, given, parts)
+        run = judged(title, recorded, given, masks)
         runs.append(run)
         broken = next((n for n, w in enumerate(recorded.weights) if not bool(w.isfinite().all())), None)
         if broken is not None:
             notes.append(f"weights are not finite after step {broken - 1}: no mistake was looked for")
         elif not run.same:
             tell("known mistakes")
-            run.explanations = list(explanations(run, given, parts, runs[0].explanations))
+            run.explanations = list(explanations(run, given, masks, runs[0].explanations))
         if run.same and title == "equal":
             notes += remarks(recorded)
         if len(recorded.counts) == 1:
@@ -136,27 +167,27 @@ def audit(
             break
     if len(runs) > 1 and not any(run.same for run in runs):
         # mistakes that show only where sizes differ change nothing in the first run: one cause for both
-        later = (explanation(one.mistakes, runs[0], given, parts) for one in runs[-1].explanations)
+        later = (explanation(one.mistakes, runs[0], given, masks) for one in runs[-1].explanations)
         runs[0].explanations += [one for one in later if one is not None and one not in runs[0].explanations]
     return Audit(name, given, runs, notes)
 
 
-def judged(title: str, recorded: Recorded, given: Hyperparameters, parts: Parts) -> Run:
+def judged(title: str, recorded: Recorded, given: Hyperparameters, masks: Masks) -> Run:
     """A run's error in each step."""
-    names = parts.names
-    arithmetic, errors, worst = Arithmetic(Variant(), given, parts), [], ""
+    names = masks.names
+    arithmetic, errors, worst = Arithmetic(Variant(), given, masks), [], ""
     moved = torch.zeros(len(names), dtype=torch.bool)
     for step in range(len(recorded.gradients)):
         change = recorded.weights[step + 1] - recorded.weights[step]
         expected = sum_of(arithmetic, recorded, step, given.rate(step))
         errors.append(distance(change, expected))
-        pairs = zip(torch.split(change, parts.sizes), torch.split(expected, parts.sizes), strict=True)
+        pairs = zip(torch.split(change, masks.sizes), torch.split(expected, masks.sizes), strict=True)
         typical = float(torch.linalg.vector_norm(expected)) / math.sqrt(expected.numel())
         own = [distance(a, b, SMALL * typical * math.sqrt(a.numel())) for a, b in pairs]
         if all(error <= BUDGET for error in errors[:-1]):
             worst = names[max(range(len(own)), key=lambda n: own[n] if own[n] == own[n] else math.inf)]
-        moved |= torch.tensor([bool(part.any()) for part in torch.split(change, parts.sizes)])
-    flags = torch.repeat_interleave(moved.double(), torch.tensor(parts.sizes))
+        moved |= torch.tensor([bool(part.any()) for part in torch.split(change, masks.sizes)])
+    flags = torch.repeat_interleave(moved.double(), torch.tensor(masks.sizes))
     trained = flags if bool(moved.any()) else torch.ones_like(flags)
     never_moved = [n for n, seen in zip(names, moved, strict=True) if not seen]
     return Run(title, recorded, errors, worst, never_moved, trained)
@@ -177,13 +208,13 @@ def distance(actual: Tensor, expected: Tensor, least: float = 0.0) -> float:
     return error / norm if norm else (0.0 if error == 0.0 else math.inf)
 
 
-def fit(variant: Variant, recorded: Recorded, given: Hyperparameters, parts: Parts, trained: Tensor) -> Fit:
+def fit(variant: Variant, recorded: Recorded, given: Hyperparameters, masks: Masks, trained: Tensor) -> Fit:
     """Fit a learning rate to each step of a variant; stops at the first step that it does not explain.
 
     Args:
         trained: (n,) 1 for weights that the user's step changes, else 0
     """
-    arithmetic, errors, rates = Arithmetic(variant, given, parts, trained), [], []
+    arithmetic, errors, rates = Arithmetic(variant, given, masks, trained), [], []
     for step in range(len(recorded.gradients)):
         rate = given.rate(step)
         constant, proportional = arithmetic.change(
@@ -200,26 +231,26 @@ def fit(variant: Variant, recorded: Recorded, given: Hyperparameters, parts: Par
     return Fit(errors, rates)
 
 
-def explanations(run: Run, given: Hyperparameters, parts: Parts, known: Sequence[Explanation]) -> Iterator[Explanation]:
+def explanations(run: Run, given: Hyperparameters, masks: Masks, known: Sequence[Explanation]) -> Iterator[Explanation]:
     """The fewest mistakes that reproduce every step: none but the schedule, one, or two at once.
 
     Args:
         known: explanations of another run of this step, tried first
     """
-    tried = dict.fromkeys([(), *(one.mistakes for one in known), *singles_and_pairs()])
+    tried = dict.fromkeys([(), *(one.mistakes for one in known), *singles_and_pairs(MISTAKES)])
     fewest: int | None = None
     for mistakes in tried:
         if fewest is not None and len(mistakes) > fewest:
             return
-        found = explanation(mistakes, run, given, parts)
+        found = explanation(mistakes, run, given, masks)
         if found is not None:
             fewest = len(mistakes)
             yield found
 
 
-def explanation(mistakes: tuple[Mistake, ...], run: Run, given: Hyperparameters, parts: Parts) -> Explanation | None:
+def explanation(mistakes: tuple[Mistake, ...], run: Run, given: Hyperparameters, masks: Masks) -> Explanation | None:
     """Test whether mistakes reproduce every step of a run; None if they do not."""
-    found = fit(combined(mistakes), run.recorded, given, parts, run.trained)
+    found = fit(combined(Variant(), mistakes), run.recorded, given, masks, run.trained)
     if not found.explains:
         return None
     schedule = name_of(found.rates, given)

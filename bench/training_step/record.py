@@ -1,4 +1,4 @@
-"""Run a user's training step on a readable GPT and record its weights before and after each step."""
+"""Run a user's training step on the reference GPT and record its weights before and after each step."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.candidate.refused import Refused, called
 from bench.numerics.inputs import sharp_state_dict
 from bench.training_step.hyperparameters import Hyperparameters
+from bench.user_code.refused import Refused, called
 from reference.config import GPTConfig
 from reference.gpt import GPT
 
@@ -26,7 +26,7 @@ UNEQUAL = ((3, 16), (1, 16), (2, 9))
 
 
 class UserGPT(GPT):
-    """The readable GPT with nanoGPT's call: ids -> logits, ids and targets -> (logits, loss). Targets of -1 and -100
+    """The reference GPT with nanoGPT's call: ids -> logits, ids and targets -> (logits, loss). Targets of -1 and -100
     are ignored."""
 
     def forward(self, ids: Tensor, targets: Tensor | None = None) -> Any:

@@ -1,44 +1,35 @@
-"""Print the result of testing a training step."""
+"""The result of testing a training step."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from bench.candidate.report import digits
-from bench.formatting import WIDTH, Fitted, Writer, as_text, plain_table, scientific
+from bench.formatting import digits, plain_table, scientific
 from bench.training_step.audit import BUDGET, Audit, Explanation, Run
 from bench.training_step.record import CONFIG, STEPS
+from bench.user_code.report import Report
 
 TITLES = {"equal": "micro-batches of equal size", "unequal": "micro-batches of unequal size"}
 
 
-def text(found: Audit, width: int = WIDTH) -> str:
-    """The report as plain text."""
-    return as_text(lambda console: show(found, console), width)
-
-
-def show(found: Audit, console: Any) -> None:
-    """Print the report on a rich console."""
-    writer, h = Writer(console), found.given
-    writer.line()
-    writer.line(f"{found.name}, against reference/training/step.py in float64")
-    writer.line(
+def report(found: Audit) -> Report:
+    """The report of an audit."""
+    h = found.given
+    return Report(
+        found.name,
+        "against reference/training/step.py in float64",
         f"{STEPS} steps of a GPT with {CONFIG.n_layer} layers, width {CONFIG.n_embd}; learning rate "
         f"{h.learning_rate:g}, {h.warmup} steps of warm-up, {h.floor:g} after step {h.total}; weight decay "
         f"{h.weight_decay:g}, betas {h.betas}, eps {h.eps:g}, clip {h.clip:g}",
-        style="dim",
-    )
-    writer.line()
-    writer.line(verdict(found), style="bold" if found.same else "bold red")
-    writer.line()
-    console.print(Fitted(table(found)))
-    writer.sections(
-        {
+        verdict(found),
+        found.same,
+        lambda width: {
             "First difference": first_difference(found),
             "Likely cause": causes(found),
-            "Learning rates": rates(found, writer.width),
-            "Notes": [f"- {note}" for note in found.notes],
-        }
+            "Learning rates": rates(found, width),
+        },
+        table(found),
+        notes=found.notes,
     )
 
 
@@ -114,7 +105,7 @@ def causes(found: Audit) -> list[str]:
         words += [one.schedule] if one.schedule else []
         words += [f"{name} is never updated" for name in one.frozen]
         lines.append(start + "; and ".join(words))
-        lines.append(f"  the readable step with this change gives all {STEPS} updates, to {scientific(one.error)}")
+        lines.append(f"  the reference step with this change gives all {STEPS} updates, to {scientific(one.error)}")
         lines += [f"  fix: {mistake.remedy}" for mistake in one.mistakes]
     return lines
 

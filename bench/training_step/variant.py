@@ -1,5 +1,6 @@
 """A training step's arithmetic from gradients to new weights, with each choice that people make differently.
 
+Of each kind of choice, the first is the reference step's; the words of the others are those of a known mistake.
 Everything is a vector of all parameters, so that a variant takes a millisecond per step: hundreds can be tried.
 """
 
@@ -23,83 +24,83 @@ class Sum(StrEnum):
     """How the gradients of micro-batches become one."""
 
     TOKENS = "the mean over all targets"
-    MEANS = "the mean of the micro-batches' means"
-    UNDIVIDED = "the sum of the micro-batches' means"
-    TWICE_DIVIDED = "divided twice by the number of micro-batches"
-    LAST = "the last micro-batch alone"
-    LAST_DIVIDED = "the last micro-batch alone, divided by the number of micro-batches"
-    LAST_WEIGHED = "the last micro-batch alone, by its share of all targets"
-    FIRST = "the first micro-batch alone"
-    TARGETS = "the sum over all targets"
+    MEANS = "micro-batches of unequal size weigh the same (a mean of means)"
+    UNDIVIDED = "the loss is not divided by the number of micro-batches"
+    TWICE_DIVIDED = "the loss is divided twice by the number of micro-batches"
+    LAST = "gradients are cleared before every micro-batch: only the last one counts"
+    LAST_DIVIDED = "gradients are cleared before every micro-batch: only the last one counts, divided by their number"
+    LAST_WEIGHED = "gradients are cleared before every micro-batch: only the last one counts, by its share of targets"
+    FIRST = "only the first micro-batch is used"
+    TARGETS = "the loss is a sum over targets, not their mean"
 
 
 class Clip(StrEnum):
     """What is clipped."""
 
     JOINT = "the joint norm"
-    NONE = "nothing"
-    TENSOR = "each tensor's norm"
-    VALUE = "each value"
-    MICRO = "the norm after each micro-batch"
-    MICRO_AND_JOINT = "the norm after each micro-batch, and once more"
-    UNDIVIDED = "the norm before the division by the number of micro-batches"
-    SCALED = "the norm of gradients that are still multiplied by the loss scale"
-    HALF = "the norm, with half the limit"
-    TRAINED = "the norm of the tensors that are trained"
+    NONE = "gradients are not clipped, or only after the update"
+    TENSOR = "each tensor is clipped by its own norm"
+    VALUE = "each value is clipped (clip_grad_value_)"
+    MICRO = "gradients are clipped after each micro-batch"
+    MICRO_AND_JOINT = "gradients are clipped after each micro-batch, and once more"
+    UNDIVIDED = "gradients are clipped before they are divided by the number of micro-batches"
+    SCALED = "gradients are clipped while they are multiplied by the loss scale"
+    HALF = "the limit of clipping is half of what was given"
+    TRAINED = "the joint norm leaves out tensors that are not trained"
 
 
 class Decay(StrEnum):
     """Where weight decay enters."""
 
     DECOUPLED = "multiplies the weights before the update"
-    GRADIENT = "adds to the gradient (L2)"
-    UNSCALED = "is not multiplied by the learning rate"
-    AFTER = "multiplies the weights after the update"
+    GRADIENT = "weight decay adds to the gradient (L2, torch.optim.Adam)"
+    UNSCALED = "weight decay is not multiplied by the learning rate"
+    AFTER = "weights decay after the update, not before"
 
 
 class Decayed(StrEnum):
     """The tensors that decay."""
 
     MATRICES = "tensors of two dimensions"
-    ALL = "all"
-    NONE = "none"
-    NOT_BIASES = "all but biases"
-    NOT_NORMS = "all but norms"
-    LINEAR = "weights of linear layers, not embeddings"
-    NOT_POSITIONS = "tensors of two dimensions, not positions"
-    VECTORS = "tensors of one dimension"
+    ALL = "every tensor decays, biases and norms too"
+    NONE = "nothing decays"
+    NOT_BIASES = "norm gains decay"
+    NOT_NORMS = "biases of linear layers decay"
+    LINEAR = "embeddings do not decay"
+    NOT_POSITIONS = "the position table does not decay"
+    VECTORS = "the groups are exchanged: biases and norms decay, matrices do not"
 
 
 class Update(StrEnum):
     """The optimizer."""
 
     ADAM = "Adam's"
-    AMSGRAD = "AMSGrad's"
-    NESTEROV = "NAdam's"
-    SGD = "the gradient"
-    SIGN = "the sign of the first moment (Lion)"
+    AMSGRAD = "AMSGrad"
+    NESTEROV = "NAdam"
+    SGD = "plain gradient descent (SGD)"
+    SIGN = "Lion"
 
 
 class Corrected(StrEnum):
     """The moments that are corrected for starting at zero."""
 
     BOTH = "both moments"
-    NEITHER = "neither moment"
-    FIRST = "the first moment"
-    SECOND = "the second moment"
+    NEITHER = "no bias correction"
+    FIRST = "bias correction of the first moment alone"
+    SECOND = "bias correction of the second moment alone"
 
 
 class Eps(StrEnum):
     """Where eps is added."""
 
     OUTSIDE = "to the root of the corrected second moment"
-    BEFORE = "to the root of the second moment before its correction"
-    INSIDE = "to the second moment, inside the root"
+    BEFORE = "eps is added before the bias correction of the second moment"
+    INSIDE = "eps is inside the root"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to make a training step; the defaults are the readable step's."""
+    """One way to make a training step; the defaults are the reference step's."""
 
     sum: Sum = Sum.TOKENS
     clears: bool = True  # whether gradients are cleared between steps
@@ -119,7 +120,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Parts:
+class Masks:
     """Masks over the vector of all parameters, from names and shapes; float64 zeros and ones."""
 
     decayed: dict[Decayed, Tensor]
@@ -128,7 +129,7 @@ class Parts:
     sizes: list[int]  # numbers of elements of the tensors
 
     @classmethod
-    def of(cls, shapes: dict[str, torch.Size]) -> Parts:
+    def of(cls, shapes: dict[str, torch.Size]) -> Masks:
         """The masks of canonical names."""
 
         def mask(*chosen: bool) -> Tensor:
@@ -160,15 +161,15 @@ class Arithmetic:
     Args:
         variant: to compute
         given: hyperparameters
-        parts: of the parameters
+        masks: of the parameters
         trained: (n,) 1 for weights that the optimizer has, else 0; None for all
     """
 
-    def __init__(self, variant: Variant, given: Hyperparameters, parts: Parts, trained: Tensor | None = None) -> None:
-        self.variant, self.given, self.parts = variant, given, parts
-        self.trained = torch.ones_like(parts.tokens) if trained is None else trained
+    def __init__(self, variant: Variant, given: Hyperparameters, masks: Masks, trained: Tensor | None = None) -> None:
+        self.variant, self.given, self.masks = variant, given, masks
+        self.trained = torch.ones_like(masks.tokens) if trained is None else trained
         self.steps = 0
-        zeros = torch.zeros_like(parts.tokens)
+        zeros = torch.zeros_like(masks.tokens)
         self.m = self.v = self.highest = self.left = zeros  # never changed in place
 
     def change(
@@ -184,7 +185,7 @@ class Arithmetic:
         """
         variant, decay = self.variant, self.variant.weight_decay
         decay = self.given.weight_decay if decay is None else decay
-        mask = self.parts.decayed[variant.decayed]
+        mask = self.masks.decayed[variant.decayed]
         gradient = self.gradient(gradients, counts)
         if variant.decay is Decay.GRADIENT:
             gradient = gradient + decay * mask * weights
@@ -202,7 +203,7 @@ class Arithmetic:
         """Sum and clip the gradients of micro-batches."""
         variant, number, targets = self.variant, len(gradients), sum(counts)
         if variant.tied_twice:
-            gradients = [g * (1.0 + self.parts.tokens) for g in gradients]
+            gradients = [g * (1.0 + self.masks.tokens) for g in gradients]
         factors = {
             Sum.TOKENS: [count / targets for count in counts],
             Sum.MEANS: [1.0 / number] * number,
@@ -237,7 +238,7 @@ class Arithmetic:
             case Clip.VALUE:
                 return gradient.clamp(-limit, limit)
             case Clip.TENSOR:
-                return torch.cat([part * scale(part, limit) for part in torch.split(gradient, self.parts.sizes)])
+                return torch.cat([part * scale(part, limit) for part in torch.split(gradient, self.masks.sizes)])
             case Clip.SCALED:
                 return gradient * scale(gradient * LOSS_SCALE, limit)
             case Clip.TRAINED:

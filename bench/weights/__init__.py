@@ -1,1 +1,1 @@
-"""Whose layout do some tensors have, and do two checkpoints hold the same weights?"""
+"""Whose layout do some tensors have, and are the weights of two checkpoints the same?"""

@@ -1,4 +1,4 @@
-"""`python -m bench compare --weights A --against B`: do two checkpoints hold the same weights?"""
+"""`python -m bench compare --weights A --against B`: are the weights of two checkpoints the same?"""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 import tyro
 
 from reference.cli import interrupts
+from reference.cli.help_text import wrapped
 from reference.cli.options import Eval, Plot, Sample, Train
 from reference.cli.progress import waiting
 from reference.cli.streams import prepare_streams
@@ -151,7 +152,7 @@ def command_of(options: Train | Sample | Eval | Plot) -> Callable[[Any, Backend]
 def read_options(package: Package, arguments: list[str]) -> Train | Sample | Eval | Plot:
     """Parse the options of a command. For a resumed run, its saved settings are the defaults."""
     commands = {"train": package.train, "sample": package.sample, "eval": package.eval, "plot": package.plot}
-    kinds: list[Any] = [Annotated[kind, tyro.conf.subcommand(name)] for name, kind in commands.items()]
+    kinds: list[Any] = [Annotated[wrapped(kind), tyro.conf.subcommand(name)] for name, kind in commands.items()]
     any_command: Any = Union[*kinds]
     options: Train | Sample | Eval | Plot = tyro.cli(
         any_command, args=arguments, prog=package.program, description=package.description

@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TextIO, TypeVar
 
 if TYPE_CHECKING:
@@ -122,9 +121,7 @@ class Stages:
             self.bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.bar is not None:
             self.bar.stop()
 
@@ -171,9 +168,7 @@ class Display(Protocol):
     """The display of a training run: a context, and an `Observer` of reference/training/loop.py."""
 
     def __enter__(self) -> Self: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *error: object) -> None: ...
     def stepped(self, done: int) -> None: ...
     def recorded(self, record: Record) -> None: ...
 
@@ -210,9 +205,7 @@ class Bar:
         self.task = self.progress.add_task("", total=self.steps, completed=self.done, measured=measured)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.progress.stop()
 
     def stepped(self, done: int) -> None:
@@ -242,9 +235,7 @@ class Lines:
         self.opening.enter_context(waiting("validating"))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.opening.close()
 
     def stepped(self, done: int) -> None:

@@ -1,6 +1,6 @@
 """Outputs in the documents, each made by the command beside it: `nox -s docs` runs the commands and writes them again.
 
-An output is a block of cog (https://cog.readthedocs.io), whose first line calls one of the functions below:
+An output is a block of cog (https://cog.readthedocs.io), whose first line calls `run`, `sessions` or `table`:
 
     <!-- [[[cog run("python -m bench compare --candidate examples/my_gpt.py:build --layout nanogpt") ]]] -->
     <!-- [[[end]]] -->
@@ -19,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,26 @@ def sessions() -> None:
         if isinstance(node, ast.FunctionDef) and "nox.session" in "".join(map(ast.unparse, node.decorator_list)):
             rows.append(f"| `{node.name}` | {(ast.get_docstring(node) or '').splitlines()[0]} |")
     write("\n".join(rows) + "\n")
+
+
+def table(device: str, title: str, keep: Sequence[str] = ()) -> None:
+    """Show a table of docs/results, which `python -m bench report` makes, with its device, date and versions.
+
+    Args:
+        device: the first words of the folder's name
+        title: the first words of the table's title
+        keep: regular expressions: only rows that match one are shown; all if empty
+    """
+    (path,) = (ROOT / "docs" / "results").glob(f"{device}*/tables.md")
+    heading, _, measured, *lines = path.read_text(encoding="utf-8").splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(f"**{title}"))
+    head, ruler, *rows = takewhile(bool, lines[start + 2 :])
+    rows = [row for row in rows if not keep or any(re.search(expression, row) for expression in keep)]
+    cog: Any = sys.modules["cog"]
+    link = os.path.relpath(path, ROOT / Path(cog.inFile).parent)
+    when = measured.removeprefix("Measured ").partition(". Written")[0]
+    source = f"{lines[start]}, on {heading.removeprefix('# ')}, measured {when} ([all tables]({link}))"
+    cog.out("\n".join([source, "", head, ruler, *rows]) + "\n")
 
 
 @cache
@@ -119,7 +140,7 @@ def make(files: Sequence[Path], check: bool) -> int:
     cog = Cog()
     cog.cogmodule.checking = check  # for `write`
     mode = ["--check", "--diff", f"--check-fail-msg={STALE}"] if check else ["-r"]
-    prologue = f"from {__spec__.name if __spec__ else __name__} import run, sessions"
+    prologue = f"from {__spec__.name if __spec__ else __name__} import run, sessions, table"
     settings = ["-U", "-n", "utf-8", "--verbosity=1", "-p", prologue]
     status: int = cog.main(["cog", *mode, *settings, *map(str, files)])
     return status

@@ -21,7 +21,7 @@ The end.
 """
 
 
-QUICK = ("README.md", "CONTRIBUTING.md")  # the others take up to 15 s
+QUICK = ("README.md", "CONTRIBUTING.md", "speed.md")  # the others take up to 15 s
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,17 @@ def test_another_number_is_not_stale_and_another_word_is(tmp_path: Path) -> None
     assert make([page], check=True) == 0
     assert "3.9e-15" in page.read_text()
     page.write_text(right.replace("\n42 w\n", "\n42 v\n"))
+    assert make([page], check=True) != 0
+
+
+def test_another_number_in_a_table_of_results_is_stale(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text('<!-- [[[cog table("cpu-intel", "The fastest", ["gpt2-128: forw"]) ]]] -->\n<!-- [[[end]]] -->\n')
+    assert make([page], check=False) == 0
+    right = page.read_text()
+    assert right.count("\n| ") == 3
+    assert "(AMX bfloat16), 2 threads, measured 2" in right
+    page.write_text(right.replace("×", "× 1"))
     assert make([page], check=True) != 0
 
 

@@ -155,8 +155,10 @@ def test_the_wheel_has_no_name_but_paritygpt_and_everything_below_it(wheel: Path
     files = {name for name in names if not name.endswith(".py")}
     assert files == {
         "paritygpt/py.typed",
-        *(f"paritygpt/bench/report/page.{ending}" for ending in ("css", "html", "js")),
-        *(f"paritygpt/bench/candidate/{name}.html" for name in ("frame", "page", "text_page")),
+        *(f"paritygpt/bench/pages/{name}" for name in ("base.html", "style.css")),
+        *(f"paritygpt/bench/report/page.{ending}" for ending in ("html", "js")),
+        *(f"paritygpt/bench/user_code/{name}.html" for name in ("report_page", "text_page")),
+        "paritygpt/bench/candidate/page.html",
         *(f"paritygpt/docs/{name}.json" for name in ("bugs", "parity")),
     }
 

@@ -8,7 +8,7 @@ from typing import Any
 from bench.formatting import interval, significant, size
 from bench.report.charts import Axis, Dot, dots, ordered
 from bench.report.result_keys import ABLATION, LEAVE_ONE_OUT
-from bench.report.section import Table, View
+from bench.report.section import Result, Table, View
 from bench.suite.tables import basis
 
 KINDS = {"alone": "alone", LEAVE_ONE_OUT: "leave-one-out", "cumulative": "cumulative"}
@@ -27,8 +27,6 @@ WORDS = (
     "process include this; those of one launch do not. The title of the table gives the confidence. All recipes were "
     "proven on a small model with a batch of 3 x 48, the best one also at the sizes at which it is timed.",
 )
-
-Result = dict[str, Any]
 
 
 def views(result: Result) -> tuple[View, ...]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from bench.formatting import interval, scientific, significant, size
 from bench.report.result_keys import COMPONENT, COMPONENTS
-from bench.report.section import Table, View
+from bench.report.section import Result, Table, View
 from bench.suite.tables import percent
 
 WORDS = (
@@ -14,8 +12,6 @@ WORDS = (
     "the relative L2 distance to the readable version's output. Components that do the same work were timed in turn in "
     "one process: the ratio is to the first of them, with its interval and confidence.",
 )
-
-Result = dict[str, Any]
 
 
 def views(result: Result) -> tuple[View, ...]:

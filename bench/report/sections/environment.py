@@ -6,7 +6,7 @@ from typing import Any
 
 from bench.formatting import interval, size
 from bench.report.result_keys import AA_TEST
-from bench.report.section import Table, View
+from bench.report.section import Result, Table, View
 
 WORDS = (
     "Machine and software of this run. Other programs on a machine change its rates from one minute to the next: "
@@ -15,8 +15,6 @@ WORDS = (
 
 CLOCKS = {"now": "clock before, MHz", "most": "clock at most, MHz"}
 CLOCKS |= {f"{which}_after_work": f"{which} clock after work, MHz" for which in ("lowest", "highest")}
-
-Result = dict[str, Any]
 
 
 def views(result: Result) -> tuple[View, ...]:

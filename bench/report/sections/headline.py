@@ -8,7 +8,7 @@ from typing import Any
 from bench.environment import identity_in_words
 from bench.formatting import interval, milliseconds, significant
 from bench.report.charts import Bar, grouped_bars
-from bench.report.section import Table, View
+from bench.report.section import Result, Table, View
 from bench.report.sections.peers import base_of
 from bench.suite.tables import groups
 
@@ -20,7 +20,6 @@ TASKS = {"training_step": "Training step", "per_token": "Generation, one token"}
 REFERENCE, HUGGING_FACE, OURS = "readable reference", "Hugging Face's best", "ours"
 NAMES_OF_OURS = ("optimized", "full")  # the recipe with the rungs that pay; in older runs, that with all rungs
 
-Result = dict[str, Any]
 Case = dict[str, Any]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from bench.formatting import NOT_THE_SAME, scientific
 from bench.report.charts import Axis, Dot, dots, ordered
 from bench.report.proof_records import QUANTITIES, Parity
-from bench.report.section import Table, View
+from bench.report.section import Result, Table, View
 from bench.suite.scaling import MIDDLE, size_of
 
 WORDS = (
@@ -22,8 +22,6 @@ TESTED = (
     "in float64 over all tensors, over its budget. Above 1 fails.",
 )
 OVER = Axis("largest error / budget", rule=1.0, top=1.1)
-
-Result = dict[str, Any]
 
 
 def views(result: Result) -> tuple[View, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.formatting import interval, size
 from bench.report.charts import Axis, Dot, dots
-from bench.report.section import Chart, Table, View
+from bench.report.section import Chart, Result, Table, View
 from bench.report.sections.ablation import rate
 from bench.suite.tables import basis, cost_of, groups, name_of, shares_of
 
@@ -25,7 +25,6 @@ WORDS = (
 
 OVERVIEW = "training_step"  # the task of the first view
 
-Result = dict[str, Any]
 Case = dict[str, Any]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from bench.formatting import milliseconds, per_second, scaled, significant
 from bench.report.charts import Axis, Dot, dots, ordered, roofline
 from bench.report.result_keys import SCENARIO
-from bench.report.section import Chart, Table, View
+from bench.report.section import Chart, Result, Table, View
 from bench.roofline.roofline import SQUARE
 from bench.suite.tables import groups, share
 
@@ -22,8 +22,6 @@ WORDS = (
     "weights may stay in a cache. The ceiling of a precision is its best rate over all shapes; each run measures a "
     "large square product too, so the ceiling hardly depends on the workloads.",
 )
-
-Result = dict[str, Any]
 
 
 def views(result: Result) -> tuple[View, ...]:

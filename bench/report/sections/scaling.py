@@ -6,7 +6,7 @@ from typing import Any
 
 from bench.formatting import interval, size
 from bench.report.charts import Axis, curves, ordered
-from bench.report.section import Table, View
+from bench.report.section import Result, Table, View
 from bench.report.sections.ablation import rate
 
 WORDS = (
@@ -23,8 +23,6 @@ ACROSS = {
     "width": "embedding width (n_embd)",
     "vocabulary": "tokens in the vocabulary",
 }
-
-Result = dict[str, Any]
 
 
 def views(result: Result) -> tuple[View, ...]:

@@ -9,8 +9,8 @@ import pytest
 
 from bench.__main__ import main
 from bench.batches.audit import Audit, audit
-from bench.batches.report import text
-from bench.candidate.load_function import load_function
+from bench.batches.report import report
+from bench.user_code.load_function import load_function
 
 ROOT = Path(__file__).parents[3]
 EPOCHS = (ROOT / "examples" / "my_batches.py").read_text()
@@ -109,7 +109,7 @@ def audit_of(source: str, folder: Path) -> Audit:
 def test_a_right_loader_has_no_fault(name: str, tmp_path: Path) -> None:
     found = audit_of(RIGHT[name], tmp_path)
     assert found.faults == []
-    assert "Right batches: every target is the next token, " in text(found)
+    assert "Right batches: every target is the next token, " in report(found).text()
     assert found.kind == ("random" if name == "random windows" else "epochs")
     assert found.batches == (0 if name == "random windows" else 12)
 

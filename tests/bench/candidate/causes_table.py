@@ -26,8 +26,8 @@ from bench.candidate.examination import Examination
 from bench.candidate.examine import examine
 from bench.candidate.guess_layout import choose_layout
 from bench.candidate.layouts import layout_of
-from bench.candidate.load_function import load_function
 from bench.candidate.traced_gpt import nodes
+from bench.user_code.load_function import load_function
 from reference.cli.interrupts import end_at_once
 from reference.config import GPTConfig
 from tests.bench.candidate.planted_models import FILES, FOLDER, LAYOUTS, Planted, alone, in_pairs, text_with

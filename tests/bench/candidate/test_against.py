@@ -12,7 +12,6 @@ import pytest
 from bench.__main__ import main
 from tests.quick import quick
 
-ROOT = Path(__file__).parents[3]
 ERF = "from torch.nn.functional import gelu\nbuild = mutant(MLP, activate=lambda self, x: gelu(x))\n"
 HEAD = "from tests.bench.candidate.written import MLP, Interleaved, PerHead, Written, mutant\n"
 FILES = {
@@ -25,13 +24,10 @@ FILES = {
 }
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.syspath_prepend(str(ROOT))
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(autouse=True)
+def files(folder: Path) -> None:
     for name, text in FILES.items():
-        (tmp_path / name).write_text(HEAD + text)
-    return tmp_path
+        (folder / name).write_text(HEAD + text)
 
 
 def compared(a: str, b: str, *options: str) -> tuple[int, dict[str, Any]]:
@@ -43,9 +39,7 @@ def compared(a: str, b: str, *options: str) -> tuple[int, dict[str, Any]]:
 @pytest.mark.parametrize(
     "a,b", [("heads.py", "interleaved.py"), pytest.param("right.py", "transformers", marks=pytest.mark.slow)]
 )
-def test_two_right_ones_in_any_layouts_are_the_same(
-    a: str, b: str, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_right_ones_in_any_layouts_are_the_same(a: str, b: str, capsys: pytest.CaptureFixture[str]) -> None:
     status, found = compared(a, b)
     out = capsys.readouterr().out
     assert status == 0, out
@@ -57,9 +51,7 @@ def test_two_right_ones_in_any_layouts_are_the_same(
 @pytest.mark.parametrize(
     "a,b", [("right.py", "erf.py"), pytest.param("erf.py", "transformers", marks=pytest.mark.slow)]
 )
-def test_a_difference_is_explained_on_its_side(
-    a: str, b: str, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_difference_is_explained_on_its_side(a: str, b: str, capsys: pytest.CaptureFixture[str]) -> None:
     status, found = compared(a, b)
     assert status == 1
     wrong, right = ("a", "b") if a == "erf.py" else ("b", "a")
@@ -73,7 +65,7 @@ def test_a_difference_is_explained_on_its_side(
 
 @pytest.mark.parametrize("width", quick([60, 80], 60))
 def test_on_a_narrow_terminal_no_number_is_cut(
-    width: int, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", f"{width}")
     _, found = compared("right.py", "erf.py")
@@ -84,13 +76,13 @@ def test_on_a_narrow_terminal_no_number_is_cut(
 
 
 @pytest.mark.slow
-def test_two_with_the_same_mistake_are_the_same_as_each_other(folder: Path) -> None:
+def test_two_with_the_same_mistake_are_the_same_as_each_other() -> None:
     status, found = compared("erf.py", "erf.py")
     assert (status, found["a"]["same"], found["b"]["same"]) == (0, False, False)
 
 
 @pytest.mark.slow
-def test_where_one_rounds_both_are_judged_in_float32(folder: Path) -> None:
+def test_where_one_rounds_both_are_judged_in_float32() -> None:
     status, found = compared("right.py", "rounded.py")
     assert status == 0
     assert (found["a"]["precision"], found["b"]["precision"], found["pair"]["precision"]) == (
@@ -110,7 +102,7 @@ def test_where_one_rounds_both_are_judged_in_float32(folder: Path) -> None:
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_one_line(
-    b: str, message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+    b: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["compare", "--candidate", "right.py", "--steps", "0", "--against", *b.split()]) == 2
     captured = capsys.readouterr()

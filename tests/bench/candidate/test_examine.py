@@ -15,9 +15,9 @@ import bench.candidate.examine
 from bench.__main__ import main
 from bench.candidate.examine import TEST_SIZE, Examination, examine
 from bench.candidate.layouts import LAYOUTS, layout_of
-from bench.candidate.load_function import load_function
 from bench.candidate.report import text
 from bench.parity import assert_same
+from bench.user_code.load_function import load_function
 from optimized import FULL, build
 from reference import GPT, GPTConfig
 from tests.bench.candidate.written import (
@@ -302,14 +302,6 @@ REFUSED = {
         r"layout: autograd cannot follow it, so gradients cannot be mapped back: .*",
     ),
 }
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder from which the modules of the tests can be imported."""
-    monkeypatch.syspath_prepend(str(ROOT))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.mark.parametrize("mistake", REFUSED)

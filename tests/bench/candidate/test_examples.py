@@ -8,7 +8,7 @@ import pytest
 
 from bench.candidate.examine import Examination, examine
 from bench.candidate.layouts import layout_of
-from bench.candidate.load_function import load_function
+from bench.user_code.load_function import load_function
 
 ROOT = Path(__file__).parents[3]
 

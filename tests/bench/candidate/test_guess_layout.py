@@ -34,7 +34,6 @@ from tests.bench.candidate.written import (
 )
 from tests.bench.weights.public_layouts import PUBLIC
 
-ROOT = Path(__file__).parents[3]
 SMALL = GPTConfig(block_size=24, vocab_size=37, n_layer=2, n_head=3, n_embd=24)
 
 
@@ -156,11 +155,9 @@ def test_the_printed_function_is_python_and_gives_the_layout(name: str, bias: bo
 
 
 def test_what_has_no_place_is_printed_beside_ours_with_a_function_to_complete(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(str(ROOT))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.py").write_text("from tests.bench.candidate.test_guess_layout import Odd as build\n")
+    (folder / "mine.py").write_text("from tests.bench.candidate.test_guess_layout import Odd as build\n")
     assert main(["compare", "--candidate", "mine.py", "--steps", "0"]) == 2
     captured = capsys.readouterr()
     assert captured.err.splitlines()[-1] == (
@@ -171,16 +168,14 @@ def test_what_has_no_place_is_printed_beside_ours_with_a_function_to_complete(
     assert '# TODO out["gate"] = ...  # (7,)' in captured.out
     # completed by one line, it is a layout
     function = captured.out.split("A layout function\n")[-1].replace("out = {}", 'out = {"gate": torch.zeros(7)}', 1)
-    (tmp_path / "own.py").write_text(f"import torch\n{function}")
+    (folder / "own.py").write_text(f"import torch\n{function}")
     assert main(["compare", "--candidate", "mine.py", "--layout", "own.py:layout", "--steps", "0"]) == 0
 
 
 def test_a_guess_without_proof_and_a_difference_without_cause_are_not_judged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(str(ROOT))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.py").write_text(
+    (folder / "mine.py").write_text(
         "from tests.bench.candidate.written import Interleaved\n"
         "class build(Interleaved):\n"
         "    def forward(self, ids):\n"

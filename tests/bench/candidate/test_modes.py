@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from bench.candidate.examination import DROPPED, EXPECTED, STANDARD_ERRORS, TRAIN, Examination
 from bench.candidate.examine import examine
 from bench.candidate.layouts import LAYOUTS
-from bench.candidate.refused import Refused
 from bench.candidate.report import text
+from bench.user_code.refused import Refused
 from reference import GPT, GPTConfig
 from tests.bench.candidate.written import MLP, Attention, Written, mutant
 from tests.quick import quick
@@ -178,11 +178,11 @@ def cached(config: GPTConfig) -> nn.Module:
 CHANGES = {
     "dropout": (
         mutant(Written, embed=lambda self, ids: F.dropout(Written.embed(self, ids), 0.1)),
-        r"by dropout in the model itself \(tests/.*line \d+\), which does not heed self\.training",
+        r"by dropout in the model itself \(tests/.*line \d+\), which ignores self\.training",
     ),
     "random numbers": (
         mutant(MLP, activate=lambda self, x: F.gelu(x, approximate="tanh") + 1e-9 * torch.randn_like(x)),
-        r"by torch\.randn_like in transformer\.h\.0\.mlp \(tests/.*line \d+\) and in 1 more, which does not heed .*",
+        r"by torch\.randn_like in transformer\.h\.0\.mlp \(tests/.*line \d+\) and in 1 more, which ignores self.*",
     ),
     "a cache": (cached, r"by what it keeps in transformer\.h\.0\.attn\.kept, transformer\.h\.1\.attn\.kept"),
 }

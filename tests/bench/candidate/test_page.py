@@ -13,7 +13,6 @@ from bench.__main__ import main
 from bench.candidate.page import height, page
 from bench.parity import assert_same
 from bench.settings import CompareCandidate
-from tests.quick import quick
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -106,17 +105,6 @@ def test_assert_same_writes_page_and_json_and_says_where(tmp_path: Path) -> None
         assert_same(f"{EXAMPLES / 'erf_gelu.py'}:build", steps=0, html=out)
     assert "GELU in its exact erf form" in read(out).text
     assert json.loads(out.with_suffix(".json").read_text())["same"] is False
-
-
-@pytest.mark.parametrize("kind", quick(["step", "generate"], "step"))
-def test_other_audits_write_their_report_as_a_page(kind: str, tmp_path: Path) -> None:
-    out = tmp_path / "page.html"
-    assert main(["compare", f"--{kind}", str(EXAMPLES / f"wrong_{kind}.py"), "--html", str(out)]) == 1
-    tags = read(out)
-    assert len(tags.of("pre")) == 1
-    assert "Likely cause" in tags.text
-    assert "Environment" in tags.text
-    assert "<script" not in out.read_text()
 
 
 def test_errors_that_are_not_finite_lie_at_the_upper_end() -> None:

@@ -133,12 +133,8 @@ def test_a_right_model_with_float32_inside_is_the_same_to_float32_rounding_and_t
 
 
 @pytest.mark.slow
-def test_a_constant_that_is_made_when_the_file_is_imported_is_rounding_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.syspath_prepend(str(ROOT))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.py").write_text(
+def test_a_constant_made_at_import_is_rounding_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "mine.py").write_text(
         "import torch\nfrom tests.bench.candidate.written import MLP, mutant\n"
         "SCALE = torch.tensor((2 / torch.pi) ** 0.5)\ndef gelu(self, x):\n"
         "    return 0.5 * x * (1 + torch.tanh(SCALE * (x + 0.044715 * x**3)))\n"

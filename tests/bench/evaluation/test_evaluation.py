@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import main
-from bench.candidate.load_function import load_function
 from bench.evaluation.audit import BUDGET, Audit, audit, batches_of, mistakes, watched
+from bench.user_code.load_function import load_function
 
 RIGHT = (Path(__file__).parents[3] / "examples" / "my_evaluate.py").read_text()
 

@@ -71,6 +71,13 @@ def folder(results: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFacto
     return found
 
 
+@pytest.fixture(params=range(3))
+def run(request: pytest.FixtureRequest) -> int:
+    """The number of a result."""
+    number: int = request.param
+    return number
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one result of a few numbers, which takes no time to show."""
@@ -160,7 +167,6 @@ def places(data: dict[str, Any], section: str, run: int) -> list[str]:
     return [place for place in data["charts"] if place.startswith(f"{section}-{run}-")]
 
 
-@pytest.mark.parametrize("run", range(3))
 def test_every_ratio_rate_and_memory_of_the_ablation_is_drawn_as_in_the_file(
     run: int, results: list[dict[str, Any]], data: dict[str, Any]
 ) -> None:
@@ -181,7 +187,6 @@ def test_every_ratio_rate_and_memory_of_the_ablation_is_drawn_as_in_the_file(
             assert len(drawn) == len(found)
 
 
-@pytest.mark.parametrize("run", range(3))
 def test_every_ratio_of_a_peer_that_is_drawn_is_the_files(
     run: int, results: list[dict[str, Any]], data: dict[str, Any]
 ) -> None:
@@ -200,7 +205,6 @@ def test_every_ratio_of_a_peer_that_is_drawn_is_the_files(
         assert [row["value"] for row in drawn] == [case["memory"]["peak"] for case in cases]
 
 
-@pytest.mark.parametrize("run", range(3))
 def test_every_point_of_the_curves_and_under_the_roofs_is_the_files(
     run: int, results: list[dict[str, Any]], data: dict[str, Any]
 ) -> None:
@@ -609,8 +613,8 @@ def test_files_that_cannot_be_shown_are_a_line_each_and_the_others_go_on(
     expected = [
         "cut.json: is cut short or damaged, not a result (",
         f"other.json: is of version {VERSION + 1}, this program reads {VERSION}: measure again",
-        "lacking.json: is damaged, or not written by the suite (lacks 'ratio'): measure again",
-        "numbers.json: is damaged, or not written by the suite (TypeError: 'int' object is not iterable): measure",
+        "lacking.json: is damaged, or no result of bench or compare (lacks 'ratio'): measure again",
+        "numbers.json: is damaged, or no result of bench or compare (TypeError: 'int' object is not iterable): measure",
         "nowhere.json: cannot be read (No such file or directory)",
     ]
     for line, words in zip(lines, expected, strict=True):
@@ -699,11 +703,3 @@ def test_the_committed_tables_are_those_of_the_committed_results(path: Path) -> 
     drawn = {key: f"{key}.png" for key in pictures.PICTURES if any(view.charts for view in run.views[key])}
     assert (folder / "tables.md").read_text() == document(run, 0, all_sections([run.views], "", ""), drawn)
     assert {file.name for file in folder.iterdir()} == {"tables.md", *drawn.values()}
-
-
-def test_the_tables_of_results_in_the_readme_are_committed_ones() -> None:
-    known = {line for path in (DOCS / "results").glob("*/tables.md") for line in path.read_text().splitlines()}
-    _, _, shown = (DOCS.parent / "README.md").read_text().partition("<!-- results -->")
-    for line in shown.partition("<!-- end of results -->")[0].splitlines():
-        if line.startswith("|"):
-            assert line in known, f"not in docs/results: {line}"

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.candidate.load_function import load_function
 from bench.text_generation.audit import Audit, audit
 from bench.text_generation.distribution import p_value
 from bench.text_generation.known_mistakes import MISTAKES
 from bench.text_generation.model import CONFIG, UserGPT
 from bench.text_generation.probes import GREEDY_PROBES, SAMPLED_PROBES, SETTINGS_PROBES
-from bench.text_generation.report import text as report
+from bench.text_generation.report import report
 from bench.text_generation.variant import Reader, Variant, text
+from bench.user_code.load_function import load_function
 from optimized.generation import left_pad
 from reference.gpt import GPT
 from reference.sampling import generate as readable
@@ -49,14 +49,14 @@ def test_a_planted_mistake_is_named_and_no_other(name: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("name", quick(RIGHT, "example", "mingpt"))
 def test_a_right_generator_is_the_same_however_it_is_written(name: str, tmp_path: Path) -> None:
     found = audited(RIGHT[name], tmp_path)
-    assert found.same, report(found)
+    assert found.same, report(found).text()
     assert not found.unjudged
-    assert "The same generator: " in report(found)
+    assert "The same generator: " in report(found).text()
 
 
 def test_the_readable_generator_is_the_same_in_every_probe() -> None:
     found = audit(readable)
-    assert found.same, report(found)
+    assert found.same, report(found).text()
     assert not found.notes
     assert all(one.fits is None for one in found.outcomes)
 
@@ -64,7 +64,7 @@ def test_the_readable_generator_is_the_same_in_every_probe() -> None:
 @pytest.mark.parametrize("name", quick(OTHER_STREAM, "exponential"))
 def test_another_use_of_the_random_stream_is_no_difference(name: str, tmp_path: Path) -> None:
     found = audited(PLAIN.replace(*OTHER_STREAM[name]), tmp_path)
-    assert found.same, report(found)
+    assert found.same, report(found).text()
     by_distribution = [one for one in found.outcomes if one.fits is not None]
     # torch.multinomial divides by exponential noise too
     assert bool(by_distribution) == (name == "noise_in_float32")
@@ -101,7 +101,7 @@ def test_a_temperature_of_0_that_divides_is_not_judged_and_named(tmp_path: Path)
     assert "inf" in one.why
     assert "mine.py, line" in one.why
     assert one.advice == "the logits are divided by 0: take the argmax where the temperature is 0"
-    assert "Not judged: temperature 0." in report(found)
+    assert "Not judged: temperature 0." in report(found).text()
 
 
 def test_a_text_that_is_not_cropped_is_not_judged_and_named(tmp_path: Path) -> None:

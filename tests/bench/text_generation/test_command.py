@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import main
-from tests.bench.text_generation.mutants import PLAIN
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -35,48 +34,3 @@ def test_the_right_example_exits_0(capsys: pytest.CaptureFixture[str]) -> None:
     assert "The same generator: " in said
     assert "padded batch, beyond the block" in said
     assert "Not judged" not in said
-
-
-def test_what_a_generator_prints_is_no_part_of_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "mine.py"
-    file.write_text("print('imported')\n" + PLAIN.replace("    return idx\n", "    print('done')\n    return idx\n"))
-    assert main(["compare", "--generate", str(file)]) == 0
-    captured = capsys.readouterr()
-    assert "done" not in captured.out
-    assert "imported" not in captured.out
-    assert "done" in captured.err
-
-
-REFUSED = [
-    ("def generator(model): ...", "has no 'generate'; it defines generator: name one after a colon"),
-    ("def generate(model, ids, n): return 3", "returned int: give ids (B, tokens)"),
-    (
-        "def generate(model, ids, n): return model.nothing",
-        "'UserGPT' object has no attribute 'nothing' (mine.py, line 1)",
-    ),
-    ("def generate(model, ids, n):\n    return model(ids.float())\n", "(mine.py, line 2)"),
-]
-
-
-@pytest.mark.parametrize("source, line", REFUSED)
-def test_a_generator_that_cannot_be_run_exits_2_with_one_line(
-    source: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("mine.py").write_text(source)
-    assert main(["compare", "--generate", "mine.py"]) == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: generate")
-    assert line in error
-
-
-@pytest.mark.parametrize("kind, name", [("--generate", "generate"), ("--step", "build_step")])
-def test_traceback_shows_the_whole_traceback(
-    kind: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "mine.py"
-    file.write_text(f"def {name}(model, ids, n=0):\n    return inner(model)\n\ndef inner(model):\n    model.nothing\n")
-    assert main(["compare", kind, f"{file}:{name}", "--traceback"]) == 2
-    error = capsys.readouterr().err
-    assert "Traceback (most recent call last):" in error
-    assert "in inner" in error

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from bench.candidate.load_function import load_function
 from bench.training_step.audit import Audit, audit
 from bench.training_step.hyperparameters import Hyperparameters
-from bench.training_step.report import explained, text
+from bench.training_step.report import explained, report
+from bench.user_code.load_function import load_function
 from reference.training.step import build_step as readable
 from tests.bench.training_step.mutants import EDITS, RIGHT, Edit
 from tests.quick import quick
@@ -55,7 +55,7 @@ def test_the_right_step_is_the_same(tmp_path: Path) -> None:
     found = audit(build_of(RIGHT.read_text(), tmp_path))
     assert found.same
     assert not found.notes
-    assert "The same training step: 20 updates agree to 1" in text(found)
+    assert "The same training step: 20 updates agree to 1" in report(found).text()
 
 
 def test_the_readable_step_is_the_same_and_takes_one_batch_without_accumulation() -> None:

@@ -12,7 +12,7 @@ from bench.__main__ import main
 from bench.training_step.audit import Audit, Explanation, Run
 from bench.training_step.hyperparameters import Hyperparameters
 from bench.training_step.record import STEPS, Recorded
-from bench.training_step.report import text
+from bench.training_step.report import report
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -34,26 +34,6 @@ def test_a_wrong_step_exits_1_and_its_causes_are_in_the_report_and_the_file(
     assert cause["learning_rates"][0] == 0.0
 
 
-@pytest.mark.parametrize(
-    "source, line",
-    [
-        ("def build(model): ...", "has no 'build_step'; it defines build: name one after a colon"),
-        ("def build_step(model, h): return 3", "build_step returned int: return a function of a list of micro-batches"),
-        ("def build_step(model, h): return model.nothing", "'UserGPT' object has no attribute 'nothing'"),
-        ("def build_step(a, b, c): ...", "missing 1 required positional argument: 'c'"),
-    ],
-)
-def test_a_step_that_cannot_be_run_exits_2_with_one_line(
-    source: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "mine.py"
-    file.write_text(source)
-    assert main(["compare", "--step", str(file)]) == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: step")
-    assert line in error
-
-
 @pytest.mark.parametrize("width", [40, 60, 80, 100])
 def test_at_any_width_each_learning_rate_stands_below_its_step(width: int) -> None:
     given = Hyperparameters()
@@ -61,7 +41,7 @@ def test_at_any_width_each_learning_rate_stands_below_its_step(width: int) -> No
     recorded = Recorded([], [], [1], [], [])
     cause = Explanation((), "half of the schedule", 0.0, rates)
     found = Audit("mine", given, [Run("equal", recorded, [1.0], "wte.weight", [], torch.ones(1), [cause])], [])
-    shown = text(found, width).partition("Learning rates\n")[2].splitlines()
+    shown = report(found).text(width).partition("Learning rates\n")[2].splitlines()
     assert max(map(len, shown)) <= width
     seen: list[tuple[str, ...]] = []
     for start in range(0, len(shown), 3):

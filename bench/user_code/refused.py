@@ -1,7 +1,8 @@
-"""Run a candidate's code: an exception becomes one line with the file and line of its own code."""
+"""Run a user's code: an exception becomes one line with the file and line of its own code."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import sysconfig
@@ -16,9 +17,10 @@ from typing import Any
 from bench.formatting import one_line
 
 BENCH = Path(__file__).parents[1]
-ROOMS = ("candidate", "numerics", "training_step", "text_generation", "batches", "evaluation")
-# the audits' own code, and the readable model that they give to the user's
-OURS = tuple(str(folder) + os.sep for folder in (*(BENCH / room for room in ROOMS), BENCH.parent / "reference"))
+ROOMS = ("user_code", "candidate", "numerics", "training_step", "text_generation", "batches", "evaluation")
+# the audits' own code, their context managers, and the reference model that they give to the user's
+FOLDERS = (*(BENCH / room for room in ROOMS), BENCH.parent / "reference")
+OURS = (*(str(folder) + os.sep for folder in FOLDERS), contextlib.__file__)
 LIBRARIES = tuple(
     str(Path(sysconfig.get_paths()[name]).resolve()) + os.sep for name in ("stdlib", "purelib", "platlib")
 )

@@ -42,7 +42,7 @@ def ignoring_warmup(given: Hyperparameters, step: int) -> float:
     return Hyperparameters(given.learning_rate, given.floor, 0, given.total).rate(step)
 
 
-RATES: dict[str, Rate] = {
+SCHEDULES: dict[str, Rate] = {
     "the schedule is one step ahead": lambda given, step: given.rate(step + 1),
     "the schedule is one step behind; the first step is made twice": lambda given, step: given.rate(max(0, step - 1)),
     "the schedule is one step behind; step 0 has learning rate 0": lambda given, step: (
@@ -70,7 +70,7 @@ def name_of(found: Sequence[float], given: Hyperparameters) -> str | None:
     right = [given.rate(step) for step in range(len(found))]
     if near(found, right):
         return ""
-    for name, rate in RATES.items():
+    for name, rate in SCHEDULES.items():
         if near(found, [rate(given, step) for step in range(len(found))]):
             return name
     factors = [f / r for f, r in zip(found, right, strict=True)]
