@@ -141,7 +141,7 @@ def read_options(arguments: list[str], program: str) -> Options:
         "report": Report,
         "diff": Diff,
     }
-    commands = {name: wrapped(kind) for name, kind in commands.items()}
+    commands = {name: wrapped(kind, arguments) for name, kind in commands.items()}
     options: Options = tyro.extras.subcommand_cli_from_dict(
         commands, args=arguments, prog=program, description="Compare, prove and measure GPT-2 models."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
 
 from docstring_parser import parse_from_object  # tyro's own way to read the text below a field
@@ -10,11 +11,17 @@ from tyro.conf import arg
 T = TypeVar("T", bound=type[Any])
 
 
-def wrapped(options: T) -> T:
-    """Join the lines of each option's help; returns the class.
+HELP = {"-h", "--help"}
 
-    tyro begins a new line where a line of the source is indented, as every line but the first is.
+
+def wrapped(options: T, arguments: Sequence[str]) -> T:
+    """Join the lines of each option's help if help is asked for; returns the class.
+
+    tyro begins a new line where a line of the source is indented, as every line but the first is. The texts are read
+    from the source, which takes longer than all else that a command does before torch is imported.
     """
+    if HELP.isdisjoint(arguments):
+        return options
     for kind in options.__mro__[:-1]:
         for text in parse_from_object(kind).params:
             hint = kind.__annotations__.get(text.arg_name)

@@ -152,7 +152,9 @@ def command_of(options: Train | Sample | Eval | Plot) -> Callable[[Any, Backend]
 def read_options(package: Package, arguments: list[str]) -> Train | Sample | Eval | Plot:
     """Parse the options of a command. For a resumed run, its saved settings are the defaults."""
     commands = {"train": package.train, "sample": package.sample, "eval": package.eval, "plot": package.plot}
-    kinds: list[Any] = [Annotated[wrapped(kind), tyro.conf.subcommand(name)] for name, kind in commands.items()]
+    kinds: list[Any] = [
+        Annotated[wrapped(kind, arguments), tyro.conf.subcommand(name)] for name, kind in commands.items()
+    ]
     any_command: Any = Union[*kinds]
     options: Train | Sample | Eval | Plot = tyro.cli(
         any_command, args=arguments, prog=package.program, description=package.description

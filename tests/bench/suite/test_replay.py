@@ -85,6 +85,7 @@ def test_autosave_keeps_the_samples_as_they_were_taken(store: Path) -> None:
     assert {one["options"]["timer"] for one in found} == {"ReplayClock"}
 
 
+@pytest.mark.slow
 def test_benchmark_compare_shows_one_table_and_fails_where_a_median_is_worse(store: Path) -> None:
     done = run(store, 1.5, "--benchmark-compare=0001", "--benchmark-compare-fail=median:10%")
     said = done.stdout + done.stderr
@@ -97,6 +98,7 @@ def test_benchmark_compare_shows_one_table_and_fails_where_a_median_is_worse(sto
     assert "fused" in regressed, regressed
 
 
+@pytest.mark.slow
 def test_the_command_compare_reads_a_saved_run(store: Path) -> None:
     command = [sys.executable, "-m", "pytest_benchmark", "--storage", f"file://{store}", "compare", "0001"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)

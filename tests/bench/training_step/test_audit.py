@@ -77,7 +77,8 @@ def test_a_mean_of_means_is_the_same_step_where_sizes_are_equal(tmp_path: Path) 
 PAIRS = [("l2", "usual_betas"), ("decays_nothing", "zero_first"), ("not_clipped", "mean_of_means")]
 
 
-@pytest.mark.parametrize("pair", quick(PAIRS, PAIRS[0]))
+@pytest.mark.slow
+@pytest.mark.parametrize("pair", PAIRS)
 def test_two_mistakes_at_once_are_both_named(pair: tuple[str, str], tmp_path: Path) -> None:
     assert_named(*both(pair, tmp_path))
 

@@ -34,6 +34,7 @@ def test_what_a_users_file_prints_is_no_part_of_the_report(
     assert not {"IMPORTED", "CALLED"} & set(found.out.split())
 
 
+@pytest.mark.slow
 def test_nor_is_what_two_candidates_print(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "mine.py"
     file.write_text("from reference import GPT\n\ndef build(config):\n    print('BUILT')\n    return GPT(config)\n")
@@ -56,7 +57,7 @@ def test_traceback_shows_the_whole_traceback(option: str, tmp_path: Path, capsys
     assert "in inner" in error
 
 
-@pytest.mark.parametrize("option", quick(FILES, "--batches", "--generate"))
+@pytest.mark.parametrize("option", quick(FILES, "--batches", "--evaluate"))
 def test_the_report_is_a_page_without_scripts(option: str, tmp_path: Path) -> None:
     name, _, said = FILES[option]
     wrong = EXAMPLES / name.replace("my_", "wrong_")

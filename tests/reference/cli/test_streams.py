@@ -45,6 +45,7 @@ def test_a_character_that_the_encoding_lacks_is_a_question_mark(tmp_path: Path, 
     assert done.stdout.decode(encoding).splitlines()[-1] == printed
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, a device that is always full")
 def test_a_report_that_cannot_be_written_does_not_say_different() -> None:
     asked = ("-m", "bench", "compare", "--template", "examples/my_gpt.py:GPT")
