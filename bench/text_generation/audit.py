@@ -10,16 +10,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from traceback import walk_tb
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.candidate.refused import Refused
+from bench.candidate.refused import Refused, in_library, is_ours
 from bench.text_generation import probes as given_probes
 from bench.text_generation.calling import Function, generated, understand
 from bench.text_generation.distribution import p_value
-from bench.text_generation.known_mistakes import MISTAKES, Mistake, combined, possible, singles_and_pairs
+from bench.text_generation.known_mistakes import (
+    MISTAKES,
+    OUTSIDE,
+    RAISES,
+    Mistake,
+    combined,
+    possible,
+    singles_and_pairs,
+)
 from bench.text_generation.model import CONFIG, FORMS, Calls, Form, UserGPT
 from bench.text_generation.probes import Probe, Settings
 from bench.text_generation.variant import (
@@ -99,11 +108,23 @@ class Audit:
     explanations: list[Explanation] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     constant: bool = False  # two seeds give the same text
+    raises: Unjudged | None = None  # at temperature 0
+
+    @property
+    def causes(self) -> list[Explanation]:
+        """All explanations: first that it raises at temperature 0, then those of the texts."""
+        raises = [Explanation((RAISES,), seen=f"it raises {self.raises.why}")] if self.raises is not None else []
+        return [*raises, *self.explanations]
 
     @property
     def same(self) -> bool:
+        """Whether every judged probe is the readable generator's, and temperature 0 is possible."""
+        return self.same_texts and self.raises is None
+
+    @property
+    def same_texts(self) -> bool:
         """Whether every judged probe is the readable generator's."""
-        return all(one.same for one in self.outcomes) and not self.constant
+        return not self.wrong and not self.constant
 
     @property
     def wrong(self) -> list[Outcome]:
@@ -122,6 +143,7 @@ class Auditor:
         self.calls = Calls()
         self.unjudged: list[Unjudged] = []
         self.notes: list[str] = []
+        self.raises: Unjudged | None = None
         self.agreed: dict[tuple[Variant, Probe], bool] = {}  # of greedy probes
         self.counts: dict[Settings, Tensor | None] = {}
 
@@ -337,8 +359,9 @@ def audit(
     found.outcomes = [one for one in map(auditor.outcome, chosen) if one is not None]
     if not found.outcomes:
         raise found.unjudged[0].error
+    found.raises = auditor.raises
     remarks(auditor, found)
-    if not found.same:
+    if not found.same_texts:
         explain(auditor, found)
     return found
 
@@ -376,7 +399,10 @@ GREEDY = given_probes.GREEDY_PROBES
 
 
 def check_zero(auditor: Auditor) -> None:
-    """Note a function that raises at temperature 0; it is then given a temperature near 0."""
+    """Find a function that raises at temperature 0; it is then given a temperature near 0.
+
+    One that raises a ValueError of its own refuses it on purpose: that is no mistake.
+    """
     function = auditor.function
     if not function.takes("temperature") or function.takes("do_sample") or function.takes("greedy"):
         return
@@ -390,9 +416,20 @@ def check_zero(auditor: Auditor) -> None:
         except Refused:
             function.nearly_zero = False
             return
-        advice = "the logits are divided by 0: take the argmax where the temperature is 0"
-        auditor.unjudged.append(Unjudged("temperature 0", why_of(error), error, advice))
+        if on_purpose(error):
+            auditor.unjudged.append(Unjudged("temperature 0", why_of(error), error, "it is refused by a line of yours"))
+        else:
+            auditor.raises = Unjudged("temperature 0", why_of(error), error)
         auditor.note("greedy text was asked for by temperature 1e-6")
+
+
+def on_purpose(error: Refused) -> bool:
+    """Whether an exception was raised by a statement of the user's, to refuse a value."""
+    cause = error.__cause__
+    if not isinstance(cause, (ValueError, AssertionError, NotImplementedError)):
+        return False
+    (*_, (frame, _)) = walk_tb(cause.__traceback__)
+    return not in_library(frame.f_code.co_filename) and not is_ours(frame.f_code.co_filename)
 
 
 def constant(auditor: Auditor) -> bool:
@@ -449,6 +486,11 @@ def explain(auditor: Auditor, found: Audit) -> None:
         found.explanations = [Explanation((mistake,), seen="the model was given in eval mode and called in train mode")]
         return
     mistakes, outcomes = possible(auditor.function), found.outcomes
+    ids = [token for one in outcomes for row in one.rows for token in row]
+    if max(ids, default=0) >= CONFIG.vocab_size:
+        seen = f"it gives id {max(ids)}; the vocabulary has ids 0 to {CONFIG.vocab_size - 1}"
+        found.explanations = [Explanation((OUTSIDE,), seen=seen)]
+        return
     found.explanations = auditor.explanations(outcomes, ((one,) for one in mistakes))
     if found.explanations:
         return
@@ -472,7 +514,7 @@ def explain(auditor: Auditor, found: Audit) -> None:
                 f"at every setting (smallest p-value {min(one.fits or 0.0 for one in wrong):.2g})"
             )
             outcomes = found.outcomes
-        if found.same:
+        if found.same_texts:
             return
         found.explanations = auditor.explanations(outcomes, ((one,) for one in mistakes), by_distribution=True)
         if found.explanations:

@@ -32,8 +32,9 @@ def compare_generate(options: CompareGenerate) -> int:
             generate = load_function(options.generate, "generate", "generate")
         with Stages(STAGES) as progress, threads(options.threads):
             found = audit(generate, name=options.generate, seed=options.seed, tell=progress.stage)
-    for one in found.unjudged if options.traceback else ():
-        print_exception(one.error)
+    for one in (found.raises, *found.unjudged) if options.traceback else ():
+        if one is not None:
+            print_exception(one.error)
     print_report(partial(show, found))
     if options.json is not None:
         write(options.json, result(found))
@@ -73,7 +74,7 @@ def result(found: Audit) -> dict[str, Any]:
                 "remedies": [mistake.remedy for mistake in one.mistakes],
                 "by_distribution": one.by_distribution,
             }
-            for one in found.explanations
+            for one in found.causes
         ],
         "unjudged": {one.title: one.why for one in found.unjudged},
         "notes": found.notes,

@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.text_generation.calling import Function
 from bench.text_generation.variant import (
+    Attends,
     Context,
     Draw,
     End,
@@ -88,6 +89,26 @@ MISTAKES: tuple[Mistake, ...] = (
     mistake("with the cache, positions of new tokens are one too many", CACHED, positions=Positions.LATE),
     mistake("with the cache, positions of new tokens are one too few", CACHED, positions=Positions.EARLY),
     mistake("with the cache, every new token has the first one's position", CACHED, positions=Positions.STUCK),
+    mistake(
+        "with the cache, new tokens attend to the first token alone: is_causal with fewer queries than keys",
+        "is_causal only for the prompt; a single new token needs no mask",
+        attends=Attends.FIRST,
+    ),
+    mistake(
+        "with the cache, new tokens attend to empty slots too",
+        "keys and values up to the newest token: cache[:, :, :length]",
+        attends=Attends.EMPTY,
+    ),
+    mistake(
+        "new tokens are not written to the cache: its slots stay zero",
+        "write keys and values of every call",
+        attends=Attends.UNWRITTEN,
+    ),
+    mistake(
+        "with the cache, new tokens do not attend to themselves",
+        "write keys and values to the cache before the attention",
+        attends=Attends.OLDER,
+    ),
     mistake("positions begin at 1", "positions begin at 0", positions=Positions.ALL_LATE),
     mistake("the model is in train mode: dropout takes part", "model.eval()", dropout=True),
     # padding
@@ -166,6 +187,19 @@ MISTAKES: tuple[Mistake, ...] = (
     mistake("the result has the prompt twice", "return ids, which begins with the prompt", repeats_prompt=True),
     mistake("all rows end where one of them ends", "end where all rows have ended", end=End.ANY),
     mistake("all rows end where the first one ends", "end where all rows have ended", end=End.FIRST_ROW),
+)
+
+
+# seen, not tried
+OUTSIDE = Mistake(
+    "ids outside the vocabulary are generated: rows of a padded token table take part",
+    "logits[..., :vocab_size] before drawing",
+    changes=(),
+)
+RAISES = Mistake(
+    "it raises at temperature 0, where the most probable token is to be taken",
+    "logits.argmax(-1) where the temperature is 0: nothing is divided by it",
+    changes=(),
 )
 
 
