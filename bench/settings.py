@@ -255,14 +255,15 @@ class CompareBatches(ResultFile):
 
 @dataclass(frozen=True)
 class CompareEvaluation(ResultFile, Seed, Threads):
-    """Test a function of your own that measures the validation loss: is it the mean over all targets, in eval mode?
+    """Test a validation loss of your own: is it the mean over all targets? Or a choice between completions.
 
     Exit status: 0 the same, 1 different, 2 not testable (one line says why).
     """
 
     evaluate: Annotated[str, arg(metavar="FILE.py:FUNCTION")]
     """Function evaluate(model, batches) that returns the loss, a number. batches is a list of (ids, targets), (B, T)
-    each, of unequal sizes; targets of -1 are to be ignored. model(ids, targets) returns (logits, loss)"""
+    each, of unequal sizes; targets of -1 are to be ignored. model(ids, targets) returns (logits, loss). Or a function
+    of tokens, mask and logits (or model) that returns the most likely row of four completions, as in HellaSwag"""
     traceback: Annotated[bool, FlagCreatePairsOff] = False
     """Show the whole traceback of an exception in your code"""
 

@@ -22,6 +22,7 @@ IGNORED = 0.25  # share of targets that are -1
 BUDGET = BUDGETS["float32"].loss  # many collect losses in a tensor of float32
 BITS = math.log(2.0)
 WHO = "evaluation"  # in messages
+TRAIN_MODE = "the model is in train mode: dropout is on"
 
 Tell = Callable[[str], None]
 
@@ -109,7 +110,7 @@ def audit(
     result = Audit(name, number(given), mean(logits, targets))
     if model.training_calls:
         calls = f"{model.training_calls} of {model.calls} calls of the model"
-        result.faults.append(Fault("the model is in train mode: dropout is on", calls, "call model.eval() before"))
+        result.faults.append(Fault(TRAIN_MODE, calls, "call model.eval() before"))
     elif not result.error <= BUDGET:
         tell("known mistakes")
         result.faults.append(explained(result, logits, targets))

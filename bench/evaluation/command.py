@@ -14,6 +14,7 @@ from bench.candidate.load_function import load_function
 from bench.candidate.report import digits
 from bench.environment import threads
 from bench.evaluation.audit import BUDGET, SHAPES, Audit, audit
+from bench.evaluation.completions import QUESTIONS, Choices, audit_choices, chooses
 from bench.formatting import Writer, print_report, scientific
 from bench.journal import write
 from bench.settings import CompareEvaluation
@@ -32,27 +33,34 @@ def compare_evaluation(options: CompareEvaluation) -> int:
     with traceback_of(options.traceback), redirect_stdout(sys.stderr):
         evaluate = load_function(options.evaluate, "evaluate", "evaluation")
         with Stages(STAGES) as progress, threads(options.threads):
-            found = audit(evaluate, name=options.evaluate, seed=options.seed, tell=progress.stage)
+            test = audit_choices if chooses(evaluate) else audit
+            found = test(evaluate, name=options.evaluate, seed=options.seed, tell=progress.stage)
     print_report(partial(show, found))
     if options.json is not None:
         write(options.json, result(found))
     return 0 if found.same else 1
 
 
-def show(found: Audit, console: Any) -> None:
+def show(found: Audit | Choices, console: Any) -> None:
     """Print the report on a rich console."""
     writer = Writer(console)
     writer.line()
-    writer.line(f"{found.name}, against the mean over all targets, in float64")
-    sizes = ", ".join(f"{B} x {T}" for B, T in SHAPES)
-    writer.line(f"batches of {sizes}, a quarter of their targets ignored; a model with dropout 0.1", style="dim")
+    if isinstance(found, Choices):
+        writer.line(f"{found.name}, against the completion with the least mean loss, in float64")
+        writer.line(f"{QUESTIONS} questions with four completions of unequal length each", style="dim")
+    else:
+        writer.line(f"{found.name}, against the mean over all targets, in float64")
+        sizes = ", ".join(f"{B} x {T}" for B, T in SHAPES)
+        writer.line(f"batches of {sizes}, a quarter of their targets ignored; a model with dropout 0.1", style="dim")
     writer.line()
     writer.line(verdict(found), style="bold" if found.same else "bold red")
     writer.sections({"What is wrong": in_lines(found.faults), "Notes": [f"- {note}" for note in found.notes]})
 
 
-def verdict(found: Audit) -> str:
+def verdict(found: Audit | Choices) -> str:
     """The result in one sentence."""
+    if isinstance(found, Choices):
+        return verdict_on_choices(found)
     if found.same:
         return f"The same loss: {found.expected:.6f}, to {digits(found.error)}."
     return (
@@ -61,13 +69,23 @@ def verdict(found: Audit) -> str:
     )
 
 
-def result(found: Audit) -> dict[str, Any]:
+def verdict_on_choices(found: Choices) -> str:
+    """The result of choices between completions in one sentence."""
+    number, way = len(found.values), "sum" if found.by_sum else "mean"
+    if found.same and found.chosen:
+        return f"The same choices: in all {number} questions the completion with the least {way} of losses."
+    if found.same:
+        return f"The same losses: the {way} over tokens of all {number} completions."
+    return f"Not the same {'choices' if found.chosen else 'losses'}: {found.different} of {number} differ."
+
+
+def result(found: Audit | Choices) -> dict[str, Any]:
     """The result as plain values, for --json."""
     return {
         "kind": "evaluation",
         "evaluation": found.name,
         "same": found.same,
-        "found": found.found,
+        "found": found.values if isinstance(found, Choices) else found.found,
         "expected": found.expected,
         "budget": BUDGET,
         "faults": [asdict(one) for one in found.faults],

@@ -46,3 +46,21 @@ MISTAKES: dict[str, tuple[str, str, str, str]] = {  # source, edit, words of the
     "in train mode [16]": (RIGHT, "    model.eval()\n", "", "train mode"),
     "of no known kind": (RIGHT, RETURN, "    return 2.0 * total / count\n", "another number"),
 }
+
+COUNTED = "counted = mask[:, 1:]"
+LEAST = ".argmin().item()"
+# of the choice between completions in the same file: an edit, and words of the fault
+CHOICES: dict[str, tuple[str, str, str]] = {
+    "mask off by one [39]": (COUNTED, "counted = mask[:, :-1]", "the mask is one token late"),
+    "mask off by one, early": (COUNTED, "counted = F.pad(mask[:, 2:], (0, 1))", "the mask is one token early"),
+    "no mask": (COUNTED, "counted = torch.ones_like(mask[:, 1:])", "the mask is not used"),
+    "the context counts": (COUNTED, "counted = (tokens[:, 1:] != 0).long()", "tokens of the context count too"),
+    "the first token": (COUNTED, "counted = mask[:, 1:] * (1 - mask[:, :-1])", "the first token of a completion alone"),
+    "not shifted": (
+        "F.cross_entropy(logits[:, :-1].transpose(1, 2), tokens[:, 1:], ",
+        "F.cross_entropy(logits[:, 1:].transpose(1, 2), tokens[:, 1:], ",
+        "not shifted",
+    ),
+    "argmax": (LEAST, ".argmax().item()", "the least likely row is chosen"),
+    "of no known kind": (LEAST, ".argsort()[1].item()", "another choice, of no known mistake"),
+}
