@@ -47,7 +47,40 @@ def build_batches(tokens, batch_size, block_size):
     return DataLoader(Windows(tokens, block_size), batch_size, shuffle=True)
 """
 
-RIGHT = {"shuffled epochs": EPOCHS, "random windows": RANDOM, "in order": IN_ORDER, "a DataLoader": DATASET}
+RESUMED = """
+import torch
+
+def build_batches(tokens, batch_size, block_size, seed=0, start=0):
+    step = start
+    while True:
+        generator = torch.Generator().manual_seed(1000 * seed + step)
+        starts = torch.randint(len(tokens) - block_size, (batch_size,), generator=generator)
+        index = starts[:, None] + torch.arange(block_size)
+        yield tokens[index], tokens[index + 1]
+        step += 1
+"""
+
+SHARDS = """
+def build_batches(tokens, batch_size, block_size, start=0):
+    size, per_shard = batch_size * block_size, 6
+    shards = tokens[: per_shard * size + 1], tokens[per_shard * size :]
+    number, place = divmod(start % (2 * per_shard), per_shard)
+    while True:
+        while (place + 1) * size + 1 <= len(shards[number]):
+            chunk = shards[number][place * size : (place + 1) * size + 1]
+            yield chunk[:-1].view(batch_size, block_size), chunk[1:].view(batch_size, block_size)
+            place += 1
+        number, place = (number + 1) % 2, 0
+"""
+
+RIGHT = {
+    "shuffled epochs": EPOCHS,
+    "random windows": RANDOM,
+    "in order": IN_ORDER,
+    "a DataLoader": DATASET,
+    "random windows, resumed": RESUMED,
+    "two shards": SHARDS,
+}
 
 SHIFT = "yield tokens[index], tokens[index + 1]"
 # of a right loader: an edit, and words of the fault; numbers in brackets are those of public bugs
@@ -84,6 +117,13 @@ MISTAKES: dict[str, tuple[str, str, str, str]] = {
     "ranks leave out": (IN_ORDER, "+= size * world_size", "+= size * world_size * min(world_size, 2)", "leave out"),
     "starts anew [35]": (EPOCHS, "step = start", "step = 0", "begins at the first batch again"),
     "repeats its tail [35]": (EPOCHS, "step = start", "step = max(0, start - 1)", "repeats the last batch"),
+    "another shard [35]": (
+        SHARDS,
+        "number, place = divmod(start % (2 * per_shard), per_shard)",
+        "number, place = 0, start % per_shard",
+        "goes on at the wrong place",
+    ),
+    "reseeds at random [42]": (RESUMED, "step = start", "step = 0", "begins at the first batch again"),
     "skips": (EPOCHS, "step = start", "step = start + (start > 0)", "skips a batch"),
     "reseeds [42]": (EPOCHS, "1000 * seed + epoch", "1000 * seed + (epoch if not start else 0)", "other batches"),
     "the seed is ignored": (EPOCHS, "1000 * seed + epoch", "epoch", "the seed changes nothing"),
