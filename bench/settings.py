@@ -165,6 +165,8 @@ class CompareCandidate(ResultFile, Seed, Threads, Device):
     precision: str = "auto"
     """float64, float32, or auto: float64, or float32 if the candidate does not compute in float64. Or judge only its
     rounding, against plain code in the same precision: bfloat16, float16, or as-built, its own"""
+    initial_weights: Annotated[bool, FlagCreatePairsOff] = False
+    """Initial weights that are not GPT-2's are a difference, not a remark: for a model to be trained from scratch"""
     html: Annotated[Path | None, shown("FILE", "none")] = None
     """Write the report as a page to this file: blocks, errors along the depth, cause, environment"""
     traceback: Annotated[bool, FlagCreatePairsOff] = False
@@ -174,6 +176,8 @@ class CompareCandidate(ResultFile, Seed, Threads, Device):
         """Raise a ValueError, one line, for the first value that is invalid on every machine."""
         if self.html is not None and self.against is not None:
             raise ValueError("--html with --against: the page is of one candidate; test each by itself, or give --json")
+        if self.initial_weights and self.against is not None:
+            raise ValueError("--initial-weights with --against: it is about one candidate; test each by itself")
         check_file(self.html, "--html")
         check_at_least(self, batch=1, steps=0, threads=1, seed=0)
         check_seed(self.seed, bits=62)
@@ -196,6 +200,9 @@ class CompareStep(ResultFile, Seed, Threads):
     (logits, loss). hyperparameters has learning_rate, floor, warmup, total, weight_decay, betas, eps, clip"""
     unequal: bool = True
     """Try micro-batches of unequal size too, where the mean of their means is not the mean over all targets"""
+    ranks: int = 1
+    """Processes that run the step together, in a process group of gloo that is already joined; each has micro-batches
+    of its own. The update must be that of one process with all of them"""
     html: Annotated[Path | None, shown("FILE", "none")] = None
     """Write the report as a page to this file"""
     traceback: Annotated[bool, FlagCreatePairsOff] = False
@@ -203,7 +210,7 @@ class CompareStep(ResultFile, Seed, Threads):
 
     def check(self) -> None:
         """Raise a ValueError, one line, for the first value that is invalid on every machine."""
-        check_at_least(self, threads=1, seed=0)
+        check_at_least(self, threads=1, ranks=1, seed=0)
         check_seed(self.seed, bits=52)
         check_file(self.json)
         check_file(self.html, "--html")

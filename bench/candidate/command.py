@@ -83,6 +83,7 @@ def compare_candidate(options: CompareCandidate) -> int:
     for one in seen.unjudged if options.traceback else ():
         print_exception(one.error)
     seen.notes[:0] = guess.notes
+    seen.judges_start = options.initial_weights
     if not seen.same and not seen.causes:
         with redirect_stdout(sys.stderr):
             seen.notes += doubts(guess, options.layout, build, config)
@@ -93,7 +94,7 @@ def compare_candidate(options: CompareCandidate) -> int:
         save_page(seen, options.html)
     if not seen.same:
         check_settled(guess, bool(seen.causes))
-    return 0 if seen.same else 1
+    return 0 if seen.same and seen.same_start else 1
 
 
 @contextmanager
@@ -166,7 +167,7 @@ def result(seen: Examination) -> dict[str, Any]:
         "kind": "candidate",
         "candidate": seen.name,
         "layout": seen.layout,
-        "same": seen.same,
+        "same": seen.same and seen.same_start,
         "verdict": verdict(seen),
         "precision": seen.precision,
         "config": dataclasses.asdict(seen.config),
@@ -176,6 +177,7 @@ def result(seen: Examination) -> dict[str, Any]:
         "causes": [dataclasses.asdict(cause) for cause in seen.causes],
         "lowering": None if seen.lowering is None else seen.lowering.place,
         "only_rounds": seen.only_rounds,
+        "initial_weights": seen.initial,
         "unjudged": {one.name: one.why for one in seen.unjudged},
         "unseen": seen.unseen,
         "notes": [*seen.notes, *seen.remarks],

@@ -35,7 +35,7 @@ def page(seen: Examination) -> str:
             f"layout {seen.layout}, against reference/gpt.py in float64; {c.n_layer} layers, {c.n_head} heads, width "
             f"{c.n_embd}, vocabulary {c.vocab_size}, block {c.block_size}; batch {seen.batch} x time {seen.time}"
         ),
-        same=seen.same,
+        same=seen.same and seen.same_start,
         verdict=verdict(seen),
         precision=lowering(seen) + unseen(seen),
         causes=seen.causes if not seen.same else [],

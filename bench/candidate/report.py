@@ -36,7 +36,7 @@ def show(seen: Examination, console: Any) -> None:
         style="dim",
     )
     writer.line()
-    writer.line(verdict(seen), style="bold" if seen.same else "bold red")
+    writer.line(verdict(seen), style="bold" if seen.same and seen.same_start else "bold red")
     writer.line()
     console.print(Fitted(table(seen)))
     writer.sections(
@@ -54,6 +54,8 @@ def show(seen: Examination, console: Any) -> None:
 
 def verdict(seen: Examination) -> str:
     """The result in one sentence."""
+    if seen.same and not seen.same_start:
+        return f"The same function, but other {'; '.join(seen.initial)}."
     if seen.same:
         exact = digits(max(m.error for m in seen.report.of("logits")))
         slope = digits(max(m.error for m in seen.report.of("gradient")))

@@ -31,7 +31,12 @@ def compare_step(options: CompareStep) -> int:
         build_step = load_function(options.step, "build_step", "step")
         with Stages(STAGES) as progress, threads(options.threads):
             found = audit(
-                build_step, name=options.step, unequal=options.unequal, seed=options.seed, tell=progress.stage
+                build_step,
+                name=options.step,
+                unequal=options.unequal,
+                ranks=options.ranks,
+                seed=options.seed,
+                tell=progress.stage,
             )
     print_report(partial(show, found))
     if options.json is not None:
@@ -51,11 +56,13 @@ def result(found: Audit) -> dict[str, Any]:
         "step": found.name,
         "same": found.same,
         "budget": BUDGET,
+        "ranks": found.ranks,
         "runs": [
             {
                 "micro_batches": run.title,
                 "same": run.same,
                 "errors": run.errors,
+                "ranks_apart": run.recorded.apart,
                 "first_wrong": run.first_wrong,
                 "worst": run.worst,
                 "never_updated": run.never_moved,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
-from bench.training_step.variant import Clip, Corrected, Decay, Decayed, Eps, Sum, Update, Variant
+from bench.training_step.variant import Clip, Corrected, Decay, Decayed, Eps, Exchange, Sum, Update, Variant
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,12 @@ MISTAKES: tuple[Mistake, ...] = (
         sum=Sum.LAST_WEIGHED,
     ),
     mistake("only the first micro-batch is used", "call backward() for each micro-batch", sum=Sum.FIRST),
+    mistake("the last micro-batch is dropped", "train on the last micro-batch too, if it is short", sum=Sum.NOT_LAST),
+    mistake(
+        "the last micro-batch is dropped, but its targets are counted",
+        "train on the last micro-batch too, if it is short",
+        sum=Sum.NOT_LAST_WEIGHED,
+    ),
     mistake("the loss is a sum over targets, not their mean", "reduction='mean'", sum=Sum.TARGETS),
     mistake(
         "gradients are never cleared: each step adds to those of all steps before",
@@ -71,6 +77,23 @@ MISTAKES: tuple[Mistake, ...] = (
         "give the optimizer every parameter, and call model.zero_grad()",
         clears_untrained=False,
     ),
+    # what ranks exchange
+    mistake(
+        "each rank clips its own gradient, before the ranks' mean",
+        "average the gradients over the ranks first, then clip",
+        exchange=Exchange.CLIPPED,
+    ),
+    mistake(
+        "ranks exchange the gradient of the first micro-batch alone: whether they do is set after the forward pass",
+        "set require_backward_grad_sync before the forward pass, or run forward and backward in no_sync()",
+        exchange=Exchange.FIRST,
+    ),
+    mistake(
+        "ranks do not exchange gradients: each trains a model of its own",
+        "call the DistributedDataParallel module, not its .module; the last micro-batch not in no_sync()",
+        exchange=Exchange.NOTHING,
+    ),
+    mistake("gradients are summed over ranks, not averaged", "divide by the number of ranks", exchange=Exchange.SUM),
     # clipping
     mistake("the joint norm leaves out tensors that are not trained", WITHIN, clip=Clip.TRAINED),
     mistake("gradients are not clipped, or only after the update", WITHIN, clip=Clip.NONE),
@@ -145,7 +168,8 @@ def combined(mistakes: tuple[Mistake, ...]) -> Variant:
     return replace(Variant(), **dict(change for one in mistakes for change in one.changes))
 
 
-def singles_and_pairs() -> Iterator[tuple[Mistake, ...]]:
-    """Each mistake alone, then two at once where they change different fields."""
-    yield from ((one,) for one in MISTAKES)
-    yield from (pair for pair in combinations(MISTAKES, 2) if not pair[0].fields & pair[1].fields)
+def singles_and_pairs(ranks: int = 1) -> Iterator[tuple[Mistake, ...]]:
+    """Each mistake alone, then two at once where they change different fields; one rank exchanges nothing."""
+    possible = [one for one in MISTAKES if ranks > 1 or "exchange" not in one.fields]
+    yield from ((one,) for one in possible)
+    yield from (pair for pair in combinations(possible, 2) if not pair[0].fields & pair[1].fields)
