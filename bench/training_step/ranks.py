@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from multiprocessing.connection import wait
+from multiprocessing.pool import RemoteTraceback
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from bench.training_step.record import STEPS, Recorded, record
 
 WAIT = 60.0  # seconds that a rank waits for the others in an exchange
 LIMIT = 400.0  # seconds until processes that neither end nor exchange anything are ended
+GLOO = "gloo/transport"  # the folder of its source files, which its messages name
 Shapes = Sequence[tuple[int, int]]
 
 
@@ -65,13 +69,23 @@ def check_ended(processes: Sequence[Any], folder: Path) -> None:
         ended = wait(list(running), LIMIT)
         if not ended:
             raise Refused(f"step: rank {min(running.values())} has not ended after {LIMIT:.0f} s")
-        for rank in sorted(running.pop(one) for one in ended):  # type: ignore[call-overload]
+        ranks = [running.pop(sentinel) for sentinel in ended]  # type: ignore[call-overload]
+        for rank in ranks:
             processes[rank].join()
-            status, words = processes[rank].exitcode, folder / f"{rank}.txt"
-            if words.exists():
-                raise Refused(f"{words.read_text(encoding='utf-8')} (rank {rank} of {len(processes)})")
-            if status != 0:
-                raise Refused(f"step: rank {rank} of {len(processes)} ended with status {status}")
+        failed = {rank: words_of(folder, rank, processes[rank].exitcode) for rank in ranks if processes[rank].exitcode}
+        if failed:
+            # a rank that only lost the others says less
+            rank, (words, trace) = min(failed.items(), key=lambda one: GLOO in one[1][0])
+            raise Refused(f"{words} (rank {rank} of {len(processes)})") from RemoteTraceback(trace)
+
+
+def words_of(folder: Path, rank: int, status: int) -> tuple[str, str]:
+    """Why a rank failed, in one line, and its traceback."""
+    file = folder / f"{rank}.json"
+    if not file.exists():
+        return f"step: a process ended with status {status}", ""
+    words, trace = json.loads(file.read_text(encoding="utf-8"))
+    return words, trace
 
 
 def work(
@@ -95,7 +109,8 @@ def work(
         found = [record(build_step, given, shapes[:: (-1) ** rank], seed, rank) for shapes in runs]
         torch.save([vars(one) for one in found], folder / f"{rank}.pt")
     except ValueError as error:
-        (folder / f"{rank}.txt").write_text(str(error), encoding="utf-8")
+        words = json.dumps([str(error), traceback.format_exc()])
+        (folder / f"{rank}.json").write_text(words, encoding="utf-8")
         os._exit(1)  # a process group whose other ranks wait is not left in order
     with suppress(RuntimeError):
         dist.destroy_process_group()

@@ -105,12 +105,12 @@ def test_what_ranks_exchange_wrongly_is_named_and_nothing_else(name: str, tmp_pa
     "old,new,line",
     [
         ("done += 1", "done += undefined", "step 0 raised NameError: name 'undefined' is not defined ("),
-        ("    done = 0\n", "    import os\n    os._exit(7)\n    done = 0\n", "ended with status 7"),
+        ("    done = 0\n", "    import os\n    os._exit(7)\n    done = 0\n", "a process ended with status 7"),
     ],
 )
 def test_a_rank_that_fails_is_one_line_and_ends_the_others(old: str, new: str, line: str, tmp_path: Path) -> None:
     file = tmp_path / "step.py"
     file.write_text(DDP.read_text().replace(old, new))
-    with pytest.raises(ValueError, match=r"^step: .* of 2|\(rank \d of 2\)$") as refused:
+    with pytest.raises(ValueError, match=r"^step: .* \(rank \d of 2\)$") as refused:
         audit(lambda: None, name=f"{file}:build_step", unequal=False, ranks=2)
     assert line in str(refused.value)
