@@ -148,8 +148,8 @@ def answer(
     function: Callable[..., Any], own: dict[str, str], model: Watched, question: Question, logits: Tensor
 ) -> list[float]:
     """What a function returns for one question: a row alone, or the losses of all rows."""
-    given = {"tokens": question.tokens, "mask": question.mask, "logits": logits, "model": model}
-    copies = {name: given[word].clone() if word != "model" else model for word, name in own.items()}  # type: ignore[operator]
+    given: dict[str, Any] = {"tokens": question.tokens, "mask": question.mask, "logits": logits, "model": model}
+    copies = {name: given[word].clone() if word != "model" else model for word, name in own.items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         found = called(lambda: function(**copies), "the function", WHO)

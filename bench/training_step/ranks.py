@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from multiprocessing.connection import wait
-from multiprocessing.pool import RemoteTraceback
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,10 @@ WAIT = 60.0  # seconds that a rank waits for the others in an exchange
 LIMIT = 400.0  # seconds until processes that neither end nor exchange anything are ended
 GLOO = "gloo/transport"  # the folder of its source files, which its messages name
 Shapes = Sequence[tuple[int, int]]
+
+
+class OfRank(Exception):
+    """An exception in another process: its traceback as text."""
 
 
 def record_ranks(spec: str, given: Hyperparameters, runs: Sequence[Shapes], seed: int, ranks: int) -> list[Recorded]:
@@ -69,14 +72,14 @@ def check_ended(processes: Sequence[Any], folder: Path) -> None:
         ended = wait(list(running), LIMIT)
         if not ended:
             raise Refused(f"step: rank {min(running.values())} has not ended after {LIMIT:.0f} s")
-        ranks = [running.pop(sentinel) for sentinel in ended]  # type: ignore[call-overload]
+        ranks = [running.pop(sentinel) for sentinel in ended]
         for rank in ranks:
             processes[rank].join()
         failed = {rank: words_of(folder, rank, processes[rank].exitcode) for rank in ranks if processes[rank].exitcode}
         if failed:
             # a rank that only lost the others says less
             rank, (words, trace) = min(failed.items(), key=lambda one: GLOO in one[1][0])
-            raise Refused(f"{words} (rank {rank} of {len(processes)})") from RemoteTraceback(trace)
+            raise Refused(f"{words} (rank {rank} of {len(processes)})") from OfRank(trace)
 
 
 def words_of(folder: Path, rank: int, status: int) -> tuple[str, str]:

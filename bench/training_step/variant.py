@@ -223,7 +223,7 @@ class Arithmetic:
         if ranks == 1 or variant.exchange is Exchange.NOTHING:
             total = self.added(terms[0])
         elif variant.exchange is Exchange.FIRST:
-            total = self.added([sum(own[0] for own in terms) / ranks, *terms[0][1:]])
+            total = self.added([torch.stack([own[0] for own in terms]).mean(0), *terms[0][1:]])
         else:
             totals = [self.added(own) for own in terms]
             if variant.exchange is Exchange.CLIPPED:
