@@ -67,8 +67,9 @@ class Choices:
 
 
 def chooses(function: Callable[..., Any]) -> bool:
-    """Whether a function has an argument for the mask of completions."""
-    return "mask" in arguments(function)
+    """Whether a function must be given the mask of completions."""
+    name = arguments(function).get("mask")
+    return name is not None and inspect.signature(function).parameters[name].default is inspect.Parameter.empty
 
 
 def arguments(function: Callable[..., Any]) -> dict[str, str]:

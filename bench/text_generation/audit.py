@@ -7,6 +7,8 @@ of many drawn tokens is tested.
 
 from __future__ import annotations
 
+import linecache
+import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -401,7 +403,7 @@ GREEDY = given_probes.GREEDY_PROBES
 def check_zero(auditor: Auditor) -> None:
     """Find a function that raises at temperature 0; it is then given a temperature near 0.
 
-    One that raises a ValueError of its own refuses it on purpose: that is no mistake.
+    One with a line of its own that raises refuses it on purpose: that is no mistake.
     """
     function = auditor.function
     if not function.takes("temperature") or function.takes("do_sample") or function.takes("greedy"):
@@ -425,11 +427,12 @@ def check_zero(auditor: Auditor) -> None:
 
 def on_purpose(error: Refused) -> bool:
     """Whether an exception was raised by a statement of the user's, to refuse a value."""
-    cause = error.__cause__
-    if not isinstance(cause, (ValueError, AssertionError, NotImplementedError)):
+    if error.__cause__ is None:
         return False
-    (*_, (frame, _)) = walk_tb(cause.__traceback__)
-    return not in_library(frame.f_code.co_filename) and not is_ours(frame.f_code.co_filename)
+    (*_, (frame, number)) = walk_tb(error.__cause__.__traceback__)
+    file = frame.f_code.co_filename
+    own = not in_library(file) and not is_ours(file)
+    return own and re.search(r"\b(raise|assert)\b", linecache.getline(file, number)) is not None
 
 
 def constant(auditor: Auditor) -> bool:

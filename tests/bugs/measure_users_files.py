@@ -67,6 +67,8 @@ def run(file: UsersFile, folder: Path) -> tuple[int, float, str, dict[str, Any]]
         arguments = file.command(folder)
     with redirect_stdout(shown), redirect_stderr(io.StringIO()):
         status = bench([*arguments, "--json", str(result)])
+    if status > 2:  # Ctrl-C, or a signal to end
+        raise SystemExit(status)
     read = json.loads(result.read_text(encoding="utf-8")) if result.exists() else {}
     return status, cpu() - before, shown.getvalue(), read
 

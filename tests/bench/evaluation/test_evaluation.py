@@ -14,7 +14,17 @@ import torch
 from bench.__main__ import main
 from bench.candidate.load_function import load_function
 from bench.evaluation.audit import BUDGET, Audit, audit, batches_of, mistakes, watched
-from bench.evaluation.completions import LATE, MEAN, Choices, Question, audit_choices, of_question, questions, told
+from bench.evaluation.completions import (
+    LATE,
+    MEAN,
+    Choices,
+    Question,
+    audit_choices,
+    chooses,
+    of_question,
+    questions,
+    told,
+)
 from bench.evaluation.completions import mistakes as mistakes_of_choices
 from tests.bench.evaluation.mutants import CHOICES, LEAST, MEANS, MISTAKES, RETURN, RIGHT
 
@@ -92,6 +102,11 @@ def test_a_right_choice_by_row_loss_or_sum_is_the_same(old: str, new: str, note:
     found = choices_of(RIGHT.replace(old, new), tmp_path)
     assert found.same, found.faults
     assert [line.startswith(note) for line in found.notes] == [True] if note else found.notes == []
+
+
+def test_a_validation_loss_may_have_a_mask_with_a_default() -> None:
+    assert not chooses(lambda model, batches, mask=None: 0.0)
+    assert chooses(lambda tokens, mask, logits: 0)
 
 
 def test_log_likelihoods_are_losses_with_another_sign(tmp_path: Path) -> None:

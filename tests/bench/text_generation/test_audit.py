@@ -141,6 +141,10 @@ def test_a_generator_that_refuses_temperature_0_by_a_line_of_its_own_is_not_judg
     assert one.title == "temperature 0"
     assert one.why.startswith("ValueError: give a temperature above 0 (")
     assert "Not judged: temperature 0." in report(found)
+    logarithm = "    import math\n    math.log(temperature)\n    start ="
+    found = audited(source.replace("    start =", logarithm), tmp_path)
+    assert found.raises is not None
+    assert found.raises.why.startswith("ValueError: ")
 
 
 def test_a_text_that_is_not_cropped_is_not_judged_and_named(tmp_path: Path) -> None:
