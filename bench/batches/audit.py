@@ -44,7 +44,7 @@ class Audit:
         """Whether nothing is wrong."""
         return not self.faults
 
-    def values(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """The result as plain values, for --json."""
         return {
             "kind": "batches",

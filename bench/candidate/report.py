@@ -52,7 +52,7 @@ def report(seen: Examination) -> Report:
     )
 
 
-def values(seen: Examination) -> dict[str, Any]:
+def to_json(seen: Examination) -> dict[str, Any]:
     """The examination as plain values, for --json."""
     return {
         "kind": "candidate",

@@ -50,7 +50,7 @@ class Audit:
         """Whether nothing is wrong."""
         return self.error <= BUDGET and not self.faults
 
-    def values(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """The result as plain values, for --json."""
         return {
             "kind": "evaluation",

@@ -18,4 +18,4 @@ def compare_evaluation(options: CompareEvaluation) -> int:
     with tested(options, stages=2) as tell:
         evaluate = load_function(options.evaluate, "evaluate", "evaluation")
         found = audit(evaluate, name=options.evaluate, seed=options.seed, tell=tell)
-    return finish(report(found), options, found.values())
+    return finish(report(found), options, found.to_json())

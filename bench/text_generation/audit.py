@@ -111,7 +111,7 @@ class Audit:
         """Probes that differ."""
         return [one for one in self.outcomes if not one.same]
 
-    def values(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """The result as plain values, for --json."""
         return {
             "kind": "text_generation",

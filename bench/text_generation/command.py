@@ -22,4 +22,4 @@ def compare_generate(options: CompareGenerate) -> int:
         found = audit(generate, name=options.generate, seed=options.seed, tell=tell)
     for one in found.unjudged if options.traceback else ():
         print_exception(one.error)
-    return finish(report(found), options, found.values())
+    return finish(report(found), options, found.to_json())

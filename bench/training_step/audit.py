@@ -96,7 +96,7 @@ class Audit:
         """Whether every run is the reference step."""
         return all(run.same for run in self.runs)
 
-    def values(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """The result as plain values, for --json."""
         return {
             "kind": "training_step",

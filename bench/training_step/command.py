@@ -18,4 +18,4 @@ def compare_step(options: CompareStep) -> int:
     with tested(options, stages=4) as tell:
         build_step = load_function(options.step, "build_step", "step")
         found = audit(build_step, name=options.step, unequal=options.unequal, seed=options.seed, tell=tell)
-    return finish(report(found), options, found.values())
+    return finish(report(found), options, found.to_json())
