@@ -115,7 +115,7 @@ def test_a_generator_that_raises_at_temperature_0_differs_by_that_alone(tmp_path
     assert found.raises is not None
     assert "inf" in found.raises.why
     assert "mine.py, line" in found.raises.why
-    said = " ".join(report(found).split())
+    said = " ".join(report(found).text().split())
     assert "Not the same generator: it raises at temperature 0; " in said
     assert "it raises at temperature 0, where the most probable token is to be taken it raises RuntimeError" in said
     assert "- greedy text was asked for by temperature 1e-6" in said
@@ -126,7 +126,7 @@ def test_a_generator_that_raises_at_temperature_0_and_has_another_mistake_has_bo
     found = audited(EDITS["divides_by_0"].source().replace("logits[:, -1, :]", "logits[:, -2, :]"), tmp_path)
     assert found.raises is not None
     assert all("the position before the last" in words for words in names(found)[1:]), names(found)
-    said = " ".join(report(found).split())
+    said = " ".join(report(found).text().split())
     assert "Not the same generator: every text differs. It raises at temperature 0." in said
     assert "to be taken it raises RuntimeError" in said
     assert "the logits are those of the position before the last" in said

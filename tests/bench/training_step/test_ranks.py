@@ -11,7 +11,7 @@ import torch
 from bench.__main__ import main
 from bench.training_step.audit import audit
 from bench.training_step.hyperparameters import Hyperparameters
-from bench.training_step.known_mistakes import singles_and_pairs
+from bench.training_step.known_mistakes import possible
 from bench.training_step.record import Recorded, initial
 from bench.training_step.report import report
 from bench.training_step.variant import Arithmetic, Clip, Exchange, Masks, Variant
@@ -55,10 +55,7 @@ def test_ranks_that_clip_alone_have_the_mean_of_clipped_gradients() -> None:
 
 
 def test_one_process_makes_no_mistake_of_an_exchange() -> None:
-    alone, together = (
-        {mistake for pair in singles_and_pairs(ranks) for mistake in pair if "exchange" in mistake.fields}
-        for ranks in (1, 2)
-    )
+    alone, together = ({one for one in possible(ranks) if "exchange" in one.fields} for ranks in (1, 2))
     assert not alone
     assert len(together) == 4
 
