@@ -13,9 +13,9 @@ from torch import Tensor
 from bench.evaluation.known_mistakes import WEIGH, mean, mistakes
 from bench.numerics.budgets import BUDGETS
 from bench.numerics.inputs import sharp_state_dict
-from bench.training_step.record import CONFIG, Batch, UserGPT
 from bench.user_code.fault import Fault
 from bench.user_code.refused import Refused, called
+from bench.user_code.small_gpt import CONFIG, Batch, UserGPT
 
 SHAPES = ((3, 16), (3, 16), (2, 9), (1, 5))  # (B, T) of the batches
 IGNORED = 0.25  # share of targets that are -1

@@ -10,37 +10,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from bench.numerics.inputs import sharp_state_dict
 from bench.training_step.hyperparameters import Hyperparameters
 from bench.user_code.refused import Refused, called
-from reference.config import GPTConfig
+from bench.user_code.small_gpt import CONFIG, Batch, UserGPT
 from reference.gpt import GPT
 
-Batch = tuple[Tensor, Tensor]  # ids and targets, (B, T) int64 each
-CONFIG = GPTConfig(block_size=32, vocab_size=97, n_layer=2, n_head=4, n_embd=32)
 STEPS = 20
 EQUAL = ((2, 16), (2, 16), (2, 16))  # (B, T) of a step's micro-batches
 UNEQUAL = ((3, 16), (1, 16), (2, 9))
 OF_RANK = 500_009  # added to the seed of a rank's micro-batches
-
-
-class UserGPT(GPT):
-    """The reference GPT with nanoGPT's call: ids -> logits, ids and targets -> (logits, loss). Targets of -1 and -100
-    are ignored."""
-
-    def forward(self, ids: Tensor, targets: Tensor | None = None) -> Any:
-        logits = super().forward(ids)
-        if targets is None:
-            return logits
-        targets = targets.flatten().masked_fill(targets.flatten() < 0, -1)
-        return logits, F.cross_entropy(logits.flatten(0, 1), targets, ignore_index=-1)
-
-    def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss over targets."""
-        loss: Tensor = self(ids, targets)[1]
-        return loss
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from typing import Any
 
 from bench.formatting import digits, plain_table, scientific
 from bench.training_step.audit import BUDGET, Audit, Explanation, Run
-from bench.training_step.record import CONFIG, STEPS
+from bench.training_step.record import STEPS
 from bench.user_code.report import Report
+from bench.user_code.small_gpt import CONFIG
 
 TITLES = {"equal": "micro-batches of equal size", "unequal": "micro-batches of unequal size"}
 
