@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.evaluation.audit import BUDGET, TRAIN_MODE, WHO, Tell, Watched, watched
-from bench.training_step.record import CONFIG
 from bench.user_code.fault import Fault
 from bench.user_code.refused import Refused, called
+from bench.user_code.small_gpt import CONFIG
 
 QUESTIONS = 48
 CONTEXTS = (3, 9)  # tokens before the completions, least and most
