@@ -1,4 +1,4 @@
-"""A right validation loss: losses and targets are added up over all batches, and divided once.
+"""A correct validation loss: losses and targets are added up over all batches, and divided once.
 
 python -m bench compare --evaluate examples/my_evaluate.py:evaluate
 """
