@@ -1,4 +1,4 @@
-"""A right validation loss, added up over all batches and divided once, and a right choice between completions.
+"""A correct validation loss, added up over all batches and divided once, and a correct choice between completions.
 
 python -m bench compare --evaluate examples/my_evaluate.py:evaluate
 python -m bench compare --evaluate examples/my_evaluate.py:most_likely
