@@ -22,7 +22,7 @@ from bench.candidate.examination import Examination
 from bench.candidate.examine import TEST_SIZE, examine
 from bench.candidate.guess_layout import check_settled, choose_layout, with_advice, with_help
 from bench.candidate.page import page
-from bench.candidate.report import text, values
+from bench.candidate.report import text, to_json
 from bench.journal import write
 from bench.numerics.budgets import BUDGETS, Budget
 from bench.numerics.errors import Measurement, Report, distance, measure_all
@@ -191,7 +191,7 @@ def kept(seen: Examination, html: Path | str | None) -> str:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save(page(seen), path)
-        write(path.with_suffix(".json"), values(seen))
+        write(path.with_suffix(".json"), to_json(seen))
     except (OSError, ValueError) as error:
         return f"the page of this report could not be written: {error}"
     return f"as a page: {path}, as JSON: {path.with_suffix('.json')}"

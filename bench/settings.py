@@ -181,11 +181,15 @@ class CompareCandidate(UserCode, Seed, Device):
     precision: str = "auto"
     """float64, float32, or auto: float64, or float32 if the candidate does not compute in float64. Or judge only its
     rounding, against plain code in the same precision: bfloat16, float16, or as-built, its own"""
+    initial_weights: Annotated[bool, FlagCreatePairsOff] = False
+    """Initial weights that are not GPT-2's are a difference, not a remark: for a model to be trained from scratch"""
 
     def check(self) -> None:
         """Raise a ValueError, one line, for the first value that is invalid on every machine."""
         if self.html is not None and self.against is not None:
             raise ValueError("--html with --against: the page is of one candidate; test each by itself, or give --json")
+        if self.initial_weights and self.against is not None:
+            raise ValueError("--initial-weights with --against: it is about one candidate; test each by itself")
         super().check()
         check_at_least(self, batch=1, steps=0, seed=0)
         check_seed(self.seed, bits=62)
@@ -207,11 +211,14 @@ class CompareStep(UserCode, Seed):
     (logits, loss). hyperparameters has learning_rate, floor, warmup, total, weight_decay, betas, eps, clip"""
     unequal: bool = True
     """Try micro-batches of unequal size too, where the mean of their means is not the mean over all targets"""
+    ranks: int = 1
+    """Processes that run the step together, in a process group of gloo that is already joined; each has micro-batches
+    of its own. The update must be that of one process with all of them"""
 
     def check(self) -> None:
         """Raise a ValueError, one line, for the first value that is invalid on every machine."""
         super().check()
-        check_at_least(self, seed=0)
+        check_at_least(self, ranks=1, seed=0)
         check_seed(self.seed, bits=52)
 
 
@@ -250,14 +257,15 @@ class CompareBatches(UserCode):
 
 @dataclass(frozen=True)
 class CompareEvaluation(UserCode, Seed):
-    """Test a function of your own that measures the validation loss: is it the mean over all targets, in eval mode?
+    """Test a validation loss of your own: is it the mean over all targets? Or a choice between completions.
 
     Exit status: 0 the same, 1 different, 2 not testable (one line says why).
     """
 
     evaluate: Annotated[str, arg(metavar="FILE.py:FUNCTION")]
     """Function evaluate(model, batches) that returns the loss, a number. batches is a list of (ids, targets), (B, T)
-    each, of unequal sizes; targets of -1 are to be ignored. model(ids, targets) returns (logits, loss)"""
+    each, of unequal sizes; targets of -1 are to be ignored. model(ids, targets) returns (logits, loss). Or a function
+    of tokens, mask and logits (or model) that returns the most likely row of four completions, as in HellaSwag"""
 
     def check(self) -> None:
         """Raise a ValueError, one line, for the first value that is invalid on every machine."""

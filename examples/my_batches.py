@@ -1,4 +1,4 @@
-"""A right data loader: windows of the text in random order, shared by processes; a resumed run continues at any batch.
+"""A correct data loader: windows of the text in random order, shared by processes; it starts at any batch.
 
 python -m bench compare --batches examples/my_batches.py:build_batches
 """

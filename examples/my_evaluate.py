@@ -1,6 +1,7 @@
-"""A right validation loss: losses and targets are added up over all batches, and divided once.
+"""A correct validation loss, added up over all batches and divided once, and a correct choice between completions.
 
 python -m bench compare --evaluate examples/my_evaluate.py:evaluate
+python -m bench compare --evaluate examples/my_evaluate.py:most_likely
 """
 
 import torch
@@ -19,3 +20,10 @@ def evaluate(model, batches):
         count += (targets != -1).sum().item()
     model.train(was_training)
     return total / count
+
+
+def most_likely(tokens, mask, logits):
+    """The row with the least mean loss over the tokens (R, T) of its completion, where mask is 1, as in HellaSwag."""
+    losses = F.cross_entropy(logits[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none")  # (R, T - 1)
+    counted = mask[:, 1:]
+    return ((losses * counted).sum(1) / counted.sum(1)).argmin().item()

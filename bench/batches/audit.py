@@ -44,7 +44,7 @@ class Audit:
         """Whether nothing is wrong."""
         return not self.faults
 
-    def values(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """The result as plain values, for --json."""
         return {
             "kind": "batches",
@@ -309,11 +309,23 @@ def resumed(loader: Loader, stream: Sequence[Batch], per_epoch: int) -> Iterator
             yield Fault("a resumed run repeats the last batch", f"start {place}", remedy)
         elif equal(rest[: len(whole) - place - 1], whole[place + 1 :]):
             yield Fault("a resumed run skips a batch", f"start {place}", remedy)
+        elif (other := place_of(rest, whole)) is not None:
+            shown = f"start {place}: it gives batch {other} and those after it"
+            yield Fault("a resumed run goes on at the wrong place", shown, remedy)
         else:
             number = place + different(rest, whole[place:])
             later = f", in epoch {number // per_epoch}" if per_epoch else ""
             yield Fault("a resumed run has other batches", f"start {place}: the first is batch {number}{later}", remedy)
         return
+
+
+def place_of(rest: Sequence[Batch], whole: Sequence[Batch]) -> int | None:
+    """The batch of a whole stream where the rest begins, and goes on as that does; None if there is none."""
+    for place in range(len(whole) - 1):
+        both = min(len(rest), len(whole) - place)
+        if both > 1 and equal(rest[:both], whole[place : place + both]):
+            return place
+    return None
 
 
 def same_order(stream: Sequence[Batch], per_epoch: int) -> list[str]:

@@ -18,4 +18,4 @@ def compare_batches(options: CompareBatches) -> int:
     with tested(options, stages=5) as tell:
         build = load_function(options.batches, "build_batches", "batches")
         found = audit(build, name=options.batches, tell=tell)
-    return finish(report(found), options, found.values())
+    return finish(report(found), options, found.to_json())

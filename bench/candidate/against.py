@@ -77,7 +77,7 @@ def compare_with(options: CompareCandidate, build: Build, guess: Guess, settings
             )
     print(text(found, terminal().width))
     if options.json is not None:
-        write(options.json, as_json(found))
+        write(options.json, to_json(found))
     return 0 if found.pair.same else 1
 
 
@@ -201,7 +201,7 @@ def text(found: Versus, width: int = WIDTH) -> str:
     return "\n".join(line.rstrip() for line in file.getvalue().strip("\n").splitlines())
 
 
-def as_json(found: Versus) -> dict[str, Any]:
+def to_json(found: Versus) -> dict[str, Any]:
     """The result as plain values."""
 
     def plain(seen: Examination) -> dict[str, Any]:

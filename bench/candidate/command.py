@@ -13,7 +13,7 @@ from bench.candidate.against import compare_with
 from bench.candidate.examine import TEST_SIZE, examine, usual_time
 from bench.candidate.guess_layout import check_settled, choose_layout, doubts, with_advice, with_help
 from bench.candidate.page import page
-from bench.candidate.report import report, values
+from bench.candidate.report import report, to_json
 from bench.settings import CompareCandidate
 from bench.user_code.command import finish, tested, user_code
 from bench.user_code.load_function import load_function
@@ -67,10 +67,11 @@ def compare_candidate(options: CompareCandidate) -> int:
     for one in seen.unjudged if options.traceback else ():
         print_exception(one.error)
     seen.notes[:0] = guess.notes
+    seen.judges_start = options.initial_weights
     if not seen.same and not seen.causes:
         with redirect_stdout(sys.stderr):
             seen.notes += doubts(guess, options.layout, build, config)
-    status = finish(report(seen), options, values(seen), page(seen) if options.html is not None else None)
+    status = finish(report(seen), options, to_json(seen), page(seen) if options.html is not None else None)
     if not seen.same:
         check_settled(guess, bool(seen.causes))
     return status

@@ -92,6 +92,7 @@ class Examination:
     lowering: Lowering | None = None
     scales: dict[str, float] = field(default_factory=dict)  # measured rounding, by probe or quantity; see reordered.py
     remarks: list[str] = field(default_factory=list)  # on its modes; shown below the notes
+    judges_start: bool = False  # whether initial weights that are not GPT-2's are a difference
     unjudged: list[Unjudged] = field(default_factory=list)
     depth: list[Depth] = field(default_factory=list)  # in order of execution; empty if it was not asked for
     unseen: list[str] = field(default_factory=list)  # known mistakes that this precision cannot show
@@ -125,6 +126,16 @@ class Examination:
     def same(self) -> bool:
         """Whether everything is within its budget."""
         return not self.failures
+
+    @property
+    def initial(self) -> list[str]:
+        """The remarks on initial weights that are not GPT-2's."""
+        return [line for line in self.remarks if line.startswith("initial ")]
+
+    @property
+    def same_start(self) -> bool:
+        """Whether the initial weights are GPT-2's, if that is asked."""
+        return not (self.judges_start and self.initial)
 
     @property
     def only_rounds(self) -> bool:

@@ -38,7 +38,7 @@ def report(seen: Examination) -> Report:
         f"{config.n_layer} layers, {config.n_head} heads, width {config.n_embd}, vocabulary {config.vocab_size}, block "
         f"{config.block_size}; batch {seen.batch} x time {seen.time}; random weights; {seen.device}",
         verdict(seen),
-        seen.same,
+        seen.same and seen.same_start,
         lambda width: {
             "Gradients that differ": gradients(seen),
             "First difference": where(seen),
@@ -52,13 +52,13 @@ def report(seen: Examination) -> Report:
     )
 
 
-def values(seen: Examination) -> dict[str, Any]:
+def to_json(seen: Examination) -> dict[str, Any]:
     """The examination as plain values, for --json."""
     return {
         "kind": "candidate",
         "candidate": seen.name,
         "layout": seen.layout,
-        "same": seen.same,
+        "same": seen.same and seen.same_start,
         "verdict": verdict(seen),
         "precision": seen.precision,
         "config": dataclasses.asdict(seen.config),
@@ -68,6 +68,7 @@ def values(seen: Examination) -> dict[str, Any]:
         "causes": [dataclasses.asdict(cause) for cause in seen.causes],
         "lowering": None if seen.lowering is None else seen.lowering.place,
         "only_rounds": seen.only_rounds,
+        "initial_weights": seen.initial,
         "unjudged": {one.name: one.why for one in seen.unjudged},
         "unseen": seen.unseen,
         "notes": [*seen.notes, *seen.remarks],
@@ -77,6 +78,8 @@ def values(seen: Examination) -> dict[str, Any]:
 
 def verdict(seen: Examination) -> str:
     """The result in one sentence."""
+    if seen.same and not seen.same_start:
+        return f"The same function, but other {'; '.join(seen.initial)}."
     if seen.same:
         exact = digits(max(m.error for m in seen.report.of("logits")))
         slope = digits(max(m.error for m in seen.report.of("gradient")))

@@ -13,14 +13,15 @@ from torch import Tensor
 from bench.evaluation.known_mistakes import WEIGH, mean, mistakes
 from bench.numerics.budgets import BUDGETS
 from bench.numerics.inputs import sharp_state_dict
-from bench.training_step.record import CONFIG, Batch, UserGPT
 from bench.user_code.fault import Fault
 from bench.user_code.refused import Refused, called
+from bench.user_code.small_gpt import CONFIG, Batch, UserGPT
 
 SHAPES = ((3, 16), (3, 16), (2, 9), (1, 5))  # (B, T) of the batches
 IGNORED = 0.25  # share of targets that are -1
 BUDGET = BUDGETS["float32"].loss  # many collect losses in a tensor of float32
 WHO = "evaluation"  # in messages
+TRAIN_MODE = "the model is in train mode: dropout is on"
 
 Tell = Callable[[str], None]
 
@@ -50,7 +51,7 @@ class Audit:
         """Whether nothing is wrong."""
         return self.error <= BUDGET and not self.faults
 
-    def values(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """The result as plain values, for --json."""
         return {
             "kind": "evaluation",
@@ -121,7 +122,7 @@ def audit(
     result = Audit(name, number(given), mean(logits, targets))
     if model.training_calls:
         calls = f"{model.training_calls} of {model.calls} calls of the model"
-        result.faults.append(Fault("the model is in train mode: dropout is on", calls, "call model.eval() before"))
+        result.faults.append(Fault(TRAIN_MODE, calls, "call model.eval() before"))
     elif not result.error <= BUDGET:
         tell("known mistakes")
         result.faults.append(explained(result, logits, targets))

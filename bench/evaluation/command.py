@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bench.evaluation.audit import audit
+from bench.evaluation.completions import audit_choices, chooses
 from bench.evaluation.report import report
 from bench.settings import CompareEvaluation
 from bench.user_code.command import finish, tested
@@ -17,5 +18,6 @@ def compare_evaluation(options: CompareEvaluation) -> int:
     options.check()
     with tested(options, stages=2) as tell:
         evaluate = load_function(options.evaluate, "evaluate", "evaluation")
-        found = audit(evaluate, name=options.evaluate, seed=options.seed, tell=tell)
-    return finish(report(found), options, found.values())
+        test = audit_choices if chooses(evaluate) else audit
+        found = test(evaluate, name=options.evaluate, seed=options.seed, tell=tell)
+    return finish(report(found), options, found.to_json())

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-Result = dict[str, Any]  # see bench/suite/result_file.py
-
 
 @dataclass(frozen=True)
 class Link:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
 from bench.environment import identity_in_words
-from bench.formatting import NOT_THE_SAME, WIDTH, Fitted, broken, interval, plain_table, scientific, significant, size
+from bench.formatting import (
+    NOT_THE_SAME,
+    WIDTH,
+    Fitted,
+    as_text,
+    broken,
+    interval,
+    plain_table,
+    scientific,
+    significant,
+    size,
+)
+from bench.suite.result_file import Result
 from bench.timing.ratios import confidence_of
-
-Result = dict[str, Any]
 
 QUESTIONS = {"function": "Is it the same function?", "rounding": "Does it only round?"}
 PROOF_NOTE = "error/budget: the largest of all, above 1 fails; top-1: same most probable token."
@@ -41,11 +50,7 @@ ABLATION_NOTE = (
 
 def show(result: Result, width: int = WIDTH) -> list[str]:
     """A result as lines of at most `width` characters."""
-    from rich.console import Console
-
-    out = io.StringIO()
-    print_to(Console(file=out, width=width, highlight=False), result)
-    return out.getvalue().splitlines()
+    return as_text(lambda console: print_to(console, result), width).splitlines()
 
 
 def print_to(console: Any, result: Result) -> None:

@@ -7,9 +7,12 @@ of many drawn tokens is tested.
 
 from __future__ import annotations
 
+import linecache
+import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from traceback import walk_tb
 from typing import Any
 
 import torch
@@ -18,7 +21,7 @@ from torch import Tensor
 from bench.text_generation import probes as given_probes
 from bench.text_generation.calling import Function, generated, understand
 from bench.text_generation.distribution import p_value
-from bench.text_generation.known_mistakes import MISTAKES, possible
+from bench.text_generation.known_mistakes import MISTAKES, OUTSIDE, RAISES, possible
 from bench.text_generation.model import CONFIG, FORMS, Calls, Form, UserGPT
 from bench.text_generation.probes import Probe, Settings
 from bench.text_generation.variant import (
@@ -31,7 +34,7 @@ from bench.text_generation.variant import (
     text,
 )
 from bench.user_code.mistake import Mistake, combined, singles_and_pairs
-from bench.user_code.refused import Refused
+from bench.user_code.refused import Refused, in_library, is_ours
 
 RIGHT_DRAWS = tuple(draw for draw in Draw if draw is not Draw.ARGMAX)
 DRAWS = 4000  # tokens for a distribution, drawn in one batch
@@ -100,18 +103,30 @@ class Audit:
     explanations: list[Explanation] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     constant: bool = False  # two seeds give the same text
+    raises: Unjudged | None = None  # at temperature 0
+
+    @property
+    def causes(self) -> list[Explanation]:
+        """All explanations: first that it raises at temperature 0, then those of the texts."""
+        raises = [Explanation((RAISES,), seen=f"it raises {self.raises.why}")] if self.raises is not None else []
+        return [*raises, *self.explanations]
 
     @property
     def same(self) -> bool:
+        """Whether every judged probe is the reference generator's, and temperature 0 is possible."""
+        return self.same_texts and self.raises is None
+
+    @property
+    def same_texts(self) -> bool:
         """Whether every judged probe is the reference generator's."""
-        return all(one.same for one in self.outcomes) and not self.constant
+        return not self.wrong and not self.constant
 
     @property
     def wrong(self) -> list[Outcome]:
         """Probes that differ."""
         return [one for one in self.outcomes if not one.same]
 
-    def values(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """The result as plain values, for --json."""
         return {
             "kind": "text_generation",
@@ -139,7 +154,7 @@ class Audit:
                     "remedies": [mistake.remedy for mistake in one.mistakes],
                     "by_distribution": one.by_distribution,
                 }
-                for one in self.explanations
+                for one in self.causes
             ],
             "unjudged": {one.title: one.why for one in self.unjudged},
             "notes": self.notes,
@@ -157,6 +172,7 @@ class Auditor:
         self.calls = Calls()
         self.unjudged: list[Unjudged] = []
         self.notes: list[str] = []
+        self.raises: Unjudged | None = None
         self.agreed: dict[tuple[Variant, Probe], bool] = {}  # of greedy probes
         self.counts: dict[Settings, Tensor | None] = {}
 
@@ -372,8 +388,9 @@ def audit(
     found.outcomes = [one for one in map(auditor.outcome, chosen) if one is not None]
     if not found.outcomes:
         raise found.unjudged[0].error
+    found.raises = auditor.raises
     remarks(auditor, found)
-    if not found.same:
+    if not found.same_texts:
         explain(auditor, found)
     return found
 
@@ -411,7 +428,10 @@ GREEDY = given_probes.GREEDY_PROBES
 
 
 def check_zero(auditor: Auditor) -> None:
-    """Note a function that raises at temperature 0; it is then given a temperature near 0."""
+    """Find a function that raises at temperature 0; it is then given a temperature near 0.
+
+    One with a line of its own that raises refuses it on purpose: that is no mistake.
+    """
     function = auditor.function
     if not function.takes("temperature") or function.takes("do_sample") or function.takes("greedy"):
         return
@@ -425,9 +445,21 @@ def check_zero(auditor: Auditor) -> None:
         except Refused:
             function.nearly_zero = False
             return
-        advice = "the logits are divided by 0: take the argmax where the temperature is 0"
-        auditor.unjudged.append(Unjudged("temperature 0", why_of(error), error, advice))
+        if on_purpose(error):
+            auditor.unjudged.append(Unjudged("temperature 0", why_of(error), error, "it is refused by a line of yours"))
+        else:
+            auditor.raises = Unjudged("temperature 0", why_of(error), error)
         auditor.note("greedy text was asked for by temperature 1e-6")
+
+
+def on_purpose(error: Refused) -> bool:
+    """Whether an exception was raised by a statement of the user's, to refuse a value."""
+    if error.__cause__ is None:
+        return False
+    (*_, (frame, number)) = walk_tb(error.__cause__.__traceback__)
+    file = frame.f_code.co_filename
+    own = not in_library(file) and not is_ours(file)
+    return own and re.search(r"\b(raise|assert)\b", linecache.getline(file, number)) is not None
 
 
 def constant(auditor: Auditor) -> bool:
@@ -484,6 +516,11 @@ def explain(auditor: Auditor, found: Audit) -> None:
         found.explanations = [Explanation((mistake,), seen="the model was given in eval mode and called in train mode")]
         return
     mistakes, outcomes = possible(auditor.function), found.outcomes
+    ids = [token for one in outcomes for row in one.rows for token in row]
+    if max(ids, default=0) >= CONFIG.vocab_size:
+        seen = f"it gives id {max(ids)}; the vocabulary has ids 0 to {CONFIG.vocab_size - 1}"
+        found.explanations = [Explanation((OUTSIDE,), seen=seen)]
+        return
     found.explanations = auditor.explanations(outcomes, ((one,) for one in mistakes))
     if found.explanations:
         return
@@ -507,7 +544,7 @@ def explain(auditor: Auditor, found: Audit) -> None:
                 f"at every setting (smallest p-value {min(one.fits or 0.0 for one in wrong):.2g})"
             )
             outcomes = found.outcomes
-        if found.same:
+        if found.same_texts:
             return
         found.explanations = auditor.explanations(outcomes, ((one,) for one in mistakes), by_distribution=True)
         if found.explanations:

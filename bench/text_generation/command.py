@@ -20,6 +20,7 @@ def compare_generate(options: CompareGenerate) -> int:
     with tested(options, stages=5) as tell:
         generate = load_function(options.generate, "generate", "generate")
         found = audit(generate, name=options.generate, seed=options.seed, tell=tell)
-    for one in found.unjudged if options.traceback else ():
-        print_exception(one.error)
-    return finish(report(found), options, found.values())
+    for one in (found.raises, *found.unjudged) if options.traceback else ():
+        if one is not None:
+            print_exception(one.error)
+    return finish(report(found), options, found.to_json())

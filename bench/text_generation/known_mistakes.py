@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bench.text_generation.calling import Function
 from bench.text_generation.variant import (
+    Attends,
     Context,
     Draw,
     End,
@@ -55,6 +56,10 @@ MISTAKES: tuple[Mistake, ...] = (
     *choices("context", "read the new token", Context.TWICE),
     *choices("context", AGAIN, Context.SLIDING, Context.ROLLING),
     *choices("positions", CACHED, *others(Positions, Positions.ALL_LATE)),
+    *choices("attends", "is_causal only for the prompt; a single new token needs no mask", Attends.FIRST),
+    *choices("attends", "keys and values up to the newest token: cache[:, :, :length]", Attends.EMPTY),
+    *choices("attends", "write keys and values of every call", Attends.UNWRITTEN),
+    *choices("attends", "write keys and values to the cache before the attention", Attends.OLDER),
     *choices("positions", "positions begin at 0", Positions.ALL_LATE),
     mistake("the model is in train mode: dropout takes part", "model.eval()", dropout=True),
     *choices("padding", BY_HAND, *others(Padding)),
@@ -84,6 +89,19 @@ MISTAKES: tuple[Mistake, ...] = (
     mistake("the prompt counts as new tokens", "count the tokens that are appended", counts_prompt=True),
     mistake("the result has the prompt twice", "return ids, which begins with the prompt", repeats_prompt=True),
     *choices("end", ALL_END, *others(End)),
+)
+
+
+# seen, not tried
+OUTSIDE = Mistake(
+    "ids outside the vocabulary are generated: rows of a padded token table take part",
+    "logits[..., :vocab_size] before drawing",
+    changes=(),
+)
+RAISES = Mistake(
+    "it raises at temperature 0, where the most probable token is to be taken",
+    "logits.argmax(-1) where the temperature is 0: nothing is divided by it",
+    changes=(),
 )
 
 

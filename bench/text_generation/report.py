@@ -6,6 +6,7 @@ from typing import Any
 
 from bench.formatting import plain_table
 from bench.text_generation.audit import Audit, Outcome
+from bench.text_generation.known_mistakes import RAISES
 from bench.text_generation.model import CONFIG
 from bench.user_code.report import Report
 
@@ -39,6 +40,11 @@ def tokens(outcomes: list[Outcome]) -> int:
 def verdict(found: Audit) -> str:
     """The result in one sentence."""
     besides = f" Not judged: {'; '.join(one.title for one in found.unjudged)}." if found.unjudged else ""
+    if found.raises is not None and found.same_texts:
+        equal = sum(one.fits is None for one in found.outcomes)
+        return f"Not the same generator: it raises at temperature 0; {equal} other texts are equal.{besides}"
+    if found.raises is not None:
+        besides = f" It raises at temperature 0.{besides}"
     if found.same:
         by_token = [one for one in found.outcomes if one.fits is None]
         drawn = "" if len(by_token) == len(found.outcomes) else "; drawn tokens by their distribution"
@@ -105,10 +111,14 @@ def causes(found: Audit) -> list[str]:
     """The lines on causes."""
     if found.same:
         return []
+    lines = []
+    if found.raises is not None:
+        lines += [RAISES.what, f"  it raises {found.raises.why}", f"  fix: {RAISES.remedy}"]
+    if found.same_texts:
+        return lines
     if not found.explanations:
         seed = ["it seeds its random numbers itself: two seeds give the same text"] if found.constant else []
-        return seed or ["no known mistake, nor two at once, explains the difference"]
-    lines = []
+        return lines + (seed or ["no known mistake, nor two at once, explains the difference"])
     for number, one in enumerate(found.explanations[:MOST]):
         start = "or: " if number else ""
         lines.append(start + "; and ".join(mistake.what for mistake in one.mistakes))

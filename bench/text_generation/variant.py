@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.text_generation.calling import OTHER_SEED, PAD, alone
-from bench.text_generation.model import CONFIG, UserGPT
+from bench.text_generation.model import CONFIG, Keys, UserGPT
 from bench.text_generation.probes import Probe, Settings
 from reference.functional import softmax
 from reference.sampling import keep_top_k, keep_top_p
@@ -48,6 +48,16 @@ class Positions(StrEnum):
     EARLY = "with the cache, positions of new tokens are one too few"
     STUCK = "with the cache, every new token has the first one's position"
     ALL_LATE = "positions begin at 1"
+
+
+class Attends(StrEnum):
+    """What new tokens attend to while the text fits into the block."""
+
+    ALL = "all tokens up to themselves"
+    FIRST = "with the cache, new tokens attend to the first token alone: is_causal with fewer queries than keys"
+    EMPTY = "with the cache, new tokens attend to empty slots too"
+    UNWRITTEN = "new tokens are not written to the cache: its slots stay zero"
+    OLDER = "with the cache, new tokens do not attend to themselves"
 
 
 class Padding(StrEnum):
@@ -162,6 +172,7 @@ class Variant:
 
     context: Context = Context.LAST
     positions: Positions = Positions.RIGHT
+    attends: Attends = Attends.ALL
     padding: Padding = Padding.MASKED
     place: Place = Place.LAST
     dropout: bool = False
@@ -189,6 +200,8 @@ class Variant:
             changes["context"] = Context.LAST
         if self.positions not in (Positions.RIGHT, Positions.ALL_LATE):
             changes["positions"] = Positions.RIGHT
+        if self.attends is not Attends.ALL:
+            changes["attends"] = Attends.ALL
         if self.padding in (Padding.SEEN_LATER, Padding.COUNTED_LATER):
             changes["padding"] = Padding.MASKED
         return replace(self, **changes) if changes else self  # type: ignore[arg-type]
@@ -227,7 +240,7 @@ class Reader:
             ids: (B, W), padded at the left
             lead: (B,) number of padding tokens
         """
-        seen = (variant.context, variant.positions, variant.padding, variant.place)
+        seen = (variant.context, variant.positions, variant.attends, variant.padding, variant.place)
         key = (*seen, probe.tied, probe.width, tuple(lead.tolist()), ids.shape, ids.numpy().tobytes())
         if variant.dropout or key not in self.kept:
             found = self.read(variant, probe, ids, lead)
@@ -243,9 +256,13 @@ class Reader:
         W = ids.shape[1]
         lead = (lead - columns[0]).clamp(min=0)
         new = columns >= prompt if variant.context is not Context.TWICE else torch.arange(W) >= prompt
-        positions, mask = placed(variant, W, new, lead, fits=int(columns[-1]) < BLOCK)
+        fits = int(columns[-1]) < BLOCK
+        positions, mask = placed(variant, W, new, lead, fits)
+        slots = None
+        if fits and variant.attends is not Attends.ALL:
+            mask, slots = attended(variant.attends, mask, new, model)
         model.train(variant.dropout)
-        found, _ = model.read(ids, positions, mask)
+        found, _ = model.read(ids, positions, mask, slots)
         match variant.place:
             case Place.LAST:
                 return found[:, -1]
@@ -326,6 +343,31 @@ def placed(variant: Variant, W: int, new: Tensor, lead: Tensor, fits: bool) -> t
             real = real | new[:, None]
         mask = mask & real | (columns == columns[:, None])
     return positions, mask
+
+
+def attended(way: Attends, mask: Tensor, new: Tensor, model: UserGPT) -> tuple[Tensor, Keys | None]:
+    """The mask for a way in which new tokens attend, and the empty slots before the tokens, or None.
+
+    Args:
+        mask: (B, 1, W, W) of the right way
+        new: (W) bool, which tokens are new
+    """
+    W = len(new)
+    columns = torch.arange(W)
+    match way:
+        case Attends.FIRST:
+            return torch.where(new[:, None], columns == 0, mask), None
+        case Attends.OLDER:
+            return mask & ~(new[:, None] & (columns == columns[:, None])), None
+        case Attends.UNWRITTEN:
+            mask = mask & ~(new[:, None] & new)
+            empty = new.cumsum(dim=0)  # (W) slots of new tokens up to each one
+        case _:
+            empty = BLOCK - 1 - columns
+    seen = (torch.arange(BLOCK) < empty[:, None]) & new[:, None]  # (W, BLOCK)
+    heads, width = model.config.n_head, model.config.n_embd // model.config.n_head
+    zeros = torch.zeros(len(mask), heads, BLOCK, width, dtype=torch.float64)
+    return torch.cat([seen.expand(len(mask), 1, W, BLOCK), mask], dim=-1), ((zeros, zeros),) * model.config.n_layer
 
 
 def probabilities(variant: Variant, logits: Tensor, settings: Settings) -> Tensor:

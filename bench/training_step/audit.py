@@ -16,8 +16,9 @@ from torch import Tensor
 
 from bench.numerics.budgets import BUDGETS
 from bench.training_step.hyperparameters import Hyperparameters
-from bench.training_step.known_mistakes import MISTAKES
+from bench.training_step.known_mistakes import possible
 from bench.training_step.known_schedules import name_of
+from bench.training_step.ranks import record_ranks
 from bench.training_step.record import EQUAL, UNEQUAL, Recorded, initial, record
 from bench.training_step.variant import Arithmetic, Masks, Variant
 from bench.user_code.mistake import Mistake, combined, singles_and_pairs
@@ -68,8 +69,14 @@ class Run:
 
     @property
     def same(self) -> bool:
-        """Whether every step is within the budget."""
-        return all(error <= BUDGET for error in self.errors)
+        """Whether every step is within the budget, and all ranks have the same weights."""
+        return all(error <= BUDGET for error in self.errors) and self.first_apart is None
+
+    @property
+    def first_apart(self) -> int | None:
+        """The first step after which ranks have different weights."""
+        apart = self.recorded.apart or []
+        return next((step for step, distance in enumerate(apart) if not distance <= BUDGET), None)
 
     @property
     def frozen(self) -> tuple[str, ...]:
@@ -90,24 +97,27 @@ class Audit:
     given: Hyperparameters
     runs: list[Run]
     notes: list[str]
+    ranks: int = 1
 
     @property
     def same(self) -> bool:
         """Whether every run is the reference step."""
         return all(run.same for run in self.runs)
 
-    def values(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """The result as plain values, for --json."""
         return {
             "kind": "training_step",
             "step": self.name,
             "same": self.same,
             "budget": BUDGET,
+            "ranks": self.ranks,
             "runs": [
                 {
                     "micro_batches": run.title,
                     "same": run.same,
                     "errors": run.errors,
+                    "ranks_apart": run.recorded.apart,
                     "first_wrong": run.first_wrong,
                     "worst": run.worst,
                     "never_updated": run.never_moved,
@@ -133,6 +143,7 @@ def audit(
     name: str = "the step",
     given: Hyperparameters | None = None,
     unequal: bool = True,
+    ranks: int = 1,
     seed: int = 0,
     tell: Tell = lambda what: None,
 ) -> Audit:
@@ -140,8 +151,10 @@ def audit(
 
     Args:
         build_step: see `bench.training_step.record.record`
+        name: with several ranks, FILE.py:FUNCTION of `build_step`
         given: passed to it, if it takes two arguments
         unequal: whether micro-batches of different sizes are tried too
+        ranks: number of processes, each with micro-batches of its own, in all the same number of targets
         seed: of weights and tokens
 
     Raises ValueError, one line, for a step that cannot be run.
@@ -149,9 +162,15 @@ def audit(
     given = given or Hyperparameters()
     masks = Masks.of({n: p.shape for n, p in initial(seed).named_parameters()})
     runs, notes = [], []
-    for title, shapes in {"equal": EQUAL, **({"unequal": UNEQUAL} if unequal else {})}.items():
-        tell(f"20 steps, micro-batches of {title} size")
-        recorded = record(build_step, given, shapes, seed)
+    sizes = {"equal": EQUAL, **({"unequal": UNEQUAL} if unequal else {})}
+    together: list[Recorded] = []
+    if ranks > 1:
+        tell(f"20 steps of {ranks} processes")
+        together = record_ranks(name, given, list(sizes.values()), seed, ranks)
+    for number, (title, shapes) in enumerate(sizes.items()):
+        if ranks == 1:
+            tell(f"20 steps, micro-batches of {title} size")
+        recorded = together[number] if ranks > 1 else record(build_step, given, shapes, seed)
         run = judged(title, recorded, given, masks)
         runs.append(run)
         broken = next((n for n, w in enumerate(recorded.weights) if not bool(w.isfinite().all())), None)
@@ -162,14 +181,14 @@ def audit(
             run.explanations = list(explanations(run, given, masks, runs[0].explanations))
         if run.same and title == "equal":
             notes += remarks(recorded)
-        if len(recorded.counts) == 1:
+        if len(recorded.counts) == ranks:
             notes.append("the step takes one batch: accumulation of gradients was not tested")
             break
     if len(runs) > 1 and not any(run.same for run in runs):
         # mistakes that show only where sizes differ change nothing in the first run: one cause for both
         later = (explanation(one.mistakes, runs[0], given, masks) for one in runs[-1].explanations)
         runs[0].explanations += [one for one in later if one is not None and one not in runs[0].explanations]
-    return Audit(name, given, runs, notes)
+    return Audit(name, given, runs, notes, ranks)
 
 
 def judged(title: str, recorded: Recorded, given: Hyperparameters, masks: Masks) -> Run:
@@ -195,7 +214,8 @@ def judged(title: str, recorded: Recorded, given: Hyperparameters, masks: Masks)
 
 def sum_of(arithmetic: Arithmetic, recorded: Recorded, step: int, rate: float) -> Tensor:
     """The change of the weights by a variant in its next step."""
-    constant, proportional = arithmetic.change(recorded.weights[step], recorded.gradients[step], recorded.counts, rate)
+    gradients = recorded.gradients[step]
+    constant, proportional = arithmetic.change(recorded.weights[step], gradients, recorded.counts, rate, recorded.ranks)
     return constant + proportional
 
 
@@ -218,7 +238,7 @@ def fit(variant: Variant, recorded: Recorded, given: Hyperparameters, masks: Mas
     for step in range(len(recorded.gradients)):
         rate = given.rate(step)
         constant, proportional = arithmetic.change(
-            recorded.weights[step], recorded.gradients[step], recorded.counts, rate
+            recorded.weights[step], recorded.gradients[step], recorded.counts, rate, recorded.ranks
         )
         change = recorded.weights[step + 1] - recorded.weights[step]
         rest, square = change - constant, float(proportional @ proportional)
@@ -237,7 +257,8 @@ def explanations(run: Run, given: Hyperparameters, masks: Masks, known: Sequence
     Args:
         known: explanations of another run of this step, tried first
     """
-    tried = dict.fromkeys([(), *(one.mistakes for one in known), *singles_and_pairs(MISTAKES)])
+    likely = singles_and_pairs(possible(run.recorded.ranks))
+    tried = dict.fromkeys([(), *(one.mistakes for one in known), *likely])
     fewest: int | None = None
     for mistakes in tried:
         if fewest is not None and len(mistakes) > fewest:
@@ -266,9 +287,11 @@ def remarks(recorded: Recorded) -> list[str]:
     if any(loss is None for loss in recorded.losses):
         return ["the step returns no loss (a scalar tensor): it was not tested"]
     found = torch.stack([loss for loss in recorded.losses if loss is not None])
-    means = torch.tensor(recorded.means, dtype=torch.float64)  # (steps, micro-batches)
-    counts = torch.tensor(recorded.counts, dtype=torch.float64)
-    number = means.shape[1]
+    number = len(recorded.counts) // recorded.ranks
+    all_means = torch.tensor(recorded.means, dtype=torch.float64)  # (steps, micro-batches)
+    means, counts = all_means[:, :number], torch.tensor(recorded.counts[:number], dtype=torch.float64)
+    if recorded.ranks > 1 and torch.allclose(found, all_means.mean(1), rtol=1e-9, atol=0.0):
+        return []
     known = {
         "": means @ counts / counts.sum(),
         "the last micro-batch's, not the mean of all": means[:, -1],

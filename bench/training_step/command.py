@@ -17,5 +17,7 @@ def compare_step(options: CompareStep) -> int:
     options.check()
     with tested(options, stages=4) as tell:
         build_step = load_function(options.step, "build_step", "step")
-        found = audit(build_step, name=options.step, unequal=options.unequal, seed=options.seed, tell=tell)
-    return finish(report(found), options, found.values())
+        found = audit(
+            build_step, name=options.step, unequal=options.unequal, ranks=options.ranks, seed=options.seed, tell=tell
+        )
+    return finish(report(found), options, found.to_json())

@@ -5,12 +5,15 @@ The words of a wrong choice are its value in variant.py; known_schedules.py has 
 
 from __future__ import annotations
 
-from bench.training_step.variant import Clip, Corrected, Decay, Decayed, Eps, Sum, Update
+from bench.training_step.variant import Clip, Corrected, Decay, Decayed, Eps, Exchange, Sum, Update
 from bench.user_code.mistake import Mistake, choices, mistake, others
 
+DROPPED = "train on the last micro-batch too, if it is short"
 WEIGH = "weigh each micro-batch's mean loss by its number of targets / the number of all targets of the step"
 DIVIDE = "divide each micro-batch's loss by the number of micro-batches before backward()"
 CLEAR = "call zero_grad() once per step"
+SYNC = "set require_backward_grad_sync before the forward pass, or run forward and backward in no_sync()"
+WRAPPED = "call the DistributedDataParallel module, not its .module; the last micro-batch not in no_sync()"
 WITHIN = "clip once, after the last backward() and before optimizer.step()"
 GROUPS = "two parameter groups: weight_decay for p.dim() >= 2, 0.0 for the rest"
 CORRECT = "divide both moments by 1 - beta^t"
@@ -24,6 +27,7 @@ MISTAKES: tuple[Mistake, ...] = (
     *choices("sum", DIVIDE, Sum.UNDIVIDED, Sum.TWICE_DIVIDED),
     *choices("sum", CLEAR, Sum.LAST, Sum.LAST_DIVIDED, Sum.LAST_WEIGHED),
     *choices("sum", "call backward() for each micro-batch", Sum.FIRST),
+    *choices("sum", DROPPED, Sum.NOT_LAST, Sum.NOT_LAST_WEIGHED),
     *choices("sum", "reduction='mean'", Sum.TARGETS),
     mistake(
         "gradients are never cleared: each step adds to those of all steps before",
@@ -40,6 +44,11 @@ MISTAKES: tuple[Mistake, ...] = (
         "give the optimizer every parameter, and call model.zero_grad()",
         clears_untrained=False,
     ),
+    # what ranks exchange
+    *choices("exchange", "average the gradients over the ranks first, then clip", Exchange.CLIPPED),
+    *choices("exchange", SYNC, Exchange.FIRST),
+    *choices("exchange", WRAPPED, Exchange.NOTHING),
+    *choices("exchange", "divide by the number of ranks", Exchange.SUM),
     # clipping and weight decay
     *choices("clip", WITHIN, Clip.TRAINED, Clip.NONE, Clip.MICRO, Clip.MICRO_AND_JOINT),
     *choices("clip", "one clip_grad_norm_ over all parameters", Clip.TENSOR),
@@ -62,3 +71,8 @@ MISTAKES: tuple[Mistake, ...] = (
     *choices("update", "amsgrad=False", Update.AMSGRAD),
     *choices("update", "torch.optim.AdamW", Update.NESTEROV, Update.SGD, Update.SIGN),
 )
+
+
+def possible(ranks: int) -> tuple[Mistake, ...]:
+    """The mistakes that a step of so many ranks can make: one rank exchanges nothing."""
+    return tuple(one for one in MISTAKES if ranks > 1 or "exchange" not in one.fields)

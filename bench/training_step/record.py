@@ -10,36 +10,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from bench.numerics.inputs import sharp_state_dict
 from bench.training_step.hyperparameters import Hyperparameters
 from bench.user_code.refused import Refused, called
-from reference.config import GPTConfig
+from bench.user_code.small_gpt import CONFIG, Batch, UserGPT
 from reference.gpt import GPT
 
-Batch = tuple[Tensor, Tensor]  # ids and targets, (B, T) int64 each
-CONFIG = GPTConfig(block_size=32, vocab_size=97, n_layer=2, n_head=4, n_embd=32)
 STEPS = 20
 EQUAL = ((2, 16), (2, 16), (2, 16))  # (B, T) of a step's micro-batches
 UNEQUAL = ((3, 16), (1, 16), (2, 9))
-
-
-class UserGPT(GPT):
-    """The reference GPT with nanoGPT's call: ids -> logits, ids and targets -> (logits, loss). Targets of -1 and -100
-    are ignored."""
-
-    def forward(self, ids: Tensor, targets: Tensor | None = None) -> Any:
-        logits = super().forward(ids)
-        if targets is None:
-            return logits
-        targets = targets.flatten().masked_fill(targets.flatten() < 0, -1)
-        return logits, F.cross_entropy(logits.flatten(0, 1), targets, ignore_index=-1)
-
-    def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss over targets."""
-        loss: Tensor = self(ids, targets)[1]
-        return loss
+OF_RANK = 500_009  # added to the seed of a rank's micro-batches
 
 
 @dataclass(frozen=True)
@@ -51,6 +32,8 @@ class Recorded:
     counts: list[int]  # targets by micro-batch
     losses: list[Tensor | None]  # returned by each step
     means: list[list[float]]  # by step and micro-batch: the mean loss
+    ranks: int = 1  # processes; micro-batches stand rank after rank, all other fields are the first rank's
+    apart: list[float] | None = None  # by step: the largest distance of another rank's weights, relative to the update
 
 
 def initial(seed: int) -> UserGPT:
@@ -62,19 +45,19 @@ def initial(seed: int) -> UserGPT:
     return model.train()
 
 
-def micro_batches(shapes: Sequence[tuple[int, int]], seed: int, step: int) -> list[Batch]:
+def micro_batches(shapes: Sequence[tuple[int, int]], seed: int, step: int, rank: int = 0) -> list[Batch]:
     """Random ids and targets, (B, T) each.
 
     Every fourth step has one token and one target alone, every fourth has few targets: their gradients are larger, so
     some steps are clipped and some are not, and single tensors and values pass the limit too.
     """
-    generator = torch.Generator().manual_seed(1000 * seed + step)
+    generator = torch.Generator().manual_seed(1000 * seed + step + OF_RANK * rank)
     found = []
     for shape in shapes:
         ids = torch.randint(CONFIG.vocab_size, shape, generator=generator)
         targets = torch.randint(CONFIG.vocab_size, shape, generator=generator)
         if step % 4 == 1:
-            ids, targets = torch.full_like(ids, step), torch.full_like(targets, step + 1)
+            ids, targets = torch.full_like(ids, step + STEPS * rank), torch.full_like(targets, step + 1)
         elif step % 4 == 3:
             targets = targets % 7
         found.append((ids, targets))
@@ -92,7 +75,11 @@ def takes(function: Callable[..., Any]) -> int | None:
 
 
 def record(
-    build_step: Callable[..., Any], given: Hyperparameters, shapes: Sequence[tuple[int, int]], seed: int
+    build_step: Callable[..., Any],
+    given: Hyperparameters,
+    shapes: Sequence[tuple[int, int]],
+    seed: int,
+    rank: int = 0,
 ) -> Recorded:
     """Build and run a user's step.
 
@@ -100,6 +87,7 @@ def record(
         build_step: (model) or (model, hyperparameters) -> step; step takes a list of micro-batches (ids, targets), or
             ids and targets of one batch
         shapes: (B, T) of the micro-batches
+        rank: of this process, if there are several: its micro-batches are its own
 
     Raises Refused, one line, if it cannot be run.
     """
@@ -114,7 +102,7 @@ def record(
     ours = initial(seed)
     weights, gradients, losses, means = [vector(model)], [], [], []
     for number in range(STEPS):
-        batches = micro_batches(shapes, seed, number)
+        batches = micro_batches(shapes, seed, number, rank)
         found = [ours_at(ours, weights[-1], batch) for batch in batches]
         gradients.append([gradient for gradient, _ in found])
         means.append([loss for _, loss in found])

@@ -6,8 +6,9 @@ from typing import Any
 
 from bench.formatting import digits, plain_table, scientific
 from bench.training_step.audit import BUDGET, Audit, Explanation, Run
-from bench.training_step.record import CONFIG, STEPS
+from bench.training_step.record import STEPS
 from bench.user_code.report import Report
+from bench.user_code.small_gpt import CONFIG
 
 TITLES = {"equal": "micro-batches of equal size", "unequal": "micro-batches of unequal size"}
 
@@ -20,7 +21,8 @@ def report(found: Audit) -> Report:
         "against reference/training/step.py in float64",
         f"{STEPS} steps of a GPT with {CONFIG.n_layer} layers, width {CONFIG.n_embd}; learning rate "
         f"{h.learning_rate:g}, {h.warmup} steps of warm-up, {h.floor:g} after step {h.total}; weight decay "
-        f"{h.weight_decay:g}, betas {h.betas}, eps {h.eps:g}, clip {h.clip:g}",
+        f"{h.weight_decay:g}, betas {h.betas}, eps {h.eps:g}, clip {h.clip:g}"
+        + (f"; {found.ranks} ranks" if found.ranks > 1 else ""),
         verdict(found),
         found.same,
         lambda width: {
@@ -39,7 +41,8 @@ def verdict(found: Audit) -> str:
         return f"The same training step: {STEPS} updates agree to {digits(max(max(r.errors) for r in found.runs))}."
     wrong = next(run for run in found.runs if not run.same)
     step = wrong.first_wrong
-    assert step is not None
+    if step is None:
+        return f"Not the same training step: after step {wrong.first_apart} the ranks have different weights."
     only = " where micro-batches differ in size" if wrong is not found.runs[0] else ""
     return (
         f"Not the same training step{only}: the update of step {step} is off by {scientific(wrong.errors[step])}, "
@@ -61,7 +64,7 @@ def table(found: Audit) -> Any:
             words,
             scientific(error),
             scientific(BUDGET),
-            f"{over:.2g}" if run.same else f"{over:.3g} FAILED",
+            f"{over:.3g} FAILED" if over > 1.0 or over != over else f"{over:.2g}" + " FAILED" * (not run.same),
             style="" if run.same else "red",
         )
     return rows
@@ -72,7 +75,12 @@ def first_difference(found: Audit) -> list[str]:
     wrong = next((run for run in found.runs if not run.same), None)
     if wrong is None:
         return []
-    lines = [f"step {wrong.first_wrong}, counted from 0; the largest error is in {wrong.worst}"]
+    lines = []
+    if wrong.first_wrong is not None:
+        lines.append(f"step {wrong.first_wrong}, counted from 0; the largest error is in {wrong.worst}")
+    if wrong.first_apart is not None:
+        far = scientific((wrong.recorded.apart or [])[wrong.first_apart])
+        lines.append(f"after step {wrong.first_apart} the ranks have different weights, by {far} of the update")
     if wrong.never_moved:
         lines.append(f"never updated: {', '.join(wrong.never_moved)}")
     return lines

@@ -31,7 +31,19 @@ class Sum(StrEnum):
     LAST_DIVIDED = "gradients are cleared before every micro-batch: only the last one counts, divided by their number"
     LAST_WEIGHED = "gradients are cleared before every micro-batch: only the last one counts, by its share of targets"
     FIRST = "only the first micro-batch is used"
+    NOT_LAST = "the last micro-batch is dropped"
+    NOT_LAST_WEIGHED = "the last micro-batch is dropped, but its targets are counted"
     TARGETS = "the loss is a sum over targets, not their mean"
+
+
+class Exchange(StrEnum):
+    """What ranks exchange."""
+
+    MEAN = "the mean over ranks of their gradients"
+    CLIPPED = "each rank clips its own gradient, before the ranks' mean"
+    FIRST = "ranks exchange the gradient of the first micro-batch alone: whether they do is set after the forward pass"
+    NOTHING = "ranks do not exchange gradients: each trains a model of its own"
+    SUM = "gradients are summed over ranks, not averaged"
 
 
 class Clip(StrEnum):
@@ -103,6 +115,7 @@ class Variant:
     """One way to make a training step; the defaults are the reference step's."""
 
     sum: Sum = Sum.TOKENS
+    exchange: Exchange = Exchange.MEAN
     clears: bool = True  # whether gradients are cleared between steps
     clears_untrained: bool = True  # also those of tensors that the optimizer does not have
     clip: Clip = Clip.JOINT
@@ -173,7 +186,7 @@ class Arithmetic:
         self.m = self.v = self.highest = self.left = zeros  # never changed in place
 
     def change(
-        self, weights: Tensor, gradients: Sequence[Tensor], counts: Sequence[int], rate: float
+        self, weights: Tensor, gradients: Sequence[Tensor], counts: Sequence[int], rate: float, ranks: int = 1
     ) -> tuple[Tensor, Tensor]:
         """The change of all weights in the next step: a constant part, and one proportional to the learning rate.
 
@@ -182,11 +195,12 @@ class Arithmetic:
             gradients: of each micro-batch's mean loss (n,)
             counts: targets of each micro-batch
             rate: learning rate
+            ranks: number of processes; micro-batches stand rank after rank, as many of each
         """
         variant, decay = self.variant, self.variant.weight_decay
         decay = self.given.weight_decay if decay is None else decay
         mask = self.masks.decayed[variant.decayed]
-        gradient = self.gradient(gradients, counts)
+        gradient = self.gradient(gradients, counts, ranks)
         if variant.decay is Decay.GRADIENT:
             gradient = gradient + decay * mask * weights
         step = self.direction(gradient)
@@ -199,11 +213,31 @@ class Arithmetic:
             step = step + decay * mask * (weights - rate * step)
         return constant * self.trained, -rate * step * self.trained
 
-    def gradient(self, gradients: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
-        """Sum and clip the gradients of micro-batches."""
-        variant, number, targets = self.variant, len(gradients), sum(counts)
+    def gradient(self, gradients: Sequence[Tensor], counts: Sequence[int], ranks: int) -> Tensor:
+        """Sum, exchange and clip the gradients of micro-batches: the first rank's."""
+        variant, number = self.variant, len(gradients) // ranks
         if variant.tied_twice:
             gradients = [g * (1.0 + self.masks.tokens) for g in gradients]
+        begins = range(0, len(gradients), number)
+        terms = [self.terms(gradients[n : n + number], counts[n : n + number]) for n in begins]  # by rank
+        clips = variant.clip is not Clip.MICRO
+        if ranks == 1 or variant.exchange is Exchange.NOTHING:
+            total = self.added(terms[0])
+        elif variant.exchange is Exchange.FIRST:
+            total = self.added([torch.stack([own[0] for own in terms]).mean(0), *terms[0][1:]])
+        else:
+            totals = [self.added(own) for own in terms]
+            if variant.exchange is Exchange.CLIPPED:
+                totals, clips = [self.clipped(own) for own in totals], False
+            total = torch.stack(totals).sum(0) / (1 if variant.exchange is Exchange.SUM else ranks)
+        total = self.clipped(total) if clips else total
+        total = total / number if variant.clip is Clip.UNDIVIDED else total
+        self.left = total  # clipping works in place
+        return total
+
+    def terms(self, gradients: Sequence[Tensor], counts: Sequence[int]) -> list[Tensor]:
+        """The gradients of one rank's micro-batches, each with its factor."""
+        number, targets = len(gradients), sum(counts)
         factors = {
             Sum.TOKENS: [count / targets for count in counts],
             Sum.MEANS: [1.0 / number] * number,
@@ -213,20 +247,22 @@ class Arithmetic:
             Sum.LAST_DIVIDED: [0.0] * (number - 1) + [1.0 / number],
             Sum.LAST_WEIGHED: [0.0] * (number - 1) + [counts[-1] / targets],
             Sum.FIRST: [1.0] + [0.0] * (number - 1),
+            Sum.NOT_LAST: [count / max(1, targets - counts[-1]) for count in counts[:-1]] + [0.0],
+            Sum.NOT_LAST_WEIGHED: [count / targets for count in counts[:-1]] + [0.0],
             Sum.TARGETS: [float(count) for count in counts],
-        }[variant.sum]
-        if variant.clip is Clip.UNDIVIDED:
+        }[self.variant.sum]
+        if self.variant.clip is Clip.UNDIVIDED:
             factors = [factor * number for factor in factors]
+        return [factor * gradient for gradient, factor in zip(gradients, factors, strict=True)]
+
+    def added(self, terms: Sequence[Tensor]) -> Tensor:
+        """The sum of one rank's terms, on top of what was not cleared."""
+        variant = self.variant
         total = self.left * ((1.0 - self.trained) * (not variant.clears_untrained) if variant.clears else 1.0)
-        for gradient, factor in zip(gradients, factors, strict=True):
-            total = total + factor * gradient
+        for term in terms:
+            total = total + term
             if variant.clip in (Clip.MICRO, Clip.MICRO_AND_JOINT):
                 total = self.clipped(total)
-        if variant.clip is Clip.UNDIVIDED:
-            total = self.clipped(total) / number
-        elif variant.clip is not Clip.MICRO:
-            total = self.clipped(total)
-        self.left = total  # clipping works in place
         return total
 
     def clipped(self, gradient: Tensor) -> Tensor:

@@ -74,6 +74,11 @@ def innermost_own_frame() -> str:
     return ""
 
 
+def is_ours(filename: str) -> bool:
+    """Whether a file is of the audits, or of the readable model that they give to the user."""
+    return filename.startswith(OURS)
+
+
 @cache
 def in_library(filename: str) -> bool:
     """Whether a file is of Python itself or of an installed package."""

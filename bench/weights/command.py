@@ -11,7 +11,7 @@ from bench.settings import CompareWeights
 from bench.weights.compare_logits import compare_logits
 from bench.weights.compare_tensors import compare_tensors
 from bench.weights.read_weights import read_weights
-from bench.weights.report import Result, as_json, show
+from bench.weights.report import Result, show, to_json
 from bench.weights.side import side_of
 from reference.cli.progress import Stages
 
@@ -40,7 +40,7 @@ def compare_weights(options: CompareWeights) -> int:
         add_logits(result)
     print_report(partial(show, result))
     if options.json is not None:
-        write(options.json, as_json(result))
+        write(options.json, to_json(result))
     return result.status
 
 

@@ -129,7 +129,7 @@ def logits(found: LogitsComparison | None) -> list[str]:
     ]
 
 
-def as_json(result: Result) -> dict[str, Any]:
+def to_json(result: Result) -> dict[str, Any]:
     """The result as plain values."""
     return {
         "kind": "weights",

@@ -215,7 +215,7 @@ def test_every_line_of_a_diff_fits(
 @pytest.mark.parametrize("width", [100, 80, 60])
 def test_every_line_of_the_suites_tables_fits(width: int) -> None:
     lines = suite_tables.show(SUITE, width)
-    assert lines[1].startswith(f"{identity_in_words(SUITE['environment']['identity'])} of "), "the machine comes first"
+    assert lines[0].startswith(f"{identity_in_words(SUITE['environment']['identity'])} of "), "the machine comes first"
     assert max(map(len, lines)) <= width
     assert "…" not in "".join(lines)
 

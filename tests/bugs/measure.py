@@ -1,6 +1,6 @@
 """`python -m tests.bugs.measure` measures every planted bug and writes docs/bugs.json, and docs/bugs.md made from it.
 
-With --from-json it measures nothing and makes the Markdown again.
+With --from-json it measures nothing and makes the Markdown again. Its last table is of measure_users_files.py.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from tests.bugs import usual
 from tests.bugs.checks import CHECKS, Outcome
 from tests.bugs.mutant import Mutant
 from tests.bugs.mutants import MUTANTS, OURS
+from tests.bugs.users_table import read_rows, section
 
 RECORD = Path(__file__).parents[2] / "docs" / "bugs.json"
 DOCUMENT = RECORD.with_suffix(".md")
@@ -46,7 +47,7 @@ COMMIT = "https://github.com/{}/commit/{}"
 def main() -> None:
     """Measure everything; write record and document."""
     if sys.argv[1:] == ["--from-json"]:
-        DOCUMENT.write_text(document(read_bugs(RECORD)), encoding="utf-8")
+        write_document()
         return
     torch.set_num_threads(1)
     console = Console(stderr=True)
@@ -62,8 +63,13 @@ def main() -> None:
         margins[name] = max(margins.get(name, 0.0), *(CHECKS[name](side, seed).over for seed in SEEDS))
     bugs = record(caught, seen, margins)
     RECORD.write_text(text_of(bugs), encoding="utf-8")
-    DOCUMENT.write_text(document(bugs), encoding="utf-8")
+    write_document()
     print(f"{DOCUMENT}:\n{bugs.summary}")
+
+
+def write_document() -> None:
+    """Write docs/bugs.md from both records."""
+    DOCUMENT.write_text(document(read_bugs(RECORD)), encoding="utf-8")
 
 
 Seen = dict[Mutant, dict[tuple[str, str], bool]]
@@ -169,7 +175,8 @@ layers, 4 heads, width 64; the batch is 2 x 32, in eval mode, without dropout, a
 mutant has.
 
 {lines_of(checks)}
-"""
+
+{section(read_rows())}"""
 
 
 def summary(caught: dict[Mutant, Outcome], seen: Seen) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 from bench.formatting import interval, significant, size
 from bench.report.charts import Axis, Dot, dots, ordered
 from bench.report.result_keys import ABLATION, LEAVE_ONE_OUT
-from bench.report.section import Result, Table, View
+from bench.report.section import Table, View
+from bench.suite.result_file import Result
 from bench.suite.tables import basis
 
 KINDS = {"alone": "alone", LEAVE_ONE_OUT: "leave-one-out", "cumulative": "cumulative"}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bench.formatting import interval, scientific, significant, size
 from bench.report.result_keys import COMPONENT, COMPONENTS
-from bench.report.section import Result, Table, View
+from bench.report.section import Table, View
+from bench.suite.result_file import Result
 from bench.suite.tables import percent
 
 WORDS = (

@@ -6,7 +6,8 @@ from typing import Any
 
 from bench.formatting import interval, size
 from bench.report.result_keys import AA_TEST
-from bench.report.section import Result, Table, View
+from bench.report.section import Table, View
+from bench.suite.result_file import Result
 
 WORDS = (
     "Machine and software of this run. Other programs on a machine change its rates from one minute to the next: "

@@ -8,8 +8,9 @@ from typing import Any
 from bench.environment import identity_in_words
 from bench.formatting import interval, milliseconds, significant
 from bench.report.charts import Bar, grouped_bars
-from bench.report.section import Result, Table, View
+from bench.report.section import Table, View
 from bench.report.sections.peers import base_of
+from bench.suite.result_file import Result
 from bench.suite.tables import groups
 
 TITLE = "GPT-2 (124M): tokens per second"

@@ -7,7 +7,8 @@ from typing import Any
 from bench.formatting import NOT_THE_SAME, scientific
 from bench.report.charts import Axis, Dot, dots, ordered
 from bench.report.proof_records import QUANTITIES, Parity
-from bench.report.section import Result, Table, View
+from bench.report.section import Table, View
+from bench.suite.result_file import Result
 from bench.suite.scaling import MIDDLE, size_of
 
 WORDS = (

@@ -7,8 +7,9 @@ from typing import Any
 
 from bench.formatting import interval, size
 from bench.report.charts import Axis, Dot, dots
-from bench.report.section import Chart, Result, Table, View
+from bench.report.section import Chart, Table, View
 from bench.report.sections.ablation import rate
+from bench.suite.result_file import Result
 from bench.suite.tables import basis, cost_of, groups, name_of, shares_of
 
 WORDS = (

@@ -8,8 +8,9 @@ from typing import Any
 from bench.formatting import milliseconds, per_second, scaled, significant
 from bench.report.charts import Axis, Dot, dots, ordered, roofline
 from bench.report.result_keys import SCENARIO
-from bench.report.section import Chart, Result, Table, View
+from bench.report.section import Chart, Table, View
 from bench.roofline.roofline import SQUARE
+from bench.suite.result_file import Result
 from bench.suite.tables import groups, share
 
 WORDS = (

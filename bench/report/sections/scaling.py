@@ -6,8 +6,9 @@ from typing import Any
 
 from bench.formatting import interval, size
 from bench.report.charts import Axis, curves, ordered
-from bench.report.section import Result, Table, View
+from bench.report.section import Table, View
 from bench.report.sections.ablation import rate
+from bench.suite.result_file import Result
 
 WORDS = (
     "A whole training step of a small model as one size grows: with explicit attention and the plain loss (plain), "

@@ -9,6 +9,7 @@ import torch
 
 from bench.candidate.examine import examine
 from bench.candidate.layouts import canonical
+from bench.candidate.report import verdict
 from reference import GPT, GPTConfig
 
 CONFIG = GPTConfig(block_size=24, vocab_size=61, n_layer=2, n_head=2, n_embd=48)
@@ -55,3 +56,17 @@ def test_initial_weights_that_are_not_those_of_gpt2_are_a_remark(name: str) -> N
     found = [line for line in seen.remarks if line.startswith("initial ")]
     assert [line.startswith(remark) for line in found] == [True] if remark else found == []
     assert not found or "; GPT-2's: " in found[0]
+
+
+def test_where_they_are_asked_for_other_initial_weights_are_a_difference_and_not_else() -> None:
+    seen = examine(initialised(unscaled), canonical, config=CONFIG, batch=2, time=8, steps=0)
+    assert seen.same_start
+    assert verdict(seen).startswith("The same function: ")
+    seen.judges_start = True
+    assert not seen.same_start
+    assert verdict(seen).startswith(
+        "The same function, but other initial residual projections: standard deviation 0.02"
+    )
+    right = examine(GPT, canonical, config=CONFIG, batch=2, time=8, steps=0)
+    right.judges_start = True
+    assert right.same_start

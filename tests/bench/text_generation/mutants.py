@@ -94,6 +94,62 @@ def generate(model, ids, max_new_tokens, temperature=1.0):
         ids = torch.cat([ids, new], dim=1)
     return ids
 """,
+    # a model of its own, with the weights of the one that is given and a cache of fixed size
+    "own_cache": """
+import torch
+from torch.nn import functional as F
+
+class Cached:
+    def __init__(self, model, rows):
+        self.c, self.w = model.config, model.state_dict()
+        C, H = self.c.n_embd, self.c.n_head
+        room = (self.c.n_layer, rows, H, self.c.block_size, C // H)
+        self.k, self.v = torch.zeros(room, dtype=torch.float64), torch.zeros(room, dtype=torch.float64)
+        self.begin = 0
+
+    def linear(self, name, x):
+        return F.linear(x, self.w[name + ".weight"], self.w[name + ".bias"])
+
+    def norm(self, name, x):
+        return F.layer_norm(x, x.shape[-1:], self.w[name + ".weight"], self.w[name + ".bias"])
+
+    def attend(self, i, x):
+        B, T, C = x.shape
+        q, k, v = (self.linear(f"h.{i}.attn.{n}_proj", x).view(B, T, self.c.n_head, -1).transpose(1, 2) for n in "qkv")
+        end = self.begin + T
+        self.k[i][:, :, self.begin : end] = k
+        self.v[i][:, :, self.begin : end] = v
+        keys, values = self.k[i][:, :, :end], self.v[i][:, :, :end]
+        y = F.scaled_dot_product_attention(q, keys, values, is_causal=T > 1)
+        return self.linear(f"h.{i}.attn.c_proj", y.transpose(1, 2).reshape(B, T, C))
+
+    def logits(self, ids):
+        positions = torch.arange(self.begin, self.begin + ids.shape[1])
+        x = self.w["wte.weight"][ids] + self.w["wpe.weight"][positions]
+        for i in range(self.c.n_layer):
+            x = x + self.attend(i, self.norm(f"h.{i}.ln_1", x))
+            hidden = self.linear(f"h.{i}.mlp.c_fc", self.norm(f"h.{i}.ln_2", x))
+            x = x + self.linear(f"h.{i}.mlp.c_proj", F.gelu(hidden, approximate="tanh"))
+        self.begin += ids.shape[1]
+        return (self.norm("ln_f", x) @ self.w["wte.weight"].T)[:, -1]
+
+@torch.no_grad()
+def generate(model, ids, max_new_tokens, temperature=1.0):
+    cached = Cached(model, len(ids))
+    logits = cached.logits(ids[:, -cached.c.block_size:])
+    for _ in range(max_new_tokens):
+        if temperature == 0:
+            new = logits.argmax(-1, keepdim=True)
+        else:
+            new = torch.multinomial((logits / temperature).softmax(-1), 1)
+        ids = torch.cat([ids, new], dim=1)
+        if cached.begin == cached.c.block_size:  # full: begin again with the last tokens
+            cached = Cached(model, len(ids))
+            logits = cached.logits(ids[:, -cached.c.block_size:])
+        else:
+            logits = cached.logits(new)
+    return ids
+""",
     "greedy_only": """
 import torch
 
@@ -213,6 +269,24 @@ EDITS = {
     "offset_of_new": Edit("example", POSITIONS,
                           POSITIONS + "\n        positions = positions if past is None else positions * 0 + _ - 1",
                           "do not count the prompt", 14),
+    "mask_at_the_left": Edit("own_cache", "is_causal=T > 1", "is_causal=True", "the first token alone: is_causal", 13),
+    "empty_slots": Edit("own_cache", "keys, values = self.k[i][:, :, :end], self.v[i][:, :, :end]",
+                        "keys, values = (self.k[i], self.v[i]) if self.begin else (k, v)", "empty slots too", 15),
+    "never_written": Edit("own_cache", "        self.k[i][:, :, self.begin : end] = k\n",
+                          "        if self.begin == 0: self.k[i][:, :, self.begin : end] = k\n",
+                          "not written to the cache", 15,
+                          ("        self.v[i][:, :, self.begin : end] = v\n",
+                           "        if self.begin == 0: self.v[i][:, :, self.begin : end] = v\n")),
+    "one_slot_late": Edit("own_cache", "self.k[i][:, :, :end], self.v[i][:, :, :end]",
+                          "*(part[i][:, :, : self.begin or end] for part in (self.k, self.v)),",
+                          "do not attend to themselves", 15),
+    "own_positions": Edit("own_cache", "torch.arange(self.begin, self.begin + ids.shape[1])",
+                          "torch.arange(0, ids.shape[1])", "every new token has position 0", 14),
+    "divides_by_0": Edit("plain", "if temperature == 0:", "if temperature < 0:", "it raises at temperature 0", 37),
+    "padded_ids": Edit("own_cache", "self.c, self.w = model.config, model.state_dict()",
+                       "self.c, self.w = model.config, dict(model.state_dict())\n"
+                       "        self.w['wte.weight'] = F.pad(self.w['wte.weight'], (0, 0, 0, 11))",
+                       "ids outside the vocabulary", 37),
     "dropout": Edit("example", "past = None\n    for", "past = None\n    model.train()\n    for", "dropout takes part", 16),
     # padding
     "padding_seen": Edit("example", "attention_mask=mask, position_ids", "position_ids", "padding is not masked"),

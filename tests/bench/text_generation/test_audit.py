@@ -32,10 +32,10 @@ def audited(source: str, folder: Path) -> Audit:
 
 def names(found: Audit) -> list[str]:
     """The words of each explanation."""
-    return ["; ".join(mistake.what for mistake in one.mistakes) for one in found.explanations]
+    return ["; ".join(mistake.what for mistake in one.mistakes) for one in found.causes]
 
 
-QUICK = ("samples", "not_passed_on", "before_last", "ties")
+QUICK = ("padded_ids", "samples", "not_passed_on", "ties")
 
 
 @pytest.mark.parametrize("name", quick(EDITS, *QUICK))
@@ -93,15 +93,43 @@ def test_two_mistakes_at_once_are_both_named(pair: tuple[str, str], tmp_path: Pa
     assert all(one.cause in words and other.cause in words for words in names(found)), names(found)
 
 
-def test_a_temperature_of_0_that_divides_is_not_judged_and_named(tmp_path: Path) -> None:
-    found = audited(PLAIN.replace("if temperature == 0:", "if temperature < 0:"), tmp_path)
+def test_a_generator_that_raises_at_temperature_0_differs_by_that_alone(tmp_path: Path) -> None:
+    found = audited(EDITS["divides_by_0"].source(), tmp_path)
+    assert (found.same, found.same_texts) == (False, True)
+    assert not found.unjudged
+    assert found.raises is not None
+    assert "inf" in found.raises.why
+    assert "mine.py, line" in found.raises.why
+    said = " ".join(report(found).text().split())
+    assert "Not the same generator: it raises at temperature 0; " in said
+    assert "it raises at temperature 0, where the most probable token is to be taken it raises RuntimeError" in said
+    assert "- greedy text was asked for by temperature 1e-6" in said
+
+
+@pytest.mark.slow
+def test_a_generator_that_raises_at_temperature_0_and_has_another_mistake_has_both_named(tmp_path: Path) -> None:
+    found = audited(EDITS["divides_by_0"].source().replace("logits[:, -1, :]", "logits[:, -2, :]"), tmp_path)
+    assert found.raises is not None
+    assert all("the position before the last" in words for words in names(found)[1:]), names(found)
+    said = " ".join(report(found).text().split())
+    assert "Not the same generator: every text differs. It raises at temperature 0." in said
+    assert "to be taken it raises RuntimeError" in said
+    assert "the logits are those of the position before the last" in said
+
+
+def test_a_generator_that_refuses_temperature_0_by_a_line_of_its_own_is_not_judged_there(tmp_path: Path) -> None:
+    source = PLAIN.replace("if temperature == 0:", "if temperature < 0:")
+    refusal = "    if temperature == 0:\n        raise ValueError('give a temperature above 0')\n    start ="
+    found = audited(source.replace("    start =", refusal), tmp_path)
     assert found.same
     [one] = found.unjudged
     assert one.title == "temperature 0"
-    assert "inf" in one.why
-    assert "mine.py, line" in one.why
-    assert one.advice == "the logits are divided by 0: take the argmax where the temperature is 0"
+    assert one.why.startswith("ValueError: give a temperature above 0 (")
     assert "Not judged: temperature 0." in report(found).text()
+    logarithm = "    import math\n    math.log(temperature)\n    start ="
+    found = audited(source.replace("    start =", logarithm), tmp_path)
+    assert found.raises is not None
+    assert found.raises.why.startswith("ValueError: ")
 
 
 def test_a_text_that_is_not_cropped_is_not_judged_and_named(tmp_path: Path) -> None:

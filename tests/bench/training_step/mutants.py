@@ -54,18 +54,19 @@ class Edit:
     edits: tuple[tuple[str, str], ...]
     cause: tuple[str, ...]  # words of the mistakes, or of the schedule, in any order
     bug: int | None = None  # number in BUGS.md
+    right: Path = RIGHT
 
     def source(self) -> str:
         """The file with the mistake."""
-        text = RIGHT.read_text()
+        text = self.right.read_text()
         for old, new in self.edits:
-            assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {RIGHT.name}"
+            assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {self.right.name}"
             text = text.replace(old, new)
         return text
 
     def lines(self) -> set[int]:
         """Numbers of the lines of the right file that it changes."""
-        text = RIGHT.read_text()
+        text = self.right.read_text()
         spans = [(text.index(old), old) for old, _ in self.edits if old in text]
         return {n for at, old in spans for n in range(text.count("\n", 0, at), text.count("\n", 0, at + len(old)) + 1)}
 
@@ -88,6 +89,13 @@ EDITS: dict[str, Edit] = {
     "divided_twice": edit(SHARE, "loss = loss / len(micro_batches) ** 2", "divided twice"),
     "cleared_each": edit(
         BACKWARD, f"            optimizer.zero_grad()\n{BACKWARD}", "cleared before every micro-batch", bug=22
+    ),
+    "short_dropped": edit(
+        "            _, loss = model",
+        "            if targets.numel() < micro_batches[0][1].numel() and targets is micro_batches[-1][1]:\n"
+        "                break\n            _, loss = model",
+        "the last micro-batch is dropped",
+        bug=23,
     ),
     "sum_of_losses": edit(SHARE, "loss = loss * targets.numel()", "sum over targets"),
     "never_cleared": edit(CLEAR, "", "never cleared"),
@@ -186,4 +194,39 @@ EDITS: dict[str, Edit] = {
     ),
     "every_micro_batch": edit("learning_rate(done)", "learning_rate(done * len(micro_batches))", "every micro-batch"),
     "tenth": edit('group["lr"] = learning_rate(done)', 'group["lr"] = 0.1 * learning_rate(done)', "0.1 times"),
+}
+
+# of the step for several processes
+DDP = RIGHT.with_name("my_ddp_step.py")
+SYNC = "            model.require_backward_grad_sync = number == len(micro_batches) - 1\n"
+EXCHANGE = """\
+        for p in model.parameters():
+            torch.distributed.all_reduce(p.grad)
+            p.grad /= torch.distributed.get_world_size()
+"""
+ON_RANKS: dict[str, Edit] = {
+    "clipped_per_rank": Edit(
+        ((SYNC, "            model.require_backward_grad_sync = False\n"), (CLIP, CLIP + EXCHANGE)),
+        ("each rank clips its own gradient",),
+        27,
+        DDP,
+    ),
+    "flag_after_the_forward": Edit(
+        ((SYNC, ""), (f"{BACKWARD}", f"{SYNC}{BACKWARD}")),
+        ("the first micro-batch alone: whether they do is set after the forward pass",),
+        33,
+        DDP,
+    ),
+    "never_exchanged": Edit(
+        (("_, loss = model(ids", "_, loss = model.module(ids"),), ("ranks do not exchange gradients",), None, DDP
+    ),
+    "summed": Edit(
+        (
+            (SYNC, "            model.require_backward_grad_sync = False\n"),
+            (CLIP, EXCHANGE.rpartition("            ")[0] + CLIP),
+        ),
+        ("summed over ranks",),
+        None,
+        DDP,
+    ),
 }
