@@ -8,21 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.bugs.measure_users_files import measured
-from tests.bugs.users_files import BUGS, FILES, MODEL, RIGHT, STEP, UsersFile
+from tests.bugs.users_files import BUGS, FILES, RIGHT, UsersFile
 from tests.bugs.users_table import read_rows, section, summary
 
 AGAIN = "out of date: run `python -m tests.bugs.measure_users_files`"
-QUICK = (
-    "drawn narrower",
-    "short is",
-    "empty slots",
-    "padded ids",
-    "first shard",
-    "mask of completions",
-    "batches' means",
-    "before q in",
-)
-TAKE_LONG = (MODEL, STEP)
+QUICK = ("empty slots", "first shard", "mask of completions")
 
 
 def id_of(file: UsersFile) -> str:
@@ -30,10 +20,8 @@ def id_of(file: UsersFile) -> str:
 
 
 def marks(file: UsersFile) -> list[pytest.MarkDecorator]:
-    """The default tests are one or two of each kind that take a second."""
-    if any(words in file.what for words in QUICK) or (
-        not file.bug and "step" not in file.kind and file.kind != "model"
-    ):
+    """The default tests are a few that take a second."""
+    if any(words in file.what for words in QUICK):
         return []
     return [pytest.mark.multiproc] if "--ranks" in file.options else [pytest.mark.slow]
 
