@@ -123,9 +123,8 @@ PLANTED = [
              "out = self.proj(out) -> out = out @ self.proj.weight + self.proj.bias",
              "attn_output = self.c_proj(attn_output) -> "
              "attn_output = attn_output @ self.c_proj.weight.T + self.c_proj.bias")),
-    Planted(11, "the residual adds to the normalised stream", ("the residual adds the normalised stream",
-                                                                "the residual of the attention adds"),
-        "h.0.residual_1",
+    Planted(11, "the residual adds to the normalised stream",
+        ("the residual of the attention adds the normalised stream",), "h.0.residual_1",
         each("x = x + self.attn(self.ln_1(x)) -> x = self.ln_1(x)\n        x = x + self.attn(x)",
              "attended = self.sa(self.ln1(x)) -> x = self.ln1(x)\n        attended = self.sa(x)",
              "hidden_states = self.ln_1(hidden_states) -> hidden_states = residual = self.ln_1(hidden_states)")),
