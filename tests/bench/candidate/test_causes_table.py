@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,9 +12,11 @@ from bench.candidate.examine import examine
 from tests.bench.candidate.causes_table import (
     CONFIG,
     PAIRS,
+    Kept,
     measured,
     right_is_right,
     right_models,
+    right_place,
 )
 from tests.bench.candidate.planted_models import FILES, PLANTED, alone, in_pairs, text_with
 from tests.bugs.mutants import MUTANTS
@@ -52,6 +56,31 @@ def test_of_a_pair_of_bugs_no_false_cause_is_named(number: int) -> None:
 )
 def test_a_right_model_raises_no_alarm(name: str) -> None:
     assert right_is_right(name, seed=3)
+
+
+def test_results_are_kept_as_they_come_and_only_those_of_the_same_code_are_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "build" / "causes.json"
+    Kept(path).keep("right", "reference, seed 0", True)
+    Kept(path).keep("right", "reference, seed 1", False)
+    assert Kept(path).results == {
+        "alone": {},
+        "pairs": {},
+        "right": {"reference, seed 0": True, "reference, seed 1": False},
+    }
+    assert Kept(path, {}).results["right"] == {}, "--again"
+    monkeypatch.setattr("tests.bench.candidate.causes_table.hash_of_code", lambda: "other code")
+    assert Kept(path).results["right"] == {}
+
+
+def test_beside_a_bug_that_shows_in_all_probes_one_that_shows_in_one_is_not_the_first() -> None:
+    mask, bias = (
+        next(bug for bug in PLANTED if bug.name.startswith(n)) for n in ("the mask is -1e4", "the bias of c_pr")
+    )
+    seen = SimpleNamespace(where=SimpleNamespace(forward=SimpleNamespace(name="h.0.projection", hidden=())))
+    assert right_place(seen, (mask, bias))  # type: ignore[arg-type]
+    assert not right_place(seen, (mask,))  # type: ignore[arg-type]
 
 
 def test_every_bug_inside_a_model_is_planted_or_named_as_left_out() -> None:
