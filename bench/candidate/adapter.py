@@ -199,6 +199,11 @@ class Candidate(nn.Module):
 
     # The model
 
+    @property
+    def has_own_loss(self) -> bool:
+        """Whether the module may have a loss; else that of its logits is ours."""
+        return self.has_method or self.targets is not None
+
     def call(self, ids: Tensor, targets: Tensor | None) -> Any:
         """What the module returns for ids (B, T), and targets (B, T) if it takes them."""
         with self.around():
@@ -233,6 +238,8 @@ class Candidate(nn.Module):
 
         Tried on the CPU: elsewhere a target that is no token ends the process.
         """
+        if not self.has_own_loss:
+            return
         own = self.module
         if ids.device.type != "cpu":
             try:

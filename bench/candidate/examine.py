@@ -126,7 +126,8 @@ def examined(
     oracle.load_state_dict(weights)
     settings: dict[str, Any] = {"learning_rate": LEARNING_RATE}
     expected = collect_outputs(oracle, build_step, pair, pair, steps, weights=weights, **settings)
-    oracle.load_state_dict(weights)
+    if steps:
+        oracle.load_state_dict(weights)
     main = Probe("logits", weights, pair[0])
     probes = [main, *other_probes(weights, config, seed, valid.precision, time)]
 
@@ -134,7 +135,8 @@ def examined(
         """A candidate's examination without a diagnosis, and its outputs."""
         tell(f"the candidate in {judged_in}")
         found = collect_outputs(candidate, Candidate.build_step, pair, pair, steps, weights=weights, **settings)
-        candidate.load(weights)
+        if steps:
+            candidate.load(weights)
         report = compare_outputs(found, expected)
         seen = Examination(name, layout_name, config, batch, time, steps, str(device), judged_in, report)
         seen.given, seen.converted = judged_in, [own for own in candidate.built_in if own != judged_in]

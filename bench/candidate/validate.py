@@ -95,7 +95,8 @@ def no_float64(candidate: Candidate, ids: Tensor) -> str | None:
                 return f"it returns {shown(logits.dtype)} logits from float64 weights"
             if not has_shape(logits, ids, candidate.config.vocab_size):
                 return None  # `look_at` refuses it with this reason
-            loss_at(candidate, ids)
+            if candidate.has_own_loss:  # some round only there
+                loss_at(candidate, ids)
     except Refused as error:
         return f"it does not run in float64 ({str(error).removeprefix('candidate: ')})"
     return f"it computes in {rounded[0]}" if rounded else None
@@ -185,14 +186,16 @@ def logits_at(candidate: Candidate, ids: Tensor) -> Tensor:
 def loss_at(candidate: Candidate, ids: Tensor) -> Tensor:
     """The loss of ids as their own targets."""
     device = next(candidate.parameters()).device
-    return called(lambda: candidate.loss(ids.to(device), ids.to(device)), "its loss")
+    loss: Tensor = called(lambda: candidate.loss(ids.to(device), ids.to(device)), "its loss")
+    return loss
 
 
 def found_roundings(candidate: Candidate, ids: Tensor) -> list[Rounding]:
     """Operations of the forward pass and the loss whose output has fewer bits than their input."""
     with only_python(), roundings(candidate.module) as found:
         logits_at(candidate, ids)
-        loss_at(candidate, ids)  # some round only with targets
+        if candidate.has_own_loss:
+            loss_at(candidate, ids)  # some round only with targets
     return found
 
 
