@@ -54,8 +54,8 @@ SECTION = """\
 The bugs of [bugs.md](bugs.md) that are in a model, planted in three right models by changes of their text
 ([tests/bench/candidate/right_models/](../tests/bench/candidate/right_models)): nanoGPT's style with one projection for
 q, k and v, a list of heads, and Hugging Face's style with Conv1D and an added mask. *Place right*: the first difference
-is where the first bug begins. *Causes right*: every bug is named, nothing else is, and the reference with these changes
-gives all numbers of the candidate.
+is where the first bug begins (a mask of -1e4 shows with sharper attention only, so beside another bug it is not the
+first). *Causes right*: every bug is named, nothing else is, and together they explain all numbers.
 
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,17 +11,25 @@ import pytest
 
 from bench.candidate.examine import examine
 from tests.bench.candidate.causes_table import (
+    BEGIN,
     CONFIG,
+    DOCUMENT,
     PAIRS,
+    RECORD,
+    SEEDS,
+    TARGETS,
     Kept,
     measured,
     right_is_right,
     right_models,
     right_place,
+    share,
+    table,
 )
 from tests.bench.candidate.planted_models import FILES, PLANTED, alone, in_pairs, text_with
 from tests.bugs.mutants import MUTANTS
 
+AGAIN = "run python -m tests.bench.candidate.causes_table"
 # three bugs, each in another file; all others are measured by the command
 NAMES = ("erf GELU", "the residual adds to the normalised stream", "ignored targets count as token 0")
 QUICK = {
@@ -81,6 +90,20 @@ def test_beside_a_bug_that_shows_in_all_probes_one_that_shows_in_one_is_not_the_
     seen = SimpleNamespace(where=SimpleNamespace(forward=SimpleNamespace(name="h.0.projection", hidden=())))
     assert right_place(seen, (mask, bias))  # type: ignore[arg-type]
     assert not right_place(seen, (mask,))  # type: ignore[arg-type]
+
+
+def test_the_documented_table_is_that_of_the_record_and_reaches_its_targets() -> None:
+    record: dict[str, Any] = json.loads(RECORD.read_text(encoding="utf-8"))
+    for kind, cells in (("alone", alone()), ("pairs", in_pairs(PAIRS))):
+        planted = [(file, [bug.name for bug in bugs]) for file, bugs in cells]
+        assert [(row["file"], row["bugs"]) for row in record[kind]] == planted, AGAIN
+    assert (record["right"]["models"], record["right"]["seeds"]) == (list(right_models()), SEEDS), AGAIN
+    assert record["right"]["alarms"] == []
+    for kind, targets in TARGETS.items():
+        for what, target in zip(("detected", "place", "cause"), targets, strict=True):
+            assert share(record[kind], what) >= target, (kind, what)
+        assert not [row for row in record[kind] if row["false"]]
+    assert "\n".join(table(record)).strip() in DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)[2], AGAIN
 
 
 def test_every_bug_inside_a_model_is_planted_or_named_as_left_out() -> None:
