@@ -1,9 +1,9 @@
 """`python -m tests.bench.candidate.causes_table` plants bugs in three right models, and measures what is found.
 
 Written are docs/causes.json, and the table of docs/candidate.md made from it. Every bug of planted_models.py alone in
-each file, 60 seeded pairs, and 20 seeds of ten right models. Each result is kept in build/causes.json, and a run goes
-on with those of the same code; --part measures one part, --again all anew. --from-json measures nothing and makes the
-table again.
+each file, 60 seeded pairs, and 20 seeds of ten right models. Each result is kept in build/causes, and a run goes on
+with those of the same code; --part measures one part, beside others if you like, --again begins anew. --from-json
+measures nothing and makes the table again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ DOCS = Path(__file__).parents[3] / "docs"
 RECORD, DOCUMENT = DOCS / "causes.json", DOCS / "candidate.md"
 BEGIN, END = "<!-- table of causes: python -m tests.bench.candidate.causes_table -->", "<!-- end of the table -->"
 CONFIG = GPTConfig(block_size=26, vocab_size=37, n_layer=2, n_head=3, n_embd=30)
-KEPT = DOCS.parent / "build" / "causes.json"
+KEPT = DOCS.parent / "build" / "causes"
 PARTS = ("alone", "pairs", "right")
 PAIRS, SEEDS = 60, 20
 TARGETS = {"alone": (1.0, 0.98, 0.95), "pairs": (1.0, 0.98, 0.85)}  # detected, place, cause
@@ -83,7 +83,7 @@ def main() -> None:
     """Measure, and write record and table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--part", choices=PARTS, help="measure this part only; the table is written when all are there")
-    parser.add_argument("--again", action="store_true", help="measure again what build/causes.json has")
+    parser.add_argument("--again", action="store_true", help="measure again what build/causes has")
     parser.add_argument("--only", help="bugs whose name has these words, alone; nothing is written")
     parser.add_argument("--from-json", action="store_true", help="make the table from docs/causes.json")
     options = parser.parse_args()
@@ -95,7 +95,7 @@ def main() -> None:
         for file, bugs in shown("bugs", [c for c in alone() if options.only in c[1][0].name]):
             print(json.dumps(asdict(measured(file, bugs)), indent=1))
         return
-    kept = Kept(KEPT, {} if options.again else None)
+    kept = Kept(KEPT, options.again)
     for part in [options.part] if options.part else PARTS:
         cells = cells_of(part)
         for name, measure in shown(part, [c for c in cells.items() if c[0] not in kept.results[part]]):
@@ -116,27 +116,28 @@ def shown(what: str, cells: list[Any]) -> Iterator[Any]:
 
 
 class Kept:
-    """Results that are kept in a file as they come, with the hash of the code that they measure.
+    """Results that are kept as they come, a file for each part, with the hash of the code that they measure.
 
     Args:
-        path: the file
-        results: to begin with; None for those in the file, if they are of the present code
+        folder: of the files
+        again: whether to begin anew, without the results of the present code that are there
     """
 
-    def __init__(self, path: Path, results: dict[str, dict[str, Any]] | None = None) -> None:
-        self.path, self.code = path, hash_of_code()
-        if results is None:
-            kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-            results = kept["results"] if kept.get("code") == self.code else {}
-        self.results = {part: results.get(part, {}) for part in PARTS}
+    def __init__(self, folder: Path, again: bool = False) -> None:
+        self.folder, self.code = folder, hash_of_code()
+        self.results: dict[str, dict[str, Any]] = {}
+        for part in PARTS:
+            path = folder / f"{part}.json"
+            kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() and not again else {}
+            self.results[part] = kept["results"] if kept.get("code") == self.code else {}
 
     def keep(self, part: str, name: str, result: Any) -> None:
-        """Add a result and write the file."""
+        """Add a result and write its part's file."""
         self.results[part][name] = result
-        self.path.parent.mkdir(exist_ok=True)
-        new = self.path.with_suffix(".new")
-        new.write_text(json.dumps({"code": self.code, "results": self.results}), encoding="utf-8")
-        os.replace(new, self.path)  # whole at any moment
+        self.folder.mkdir(parents=True, exist_ok=True)
+        new = self.folder / f"{part}.new"
+        new.write_text(json.dumps({"code": self.code, "results": self.results[part]}), encoding="utf-8")
+        os.replace(new, self.folder / f"{part}.json")  # whole at any moment
 
 
 def hash_of_code() -> str:

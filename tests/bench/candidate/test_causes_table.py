@@ -70,17 +70,16 @@ def test_a_right_model_raises_no_alarm(name: str) -> None:
 def test_results_are_kept_as_they_come_and_only_those_of_the_same_code_are_used_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "build" / "causes.json"
-    Kept(path).keep("right", "reference, seed 0", True)
-    Kept(path).keep("right", "reference, seed 1", False)
-    assert Kept(path).results == {
-        "alone": {},
-        "pairs": {},
-        "right": {"reference, seed 0": True, "reference, seed 1": False},
-    }
-    assert Kept(path, {}).results["right"] == {}, "--again"
+    Kept(tmp_path / "build" / "causes").keep("right", "reference, seed 0", True)
+    beside = Kept(tmp_path / "build" / "causes")
+    Kept(tmp_path / "build" / "causes").keep("right", "reference, seed 1", False)
+    beside.keep("pairs", "fused: two", {"place": True})
+    found = Kept(tmp_path / "build" / "causes").results
+    right = {"reference, seed 0": True, "reference, seed 1": False}
+    assert found == {"alone": {}, "pairs": {"fused: two": {"place": True}}, "right": right}
+    assert Kept(tmp_path / "build" / "causes", again=True).results["right"] == {}
     monkeypatch.setattr("tests.bench.candidate.causes_table.hash_of_code", lambda: "other code")
-    assert Kept(path).results["right"] == {}
+    assert Kept(tmp_path / "build" / "causes").results["right"] == {}
 
 
 def test_beside_a_bug_that_shows_in_all_probes_one_that_shows_in_one_is_not_the_first() -> None:
