@@ -174,7 +174,9 @@ class CompareCandidate(UserCode, Seed, Device):
     """Biases in the config, as in the published GPT-2"""
     batch: int = 3
     """Sequences per batch (B)"""
-    time: Annotated[int | None, shown("INT", "three quarters of the size's block, at most 96")] = None
+    time: Annotated[
+        int | None, shown("INT", "three quarters of the size's block, at most 96, or 48 above 5 million parameters")
+    ] = None
     """Tokens per sequence (T)"""
     steps: Annotated[int | None, shown("INT", "20, fewer at large sizes")] = None
     """AdamW steps to compare; 0 skips them"""

@@ -24,6 +24,8 @@ class Dropouts(TorchFunctionMode):
     def __init__(self, off: bool = False) -> None:
         super().__init__()
         self.off = off
+        self.dropped = 0.0  # numbers that dropout sets to zero, on average
+        self.random = False  # whether it uses random numbers beside dropout
         self.places: list[str] = []
         self.within: list[str] = [""]
 
@@ -35,16 +37,21 @@ class Dropouts(TorchFunctionMode):
             given = {**dict(zip(("input", "p", "training"), args, strict=False)), **named}
             if given.get("p", 0.5) and given.get("training", named.get("train", True)):
                 self.note("dropout")
+                self.dropped += given.get("p", 0.5) * given["input"].numel()
                 if self.off:
                     return given["input"]
         elif func is F.scaled_dot_product_attention:
-            if named.get("dropout_p", args[4] if len(args) > 4 else 0.0):
+            rate = named.get("dropout_p", args[4] if len(args) > 4 else 0.0)
+            if rate:
                 self.note("scaled_dot_product_attention's dropout")
+                q, k = ({**dict(zip(("query", "key"), args, strict=False)), **named}[n] for n in ("query", "key"))
+                self.dropped += rate * q.numel() / q.shape[-1] * k.shape[-2]
                 if self.off:
                     args, named = args[:4], {**named, "dropout_p": 0.0}
                     named |= {"is_causal": named.get("is_causal", args[5])} if len(args) > 5 else {}
         elif getattr(func, "__name__", "") in RANDOM:
             self.note(f"torch.{func.__name__.strip('_')}")
+            self.random = True
         return func(*args, **named)
 
     def note(self, what: str) -> None:
@@ -54,14 +61,19 @@ class Dropouts(TorchFunctionMode):
         self.places.append(f"{what} in {module}" + (f" ({place})" if place else ""))
 
 
-def active_dropouts(module: nn.Module, call: Callable[[], Any]) -> list[str]:
-    """Places of active dropout, and of random numbers, in a call of a module in its present mode."""
+def dropouts_in(module: nn.Module, call: Callable[[], Any]) -> Dropouts:
+    """Active dropout, and random numbers, in a call of a module in its present mode."""
     watch = Dropouts()
     with ExitStack() as stack:
         for block in (only_python(), submodules_named(module, watch.within), watch):
             stack.enter_context(block)
         call()
-    return list(dict.fromkeys(watch.places))
+    return watch
+
+
+def active_dropouts(module: nn.Module, call: Callable[[], Any]) -> list[str]:
+    """Places of active dropout, and of random numbers, in a call of a module in its present mode."""
+    return list(dict.fromkeys(dropouts_in(module, call).places))
 
 
 def others(places: list[str]) -> str:

@@ -15,7 +15,8 @@ from reference.config import GPTConfig
 SHARP = "logits, sharper attention"  # q and k multiplied by SHARPNESS
 TRAIN = "logits in train mode"
 DROPPED = "logits in eval mode, dropout 0.1"
-EXPECTED = "mean loss in train mode, dropout 0.1"
+EXPECTED = "mean loss with dropout 0.1"
+SPREAD = "mean square distance from eval mode with dropout 0.1"  # of the logits
 # of the difference of two means over 32 calls, in its standard errors: Student's t with 62 degrees of freedom is beyond
 # it once in a million
 STANDARD_ERRORS = 5.5

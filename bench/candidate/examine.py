@@ -105,7 +105,8 @@ def examine(
     oracle.load_state_dict(weights)
     settings: dict[str, Any] = {"learning_rate": LEARNING_RATE}
     expected = collect_outputs(oracle, build_step, pair, pair, steps, weights=weights, **settings)
-    oracle.load_state_dict(weights)
+    if steps:
+        oracle.load_state_dict(weights)
     main = Probe("logits", weights, pair[0])
     probes = [main, *other_probes(weights, config, seed, valid.precision, time)]
 
@@ -113,7 +114,8 @@ def examine(
         """A candidate's examination without a diagnosis, and its outputs."""
         tell(f"the candidate in {judged_in}")
         found = collect_outputs(candidate, Candidate.build_step, pair, pair, steps, weights=weights, **settings)
-        candidate.load(weights)
+        if steps:
+            candidate.load(weights)
         report = compare_outputs(found, expected)
         seen = Examination(name, layout_name, config, batch, time, steps, str(device), judged_in, report)
         seen.given, seen.converted = judged_in, [own for own in candidate.built_in if own != judged_in]
@@ -130,7 +132,14 @@ def examine(
     candidate, inside, lifted = valid.candidate, valid.inside, valid.lifted
     seen, found = judged(candidate, valid.precision)
     measure_rounding(seen, oracle, probes, pair, expected)
-    if not seen.same and precision is None and valid.precision == "float64":
+    large = config.parameter_count() > LARGE and config != TEST_SIZE
+    small = None
+    if not seen.same and large:
+        tell("first difference and known mistakes, at the test size")
+        small = different_at_test_size(build, layout, str(device), precision)
+    # where it asks for fewer bits, it does so at the test size too
+    asks = small is None or small.lowering is not None
+    if not seen.same and asks and precision is None and valid.precision == "float64":
         inside, lifted = candidate, rounded_otherwise(candidate, build, layout, weights, pair)
     if lifted is not None and inside is not None:
         strict, of_lifted = judged(lifted, "float64")
@@ -145,13 +154,15 @@ def examine(
             strict.lowering = seen.lowering
             seen, found, candidate = strict, of_lifted, lifted
     seen.notes = valid.notes + seen.notes
-    large = config.parameter_count() > LARGE and config != TEST_SIZE
     changes: Changes | None = None  # that explain all of its logits
     if not seen.same and seen.lowering is not None and seen.only_rounds:
         seen.causes.append(seen.lowering.cause())
         seen.where = Where(forward=seen.lowering.first)
         changes = None if seen.failed("logits") else ()
-    elif not seen.same and not (large and explained_small(seen, build, layout, precision, tell)):
+    elif not seen.same and small is not None:
+        seen.where, seen.causes = small.where, small.causes
+        seen.notes.append("diagnosed at the test size, at which it differs too")
+    elif not seen.same:
         changes = explain(seen, candidate, probes, pair, found.gradients, tell)
     if (
         changes is not None and not large and (seen.lowering is None or seen.only_rounds)
@@ -221,23 +232,18 @@ def on_test_size() -> tuple[GPTConfig, dict[str, Tensor], Tensor]:
     return TEST_SIZE, sharp_state_dict(TEST_SIZE), random_batch(TEST_SIZE, 3, usual_time(TEST_SIZE))[0]
 
 
-def explained_small(seen: Examination, build: Build, layout: Layout, precision: str | None, tell: Tell) -> bool:
-    """Try the diagnosis at the test size; returns whether the candidate differs there too."""
-    tell("first difference and known mistakes, at the test size")
+def different_at_test_size(build: Build, layout: Layout, device: str, precision: str | None) -> Examination | None:
+    """The examination at the test size; None if the candidate is right there, or cannot be built."""
     try:
-        small = examine(build, layout, steps=0, device=seen.device, precision=precision)
-    except ValueError:  # it cannot be built at that size
-        return False
-    if small.same:
-        return False
-    seen.where, seen.causes = small.where, small.causes
-    seen.notes.append("diagnosed at the test size, at which it differs too")
-    return True
+        small = examine(build, layout, steps=0, device=device, precision=precision)
+    except ValueError:
+        return None
+    return None if small.same else small
 
 
 def usual_time(config: GPTConfig) -> int:
-    """T: shorter than the block, so that an off-by-one position has a row in the table; at most 96."""
-    return max(1, min(96, 3 * config.block_size // 4))
+    """T: shorter than the block, so that an off-by-one position has a row in the table; at most 96, if large 48."""
+    return max(1, min(48 if config.parameter_count() > LARGE else 96, 3 * config.block_size // 4))
 
 
 def other_probes(
@@ -246,9 +252,9 @@ def other_probes(
     """Probes beside the main comparison: one token, the whole block, and scores of 1e4."""
     yield Probe("logits of 1 token", weights, random_batch(config, 2, 1, seed + 1)[0])
     if config.block_size > 1:
-        yield Probe(
-            f"logits of {config.block_size} tokens", weights, random_batch(config, 2, config.block_size, seed + 2)[0]
-        )
+        batch = 1 if config.parameter_count() > LARGE else 2
+        ids = random_batch(config, batch, config.block_size, seed + 2)[0]
+        yield Probe(f"logits of {config.block_size} tokens", weights, ids)
     if precision == "float64":  # in float32 such scores leave few correct digits
         chosen = {f"h.{i * config.n_layer // MOST_SHARP}." for i in range(MOST_SHARP)}  # all, if they are few
         chosen = chosen if config.n_layer > MOST_SHARP else {f"h.{i}." for i in range(config.n_layer)}

@@ -217,12 +217,16 @@ def leaking(share: float) -> Change:
     return Change(end=lambda x, at: x + share * x.mean(dim=1, keepdim=True))
 
 
-def adds_normalised(x: Tensor, ln_1: Step, attention: Step, ln_2: Step, mlp: Step, watch: Watch) -> Tensor:
-    """x = ln(x) first, so the residual adds to the normalised stream."""
-    x = ln_1(x)
-    x = watch("residual_1", x + attention(x))
-    x = ln_2(x)
-    return watch("residual_2", x + mlp(x))
+def adds_normalised(first: bool, second: bool) -> Change:
+    """x = ln(x) first, so the residual of attention or MLP adds to the normalised stream."""
+
+    def block(x: Tensor, ln_1: Step, attention: Step, ln_2: Step, mlp: Step, watch: Watch) -> Tensor:
+        normal = ln_1(x)
+        x = watch("residual_1", (normal if first else x) + attention(normal))
+        normal = ln_2(x)
+        return watch("residual_2", (normal if second else x) + mlp(normal))
+
+    return Change(block=block)
 
 
 def post_norm(x: Tensor, ln_1: Step, attention: Step, ln_2: Step, mlp: Step, watch: Watch) -> Tensor:

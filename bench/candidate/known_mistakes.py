@@ -228,7 +228,9 @@ def forward_mistakes() -> Iterator[KnownMistake]:
     )
 
     raw = "x = x + attn(ln_1(x)); x = x + mlp(ln_2(x))"
-    yield KnownMistake("the residual adds the normalised stream", raw, Change(block=adds_normalised))
+    yield KnownMistake("the residual adds the normalised stream", raw, adds_normalised(True, True))
+    yield KnownMistake("the residual of the attention adds the normalised stream", raw, adds_normalised(True, False))
+    yield KnownMistake("the residual of the MLP adds the normalised stream", raw, adds_normalised(False, True))
     yield KnownMistake("norms after the additions (post-norm)", raw, Change(block=post_norm))
     yield KnownMistake("attention and MLP in parallel, from the same stream", raw, Change(block=parallel))
     yield KnownMistake("no residual around the attention", raw, no_residual(True, False))

@@ -13,10 +13,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from bench.user_code.load_function import load_function
-from reference.checkpoints.huggingface import PREFIX, is_conv1d, to_hf
+from reference.checkpoints.huggingface import PREFIX, canonical_shapes, check_tensors, hf_shapes, is_conv1d
 from reference.config import GPTConfig
 
 Weights = dict[str, Tensor]
@@ -28,16 +29,28 @@ def canonical(state_dict: Weights, config: GPTConfig) -> Weights:
     return dict(state_dict)
 
 
-def hf(state_dict: Weights, config: GPTConfig) -> Weights:
-    """`transformers.GPT2LMHeadModel`, the head included."""
-    out = to_hf(state_dict, config)
+def nanogpt(state_dict: Weights, config: GPTConfig) -> Weights:
+    """nanoGPT's `GPT`, the head included."""
+    check_tensors(state_dict, canonical_shapes(config), "canonical state dict")
+    out = {}
+    for name in hf_shapes(config):
+        ours = name.removeprefix(PREFIX)
+        if name.endswith(".bias") and not config.bias:
+            continue
+        if "c_attn" in ours:
+            out[name] = torch.cat([state_dict[ours.replace("c_attn", f"{letter}_proj")] for letter in "qkv"])
+        else:
+            out[name] = state_dict[ours]
     return {**out, "lm_head.weight": out[PREFIX + "wte.weight"]}
 
 
-def nanogpt(state_dict: Weights, config: GPTConfig) -> Weights:
-    """nanoGPT's `GPT`, the head included."""
-    out = {name: tensor.T if is_conv1d(name) else tensor for name, tensor in hf(state_dict, config).items()}
-    return out if config.bias else {name: tensor for name, tensor in out.items() if not name.endswith(".bias")}
+def hf(state_dict: Weights, config: GPTConfig) -> Weights:
+    """`transformers.GPT2LMHeadModel`, the head included; `to_hf` without a copy of each tensor."""
+    out = {name: tensor.T if is_conv1d(name) else tensor for name, tensor in nanogpt(state_dict, config).items()}
+    for name, shape in hf_shapes(config).items():
+        if name not in out:  # a bias, which the config has not
+            out[name] = state_dict["ln_f.weight"].new_zeros(shape)
+    return out
 
 
 LAYOUTS: dict[str, Layout] = {"canonical": canonical, "hf": hf, "nanogpt": nanogpt}

@@ -9,7 +9,7 @@ first of them in order of execution is the first difference.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,6 +23,7 @@ from reference.config import GPTConfig
 
 MULTIPLE = 1e-6  # a tensor is a multiple of another if the relative residual is below this
 OUTPUT = "output"  # the name of the returned logits, after all recorded tensors
+PROBED = 32  # elements of a tensor that are compared before the whole of it is
 
 
 @dataclass(frozen=True)
@@ -123,24 +124,76 @@ class Match:
     records: tuple[Record, ...]  # one, or one for each head
 
 
-def matches(expected: Tensor, form: str, records: Iterable[Record], s: Shape) -> list[Match]:
-    """All tensors of the candidate in a shape that this activation can have, nearest first."""
-    wanted = comparable(expected, form)
-    found = [
-        Match(relative(comparable(x, form), wanted), (record,))
-        for record in records
-        for x in readings(record.value, form, s)
-    ]
-    if form in ("heads", "square") and s.H > 1:
-        nearest: list[Match] = []
-        pieces = [(record, x) for record in records for x in head_readings(record.value, form, s)]
-        for h in range(s.H) if len(pieces) >= s.H else ():
+Reading = tuple[Record, Tensor]  # a tensor of the candidate, and the same in the shape of an activation
+
+
+def matches_of(wanted: Tensor, form: str, whole: Iterable[Reading], heads: Sequence[Sequence[Reading]]) -> list[Match]:
+    """Matches of an activation, nearest first.
+
+    Args:
+        wanted: the activation, comparable
+        whole, heads: readings of the activation, and of each of its heads
+    """
+    found = [Match(relative(comparable(x, form), wanted), (record,)) for record, x in whole]
+    if heads and all(heads):
+        nearest = []
+        for h, pieces in enumerate(heads):
             errors = [(relative(comparable(x, form), wanted[:, h]), record) for record, x in pieces]
-            error, record = min(errors, key=lambda pair: pair[0])
-            nearest.append(Match(error, (record,)))
-        if nearest:
-            found.append(Match(max(m.error for m in nearest), tuple(r for m in nearest for r in m.records)))
+            nearest.append(min(errors, key=lambda pair: pair[0]))
+        found.append(Match(max(error for error, _ in nearest), tuple(record for _, record in nearest)))
     return sorted(found, key=lambda match: match.error)
+
+
+class Candidates:
+    """The readings of a candidate's tensors, by form; a few elements of each tell most of those that do not match."""
+
+    def __init__(self, records: Sequence[Record], s: Shape) -> None:
+        self.records, self.shape = records, s
+        self.read: dict[tuple[str, bool], tuple[list[Reading], Tensor]] = {}
+
+    def readings(self, form: str, of_heads: bool) -> tuple[list[Reading], Tensor]:
+        """Readings of a form, or of one head of it; and `PROBED` elements of each, (number of readings, PROBED)."""
+        if (form, of_heads) not in self.read:
+            read = head_readings if of_heads else readings
+            found = [(record, x) for record in self.records for x in read(record.value, form, self.shape)]
+            if of_heads and (self.shape.H == 1 or len(found) < self.shape.H):
+                found = []
+            elements = [probed(x, form) for _, x in found]
+            self.read[form, of_heads] = found, torch.stack(elements) if elements else torch.empty(0, PROBED)
+        return self.read[form, of_heads]
+
+    def matches(self, expected: Tensor, form: str) -> list[Match]:
+        """All tensors in a shape that an activation can have, nearest first."""
+        whole, pieces = self.readings(form, False)[0], self.readings(form, True)[0]
+        return matches_of(comparable(expected, form), form, whole, [pieces] * self.shape.H if pieces else [])
+
+    def matching(self, expected: Tensor, form: str, allowed: float) -> list[Match]:
+        """Those of them with at most the allowed error."""
+        wanted = comparable(expected.detach(), form)
+
+        def near(x: Tensor, of_heads: bool) -> list[Reading]:
+            """Readings of which no element is further from an activation's than its whole error may be."""
+            found, elements = self.readings(form, of_heads)
+            if not found:
+                return []
+            x = x.to(device="cpu", dtype=torch.float64)
+            most = allowed * torch.linalg.vector_norm(x) * 1.000001
+            here = probed(x, form)
+            close = ((elements - here).abs() <= most) | (elements == here)  # infinities may be equal
+            return [found[n] for n in close.all(-1).nonzero().flatten().tolist()]
+
+        heads = [near(wanted[:, h], True) for h in range(self.shape.H)] if self.readings(form, True)[0] else []
+        found = matches_of(wanted, form, near(wanted, False), heads)
+        return [match for match in found if match.error <= allowed]
+
+
+def probed(x: Tensor, form: str) -> Tensor:
+    """Elements of a reading in float64, (PROBED,): the same places for all of a shape, of squares not the future."""
+    random = torch.Generator().manual_seed(0)
+    places = [torch.randint(size, (PROBED,), generator=random) for size in x.shape]
+    if form == "square":
+        places[-1] = torch.minimum(places[-1], places[-2])
+    return x.detach()[tuple(places)].to(device="cpu", dtype=torch.float64)
 
 
 def relative(actual: Tensor, expected: Tensor) -> float:
@@ -175,16 +228,24 @@ class Runs:
     records: list[Record]  # of the candidate, in order of execution
     shape: Shape
     allowed: float  # the largest relative error of a match
-
-    def matches(self, name: str) -> list[Match]:
-        """The candidate's tensors in the shape of an activation, nearest first."""
-        return self.all_matches[name]
+    read: Candidates | None = None  # the readings of `records`, if they are known already
 
     @cached_property
-    def all_matches(self) -> dict[str, list[Match]]:
-        """Those of every activation; none for a step that a known mistake leaves out."""
+    def candidates(self) -> Candidates:
+        """The readings of `records`."""
+        return self.read or Candidates(self.records, self.shape)
+
+    def matches(self, name: str) -> list[Match]:
+        """The candidate's tensors in the shape of an activation, nearest first; none if a mistake leaves it out."""
+        if name not in self.activations:
+            return []
+        return self.candidates.matches(self.activations[name].detach(), self.nodes[name].form)
+
+    @cached_property
+    def matching(self) -> dict[str, list[Match]]:
+        """Of every activation, the candidate's tensors that match it."""
         return {
-            name: matches(self.activations[name].detach(), node.form, self.records, self.shape)
+            name: self.candidates.matching(self.activations[name], node.form, self.allowed)
             if name in self.activations
             else []
             for name, node in self.nodes.items()
@@ -201,8 +262,7 @@ def first_difference(runs: Runs, output: Tensor) -> FirstDifference | None:
     activation: then the place is unknown.
     """
     activations, nodes = runs.activations, runs.nodes
-    found = runs.all_matches
-    matched = {name: of[0] for name, of in found.items() if of and of[0].error <= runs.allowed}
+    matched = {name: of[0] for name, of in runs.matching.items() if of}
     if not matched:
         return None
     right = implied(matched.keys(), nodes)
@@ -216,7 +276,7 @@ def first_difference(runs: Runs, output: Tensor) -> FirstDifference | None:
         hidden: list[str] = []
         for later in downstream(name, nodes, right):
             known = [matched[p].records[-1].number for p in nodes[later].parents if p in matched]
-            after = [match for match in found[later] if match.records[-1].number > max(known, default=-1)]
+            after = [match for match in runs.matches(later) if match.records[-1].number > max(known, default=-1)]
             if after:
                 nearest, factor = most_alike(after, activations[later], nodes[later].form, runs.shape)
                 return FirstDifference(
@@ -319,7 +379,7 @@ def first_lost_gradient(runs: Runs, allowed: float) -> LostGradient | None:
         node, expected = runs.nodes[name], runs.activations[name]
         if expected.grad is None:
             continue
-        found = [match for match in runs.matches(name) if match.error <= runs.allowed]
+        found = runs.matching[name]
         # tensors after the cut need no gradient at all: the cut is further back, at one that does
         attached = [match for match in found if all(record.tensor.requires_grad for record in match.records)]
         errors = [(gradient_error(match, expected.grad, node.form, runs.shape), match) for match in attached]

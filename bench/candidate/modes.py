@@ -1,12 +1,12 @@
 """Eval and train mode: dropout that is active in eval mode, another function in train mode, state kept between calls.
 
 The candidate is built twice, with dropout 0 and 0.1. In eval mode both are the reference. In train mode the first is
-the reference; the second has the reference's expected loss, if it drops anything.
+the reference. The second, if it drops anything, has the reference's expected loss, and its logits are as far from those
+in eval mode.
 """
 
 from __future__ import annotations
 
-import math
 from contextlib import suppress
 from dataclasses import replace
 
@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from bench.candidate.adapter import Build, Candidate
 from bench.candidate.diagnose import Cause
-from bench.candidate.dropouts import Dropouts, active_dropouts, others
-from bench.candidate.examination import DROPPED, EXPECTED, TRAIN, Examination, Unjudged
+from bench.candidate.dropouts import Dropouts, active_dropouts, dropouts_in, others
+from bench.candidate.examination import DROPPED, EXPECTED, SPREAD, TRAIN, Examination, Unjudged
 from bench.candidate.initial_weights import initial_remarks
 from bench.candidate.layouts import Layout
 from bench.candidate.recorder import only_python, tensors_in
@@ -70,10 +70,12 @@ def judge_modes(
 
     def with_dropout() -> None:
         dropped = candidate(DROPOUT)
-        # a mean loss says nothing more where the function in train mode is another
-        trained = all(m.over(seen.allowed) <= 1.0 for m in seen.report.measurements if m.name == TRAIN)
-        if judge_eval_mode(seen, dropped, ids, expected) and trained:
-            judge_expected_loss(seen, dropped, oracle, ids, expected)
+        if not judge_eval_mode(seen, dropped, ids, expected):
+            return
+        if all(m.over(seen.allowed) <= 1.0 for m in seen.report.measurements if m.name == TRAIN):
+            judge_dropout(seen, dropped, oracle, ids, expected)
+        else:  # means say nothing more where the function in train mode is another
+            count_dropout(seen, dropped, ids)
 
     for name, judge in ((TRAIN, in_train_mode), (DROPPED, with_dropout)):
         try:
@@ -140,49 +142,72 @@ def judge_train_mode(seen: Examination, candidate: Candidate, ids: Tensor, expec
         seen.causes.append(Cause(f"another function in train mode: {part}", remedy, evidence))
 
 
-def judge_expected_loss(
-    seen: Examination, dropped: Candidate, oracle: nn.Module, ids: Tensor, expected: Tensor
-) -> None:
-    """Compare mean losses in train mode with dropout.
+def judge_dropout(seen: Examination, dropped: Candidate, oracle: nn.Module, ids: Tensor, expected: Tensor) -> None:
+    """Compare two means over calls in train mode with dropout: the loss, and the distance from the logits in eval mode.
 
-    The targets are the likeliest tokens without dropout, so that each dropout raises the loss.
+    The targets are the likeliest tokens without dropout, so that each dropout raises the loss. The distance shows even
+    a dropout that hardly moves the loss, as that of the attention weights.
     """
-    many, best = ids.repeat(COPIES, 1), expected.argmax(-1).repeat(COPIES, 1)
-    device = next(dropped.parameters()).device
+    many, still = ids.repeat(COPIES, 1), expected.double().repeat(COPIES, 1, 1)
+    best, device = still.argmax(-1).flatten(), next(dropped.parameters()).device
 
-    def losses(model: nn.Module, where: torch.device, seeds: range) -> Tensor:
+    def measured(model: nn.Module, where: torch.device, seeds: range) -> Tensor:
+        """Loss and mean square distance of each call, (calls, 2)."""
         found = []
         model.train()
         for seed in seeds:
             torch.manual_seed(seed)
             with torch.no_grad():
                 logits = called(lambda: model(many.to(where)), "a call in train mode").double().cpu()
-            found.append(F.cross_entropy(logits.flatten(0, 1), best.flatten()))
+            found.append(torch.stack([F.cross_entropy(logits.flatten(0, 1), best), (logits - still).square().mean()]))
         model.eval()
         return torch.stack(found)
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        first, second = losses(dropped, device, range(2))
-        if first == second:
+        first, second = measured(dropped, device, range(2))
+        if torch.equal(first, second):
             seen.remarks.append(f"it has no dropout: built with dropout {DROPOUT}, it drops nothing in train mode")
             return
-        own = losses(dropped, device, range(CALLS))
-        right = losses(oracle, torch.device("cpu"), range(CALLS, 2 * CALLS))
-    deviation = math.sqrt(float(own.var() + right.var()) / CALLS)
-    apart = float((own.mean() - right.mean()).abs())
-    measurement = Measurement("expected", EXPECTED, apart / deviation, apart)
-    seen.report.measurements.append(measurement)
-    if measurement.over(seen.allowed) > 1.0:
-        more = "more" if own.mean() > right.mean() else "less"
-        seen.causes.append(
-            Cause(
-                f"in train mode it drops {more} than GPT-2",
-                "GPT-2 drops the sum of the embeddings, the attention weights, and the output of both projections into "
-                "the residual stream",
-                f"mean loss {own.mean():.4f} over {CALLS} calls with dropout {DROPOUT}, the reference's "
-                f"{right.mean():.4f}",
-            )
-        )
+        own = measured(dropped, device, range(CALLS))
+        right = measured(oracle, torch.device("cpu"), range(CALLS, 2 * CALLS))
+    deviations = ((own.var(0) + right.var(0)) / CALLS).sqrt()
+    apart = (own.mean(0) - right.mean(0)).abs()
+    found = [
+        Measurement("expected", name, float(off / deviation), float(off))
+        for name, off, deviation in zip((EXPECTED, SPREAD), apart, deviations, strict=True)
+    ]
+    seen.report.measurements += found
+    worst = max(range(2), key=lambda n: found[n].error)
+    if found[worst].over(seen.allowed) <= 1.0:
+        return
+    means = own.mean(0)[worst], right.mean(0)[worst]
+    evidence = f"{found[worst].name} {means[0]:.4f} over {CALLS} calls, the reference's {means[1]:.4f}"
+    seen.causes.append(other_dropout(bool(means[0] > means[1]), evidence))
+
+
+def count_dropout(seen: Examination, dropped: Candidate, ids: Tensor) -> None:
+    """Compare how many numbers the dropout calls set to zero, unless it drops in another way."""
+    dropped.train()
+    try:
+        found = dropouts_in(dropped.module, lambda: logits_at(dropped, ids))
+    finally:
+        dropped.eval()
+    (B, T), c = ids.shape, dropped.config
+    right = DROPOUT * B * T * (c.n_embd + c.n_layer * (2 * c.n_embd + c.n_head * T))
+    if found.dropped and not found.random and abs(found.dropped - right) > 1e-6 * right:
+        evidence = f"its dropout sets {found.dropped:.0f} numbers of a batch to zero on average, GPT-2's {right:.0f}"
+        link = "and" if seen.causes else "or"
+        seen.causes.append(replace(other_dropout(found.dropped > right, evidence), link=link))
+
+
+def other_dropout(more: bool, evidence: str) -> Cause:
+    """The cause of more or less dropout than GPT-2's."""
+    return Cause(
+        f"in train mode it drops {'more' if more else 'less'} than GPT-2",
+        "GPT-2 drops the sum of the embeddings, the attention weights, and the output of both projections into the "
+        "residual stream",
+        evidence,
+    )
 
 
 def first_other_module(candidate: Candidate, ids: Tensor) -> str | None:

@@ -19,7 +19,7 @@ TITLES = {
     "gradient": "gradients",
     "trajectory": "losses of AdamW steps",
     "update": "weight updates",
-    "expected": "mean loss, dropout 0.1 (in standard errors)",
+    "expected": "with dropout 0.1 (in standard errors)",
 }
 MOST_NAMED = 8  # gradients listed by name if only gradients differ; else 3
 
@@ -121,8 +121,8 @@ def verdict(seen: Examination) -> str:
     if "gradient" in furthest:
         return f"The same forward pass, but other gradients: {furthest['gradient'].name} {far('gradient')}."
     if furthest.keys() == {"expected"}:
-        off = furthest["expected"].error
-        return f"The same function in eval mode, but with dropout another mean loss: off by {off:.1f} standard errors."
+        m = furthest["expected"]
+        return f"The same function in eval mode, but another {m.name}: off by {m.error:.1f} standard errors."
     quantity = "trajectory" if "trajectory" in furthest else "update"
     return f"The same logits and gradients, but it trains differently: {TITLES[quantity]} {far(quantity)}."
 

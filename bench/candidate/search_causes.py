@@ -9,7 +9,7 @@ give the candidate's logits in every probe, in those that passed too.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -19,11 +19,11 @@ from torch import Tensor
 from bench.candidate.known_mistakes import Family, KnownMistake, families, forward_mistakes
 from bench.candidate.locate import (
     OUTPUT,
+    Candidates,
     FirstDifference,
     Runs,
     comparable,
     first_difference,
-    matches,
     readings,
     relative,
     shape_of,
@@ -37,10 +37,12 @@ MOST_STEPS = 10  # searches for one more mistake
 BRANCHES = 3  # mistakes that explain a difference equally well, tried one after the other
 MOST_PAIRS = 4000  # pairs of mistakes at one place
 FITS = 3  # tensors of the candidate to which a number is fitted
+MOST_WORSE = 3  # steps of a fit, one after the other, that do not halve its error
 
 Weights = dict[str, Tensor]
 Named = tuple[KnownMistake, frozenset[int] | None]  # with its blocks; None for all
 State = tuple[Named, ...]
+Known = tuple[int, Mapping[str, Tensor]]  # a block, and activations of which those before it need no computation
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,10 @@ class Search:
     def __post_init__(self) -> None:
         self.nodes = nodes(self.config)
         self.order = {name: number for number, name in enumerate(self.nodes)}
+        self.candidates = {
+            one.probe.name: Candidates(one.records, shape_of(self.config, one.probe.ids)) for one in self.observed
+        }
+        self.errors: dict[tuple[str, State], float] = {}
 
     def explanation(self) -> Explanation:
         """Search; the first of `observed` has wrong logits."""
@@ -136,14 +142,25 @@ class Search:
     # One state
 
     def activations(
-        self, one: Observed, state: State, last: str | None = None, before: Callable[[str, Tensor], bool] | None = None
+        self,
+        one: Observed,
+        state: State,
+        last: str | None = None,
+        before: Callable[[str, Tensor], bool] | None = None,
+        known: Known | None = None,
     ) -> dict[str, Tensor] | None:
         """The reference's activations with some mistakes, up to `last`; None if the mistakes do not fit.
 
         Args:
             before: whether an activation can be right; None is returned if one is not
+            known: a block, and activations of which those before this block are not computed again
         """
-        kept = Activations()
+        kept, begin = Activations(), None
+        if known is not None:
+            block, activations = known
+            start = self.order["ln_f" if block == self.config.n_layer else f"h.{block}.ln_1"]
+            kept.kept.update((name, x) for name, x in activations.items() if self.order[name] < start)
+            begin = block, activations["embedding" if block == 0 else f"h.{block - 1}.residual_2"]
 
         def watch(name: str, x: Tensor) -> Tensor:
             if before is not None and not before(name, x):
@@ -155,7 +172,9 @@ class Search:
 
         try:
             with torch.no_grad():
-                traced_forward(self.config, one.probe.weights, one.probe.ids, changes_of(state), watch=watch)
+                traced_forward(
+                    self.config, one.probe.weights, one.probe.ids, changes_of(state), watch=watch, begin=begin
+                )
         except Reached:
             pass
         except (KeyError, RuntimeError, SameStep):  # a mistake needs a bias, another shape, or the same step
@@ -164,19 +183,23 @@ class Search:
 
     def error(self, one: Observed, state: State) -> float:
         """The relative error of the logits with some mistakes."""
-        kept = self.activations(one, state)
-        return math.inf if kept is None else relative(one.logits, kept["logits"])
+        key = one.probe.name, state
+        if key not in self.errors:
+            kept = self.activations(one, state, "logits")
+            self.errors[key] = math.inf if kept is None else relative(one.logits, kept["logits"])
+        return self.errors[key]
 
     def explains(self, one: Observed, state: State) -> bool:
         """Whether the reference with some mistakes gives the candidate's logits."""
         return self.error(one, state) <= one.allowed
 
-    def runs(self, one: Observed, state: State) -> Runs | None:
+    def runs(self, one: Observed, state: State, known: Known | None = None) -> Runs | None:
         """A run of the candidate and one of the reference with some mistakes."""
-        kept = self.activations(one, state)
+        kept = self.activations(one, state, known=known)
         if kept is None:
             return None
-        return Runs(kept, self.nodes, one.records, shape_of(self.config, one.probe.ids), one.activation)
+        candidates = self.candidates[one.probe.name]
+        return Runs(kept, self.nodes, one.records, candidates.shape, one.activation, candidates)
 
     def difference(self, one: Observed, state: State) -> FirstDifference | None:
         """The first difference that some mistakes leave."""
@@ -223,13 +246,7 @@ class Search:
             everywhere = [((mistake, None),) for mistake in self.known_mistakes]
             found = self.tested(one, state, everywhere, math.inf)
             return found or self.tested(one, state, self.fitted_to_logits(one, state), math.inf)
-        known = {
-            record.number
-            for of in runs.all_matches.values()
-            for match in of
-            if match.error <= runs.allowed
-            for record in match.records
-        }
+        known = {record.number for of in runs.matching.values() for match in of for record in match.records}
         block = block_of(first.name, self.config)
         end = f"h.{block or 0}.residual_2"
         last = "logits" if block == self.config.n_layer else end
@@ -240,16 +257,12 @@ class Search:
         moving: list[State] = []  # those that change the activation of the first difference, but not to what it is
         start = self.order[first.name]
 
-        def similar(name: str, x: Tensor) -> list[Record]:
-            sizes = {x.numel(), x.numel() // runs.shape.H, x.numel() * runs.shape.B}
-            return [record for record in one.records if record.value.numel() in sizes]
-
         def agrees(name: str, x: Tensor) -> list[Record]:
             """The last record of each of the candidate's tensors that match."""
-            found = matches(x, self.nodes[name].form, similar(name, x), runs.shape)
-            return [match.records[-1] for match in found if match.error <= runs.allowed]
+            found = runs.candidates.matching(x, self.nodes[name].form, runs.allowed)
+            return [match.records[-1] for match in found]
 
-        met = {name for name, of in runs.all_matches.items() if of and of[0].error <= runs.allowed}
+        met = {name for name, of in runs.matching.items() if of}
 
         def still_right(name: str, x: Tensor) -> bool:
             """Whether an activation before the first difference, which the candidate has, is still one that it has."""
@@ -271,7 +284,7 @@ class Search:
 
         def tensors_matched(added: State, upto: str) -> tuple[int, bool]:
             """The number of the candidate's tensors that only match with a mistake; whether it changes the first."""
-            kept = self.activations(one, state + added, upto, still_right)
+            kept = self.activations(one, state + added, upto, still_right, since(added))
             if kept is None:
                 return 0, False
             before = runs.activations.get(first.name)
@@ -284,28 +297,34 @@ class Search:
                 numbers.update(new[:1])
             return len(numbers), moves
 
+        def since(added: State) -> Known | None:
+            """What need not be computed again: the blocks before the one in which all mistakes are."""
+            only_here = block is not None and all(blocks == here for _, blocks in added)
+            return (block, runs.activations) if block is not None and only_here else None
+
         everywhere = [((mistake, None),) for mistake in self.known_mistakes]
         local = [((mistake, here),) for mistake in self.known_mistakes if here is not None and not mistake.everywhere]
         for tried in (everywhere, local):
-            found = self.tested(one, state, tried, start, matched)
+            found = self.tested(one, state, tried, start, matched, since)
             if found:
                 return found
-        fitting = [
-            family
-            for family in families()
-            if self.activations(one, (*state, (family.member(family.starts[0]), here)), first.name, still_right)
-        ]
-        numbers = [self.fitted(one, state, family, runs, known, first.name) for family in fitting]
-        fits = [mistake for mistake in numbers if mistake is not None]
-        for blocks in (None, here):
-            found = self.tested(one, state, [((mistake, blocks),) for mistake in fits], start, matched)
-            if found:
-                return found
+        fitting = []
+        for family in families():
+            added = ((family.member(family.starts[0]), here),)
+            if self.activations(one, state + added, first.name, still_right, since(added)):
+                fitting.append(family)
+        for blocks in (None, here) if block else (None,):
+            numbers = [self.fitted(one, state, family, blocks, runs, known, first.name, since) for family in fitting]
+            fits = [mistake for mistake in numbers if mistake is not None]
+            for tried in ([((mistake, of),) for mistake in fits] for of in dict.fromkeys((blocks, here))):
+                found = self.tested(one, state, tried, start, matched, since)
+                if found:
+                    return found
         for blocks in dict.fromkeys((None, here)):
             alone = [added for added in list(moving) if added[0][1] == blocks]
             pairs = [a + b for a, b in combinations(alone, 2)][:MOST_PAIRS]
             seen = [added for added in pairs if matched(added, first.name)]
-            found = self.tested(one, state, seen, start, matched)
+            found = self.tested(one, state, seen, start, matched, since)
             if found:
                 return found
         return []
@@ -317,19 +336,21 @@ class Search:
         tried: Iterable[State],
         place: float,
         matched: Callable[[State], int] | None = None,
+        since: Callable[[State], Known | None] = lambda added: None,
     ) -> list[Option]:
         """Of some mistakes, those that explain a difference.
 
         Args:
             place: the order of that difference; a mistake must explain more than that, or all logits
             matched: number of tensors of the candidate that a mistake explains
+            since: what need not be computed again for a mistake
         """
         found = []
         for added in tried:
             tensors = 1 if matched is None else matched(added)
             if not tensors:
                 continue
-            runs = self.runs(one, state + added)
+            runs = self.runs(one, state + added, since(added))
             if runs is None:
                 continue
             explained = relative(one.logits, runs.activations["logits"]) <= one.allowed
@@ -346,13 +367,22 @@ class Search:
     # A number
 
     def fitted(
-        self, one: Observed, state: State, family: Family, runs: Runs, known: set[int], name: str
+        self,
+        one: Observed,
+        state: State,
+        family: Family,
+        blocks: frozenset[int] | None,
+        runs: Runs,
+        known: set[int],
+        name: str,
+        since: Callable[[State], Known | None],
     ) -> KnownMistake | None:
         """The member of a family that gives the candidate's tensor at the first difference."""
         form = self.nodes[name].form
 
         def value(number: float) -> Tensor | None:
-            kept = self.activations(one, (*state, (family.member(number), None)), name)
+            added = ((family.member(number), blocks),)
+            kept = self.activations(one, state + added, name, known=since(added))
             return None if kept is None else comparable(kept[name], form)
 
         wanted = [
@@ -402,13 +432,19 @@ def fit(
     """The number whose value is the target, by Gauss-Newton steps; a round one if it does as well; None for none."""
     target = target.double()
     for number in starts:
+        best, worse = math.inf, 0
         for _ in range(12):
             width = 1e-6 * max(abs(number), 1e-6)
             here, above, below = value(number), value(number + width), value(number - width)
             if here is None or above is None or below is None:
                 break
-            if relative(here, target) <= allowed:
+            error = relative(here, target)
+            if error <= allowed:
                 return rounded(number, value, target, allowed)
+            worse = 0 if error < 0.5 * best else worse + 1
+            if worse == MOST_WORSE:
+                break
+            best = min(best, error)
             slope = (above - below).flatten() / (2.0 * width)
             square = float(slope @ slope)
             step = float((target - here).flatten() @ slope) / square if square > 0.0 else math.nan

@@ -190,6 +190,7 @@ def traced_forward(
     change: Change | Changes = GPT2,
     blocks: Collection[int] | None = None,
     watch: Watch = lambda name, x: x,
+    begin: tuple[int, Tensor] | None = None,
 ) -> Tensor:
     """Logits (B, T, V) of ids (B, T).
 
@@ -198,6 +199,8 @@ def traced_forward(
         change: the replaced steps; or several changes, each with its blocks
         blocks: where they are replaced; None for everywhere; n_layer for the steps after the last block
         watch: called with each activation of `nodes`, by name; its result replaces the activation
+        begin: a block, n_layer for the steps after the last, and the stream (B, T, C) that enters it: nothing before it
+            is computed
 
     Raises SameStep if two changes replace the same step.
     """
@@ -207,11 +210,13 @@ def traced_forward(
         return combined(changes, block)
 
     start, end = At(config, -1), At(config, config.n_layer)
-    tokens = watch("tokens", F.embedding(ids, weights["wte.weight"]))
-    index = way(-1).positions(ids.shape[1], start).to(ids.device)
-    positions = watch("positions", F.embedding(index, weights["wpe.weight"]))
-    x = watch("embedding", way(-1).embed(tokens, positions, start))
-    for i in range(config.n_layer):
+    if begin is None:
+        tokens = watch("tokens", F.embedding(ids, weights["wte.weight"]))
+        index = way(-1).positions(ids.shape[1], start).to(ids.device)
+        positions = watch("positions", F.embedding(index, weights["wpe.weight"]))
+        begin = 0, watch("embedding", way(-1).embed(tokens, positions, start))
+    first, x = begin
+    for i in range(first, config.n_layer):
         prefix = f"h.{i}."
         own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
         x = run_block(x, own, way(i), At(config, i), lambda name, y, p=prefix: watch(p + name, y))  # type: ignore[misc]

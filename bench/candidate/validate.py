@@ -89,12 +89,14 @@ def lifted_candidate(
 def no_float64(candidate: Candidate, ids: Tensor) -> str | None:
     """Why a candidate with float64 weights does not compute in float64; None if it does."""
     try:
-        logits = logits_at(candidate, ids)
-        if logits.dtype != torch.float64:
-            return f"it returns {shown(logits.dtype)} logits from float64 weights"
-        if not has_shape(logits, ids, candidate.config.vocab_size):
-            return None  # `look_at` refuses it with this reason
-        rounded = found_roundings(candidate, ids)
+        with only_python(), roundings(candidate.module) as rounded:
+            logits = logits_at(candidate, ids)
+            if logits.dtype != torch.float64:
+                return f"it returns {shown(logits.dtype)} logits from float64 weights"
+            if not has_shape(logits, ids, candidate.config.vocab_size):
+                return None  # `look_at` refuses it with this reason
+            if candidate.has_own_loss:  # some round only there
+                loss_at(candidate, ids)
     except Refused as error:
         return f"it does not run in float64 ({str(error).removeprefix('candidate: ')})"
     return f"it computes in {rounded[0]}" if rounded else None
@@ -181,12 +183,19 @@ def logits_at(candidate: Candidate, ids: Tensor) -> Tensor:
         return called(lambda: candidate(ids.to(device)), f"a call with ids of shape {tuple(ids.shape)}")
 
 
+def loss_at(candidate: Candidate, ids: Tensor) -> Tensor:
+    """The loss of ids as their own targets."""
+    device = next(candidate.parameters()).device
+    loss: Tensor = called(lambda: candidate.loss(ids.to(device), ids.to(device)), "its loss")
+    return loss
+
+
 def found_roundings(candidate: Candidate, ids: Tensor) -> list[Rounding]:
     """Operations of the forward pass and the loss whose output has fewer bits than their input."""
-    device = next(candidate.parameters()).device
     with only_python(), roundings(candidate.module) as found:
         logits_at(candidate, ids)
-        called(lambda: candidate.loss(ids.to(device), ids.to(device)), "its loss")  # some round only with targets
+        if candidate.has_own_loss:
+            loss_at(candidate, ids)  # some round only with targets
     return found
 
 

@@ -380,6 +380,12 @@ FORWARD: dict[str, Mutant] = {
     "the biases of k and v exchanged": swapped("attn.k_proj", "attn.v_proj", ("bias",), "h.0.v"),
     "the biases of the two c_proj exchanged": swapped("attn.c_proj", "mlp.c_proj", ("bias",), "h.0.projection"),
     "the residual adds the normalised stream": block("h.0.residual_1", normalised_stream),
+    "the residual of the attention adds the normalised stream": block(
+        "h.0.residual_1", lambda self, x: (y := (n := self.ln_1(x)) + self.attn(n)) + self.mlp(self.ln_2(y))
+    ),
+    "the residual of the MLP adds the normalised stream": block(
+        "h.0.residual_2", lambda self, x: (n := self.ln_2(x + self.attn(self.ln_1(x)))) + self.mlp(n)
+    ),
     "norms after the additions (post-norm)": block("h.0.ln_1", post_norm),
     "attention and MLP in parallel, from the same stream": block("h.0.ln_2", in_parallel),
     "no residual around the attention": block(

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+from bench.candidate.examination import SHARP
+
 FOLDER = Path(__file__).parent / "right_models"
 FILES = ("fused", "per_head", "conv1d")
 LAYOUTS = {"fused": "nanogpt", "per_head": f"{FOLDER / 'per_head.py'}:layout", "conv1d": "hf"}
@@ -29,6 +31,7 @@ class Planted:
     causes: tuple[str, ...]  # a cause that begins with one of them is right
     place: str  # of the first difference: an activation; "backward ..."; "" if it is said by the cause alone
     edits: dict[str, Edits]  # by file; a file that cannot have the bug is left out
+    only_in: str = ""  # the one probe in which it moves a number; beside a bug that shows in all, it is not the first
 
 
 def each(fused: str, per_head: str, conv1d: str) -> dict[str, Edits]:
@@ -84,7 +87,8 @@ PLANTED = [
         replaced(GELU, "F.gelu(x)", "nn.GELU()", "torch.nn.functional.gelu(x)")),
     Planted(4, "the mask is -1e4", ("a finite mask value, -1e4", "a finite mask value that is added, -1e4"),
         "h.0.weights",
-        each('float("-inf") -> -1e4', 'float("-inf") -> -1e4', "-math.inf -> -1e4")),
+        each('float("-inf") -> -1e4', 'float("-inf") -> -1e4', "-math.inf -> -1e4"),
+        only_in=SHARP),  # elsewhere exp(-1e4) is 0 in float64
     Planted(5, "the mask is dropped in train mode", ("another function in train mode",), "",
         replaced(MASKED, "att = att if self.training else " + MASKED[0].removeprefix("att = "),
                  "wei = wei if self.training else " + MASKED[1].removeprefix("wei = "),
@@ -123,9 +127,8 @@ PLANTED = [
              "out = self.proj(out) -> out = out @ self.proj.weight + self.proj.bias",
              "attn_output = self.c_proj(attn_output) -> "
              "attn_output = attn_output @ self.c_proj.weight.T + self.c_proj.bias")),
-    Planted(11, "the residual adds to the normalised stream", ("the residual adds the normalised stream",
-                                                                "the residual of the attention adds"),
-        "h.0.residual_1",
+    Planted(11, "the residual adds to the normalised stream",
+        ("the residual of the attention adds the normalised stream",), "h.0.residual_1",
         each("x = x + self.attn(self.ln_1(x)) -> x = self.ln_1(x)\n        x = x + self.attn(x)",
              "attended = self.sa(self.ln1(x)) -> x = self.ln1(x)\n        attended = self.sa(x)",
              "hidden_states = self.ln_1(hidden_states) -> hidden_states = residual = self.ln_1(hidden_states)")),

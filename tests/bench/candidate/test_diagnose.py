@@ -99,6 +99,16 @@ def test_a_mistake_in_one_block_is_said_to_be_there_only() -> None:
     assert seen.where.forward.name == "h.1.gelu"
 
 
+def test_a_number_in_one_block_is_fitted_there() -> None:
+    def build(config: GPTConfig) -> nn.Module:
+        model = Written(config)
+        block = model.transformer.h[1]
+        block.ln_1, block.ln_2 = (nn.LayerNorm(config.n_embd, eps=3e-4) for _ in range(2))
+        return model
+
+    assert causes_of(examined(build)) == ["LayerNorm with eps 0.0003 in block 1 only"]
+
+
 def two(first: Any, second: Any) -> Any:
     """A build of a model with two mistakes: the methods of the second are put into a model with the first."""
 

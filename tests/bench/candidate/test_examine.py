@@ -135,8 +135,11 @@ def test_the_examples_on_cuda(example: str, same: bool, monkeypatch: pytest.Monk
 def test_at_a_large_size_where_and_why_come_from_the_test_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench.candidate.examine, "LARGE", 1000)
     wrong = mutant(Attention, score=lambda self, q, k: q @ k.mT)
+    lifted: list[GPTConfig] = []
+    monkeypatch.setattr(bench.candidate.examine, "rounded_otherwise", lambda own, *rest: lifted.append(own.config))
     seen = examined(wrong, steps=0)
     assert seen.config == SMALL
+    assert lifted == [TEST_SIZE], "nothing rounds there, so it is not built again at its own size"
     assert [cause.what for cause in seen.causes] == ["scores not scaled"]
     assert "diagnosed at the test size, at which it differs too" in seen.notes
     # what differs at this size only is looked for at this size

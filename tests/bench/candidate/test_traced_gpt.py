@@ -11,13 +11,13 @@ from torch import nn
 
 from bench.candidate.faulty_steps import detaching
 from bench.candidate.layouts import LAYOUTS
-from bench.candidate.locate import implied, readings, shape_of, sizes
+from bench.candidate.locate import Candidates, implied, readings, shape_of, sizes
 from bench.candidate.recorder import recorded, roundings
 from bench.candidate.traced_gpt import Activations, Change, nodes, traced_forward
 from bench.numerics.inputs import random_batch, sharp_state_dict
 from reference import GPT, GPTConfig
 from reference.functional import cross_entropy
-from tests.bench.candidate.written import Written
+from tests.bench.candidate.written import Interleaved, PerHead, Written
 
 CONFIG = GPTConfig(block_size=16, vocab_size=23, n_layer=2, n_head=3, n_embd=12)
 
@@ -59,6 +59,34 @@ def test_every_activation_has_the_shape_of_its_form() -> None:
     for name, node in nodes(CONFIG).items():
         assert kept.kept[name].numel() in sizes(s), name
         assert any(torch.equal(x, kept.kept[name]) for x in readings(kept.kept[name], node.form, s)), name
+
+
+@pytest.mark.parametrize("block", [0, 1, 2])
+def test_from_the_stream_that_enters_a_block_the_rest_is_the_same_bit_for_bit(block: int) -> None:
+    weights, ids = sharp_state_dict(CONFIG), random_batch(CONFIG, 2, 7)[0]
+    whole, rest = Activations(), Activations()
+    traced_forward(CONFIG, weights, ids, watch=whole)
+    stream = whole.kept["embedding" if block == 0 else f"h.{block - 1}.residual_2"]
+    traced_forward(CONFIG, weights, ids, watch=rest, begin=(block, stream))
+    assert next(iter(rest.kept)) == ("ln_f" if block == 2 else f"h.{block}.ln_1")
+    assert all(torch.equal(x, whole.kept[name]) for name, x in rest.kept.items())
+
+
+@pytest.mark.parametrize("make", [Written, PerHead, Interleaved])
+def test_a_few_elements_tell_no_tensor_apart_that_the_whole_does_not(make: Any) -> None:
+    config = replace(CONFIG, n_head=2)
+    ids, kept = random_batch(config, 2, 7)[0], Activations()
+    traced_forward(config, sharp_state_dict(config), ids, watch=kept)
+    s, model = shape_of(config, ids), make(config).double()
+    with torch.no_grad(), recorded(model, sizes(s)) as records:
+        model(ids)
+    candidates = Candidates(records, s)
+    for name, node in nodes(config).items():
+        every = candidates.matches(kept.kept[name], node.form)
+        for allowed in (1e-11, 0.9, 1.2, 1.5):  # of random weights, errors are around 1.4
+            near = [match for match in every if match.error <= allowed]
+            assert candidates.matching(kept.kept[name], node.form, allowed) == near, (name, allowed)
+    assert candidates.matching(torch.full((2, 7, 12), torch.inf), "stream", 1e-11) == []
 
 
 def test_a_change_can_be_made_in_one_block_and_detaching_cuts_one_place() -> None:
