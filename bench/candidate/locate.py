@@ -144,23 +144,23 @@ def matches_of(wanted: Tensor, form: str, whole: Iterable[Reading], heads: Seque
     return sorted(found, key=lambda match: match.error)
 
 
-class Candidates:
+class Readings:
     """The readings of a candidate's tensors, by form; a few elements of each tell most of those that do not match."""
 
     def __init__(self, records: Sequence[Record], s: Shape) -> None:
         self.records, self.shape = records, s
-        self.read: dict[tuple[str, bool], tuple[list[Reading], Tensor]] = {}
+        self.of_form: dict[tuple[str, bool], tuple[list[Reading], Tensor]] = {}
 
     def readings(self, form: str, of_heads: bool) -> tuple[list[Reading], Tensor]:
         """Readings of a form, or of one head of it; and `PROBED` elements of each, (number of readings, PROBED)."""
-        if (form, of_heads) not in self.read:
+        if (form, of_heads) not in self.of_form:
             read = head_readings if of_heads else readings
             found = [(record, x) for record in self.records for x in read(record.value, form, self.shape)]
             if of_heads and (self.shape.H == 1 or len(found) < self.shape.H):
                 found = []
             elements = [probed(x, form) for _, x in found]
-            self.read[form, of_heads] = found, torch.stack(elements) if elements else torch.empty(0, PROBED)
-        return self.read[form, of_heads]
+            self.of_form[form, of_heads] = found, torch.stack(elements) if elements else torch.empty(0, PROBED)
+        return self.of_form[form, of_heads]
 
     def matches(self, expected: Tensor, form: str) -> list[Match]:
         """All tensors in a shape that an activation can have, nearest first."""
@@ -228,24 +228,24 @@ class Runs:
     records: list[Record]  # of the candidate, in order of execution
     shape: Shape
     allowed: float  # the largest relative error of a match
-    read: Candidates | None = None  # the readings of `records`, if they are known already
+    known: Readings | None = None  # the readings of `records`, if there are some already
 
     @cached_property
-    def candidates(self) -> Candidates:
+    def read(self) -> Readings:
         """The readings of `records`."""
-        return self.read or Candidates(self.records, self.shape)
+        return self.known or Readings(self.records, self.shape)
 
     def matches(self, name: str) -> list[Match]:
         """The candidate's tensors in the shape of an activation, nearest first; none if a mistake leaves it out."""
         if name not in self.activations:
             return []
-        return self.candidates.matches(self.activations[name].detach(), self.nodes[name].form)
+        return self.read.matches(self.activations[name].detach(), self.nodes[name].form)
 
     @cached_property
     def matching(self) -> dict[str, list[Match]]:
         """Of every activation, the candidate's tensors that match it."""
         return {
-            name: self.candidates.matching(self.activations[name], node.form, self.allowed)
+            name: self.read.matching(self.activations[name], node.form, self.allowed)
             if name in self.activations
             else []
             for name, node in self.nodes.items()

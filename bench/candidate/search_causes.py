@@ -19,8 +19,8 @@ from torch import Tensor
 from bench.candidate.known_mistakes import Family, KnownMistake, families, forward_mistakes
 from bench.candidate.locate import (
     OUTPUT,
-    Candidates,
     FirstDifference,
+    Readings,
     Runs,
     comparable,
     first_difference,
@@ -118,8 +118,8 @@ class Search:
     def __post_init__(self) -> None:
         self.nodes = nodes(self.config)
         self.order = {name: number for number, name in enumerate(self.nodes)}
-        self.candidates = {
-            one.probe.name: Candidates(one.records, shape_of(self.config, one.probe.ids)) for one in self.observed
+        self.read = {
+            one.probe.name: Readings(one.records, shape_of(self.config, one.probe.ids)) for one in self.observed
         }
         self.errors: dict[tuple[str, State], float] = {}
 
@@ -198,8 +198,8 @@ class Search:
         kept = self.activations(one, state, known=known)
         if kept is None:
             return None
-        candidates = self.candidates[one.probe.name]
-        return Runs(kept, self.nodes, one.records, candidates.shape, one.activation, candidates)
+        read = self.read[one.probe.name]
+        return Runs(kept, self.nodes, one.records, read.shape, one.activation, read)
 
     def difference(self, one: Observed, state: State) -> FirstDifference | None:
         """The first difference that some mistakes leave."""
@@ -259,7 +259,7 @@ class Search:
 
         def agrees(name: str, x: Tensor) -> list[Record]:
             """The last record of each of the candidate's tensors that match."""
-            found = runs.candidates.matching(x, self.nodes[name].form, runs.allowed)
+            found = runs.read.matching(x, self.nodes[name].form, runs.allowed)
             return [match.records[-1] for match in found]
 
         met = {name for name, of in runs.matching.items() if of}

@@ -11,7 +11,7 @@ from torch import nn
 
 from bench.candidate.faulty_steps import detaching
 from bench.candidate.layouts import LAYOUTS
-from bench.candidate.locate import Candidates, implied, readings, shape_of, sizes
+from bench.candidate.locate import Readings, implied, readings, shape_of, sizes
 from bench.candidate.recorder import recorded, roundings
 from bench.candidate.traced_gpt import Activations, Change, nodes, traced_forward
 from bench.numerics.inputs import random_batch, sharp_state_dict
@@ -80,13 +80,13 @@ def test_a_few_elements_tell_no_tensor_apart_that_the_whole_does_not(make: Any) 
     s, model = shape_of(config, ids), make(config).double()
     with torch.no_grad(), recorded(model, sizes(s)) as records:
         model(ids)
-    candidates = Candidates(records, s)
+    read = Readings(records, s)
     for name, node in nodes(config).items():
-        every = candidates.matches(kept.kept[name], node.form)
+        every = read.matches(kept.kept[name], node.form)
         for allowed in (1e-11, 0.9, 1.2, 1.5):  # of random weights, errors are around 1.4
             near = [match for match in every if match.error <= allowed]
-            assert candidates.matching(kept.kept[name], node.form, allowed) == near, (name, allowed)
-    assert candidates.matching(torch.full((2, 7, 12), torch.inf), "stream", 1e-11) == []
+            assert read.matching(kept.kept[name], node.form, allowed) == near, (name, allowed)
+    assert read.matching(torch.full((2, 7, 12), torch.inf), "stream", 1e-11) == []
 
 
 def test_a_change_can_be_made_in_one_block_and_detaching_cuts_one_place() -> None:
