@@ -33,7 +33,8 @@ def drop_unwritable() -> None:
     if stream is sys.__stderr__ and isinstance(stream, io.TextIOWrapper):
         raw = Dropping(stream.fileno(), "w", closefd=False)
         replacement = io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=True)
-        sys.stderr = sys.__stderr__ = replacement
+        sys.stderr = replacement
+        sys.__stderr__ = replacement  # type: ignore[misc]  # final for readers: what asks for the true one gets this
 
 
 class Dropping(io.FileIO):
