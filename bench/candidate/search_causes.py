@@ -316,9 +316,8 @@ class Search:
         for blocks in (None, here) if block else (None,):
             numbers = [self.fitted(one, state, family, blocks, runs, known, first.name, since) for family in fitting]
             fits = [mistake for mistake in numbers if mistake is not None]
-            for of in dict.fromkeys((blocks, here)):
-                numbered: list[State] = [((mistake, of),) for mistake in fits]
-                found = self.tested(one, state, numbered, start, matched, since)
+            for place_in in dict.fromkeys((blocks, here)):
+                found = self.tested(one, state, [((mistake, place_in),) for mistake in fits], start, matched, since)
                 if found:
                     return found
         for blocks in dict.fromkeys((None, here)):

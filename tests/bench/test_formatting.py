@@ -220,6 +220,7 @@ def test_every_line_of_the_suites_tables_fits(width: int) -> None:
     assert "…" not in "".join(lines)
 
 
+@pytest.mark.slow
 def test_a_terminal_of_80_columns_has_nothing_cut(tmp_path: Path) -> None:
     code = (
         "from bench.formatting import terminal; from bench.suite import tables; from bench.roofline import command; "

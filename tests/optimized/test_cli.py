@@ -186,6 +186,7 @@ def test_a_run_that_changes_packages_twice_ends_with_the_weights_of_one_that_did
     assert steps == [0, 5, 10, 12]
 
 
+@pytest.mark.slow
 def test_the_other_way_round_too_and_a_resumed_run_keeps_its_recipe(
     cli: Cli, fast: OptimizedCli, stop_at: list[int]
 ) -> None:
@@ -203,6 +204,7 @@ def test_the_other_way_round_too_and_a_resumed_run_keeps_its_recipe(
         assert measured.error <= 1e-9, f"{measured.name} is off by {measured.error:.1e}"
 
 
+@pytest.mark.slow
 def test_micro_batches_change_nothing_that_is_learned(fast: OptimizedCli) -> None:
     for out, rows in (("whole", "4"), ("single", "1")):
         assert fast(*EXACT, *NO_RUNGS, "--micro-batch", rows, "--out", out).status == 0

@@ -58,7 +58,7 @@ RIGHT = {
 }
 
 
-@pytest.mark.parametrize("name", quick(RIGHT, "nanogpt", "a module list of heads", "optimized", "hugging face, eager"))
+@pytest.mark.parametrize("name", quick(RIGHT, "nanogpt", "a module list of heads", "hugging face, eager"))
 def test_a_correct_candidate_passes_whatever_its_structure(name: str) -> None:
     make, layout = RIGHT[name]
     seen = examined(make, layout, steps=20)
@@ -90,6 +90,7 @@ def test_a_model_that_gives_no_float64_is_judged_in_float32_and_told_what_that_c
     assert "eps 1e-12 or none" not in report, "that one moves the logits of sharp weights by more than float32 rounds"
 
 
+@pytest.mark.slow
 def test_what_float32_cannot_exclude_is_listed_by_how_little_it_moves_the_logits() -> None:
     seen = examined(hidden_rounding)
     assert all(re.fullmatch(r".* \(\de-\d+\)", one) for one in seen.unseen), seen.unseen
@@ -375,6 +376,7 @@ def test_the_same_is_0_and_a_difference_is_1(folder: Path, capsys: pytest.Captur
     assert found["causes"][0]["what"] == "GELU in its exact erf form"
 
 
+@pytest.mark.slow
 def test_a_layout_of_ones_own_may_take_the_config_or_not(folder: Path) -> None:
     (folder / "mine.py").write_text(
         "from tests.bench.candidate.written import PerHead as build, per_head_layout\n"

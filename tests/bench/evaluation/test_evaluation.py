@@ -122,6 +122,7 @@ def test_a_choice_by_a_model_in_train_mode_is_a_fault(tmp_path: Path) -> None:
     assert choices_of(source.replace("logits = model", "logits = model.eval()"), tmp_path).same
 
 
+@pytest.mark.slow
 def test_every_known_mistake_of_a_choice_gives_other_rows() -> None:
     asked = questions(0)
     logits = [watched(0)(question.tokens).detach() for question in asked]

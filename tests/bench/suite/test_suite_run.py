@@ -68,7 +68,7 @@ def test_all_kinds_of_devices_are_found_and_others_are_one_line() -> None:
 @pytest.mark.parametrize(
     "arguments,message",
     [
-        (["--device", "quantum"], "ERROR: --device quantum: this machine has "),
+        pytest.param(["--device", "quantum"], "ERROR: --device quantum: this machine has ", marks=pytest.mark.slow),
         pytest.param(["--workloads", "gpt9"], "ERROR: unknown workload 'gpt9': give some of ", marks=pytest.mark.slow),
         pytest.param(["--contenders", "me"], "ERROR: unknown contender 'me': give some of ", marks=pytest.mark.slow),
         pytest.param(["--json", "bench"], "ERROR: --json bench: is a folder: give the name", marks=pytest.mark.slow),

@@ -117,6 +117,7 @@ def test_a_generator_that_raises_at_temperature_0_and_has_another_mistake_has_bo
     assert "the logits are those of the position before the last" in said
 
 
+@pytest.mark.slow
 def test_a_generator_that_refuses_temperature_0_by_a_line_of_its_own_is_not_judged_there(tmp_path: Path) -> None:
     source = PLAIN.replace("if temperature == 0:", "if temperature < 0:")
     refusal = "    if temperature == 0:\n        raise ValueError('give a temperature above 0')\n    start ="
@@ -152,6 +153,7 @@ def test_rows_that_end_where_another_ends_are_named(tmp_path: Path) -> None:
     assert "all rows end where one of them ends" in names(found)
 
 
+@pytest.mark.slow
 def test_what_moves_no_token_is_a_note(tmp_path: Path) -> None:
     source = PLAIN.replace("@torch.no_grad()\n", "").replace("    start =", "    model.eval()\n    start =")
     found = audited(source.replace("top_k=None)", "top_k=None, stop_at=3)"), tmp_path)

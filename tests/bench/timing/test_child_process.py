@@ -72,7 +72,7 @@ of_each = pytest.mark.parametrize("code", [CALL, pytest.param(WORKER, marks=pyte
 @pytest.mark.parametrize(
     "code",
     [
-        CALL,
+        pytest.param(CALL, marks=pytest.mark.slow),
         pytest.param(
             LOCKED, marks=pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's prctl(PR_SET_PDEATHSIG)")
         ),

@@ -78,7 +78,8 @@ def test_a_process_that_takes_too_long_is_ended() -> None:
     assert call.process.poll() is not None
 
 
-@pytest.mark.parametrize("precision", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_the_estimate_is_close_to_the_peak_of_a_training_step_of_the_reference(precision: str) -> None:
     config = GPTConfig(block_size=128, vocab_size=2000, n_layer=4, n_head=4, n_embd=128)
     work = Workload("some", config, batch=8, time=128)

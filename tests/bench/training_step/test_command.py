@@ -17,6 +17,7 @@ from bench.training_step.report import report
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
+@pytest.mark.slow
 def test_a_wrong_step_exits_1_and_its_causes_are_in_the_report_and_the_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

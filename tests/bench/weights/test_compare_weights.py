@@ -478,6 +478,7 @@ def test_a_damaged_checkpoint_of_ours_is_refused(folder: Path, capsys: pytest.Ca
     assert "model.safetensors: SHA-256 differs" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_example_writes_a_pair_that_is_judged_as_its_comment_says(folder: Path) -> None:
     subprocess.run([sys.executable, str(ROOT / "examples" / "checkpoint_pair.py"), "pair"], check=True)
     assert compared(folder / "pair" / "ckpt.pt", folder / "pair" / "hf")[0] == 0

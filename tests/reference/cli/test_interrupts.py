@@ -84,7 +84,7 @@ def test_an_operation_of_torch_that_takes_minutes_is_ended_by_ctrl_c() -> None:
     "operation,kind,status",
     [
         (HASHING, signal.SIGINT, 130),
-        (HASHING, signal.SIGTERM, 143),
+        pytest.param(HASHING, signal.SIGTERM, 143, marks=pytest.mark.slow),
         ("while True: pass", signal.SIGINT, 130),  # in which Python calls its handler
     ],
     ids=["hashing-SIGINT", "hashing-SIGTERM", "looping-SIGINT"],

@@ -303,6 +303,7 @@ def test_validation_may_read_only_the_first_windows(cli: Cli) -> None:
     assert tokens == {24}
 
 
+@pytest.mark.slow
 def test_on_a_terminal_a_bar_shows_loss_validation_speed_and_time_left(tmp_path: Path) -> None:
     pty: Any = pytest.importorskip("pty", reason="needs pseudo-terminals")
     leader, follower = pty.openpty()
