@@ -89,16 +89,9 @@ def test_in_float64(recipe: Recipe) -> None:
 
 # A pair means in float32 what it means in float64; what its rungs round alone is seen by default.
 PAIRS = {only(*names) for names in combinations(RUNGS, 2)}
-IN_FLOAT32 = [recipe for recipe in grid("float32") if recipe not in PAIRS]
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        *marked(IN_FLOAT32),
-        *(pytest.param(one, id=named(one), marks=pytest.mark.slow) for one in grid("float32") if one in PAIRS),
-    ],
-)
+@pytest.mark.parametrize("recipe", quick(grid("float32"), PLAIN, FULL.without("bf16", "compile")), ids=named)
 def test_in_float32(recipe: Recipe) -> None:
     check("float32", recipe)
 

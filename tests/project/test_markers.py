@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 SUITE = """
@@ -98,7 +100,6 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Outputs:
     return {name: (int(said[2 * number + 1]), said[2 * number]) for number, name in enumerate(RUNS)}
 
 
-@pytest.mark.slow
 def test_the_default_run_leaves_out_what_is_long_or_needs_a_network_or_a_gpu_and_says_why(outputs: Outputs) -> None:
     import torch
 

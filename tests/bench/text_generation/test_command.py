@@ -29,6 +29,7 @@ def test_a_wrong_generator_exits_1_and_its_causes_are_in_the_report_and_the_file
     assert all(one["yours"] != one["reference"] for one in wrong)
 
 
+@pytest.mark.slow
 def test_the_right_example_exits_0(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "--generate", f"{EXAMPLES / 'my_generate.py'}:generate"]) == 0
     said = capsys.readouterr().out

@@ -157,7 +157,6 @@ def test_gpt2_ids_equal_hugging_faces(gpt2, hugging_face, text):
     assert gpt2.encode(text, allow_special=True) == hugging_face(text)["input_ids"]
 
 
-@pytest.mark.slow
 @settings(max_examples=500)
 @given(text=texts)
 def test_gpt2_ids_equal_hugging_faces_for_any_text(gpt2, hugging_face, text):
@@ -166,6 +165,7 @@ def test_gpt2_ids_equal_hugging_faces_for_any_text(gpt2, hugging_face, text):
     assert gpt2.decode(ids) == text
 
 
+@pytest.mark.slow
 def test_gpt2_ids_equal_hugging_faces_for_every_character(gpt2, hugging_face):
     """The two sides tell letters, numbers and spaces apart by different copies of the Unicode tables."""
     assigned = [chr(i) for i in range(0x110000) if unicodedata.category(chr(i)) not in ("Cn", "Co", "Cs")]

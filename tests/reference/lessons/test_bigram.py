@@ -273,6 +273,7 @@ def test_the_same_dice_say_the_same():
     assert once == again != other
 
 
+@pytest.mark.slow
 def test_the_lesson_tells_what_it_does(capsys, tmp_path):
     bigram.main("nursery", steps=200, folder=tmp_path)
     said = capsys.readouterr().out

@@ -48,6 +48,7 @@ def test_the_stated_models_have_their_parameters():
     assert count_parameters(TEXT) == 66 * C + 128 * C + 8 * (12 * C * C + 2 * C) + C == 6_345_472
 
 
+@pytest.mark.slow
 def test_it_learns_and_begins_at_knowing_nothing(counts):
     _, tokenizer, losses = counts
     assert losses[0] == pytest.approx(math.log(tokenizer.vocab_size), abs=0.15)
