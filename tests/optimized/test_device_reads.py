@@ -53,7 +53,9 @@ def recipes(device: str) -> list[Any]:
     """PLAIN, each rung alone, FULL, and FULL without each, as far as they can be there in float32."""
     wanted = [PLAIN, *map(only, RUNGS), FULL, *map(without, RUNGS)]
     possible = dict.fromkeys(recipe.possible(device, "float32") for recipe in wanted)
-    return [pytest.param(recipe, device, id=f"{recipe}, {device}") for recipe in possible]
+    slow = {recipe.possible(device, "float32") for recipe in map(without, RUNGS)} - {FULL.possible(device, "float32")}
+    marks = {recipe: [pytest.mark.slow] if recipe in slow else [] for recipe in possible}
+    return [pytest.param(recipe, device, id=f"{recipe}, {device}", marks=marks[recipe]) for recipe in possible]
 
 
 # Some parts differ on CUDA.

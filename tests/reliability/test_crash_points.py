@@ -80,8 +80,15 @@ def check_next_save_tidies_up(run: Path, where: str) -> None:
     assert left == expected, f"{where}: {left} after the next save"
 
 
-@pytest.mark.parametrize("power", [False, True], ids=["killed", "power-cut"])
-@pytest.mark.parametrize("half", [False, True], ids=["between", "within"])
+@pytest.mark.parametrize(
+    "half, power",
+    [
+        pytest.param(False, False, id="between-killed"),
+        pytest.param(False, True, id="between-power-cut", marks=pytest.mark.slow),
+        pytest.param(True, False, id="within-killed", marks=pytest.mark.slow),
+        pytest.param(True, True, id="within-power-cut"),
+    ],
+)
 def test_a_save_that_stops_anywhere_loses_nothing(
     situation: tuple[str, Path], tmp_path: Path, half: bool, power: bool
 ) -> None:

@@ -29,3 +29,12 @@ def test_the_examples_show_a_right_model_a_wrong_activation_and_a_lost_gradient(
     assert not backward.failed("logits")
     assert not backward.failed("loss")
     assert [cause.what for cause in backward.causes] == ["no gradient flows back through k"]
+
+
+@pytest.mark.slow
+def test_in_the_example_with_two_mistakes_both_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert [cause.what for cause in examined("two_mistakes").causes] == [
+        "LayerNorm with eps 1e-06",
+        "scores scaled by the width of the model, not of a head",
+    ]
