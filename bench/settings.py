@@ -184,7 +184,7 @@ class CompareCandidate(UserCode, Seed, Device):
     """float64, float32, or auto: float64, or float32 if the candidate does not compute in float64. Or judge only its
     rounding, against plain code in the same precision: bfloat16, float16, or as-built, its own"""
     initial_weights: Annotated[bool, FlagCreatePairsOff] = False
-    """Initial weights that are not GPT-2's are a difference, not a remark: for a model to be trained from scratch"""
+    """Fail if initial weights differ from GPT-2's, for a model to be trained from scratch; otherwise note it"""
 
     def check(self) -> None:
         """Raise a ValueError, one line, for the first value that is invalid on every machine."""
@@ -214,8 +214,8 @@ class CompareStep(UserCode, Seed):
     unequal: bool = True
     """Try micro-batches of unequal size too, where the mean of their means is not the mean over all targets"""
     ranks: int = 1
-    """Processes that run the step together, in a process group of gloo that is already joined; each has micro-batches
-    of its own. The update must be that of one process with all of them"""
+    """Ranks that run the step in one gloo group, which is initialised before, each on its own micro-batches; the update
+    must be that of one process with all of them"""
 
     def check(self) -> None:
         """Raise a ValueError, one line, for the first value that is invalid on every machine."""

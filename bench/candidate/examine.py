@@ -193,10 +193,10 @@ def examine(
 
 
 def measure_rounding(seen: Examination, oracle: GPT, probes: list[Probe], pair: Batch, expected: ModelOutputs) -> None:
-    """Measure how much the reference itself rounds, where a candidate in float64 is beyond a budget by little."""
+    """Measure the reference's own rounding where a candidate in float64 slightly exceeds a budget."""
 
     def doubtful(quantity: str) -> set[str]:
-        """Names of the measurements beyond their budget; none if one of them is no rounding."""
+        """Names of the measurements over budget; empty if any error is too large to be rounding."""
         beyond = [m for m in seen.failures if m.quantity == quantity]
         return set() if any(not m.error <= LARGEST for m in seen.failures) else {m.name for m in beyond}
 

@@ -338,11 +338,6 @@ def rows_by_element(joined: Tensor, H: int) -> Tensor:
     return joined.view(-1, 3, *rest).transpose(0, 1)
 
 
-def rows_by_head_and_element(joined: Tensor, H: int) -> Tensor:
-    """Read as (H, D, 3)."""
-    return rows_by_element(joined, H)
-
-
 # Embedding and head
 
 

@@ -302,7 +302,7 @@ def added_number(scores: Tensor, weights: Tensor) -> list[float]:
 
 
 def seen_and_hidden(scores: Tensor, weights: Tensor) -> Iterator[tuple[float, float, float]]:
-    """Of the query that sees most of a later key: a seen score, the hidden one, and how much lower it is masked."""
+    """Of the query with the largest weight on a later key: a visible score, that key's, how far masking lowers it."""
     later = future(scores.shape[-1], scores.device)
     hidden = weights.masked_fill(~later, 0.0)
     least = torch.minimum(hidden.amax(-1), weights.masked_fill(later, 0.0).amax(-1))  # (B, H, T)

@@ -142,7 +142,7 @@ def lowered(candidate: Candidate, lifted: Candidate, ids: Tensor) -> list[Lowere
 
 
 def notes_of(candidate: Candidate, ids: Tensor) -> list[Note]:
-    """The notes of a forward pass, as far as it goes."""
+    """The notes of a forward pass, up to the point where it fails."""
     notes = Notes()
     device = next(candidate.parameters()).device
     with ExitStack() as stack:

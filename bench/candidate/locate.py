@@ -172,7 +172,7 @@ class Readings:
         wanted = comparable(expected.detach(), form)
 
         def near(x: Tensor, of_heads: bool) -> list[Reading]:
-            """Readings of which no element is further from an activation's than its whole error may be."""
+            """Readings whose probed elements are all within the activation's allowed error."""
             found, elements = self.readings(form, of_heads)
             if not found:
                 return []

@@ -265,7 +265,7 @@ class Search:
         met = {name for name, of in runs.matching.items() if of}
 
         def still_right(name: str, x: Tensor) -> bool:
-            """Whether an activation before the first difference, which the candidate has, is still one that it has."""
+            """Whether an activation that matched before the first difference still matches."""
             if name not in met or self.order[name] >= start or torch.equal(x, runs.activations[name]):
                 return True
             return bool(agrees(name, x))
@@ -429,7 +429,7 @@ def right(number: float, family: Family) -> bool:
 def fit(
     value: Callable[[float], Tensor | None], target: Tensor, starts: Sequence[float], allowed: float
 ) -> float | None:
-    """The number whose value is the target, by Gauss-Newton steps; a round one if it does as well; None for none."""
+    """Solve value(x) = target by Gauss-Newton; a round x is preferred if it fits as well. None if nothing fits."""
     target = target.double()
     for number in starts:
         best, worse = math.inf, 0

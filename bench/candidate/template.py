@@ -146,7 +146,7 @@ def value_of(name: str, default: Any, draft: Draft) -> str:
 
 
 def config_argument(parameter: inspect.Parameter, source: Any, draft: Draft) -> str:
-    """For a constructor that takes a config: code for it; ours itself if it reads no other fields."""
+    """Code for a constructor's config argument; our own config if it has every field that is read."""
     kind = annotated_class(parameter, source)
     read = names_read(source, parameter.name)
     if kind is not None and dataclasses.is_dataclass(kind):

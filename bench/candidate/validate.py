@@ -111,7 +111,7 @@ def built(
     precision: str | None,
     around: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Candidate:
-    """A new candidate in a precision, or as it is built, with the weights, in eval mode; it is called in `around`."""
+    """Build a candidate in eval mode with the weights, in a precision (None: as built). Its calls run in `around`."""
     with torch.random.fork_rng(devices=[]):  # its initial weights are overwritten
         module = called(lambda: build(config), "build(config)")
     if not isinstance(module, nn.Module):

@@ -192,7 +192,7 @@ class Variant:
     end: End = End.ROW
 
     def of_probe(self, probe: Probe) -> Variant:
-        """The variant in a probe: without the cache, what only a cache does wrong is right."""
+        """This variant for one probe; without a cache, mistakes of the cache are switched off."""
         if probe.cached is not False:
             return self
         changes: dict[str, object] = {}

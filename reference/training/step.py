@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from reference.training.adamw import AdamW, clip_gradients
 from reference.training.defaults import BETAS, CLIP, LEARNING_RATE, WEIGHT_DECAY
-
-
-class LanguageModel(Protocol):
-    """A model that a training step can train: it has a loss with gradients."""
-
-    def loss(self, ids: Tensor, targets: Tensor) -> Tensor: ...
 
 
 class TrainingStep:

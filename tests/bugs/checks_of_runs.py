@@ -186,7 +186,7 @@ class Run:
         return self
 
 
-@check("R", "resume", "does a run that stopped see, drop and learn what one does that never stopped, to the last bit?")
+@check("R", "resume", "does a resumed run equal an uninterrupted one bit for bit, in data, dropout and weights?")
 def resume(side: Side, seed: int) -> Outcome:
     """An epoch ends before the stop, and a shard just before and just after it."""
     tokens = torch.randint(CONFIG.vocab_size, (90,), generator=torch.Generator().manual_seed(seed))

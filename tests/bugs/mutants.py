@@ -485,7 +485,7 @@ OWN = [
         Edit("optimized.inference_copies:InferenceCopies.of", "kept is None or kept[0] != versions", "kept is None"),
     ),
     own(
-        58, "the fused AdamW writes unseen by whoever counts writes",
+        58, "the fused AdamW updates weights without raising their version counter",
         "optimizer", "bfloat16, and a step between two texts", rungs("kv_cache", "fused_adamw"), text.text_after_a_step,
         Edit("optimized.optimizer:FusedAdamW.step", "version(self.parameters.values())", "version([])"),
     ),

@@ -125,7 +125,7 @@ def test_it_loads_without_a_word_in_the_console_and_asks_for_nothing_else(tab: c
 
 @pytest.mark.skipif(not RESULTS, reason="no result is committed")
 def test_the_page_of_the_committed_results_loads_as_well(browser: chromium.Page, tmp_path: Path) -> None:
-    """The picture that it leaves is the one in the README: docs/results/page.png."""
+    """The picture that it leaves is the one in docs/benchmarks.md: docs/results/page.png."""
     runs = with_unique_names([load_result(path) for path in RESULTS])
     parity, bugs = read_parity(DOCS / "parity.json"), read_bugs(DOCS / "bugs.json")
     index = tmp_path / "index.html"
