@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
@@ -56,12 +56,22 @@ def finished(command: Callable[[], int], failure: int = 1) -> int:
     prepare_streams()
     try:
         with interrupts.heeded():
-            return command()
+            status = command()
+            sys.stdout.flush()  # a full disk is an error of the command
+            return status
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it exits
+        drop_output()
         return failure
     except EXPECTED as error:
+        if isinstance(error, OSError) and error.filename is None:
+            drop_output()
         return complain(error, status_of(error, failure))
+
+
+def drop_output() -> None:
+    """Send what standard output still holds to the null device; Python would complain when it exits."""
+    with suppress(OSError, ValueError):  # in a test it may be no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def wait_briefly() -> None:
