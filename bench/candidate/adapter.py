@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from bench.candidate.calling import logits_in, logits_of, loss_in, marked, targets_argument
 from bench.candidate.layouts import Layout
 from bench.formatting import one_line
+from bench.user_code.load_function import STOPS
 from bench.user_code.refused import place_in_own_code
 from reference.checkpoints.canonical import to_canonical
 from reference.config import GPTConfig
@@ -92,7 +93,9 @@ class Candidate(nn.Module):
         """Map canonical tensors to the module's names and layout."""
         try:
             own = self.layout(weights, self.config)
-        except Exception as error:
+        except STOPS:
+            raise
+        except BaseException as error:
             raise ValueError(f"layout: raised {one_line(error)}{place_in_own_code(error)}") from error
         if not isinstance(own, Mapping) or not all(isinstance(tensor, Tensor) for tensor in own.values()):
             raise ValueError(f"layout: returned {type(own).__name__}: give a dict of tensors by name")
@@ -258,7 +261,9 @@ class Candidate(nn.Module):
             try:
                 with torch.no_grad():
                     self.loss(ids, targets if self.ignored is not None else targets.clamp(min=0))
-            except (Exception, SystemExit) as error:
+            except STOPS:
+                raise
+            except BaseException as error:
                 raised = error
                 continue
             return

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from bench.candidate.adapter import Build, Candidate
-from bench.candidate.examination import SHARP, Examination
+from bench.candidate.examination import DROPPED, EXPECTED, SHARP, SPREAD, TRAIN, Examination
 from bench.candidate.examine import LEARNING_RATE, SHARPNESS, examine
-from bench.candidate.guess_layout import Guess, choose_layout
+from bench.candidate.guess_layout import Guess, check_settled, choose_layout
 from bench.candidate.report import causes, table, verdict, where
 from bench.candidate.validate import built, learned, logits_at
 from bench.environment import threads
@@ -78,7 +78,11 @@ def compare_with(options: CompareCandidate, build: Build, guess: Guess, settings
     print(text(found, terminal().width))
     if options.json is not None:
         write(options.json, to_json(found))
-    return 0 if found.pair.same else 1
+    if found.pair.same:
+        return 0
+    for side, taken in ((found.a, guess), (found.b, second)):
+        check_settled(taken, side.same or bool(side.causes))
+    return 1
 
 
 def build_of(name: str) -> Build:
@@ -138,6 +142,10 @@ def examine_pair(sides: dict[str, tuple[str, Build, Guess]], settings: dict[str,
             model.load(held)
         ours, theirs = (logits_at(model, ids) for model in models)
         report.measurements.append(Measurement("logits", name, *distance(ours, theirs)))
+    # with dropout and in train mode each was compared with the reference: where one alone fails, the two differ
+    for mode in (TRAIN, DROPPED, EXPECTED, SPREAD):
+        failed = [measured for one in seen.values() for measured in one.failures if measured.name == mode]
+        report.measurements += failed if len(failed) == 1 else []
     a = seen["A"]
     pair = Pair(
         name=a.name,

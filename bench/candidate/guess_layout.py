@@ -22,6 +22,7 @@ from bench.candidate.recorder import only_python
 from bench.candidate.validate import built, learned, logits_at
 from bench.numerics.errors import distance
 from bench.numerics.inputs import random_batch, sharp_state_dict
+from bench.user_code.load_function import STOPS
 from bench.weights.layout_code import function_text, side_by_side
 from bench.weights.recognise import Recognised, describe, recognise
 from bench.weights.rules import Rule, apply
@@ -172,7 +173,9 @@ def look_at_tensors(build: Build, config: GPTConfig) -> Seen | None:
                 for name, tensor in module.state_dict().items()
                 if name not in buffers and tensor.is_floating_point()
             }
-        except (Exception, SystemExit):  # the candidate's own code: the examination reports it
+        except STOPS:
+            raise
+        except BaseException:  # the candidate's own code: the examination reports it
             continue
         if not shapes:
             return None

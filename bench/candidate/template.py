@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from bench.candidate.guess_layout import PROBE, LayoutUnknown, choose_layout
 from bench.formatting import one_line
 from bench.settings import Template
-from bench.user_code.load_function import load_function
+from bench.user_code.load_function import STOPS, load_function
 from reference.config import GPTConfig
 
 # Our code for a value, with its names in public GPTs.
@@ -222,7 +222,9 @@ def try_out(draft: Draft, kind: type[nn.Module], source: Any) -> list[str]:
         ids = torch.arange(2 * 7).view(2, 7)
         with torch.no_grad():
             out = model(ids)
-    except (Exception, SystemExit) as error:
+    except STOPS:
+        raise
+    except BaseException as error:
         return [f"not tried: {kind.__name__} raised {one_line(error)}: change the line marked check"]
     found = next(iter(logits_in(out, (2, 7, PROBE.vocab_size))), None)
     if found is None:

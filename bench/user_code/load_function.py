@@ -19,6 +19,7 @@ import torch
 from bench.formatting import one_line
 
 SOURCE = "__source_when_loaded__"
+STOPS = (KeyboardInterrupt, GeneratorExit)  # the exceptions that do not come from a user's code
 
 
 def load_function(wanted: str, usual: str, what: str) -> Callable[..., Any]:
@@ -127,5 +128,7 @@ def one_line_errors(who: str, file: Path | None) -> Iterator[None]:
     """Turn an exception of imported code into a ValueError of one line, with its line number."""
     try:
         yield
-    except (Exception, SystemExit) as error:  # a script may end the process when imported
+    except STOPS:
+        raise
+    except BaseException as error:  # a script may end the process when imported, or raise pytest's Skipped
         raise ValueError(f"{who}: does not import: {one_line(error, file)}") from error

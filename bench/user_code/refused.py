@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 from bench.formatting import one_line
+from bench.user_code.load_function import STOPS
 
 BENCH = Path(__file__).parents[1]
 ROOMS = ("user_code", "candidate", "numerics", "training_step", "text_generation", "batches", "evaluation")
@@ -34,9 +35,9 @@ def called(function: Callable[[], Any], what: str, who: str = "candidate") -> An
     """Run a user's code; an exception becomes `Refused`, with `what` raised it and where, in one line."""
     try:
         return function()
-    except Refused:
+    except (Refused, *STOPS):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # as pytest's Skipped
         raise Refused(f"{who}: {what} raised {one_line(error)}{place_in_own_code(error)}") from error
 
 
@@ -45,7 +46,9 @@ def in_one_line() -> Iterator[None]:
     """Turn every exception inside into a ValueError of one line."""
     try:
         yield
-    except (Exception, SystemExit) as error:
+    except STOPS:
+        raise
+    except BaseException as error:
         place = place_in_own_code(error)
         if isinstance(error, ValueError) and (isinstance(error, Refused) or not place):
             raise  # a line of ours

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bench.__main__ import main
+from bench.candidate.examination import DROPPED
 from tests.quick import quick
 
 ERF = "from torch.nn.functional import gelu\nbuild = mutant(MLP, activate=lambda self, x: gelu(x))\n"
@@ -20,6 +21,9 @@ FILES = {
     "interleaved.py": "build = Interleaved\n",
     "erf.py": ERF,
     "rounded.py": "class build(Written):\n    def forward(self, x):\n        return super().forward(x).float()\n",
+    "dropping.py": "from tests.bench.candidate.test_modes import dropping\nbuild = dropping(alive=True)\n",
+    "unknown.py": "class build(Interleaved):\n    def forward(self, ids):\n"
+    "        return super().forward(ids.flip(0).roll(3, 1) * 7 % 31)[0]\n",
     "broken.py": "def build(config):\n    raise RuntimeError('no memory')\n",
 }
 
@@ -108,3 +112,17 @@ def test_what_cannot_be_compared_is_refused_in_one_line(
     captured = capsys.readouterr()
     assert re.fullmatch(f"error: {message}", captured.err.splitlines()[-1]), captured.err
     assert captured.out == ""
+
+
+def test_dropout_that_is_active_in_eval_mode_is_a_difference_of_the_two() -> None:
+    status, found = compared("right.py", "dropping.py")
+    assert status == 1
+    assert [m["name"] for m in found["pair"]["measurements"] if m["error"] > m["allowed"]] == [DROPPED]
+    status, found = compared("dropping.py", "dropping.py")
+    assert (status, found["pair"]["same"], found["b"]["same"]) == (0, True, False)
+
+
+@pytest.mark.slow
+def test_a_difference_that_may_be_a_guessed_layouts_is_not_judged(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "--candidate", "unknown.py", "--against", "reference", "--steps", "0"]) == 2
+    assert "neither it nor the difference is confirmed, so the candidate is not judged" in capsys.readouterr().err

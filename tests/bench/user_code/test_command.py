@@ -71,7 +71,15 @@ def test_the_report_is_a_page_without_scripts(option: str, tmp_path: Path) -> No
     assert "<script" not in page
 
 
+SKIPS = "class Skipped(BaseException): ...\n"  # as pytest's, which is no Exception
 REFUSED = [
+    ("--candidate", f"{SKIPS}raise Skipped('no flash_attn')", "does not import: Skipped: no flash_attn (line 2)"),
+    (
+        "--candidate",
+        f"{SKIPS}def build(config): raise Skipped('x')",
+        "build(config) raised Skipped: x (mine.py, line 2)",
+    ),
+    ("--step", f"{SKIPS}def build_step(model, h): raise Skipped('x')", "raised Skipped: x (mine.py, line 2)"),
     ("--step", "def build(model): ...", "has no 'build_step'; it defines build: name one after a colon"),
     ("--step", "def build_step(model, h): return 3", "build_step returned int: return a function of a list of "),
     ("--step", "def build_step(model, h): return model.nothing", "'UserGPT' object has no attribute 'nothing'"),
